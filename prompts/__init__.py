@@ -1,0 +1,30 @@
+"""What a conversation becomes: rows -> messages -> token ids and loss mask, and the fingerprint of it all.
+
+    chat = ChatFormat.from_tokenizer(tokenizer)
+    encoded = chat.encode(conversation_of(row, EXPERT_SYSTEM_PROMPT), max_length=2048)
+
+Imports no torch and nothing of sft/, so that anything may import it.
+"""
+
+from prompts.chatml import ChatFormat
+from prompts.encoded import Encoded
+from prompts.errors import PromptError, TooLong
+from prompts.family import THINK_POLICIES, ThinkPolicy
+from prompts.fingerprint import Fingerprint
+from prompts.layout import Piece
+from prompts.messages import Message
+from prompts.rows import EXPERT_SYSTEM_PROMPT, conversation_of
+
+__all__ = [
+    "EXPERT_SYSTEM_PROMPT",
+    "THINK_POLICIES",
+    "ChatFormat",
+    "Encoded",
+    "Fingerprint",
+    "Message",
+    "Piece",
+    "PromptError",
+    "ThinkPolicy",
+    "TooLong",
+    "conversation_of",
+]

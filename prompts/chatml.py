@@ -1,0 +1,271 @@
+"""Messages -> token ids and loss mask: the one place where a conversation becomes tokens.
+
+Training, evaluation, inference and chat all come here. Control tokens are inserted as ids; text is encoded with all
+added tokens switched off. What stands before an answer in training is, id for id, what inference sends to get one.
+
+    chat = ChatFormat.from_tokenizer(tokenizer)
+    chat.encode([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from prompts.encoded import Encoded
+from prompts.errors import PromptError, TooLong
+from prompts.family import TEXT_END, THINK_END, THINK_POLICIES, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
+from prompts.layout import Piece, Supervise, lay_out, lay_out_answer, supervises_every_answer
+from prompts.messages import Message, check_conversation
+from prompts.shorten import fit_messages
+from prompts.template import read_family
+from prompts.text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CHUNK_SIZE = 512  # conversations encoded in one call: enough for all cores, a few MB
+
+OnTooLong = Literal["shorten", "drop", "error"]
+
+
+class ChatTokenizer(Protocol):
+    """What of a transformers tokenizer is used here."""
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer: ...
+    @property
+    def chat_template(self) -> str | None: ...
+
+
+class ChatFormat:
+    """A tokenizer's ChatML dialect: ChatFormat.from_tokenizer(tokenizer).encode_prompt(messages) -> [1, 4093, ...]."""
+
+    def __init__(self, family: Family, encoder: TextEncoder, *, think: ThinkPolicy = "auto", template: str = ""):
+        if think not in THINK_POLICIES:
+            raise PromptError(f"think={think!r} is no policy; choose from {', '.join(THINK_POLICIES)}")
+        if think == "keep" and not family.has_think_block:
+            raise PromptError("think='keep', but the chat template knows no <think> block; use think='auto'")
+        if think == "keep" and family.opens_block:
+            raise PromptError("think='keep', but the chat template opens the <think> block itself; use 'auto' or 'off'")
+        tokens = encoder.control_tokens
+        needed = [TURN_START, TURN_END] + ([THINK_START, THINK_END] if family.has_think_block else [])
+        missing = [token for token in needed if token not in tokens]
+        if missing:
+            raise PromptError(f"the tokenizer has no token {', '.join(missing)}; use a model of a ChatML family")
+        self.family = family
+        self.think: ThinkPolicy = think
+        self.template = template
+        self.encoder = encoder
+        self.control_ids: frozenset[int] = encoder.control_ids
+        self.end_ids: tuple[int, ...] = tuple(tokens[token] for token in (TURN_END, TEXT_END) if token in tokens)
+        self.pad_id: int = tokens[TEXT_END] if TEXT_END in tokens else min(self.control_ids - {tokens[TURN_END]})
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: ChatTokenizer, *, think: ThinkPolicy = "auto") -> ChatFormat:
+        """The dialect of a tokenizer, recognised by what its chat template writes. The tokenizer is not changed.
+
+        Raises PromptError for a template that is not ChatML, missing control tokens, or a tokenizer that splits
+        the probe conversations another way than this class.
+        """
+        template = tokenizer.chat_template
+        special_tokens = getattr(tokenizer, "special_tokens_map", {})  # a template may write eos_token
+        family = read_family(template, special_tokens)
+        assert isinstance(template, str)  # read_family refuses anything else
+        chat = cls(family, TextEncoder(tokenizer.backend_tokenizer), think=think, template=template)
+        if not _splits_alike(chat, tokenizer.backend_tokenizer):
+            raise PromptError(
+                "the tokenizer splits a conversation in another way when its parts are encoded one by one; "
+                "use a model with a byte-level tokenizer (Qwen, SmolLM2, ...)"
+            )
+        return chat
+
+    @property
+    def supervises_every_answer(self) -> bool:
+        """Whether one row can supervise all its answers; if not, only the last (see ThinkPolicy and unroll)."""
+        return supervises_every_answer(self.family, self.think)
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        *,
+        supervise: Supervise = "all",
+        max_length: int | None = None,
+        on_too_long: OnTooLong = "shorten",
+        head_share: float = 0.5,
+    ) -> Encoded:
+        """A conversation that ends with an answer -> ids and mask.
+
+        Supervised are each answer (or the last) and its end token. Over max_length tokens, `shorten` drops the oldest
+        whole exchanges, then the middle of the document in the user turn, of which head_share stays at the head.
+        Raises TooLong where that does not help, or at once with `drop`; PromptError with `error`, and for a
+        conversation that cannot be rendered.
+        """
+        rows = self.encode_batch(
+            [messages], supervise=supervise, max_length=max_length, on_too_long=on_too_long, head_share=head_share
+        )
+        encoded = next(rows)
+        if isinstance(encoded, PromptError):
+            raise encoded
+        return encoded
+
+    def encode_batch(
+        self,
+        conversations: Iterable[Sequence[Message]],
+        *,
+        supervise: Supervise = "all",
+        max_length: int | None = None,
+        on_too_long: OnTooLong = "shorten",
+        head_share: float = 0.5,
+    ) -> Iterator[Encoded | PromptError]:
+        """Many conversations, in order, on all cores; as encode, but an error is given back in its row's place."""
+        remaining = iter(conversations)
+        while chunk := list(islice(remaining, CHUNK_SIZE)):
+            rows = [self._lay_out_row(messages, supervise) for messages in chunk]
+            known = self._encode_texts(row for row in rows if not isinstance(row, PromptError))
+            for messages, row in zip(chunk, rows, strict=True):
+                if isinstance(row, PromptError):
+                    yield row
+                    continue
+                try:
+                    encoded = self._assemble(row, known)
+                    if max_length is not None and len(encoded.input_ids) > max_length:
+                        encoded = self._shorten(messages, supervise, encoded, max_length, on_too_long, head_share)
+                    yield encoded
+                except PromptError as error:
+                    yield error
+
+    def encode_prompt(
+        self, messages: Sequence[Message], *, max_length: int | None = None, head_share: float = 0.5
+    ) -> list[int]:
+        """A conversation that ends with a user turn -> the ids after which the model answers.
+
+        It ends with the assistant's header (and, if the model shall not think, an empty think block). With max_length
+        it is shortened as encode does; raises TooLong where that does not help.
+        """
+        check_conversation(messages, last_role="user")
+        if max_length is not None:
+            messages = self.fit(messages, max_length=max_length, head_share=head_share)
+        return self._encode_pieces(lay_out(self.family, self.think, messages)).input_ids
+
+    def fit(self, messages: Sequence[Message], *, max_length: int, head_share: float = 0.5) -> list[Message]:
+        """A prompt's or row's messages, shortened until they take at most max_length tokens; raises TooLong."""
+        known: dict[str, list[int]] = {}
+
+        def count_tokens(candidate: Sequence[Message]) -> int:
+            pieces = lay_out(self.family, self.think, candidate)
+            known.update(self._encode_texts([pieces], known))
+            return sum(1 if piece.is_control else len(known[piece.text]) for piece in pieces)
+
+        return fit_messages(messages, max_length, count_tokens, self.encoder.offsets, head_share)
+
+    def unroll(self, messages: Sequence[Message]) -> list[list[Message]]:
+        """Conversations that together supervise every answer: the one itself, or one for each answer (think="auto").
+
+        [u1, a1, u2, a2] -> [[u1, a1, u2, a2]], or [[u1, a1], [u1, a1, u2, a2]]
+        """
+        if self.supervises_every_answer:
+            return [list(messages)]
+        return [list(messages[: end + 1]) for end, message in enumerate(messages) if message["role"] == "assistant"]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of a text in which nothing is a control token: "<|im_end|>" -> six or so ordinary ids."""
+        return self.encoder.encode([text])[0]
+
+    def encode_answer(self, text: str) -> list[int]:
+        """What training supervises of an answer, behind encode_prompt's ids: its ids and the end token."""
+        return self._encode_pieces(lay_out_answer(self.think, {"role": "assistant", "content": text})).input_ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids without control tokens: [5303, 2] -> "hi"."""
+        return self.encoder.decode(ids)
+
+    def read_answer(self, ids: Sequence[int]) -> Message:
+        """What the model wrote (generated ids) as a turn: {"role": "assistant", "content": "hello"}.
+
+        A think block, also one that was never closed, goes into reasoning_content.
+        """
+        start, end = (self.encoder.control_tokens.get(token) for token in (THINK_START, THINK_END))
+        num_thought = next((place + 1 for place in reversed(range(len(ids))) if ids[place] == end), 0)
+        if not num_thought and start in ids:
+            num_thought = len(ids)
+        if not num_thought:
+            return {"role": "assistant", "content": self.decode(ids)}
+        reasoning, content = self.decode(ids[:num_thought]).strip("\n"), self.decode(ids[num_thought:])
+        return {"role": "assistant", "content": content.removeprefix("\n\n"), "reasoning_content": reasoning}
+
+    def show(self, encoded: Encoded) -> list[Piece]:
+        """The row for a reader: control tokens one by one, the text between them in one piece each."""
+        names = {index: token for token, index in self.encoder.control_tokens.items()}
+        pieces = []
+        marked = zip(encoded.input_ids, map(bool, encoded.loss_mask), strict=True)
+        for (is_control, is_supervised), run in groupby(marked, key=lambda item: (item[0] in names, item[1])):
+            ids = [index for index, _ in run]
+            texts = [names[index] for index in ids] if is_control else [self.decode(ids)]
+            pieces += [Piece(text, is_control, is_supervised) for text in texts]
+        return pieces
+
+    def _lay_out_row(self, messages: Sequence[Message], supervise: Supervise) -> list[Piece] | PromptError:
+        try:
+            check_conversation(messages, last_role="assistant")
+        except PromptError as error:
+            return error
+        return lay_out(self.family, self.think, messages, supervise)
+
+    def _encode_texts(
+        self, rows: Iterable[list[Piece]], known: Mapping[str, list[int]] | None = None
+    ) -> dict[str, list[int]]:
+        """Ids of every text of the rows that is not known yet, encoded in one call: {"user\\nhi": [4093, 198, 5303]}."""
+        texts = {piece.text for row in rows for piece in row if not piece.is_control}
+        new = list(texts.difference(known) if known else texts)
+        return dict(zip(new, self.encoder.encode(new), strict=True))
+
+    def _encode_pieces(self, pieces: list[Piece]) -> Encoded:
+        return self._assemble(pieces, self._encode_texts([pieces]))
+
+    def _assemble(self, pieces: list[Piece], known: Mapping[str, list[int]]) -> Encoded:
+        tokens = self.encoder.control_tokens
+        input_ids: list[int] = []
+        loss_mask: list[int] = []
+        for text, is_control, is_supervised in pieces:
+            ids = [tokens[text]] if is_control else known[text]
+            input_ids += ids
+            loss_mask += [int(is_supervised)] * len(ids)
+        return Encoded(input_ids, loss_mask)
+
+    def _shorten(
+        self,
+        messages: Sequence[Message],
+        supervise: Supervise,
+        whole: Encoded,
+        max_length: int,
+        on_too_long: OnTooLong,
+        head_share: float,
+    ) -> Encoded:
+        num_tokens = len(whole.input_ids)
+        if on_too_long == "drop":
+            raise TooLong(num_tokens, max_length, "dropped, as on_too_long says")
+        if on_too_long == "error":
+            raise PromptError(
+                f"{num_tokens:,} tokens, but at most {max_length:,} are allowed; raise the length or shorten"
+            )
+        fitting = self.fit(messages, max_length=max_length, head_share=head_share)
+        encoded = self._encode_pieces(lay_out(self.family, self.think, fitting, supervise))
+        return Encoded(encoded.input_ids, encoded.loss_mask, num_cut=num_tokens - len(encoded.input_ids))
+
+
+def _splits_alike(chat: ChatFormat, backend: Tokenizer) -> bool:
+    """Whether the tokenizer itself, control tokens switched on, makes the same ids of a conversation's text."""
+    if backend.truncation is not None or backend.padding is not None:  # left over from an earlier call of the tokenizer
+        from tokenizers import Tokenizer
+
+        backend = Tokenizer.from_str(backend.to_str())
+        backend.no_truncation()
+        backend.no_padding()
+    for content in ("probe text, 1 of 2", "一段文字。\n\n  def f(x): return x\n"):
+        turns: list[Message] = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+        text = "".join(piece.text for piece in lay_out(chat.family, chat.think, turns * 2))
+        if chat.encode(turns * 2).input_ids != backend.encode(text, add_special_tokens=False).ids:
+            return False
+    return True

@@ -1,0 +1,45 @@
+"""What one ChatML family does differently from another: data, no code.
+
+A family is recognised by what its chat template writes; see prompts.template.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+THINK_START, THINK_END = "<think>", "</think>"
+TEXT_END = "<|endoftext|>"  # what base models learned to end with; also the padding
+
+ThinkPolicy = Literal["auto", "off", "keep"]
+"""What becomes of Qwen3's `<think>…</think>` block; for families that have none, auto and off do nothing.
+
+auto  To the letter what the family's template does when told not to think. Qwen3's writes an empty block before the
+      answer about to be given, and none before those of the past. Training: ids = apply_chat_template, for any number
+      of turns. Inference: ids = apply_chat_template(add_generation_prompt=True, enable_thinking=False). So an answer
+      of an earlier turn stands behind another context (no block) than it was asked with (block): only the last answer
+      of a row is supervised, whatever `supervise` says. ChatFormat.unroll makes a row of each answer instead.
+off   Never thinks: every answer, past or present, in training and in inference, stands behind an empty block. Equal
+      to auto for a single turn; all answers of a row can be supervised. Software that serves the model with the
+      family's own template leaves the past blocks out.
+keep  Thinks: the model writes the block itself, so the prompt ends with the bare header, and block and answer are
+      both supervised. Each answer carries its `reasoning_content`, or an empty block, and history keeps it.
+
+`reasoning_content` is left out under auto and off. Nobody's text ever becomes a think token.
+"""
+THINK_POLICIES: tuple[ThinkPolicy, ...] = ("auto", "off", "keep")
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a template deviates from plain ChatML: Family(None, think_block="last") for Qwen3."""
+
+    default_system: str | None  # what the template says when the conversation has no system message; None: no turn
+    think_block: Literal["none", "last", "every"] = (
+        "none"  # before which answers the template writes <think>...</think>
+    )
+    opens_block: bool = False  # of a model that may think, the template itself writes the opening <think>
+    ends_with_newline: bool = True  # also behind the last end token
+
+    @property
+    def has_think_block(self) -> bool:
+        return self.think_block != "none"

@@ -1,0 +1,79 @@
+"""What stands where: a conversation as a row of pieces, control tokens apart from text.
+
+Knows the family, but no tokenizer; for clean text the pieces joined are what the family's chat template writes.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from prompts.family import THINK_END, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
+from prompts.messages import Message
+
+Supervise = Literal["all", "last"]
+
+
+class Piece(NamedTuple):
+    """A control token, or a stretch of text that is encoded as one: Piece("<|im_end|>", True, is_supervised=True)."""
+
+    text: str
+    is_control: bool = False
+    is_supervised: bool = False
+
+
+def lay_out(
+    family: Family, think: ThinkPolicy, messages: Sequence[Message], supervise: Supervise = "all"
+) -> list[Piece]:
+    """The pieces of a conversation; if it ends with a user turn, they end with the header of the answer to come.
+
+    [{"role": "user", "content": "hi"}] -> <|im_start|> "user\\nhi" <|im_end|> "\\n" <|im_start|> "assistant\\n"
+    """
+    if family.default_system is not None and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": family.default_system}, *messages]
+    pieces: list[Piece] = []
+    for index, message in enumerate(messages, start=1):
+        is_last = index == len(messages)
+        if message["role"] == "assistant":
+            is_supervised = is_last or (supervise == "all" and supervises_every_answer(family, think))
+            # The header is encoded apart from the answer: so it was when the answer was asked for.
+            pieces += [*_lay_out_header(family, think, is_last), *lay_out_answer(think, message, is_supervised)]
+        else:
+            pieces += [
+                Piece(TURN_START, True),
+                Piece(f"{message['role']}\n{message['content']}"),
+                Piece(TURN_END, True),
+            ]
+        pieces.append(Piece("\n"))
+    if messages[-1]["role"] != "assistant":
+        pieces += _lay_out_header(family, think, is_last=True)
+    elif not family.ends_with_newline:
+        pieces.pop()
+    return pieces
+
+
+def lay_out_answer(think: ThinkPolicy, message: Message, is_supervised: bool = True) -> list[Piece]:
+    """All that the model writes itself, the end token included: "hello" <|im_end|>."""
+    end = Piece(TURN_END, True, is_supervised)
+    if think != "keep":
+        return [Piece(message["content"], False, is_supervised), end]
+    reasoning = message.get("reasoning_content", "").strip("\n")  # as Qwen3's template does
+    return [
+        Piece(THINK_START, True, is_supervised),
+        Piece(f"\n{reasoning}\n", False, is_supervised),
+        Piece(THINK_END, True, is_supervised),
+        Piece(f"\n\n{message['content']}", False, is_supervised),
+        end,
+    ]
+
+
+def supervises_every_answer(family: Family, think: ThinkPolicy) -> bool:
+    """Whether each answer of a row stands behind the context it is asked with; if not, only the last does."""
+    return not (think == "auto" and family.think_block == "last")
+
+
+def _lay_out_header(family: Family, think: ThinkPolicy, is_last: bool) -> list[Piece]:
+    """What stands before an answer: the turn's header and, where family and policy want one, an empty think block."""
+    header = [Piece(TURN_START, True), Piece("assistant\n")]
+    has_block = is_last or think == "off" or family.think_block == "every"
+    if not family.has_think_block or think == "keep" or not has_block:
+        return header
+    return [*header, Piece(THINK_START, True), Piece("\n\n"), Piece(THINK_END, True), Piece("\n\n")]

@@ -1,0 +1,30 @@
+"""Row -> conversation: the task's turns behind the system prompt."""
+
+from prompts.messages import Message
+from prompts.task import Row, text_of
+from prompts.tasks import get_task
+
+EXPERT_SYSTEM_PROMPT = (
+    "你是一位跨领域专家，精通人工智能、集成电路与生物医学。"
+    "请根据问题和补充信息，给出准确、专业、条理清晰的回答；不确定时请直接说明。"
+)
+"""The system prompt of instructions and chat, the same in training and wherever the model is asked."""
+
+
+def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = True) -> list[Message]:
+    """[system?, user, assistant] of a row, or without the answer what inference sends.
+
+    The row's own system message (`system`, or the first of its `messages`) wins over system_prompt. None: no system
+    message, so that the chat template's own default holds, if it has one. Raises PromptError for an unusable row.
+    """
+    messages = get_task(text_of(row, "task")).build_messages(row, with_answer=with_answer)
+    own = _own_system_prompt(row)
+    system_prompt = system_prompt if own is None else own
+    return messages if system_prompt is None else [{"role": "system", "content": system_prompt}, *messages]
+
+
+def _own_system_prompt(row: Row) -> str | None:
+    turns = row.get("messages")
+    if isinstance(turns, list) and turns and turns[0].get("role") == "system":
+        return text_of(turns[0], "content")
+    return text_of(row, "system") if row.get("system") else None

@@ -1,0 +1,126 @@
+"""What a task is: how its rows become messages, and how an answer becomes a value again."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from prompts.errors import PromptError
+from prompts.messages import Message
+
+Row = Mapping[str, object]
+"""A row of a dataset: {"id": "reviews-17", "source": "reviews", "task": "sentiment", "text": "...", "label": "正面"}."""
+
+
+class Entity(NamedTuple):
+    """An entity as an answer names it: Entity("北京", "GPE")."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Unparseable:
+    """An answer that is not what the task asks for: Unparseable("is no label", "maybe"). Counted as wrong."""
+
+    reason: str
+    text: str
+
+
+Parsed = str | list[Entity]
+
+
+def no_labels(row: Row) -> tuple[str, ...]:
+    """For tasks that are answered in free text."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task; prompts/tasks/<name>.py holds it as TASK. See docs/tasks.md for one in 30 lines.
+
+    prompt_fields are what a row needs to be asked, answer_fields what it needs besides to be learned from. The
+    example is a row of the task: tests, documentation and the fingerprint use it.
+    """
+
+    name: str
+    kind: Literal["text", "label", "entities"]
+    prompt_fields: tuple[str, ...]
+    answer_fields: tuple[str, ...]
+    example: Row
+    build_prompt: Callable[[Row], list[Message]]  # without the system message, up to the user turn to be answered
+    write_answer: Callable[[Row], str]  # the reference answer, as the model shall write it
+    read_answer: Callable[[str, Row], Parsed | Unparseable]
+    list_labels: Callable[[Row], tuple[str, ...]] = no_labels  # the answers a row allows, in the order of the classes
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Fields of a training row: ("text", "label")."""
+        return self.prompt_fields + self.answer_fields
+
+    def build_messages(self, row: Row, *, with_answer: bool = True) -> list[Message]:
+        """[user, assistant] of a row, without the system message. Raises PromptError naming a missing field."""
+        self._check(row, self.required if with_answer else self.prompt_fields)
+        messages = self.build_prompt(row)
+        if with_answer:
+            answer: Message = {"role": "assistant", "content": self.answer_of(row)}
+            if isinstance(reasoning := row.get("reasoning_content"), str):
+                answer["reasoning_content"] = reasoning
+            messages = [*messages, answer]
+        return messages
+
+    def answer_of(self, row: Row) -> str:
+        """The reference answer: "正面". Raises PromptError naming a missing or impossible value."""
+        self._check(row, self.required)
+        answer = self.write_answer(row)
+        labels = self.allowed_labels(row)
+        if labels and answer not in labels:
+            raise PromptError(f"{_name(row)}: the answer {answer!r} is none of {', '.join(labels)}; mend the row")
+        return answer
+
+    def allowed_labels(self, row: Row) -> tuple[str, ...]:
+        """The answers a row allows, to be scored: ("正面", "负面"); () where the answer is free text."""
+        return self.list_labels(row)
+
+    def parse_answer(self, text: str, row: Row) -> Parsed | Unparseable:
+        """What an answer says: a class ("正面"), entities, or the text itself; Unparseable if it says none of it."""
+        return self.read_answer(text, row)
+
+    def reference_of(self, row: Row) -> Parsed | Unparseable:
+        """The value an answer is compared with: what the reference answer itself says."""
+        return self.parse_answer(self.answer_of(row), row)
+
+    def _check(self, row: Row, fields: tuple[str, ...]) -> None:
+        missing = [field for field in fields if row.get(field) is None]
+        if missing:
+            needed = ", ".join(fields)
+            raise PromptError(f"{_name(row)}: no {missing[0]!r}; task {self.name} needs {needed}; mend the row")
+
+
+def text_of(row: Row, field: str) -> str:
+    """A row's field that has to be a string; "" where it is missing. Raises PromptError for any other type."""
+    value = row.get(field, "")
+    if not isinstance(value, str):
+        raise PromptError(f"{_name(row)}: {field!r} is {type(value).__name__}, expected a string; mend the row")
+    return value
+
+
+def read_label(text: str, labels: tuple[str, ...]) -> str | Unparseable:
+    """The label an answer consists of; blanks, quotes, a final stop and capitals do not matter: "正面。" -> "正面".
+
+    A sentence that merely mentions a label is none: "不是正面" would otherwise count as 正面.
+    """
+    bare = text.strip().strip("\"'“”‘’「」`*").rstrip("。.!！").strip().casefold()
+    for label in labels:
+        if bare == label.casefold():
+            return label
+    return Unparseable("the answer is empty" if not bare else f"the answer is none of {', '.join(labels)}", text)
+
+
+def ask(before: str, document: str, after: str = "") -> list[Message]:
+    """A user turn of which only the document may be shortened: ask("判断情感：\\n", "房间很干净")."""
+    content = before + document + after
+    return [{"role": "user", "content": content, "document": (len(before), len(before) + len(document))}]
+
+
+def _name(row: Row) -> str:
+    return f"row {row['id']}" if "id" in row else "the row"

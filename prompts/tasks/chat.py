@@ -1,0 +1,51 @@
+"""Conversations as they are: {"messages": [{"role", "content"}, ...]}, the last turn an assistant's."""
+
+from prompts.errors import PromptError
+from prompts.messages import Message
+from prompts.task import Row, Task, text_of
+from prompts.tasks.instruct import read_answer
+
+
+def read_turns(row: Row) -> list[Message]:
+    """The row's messages without a leading system message, which conversation_of puts in front."""
+    turns = row.get("messages")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise PromptError("'messages' is no list of {role, content}; mend the row")
+    messages: list[Message] = []
+    for turn in turns:
+        message: Message = {"role": text_of(turn, "role"), "content": text_of(turn, "content")}
+        if turn.get("reasoning_content"):
+            message["reasoning_content"] = text_of(turn, "reasoning_content")
+        messages.append(message)
+    return messages[1:] if messages and messages[0]["role"] == "system" else messages
+
+
+def build_prompt(row: Row) -> list[Message]:
+    turns = read_turns(row)
+    return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
+
+
+def write_answer(row: Row) -> str:
+    turns = read_turns(row)
+    if not turns or turns[-1]["role"] != "assistant":
+        raise PromptError("the last turn of 'messages' is not the assistant's; mend the row")
+    return turns[-1]["content"]
+
+
+TASK = Task(
+    name="chat",
+    kind="text",
+    prompt_fields=("messages",),
+    answer_fields=(),
+    example={
+        "messages": [
+            {"role": "user", "content": "你好"},
+            {"role": "assistant", "content": "你好！有什么可以帮你？"},
+            {"role": "user", "content": "What is LoRA?"},
+            {"role": "assistant", "content": "A way to fine-tune with few weights."},
+        ]
+    },
+    build_prompt=build_prompt,
+    write_answer=write_answer,
+    read_answer=read_answer,
+)

@@ -1,0 +1,80 @@
+"""Which kernels train: plain transformers, or Unsloth's. The only module that imports unsloth.
+
+Unsloth patches transformers, peft and trl when it is imported, so it has to come before them, and it fails on a machine
+without a GPU. Hence the order in train.py: settings, choose_backend, everything else.
+
+    backend = choose_backend("auto")       # "unsloth" or "transformers"; says why
+"""
+
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from sft.console import say
+from sft.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from peft import PeftModel
+
+    from sft.config.train import TrainSettings
+
+UNSLOTH, TRANSFORMERS = "unsloth", "transformers"
+
+
+def choose_backend(wanted: str) -> str:
+    """Unsloth where asked for, or on `auto` where CUDA is available and it imports; it is imported here and now.
+
+    Raises ModelError where Unsloth is asked for and cannot be had.
+    """
+    if wanted == TRANSFORMERS:
+        return TRANSFORMERS
+    reason = _why_not_unsloth()
+    if reason is None:
+        return UNSLOTH
+    if wanted == UNSLOTH:
+        raise ModelError(f"backend unsloth: {reason}; use --backend transformers")
+    say(f"backend transformers: {reason}")
+    return TRANSFORMERS
+
+
+def load_with_unsloth(folder: "Path", dtype: "torch.dtype", settings: "TrainSettings") -> "PeftModel":
+    """Base model with a fresh LoRA adapter on Unsloth's kernels; the same adapter as models.loading.add_lora."""
+    from unsloth import FastLanguageModel
+
+    model, _ = FastLanguageModel.from_pretrained(
+        str(folder),
+        max_seq_length=settings.max_seq_length,
+        load_in_4bit=settings.method == "qlora",
+        dtype=dtype,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(settings.target_modules),
+        use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
+        random_state=settings.seed,
+    )
+
+
+def _why_not_unsloth() -> str | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no CUDA GPU"
+    if find_spec("unsloth") is None:
+        return "unsloth is not installed (requirements.txt has it)"
+    from sft.models.embedded import cache_root
+
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache_root() / "unsloth_compiled"))  # not the working folder
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    try:
+        import unsloth  # noqa: F401
+    except Exception as error:  # whatever its many patches trip over on this machine, the other backend works
+        return f"unsloth does not import ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+    return None

@@ -1,0 +1,89 @@
+"""Rows -> the tensors of one forward pass, in the two layouts there are.
+
+flat     rows laid end to end, (1, T): no padding; attention keeps rows apart (sft.models.attention)
+padded   one row a line, (B, T), padded on the right: for backends with an attention of their own
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from prompts import Encoded
+
+Batch = dict[str, torch.Tensor | int]
+IGNORED = -100  # label of a token that carries no loss, as everywhere in transformers
+
+
+def flatten_rows(rows: Sequence[Encoded]) -> Batch:
+    """Rows end to end, and where their supervised tokens are predicted.
+
+    Two rows of 5 and 7 tokens with one supervised token each (the last) ->
+    input_ids (1, 12), position_ids (1, 12) [0..4, 0..6], cu_seq_lens_q [0, 5, 12], max_length_q 7,
+    logits_to_keep [3, 10] (the positions that predict them), labels (1, 12), row_lengths [5, 7].
+    """
+    lengths = torch.tensor([len(row.input_ids) for row in rows])
+    ids = torch.tensor([token for row in rows for token in row.input_ids])
+    mask = torch.tensor([flag for row in rows for flag in row.loss_mask], dtype=torch.bool)
+    starts = torch.cat([torch.zeros(1, dtype=lengths.dtype), lengths.cumsum(0)])
+    mask[starts[:-1]] = False  # a row's first token has nothing before it that could predict it
+    bounds = starts.to(torch.int32)
+    return {
+        "input_ids": ids[None],
+        "position_ids": (torch.arange(len(ids)) - starts[:-1].repeat_interleave(lengths))[None],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": int(lengths.max()),
+        "max_length_k": int(lengths.max()),
+        "logits_to_keep": mask.nonzero()[:, 0] - 1,
+        "labels": ids.masked_fill(~mask, IGNORED)[None],
+        "row_lengths": lengths,
+    }
+
+
+def pad_rows(rows: Sequence[Encoded], pad_id: int) -> Batch:
+    """Rows as lines of equal length: input_ids and labels, each (B, T), padding on the right, and row_lengths (B,).
+
+    No attention mask: with causal attention nothing looks at the padding behind it.
+    """
+    longest = max(len(row.input_ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id)
+    labels = torch.full_like(ids, IGNORED)
+    for line, row in enumerate(rows):
+        num_tokens = len(row.input_ids)
+        ids[line, :num_tokens] = torch.tensor(row.input_ids)
+        supervised = torch.tensor(row.loss_mask, dtype=torch.bool)
+        supervised[0] = False
+        labels[line, :num_tokens] = ids[line, :num_tokens].masked_fill(~supervised, IGNORED)
+    return {"input_ids": ids, "labels": labels, "row_lengths": torch.tensor([len(row.input_ids) for row in rows])}
+
+
+def plan_batches(lengths: Sequence[int], max_tokens: int, max_rows: int | None = None) -> list[list[int]]:
+    """Indices of rows in batches of at most max_tokens tokens, longest rows first: [3, 9, 2], 10 -> [[1], [0, 2]].
+
+    A row longer than max_tokens is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        is_full = not batches or used + lengths[index] > max_tokens or (max_rows and len(batches[-1]) >= max_rows)
+        if is_full:
+            batches.append([])
+            used = 0
+        batches[-1].append(index)
+        used += lengths[index]
+    return batches
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def tensor_of(value: torch.Tensor | int) -> torch.Tensor:
+    """An entry of a batch that is known to be a tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"a tensor was expected in the batch, not {value!r}")
+    return value

@@ -1,0 +1,107 @@
+"""Rows -> token ids and loss masks, with what became of each row. Training and evaluation both come here.
+
+encoded = encode_rows(rows, chat, system_prompt, max_length=2048)
+encoded.report()          # "kept 9,412 of 9,500 rows (61 shortened, 88 dropped: ...)"
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from prompts import ChatFormat, Encoded, Message, PromptError, TooLong, conversation_of
+from prompts.chatml import OnTooLong, Supervise
+from sft.data.canonical import Row
+from sft.errors import DataError
+
+MAX_NAMED = 3  # dropped rows that the report names
+
+
+@dataclass
+class EncodedRows:
+    """Rows as the model sees them. `rows[i]` is where `encoded[i]` came from; one row may give several examples."""
+
+    rows: list[Row] = field(default_factory=list)
+    encoded: list[Encoded] = field(default_factory=list)
+    num_read: int = 0
+    shortened: list[str] = field(default_factory=list)  # ids
+    dropped: dict[str, str] = field(default_factory=dict)  # id -> reason
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all examples together."""
+        return sum(len(example.input_ids) for example in self.encoded)
+
+    @property
+    def num_supervised(self) -> int:
+        """Tokens that carry loss."""
+        return sum(example.num_supervised for example in self.encoded)
+
+    def counts(self) -> dict[str, int]:
+        """For run.json: {"read": 9500, "kept": 9412, "shortened": 61, "dropped": 88, "tokens": 4210337, ...}."""
+        return {
+            "read": self.num_read,
+            "kept": self.num_read - len(self.dropped),
+            "examples": len(self.encoded),
+            "shortened": len(self.shortened),
+            "dropped": len(self.dropped),
+            "tokens": self.num_tokens,
+            "supervised_tokens": self.num_supervised,
+        }
+
+    def report(self) -> str:
+        """One line: what was kept, and which rows were not."""
+        line = f"kept {self.num_read - len(self.dropped):,} of {self.num_read:,} rows, {self.num_tokens:,} tokens, "
+        line += f"{self.num_supervised:,} of them supervised"
+        if self.shortened:
+            line += f"; {len(self.shortened):,} shortened inside their document"
+        if self.dropped:
+            named = ", ".join(f"{name} ({reason})" for name, reason in list(self.dropped.items())[:MAX_NAMED])
+            line += f"; {len(self.dropped):,} dropped: {named}{', ...' if len(self.dropped) > MAX_NAMED else ''}"
+        return line
+
+
+def encode_rows(
+    rows: Sequence[Row],
+    chat: ChatFormat,
+    system_prompt: str | None,
+    *,
+    max_length: int,
+    supervise: Supervise = "all",
+    on_too_long: OnTooLong = "shorten",
+    head_share: float = 0.5,
+) -> EncodedRows:
+    """Every row as ids and mask; a row that cannot fit is dropped and counted, none without a supervised token passes.
+
+    Raises DataError for a row that cannot be rendered at all, and for one that is too long with on_too_long "error".
+    """
+    result = EncodedRows(num_read=len(rows))
+    examples = list(_conversations(rows, chat, system_prompt, supervise))
+    batch = chat.encode_batch(
+        [messages for _, messages in examples],
+        supervise=supervise,
+        max_length=max_length,
+        on_too_long=on_too_long,
+        head_share=head_share,
+    )
+    for (row, _), encoded in zip(examples, batch, strict=True):
+        name = str(row["id"])
+        if isinstance(encoded, TooLong):
+            result.dropped[name] = str(encoded)
+        elif isinstance(encoded, PromptError):
+            raise DataError(f"row {name}: {encoded}")
+        elif encoded.num_supervised == 0:
+            result.dropped[name] = "no supervised token"
+        else:
+            result.rows.append(row)
+            result.encoded.append(encoded)
+            if encoded.num_cut:
+                result.shortened.append(name)
+    return result
+
+
+def _conversations(
+    rows: Iterable[Row], chat: ChatFormat, system_prompt: str | None, supervise: Supervise
+) -> Iterable[tuple[Row, list[Message]]]:
+    for row in rows:
+        messages = conversation_of(row, system_prompt)
+        for part in chat.unroll(messages) if supervise == "all" else [messages]:
+            yield row, part

@@ -1,0 +1,70 @@
+"""A model in memory with everything one needs beside it: tokenizer, prompt format, identity, precision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from prompts import ChatFormat
+from sft.backend import UNSLOTH
+from sft.models.attention import flat_attention
+from sft.models.precision import Precision
+from sft.models.source import ModelSource
+
+
+@dataclass
+class LoadedModel:
+    """What models.load_base and models.load_run return."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerFast
+    chat: ChatFormat
+    source: ModelSource
+    precision: Precision
+    backend: str = "transformers"
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs have to be."""
+        return self.model.device
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of prompt and answer together that the model was built for."""
+        return int(self.causal_lm.config.max_position_embeddings)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is an adapter that adapter_off() can switch off."""
+        return isinstance(self.model, PeftModel)
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The transformers model itself, inside the adapter's wrapper where there is one."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @contextmanager
+    def adapter_off(self) -> Iterator["LoadedModel"]:
+        """The base model, from the same weights in memory: the adapter is not applied inside this context."""
+        if not isinstance(self.model, PeftModel):
+            yield self
+            return
+        with self.model.disable_adapter():
+            yield self
+
+    @property
+    def takes_flat_rows(self) -> bool:
+        """Whether rows may be laid end to end; Unsloth brings an attention of its own, which wants them padded."""
+        return self.backend != UNSLOTH
+
+    @contextmanager
+    def flat_rows(self) -> Iterator[None]:
+        """Attention row by row over rows laid end to end (sft.batching.flatten_rows), inside this context."""
+        if not self.takes_flat_rows:
+            yield
+            return
+        with flat_attention(self.causal_lm):
+            yield

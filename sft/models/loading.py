@@ -1,0 +1,186 @@
+"""Load a model to train, a base model to talk to, or a finished run.
+
+loaded = load_base("embedded")
+loaded = load_run(open_run("outputs/latest"))      # refuses a base or prompt other than the run's
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from prompts import ChatFormat, Fingerprint, ThinkPolicy
+from sft.backend import UNSLOTH, load_with_unsloth
+from sft.config.train import TrainSettings
+from sft.console import say
+from sft.errors import ModelError, RunError
+from sft.models.loaded import LoadedModel
+from sft.models.precision import Precision, decide_precision
+from sft.models.quiet import quiet_libraries
+from sft.models.source import ModelSource, find_source
+from sft.runs import Run
+
+FINGERPRINT_FILE = "prompt_fingerprint.json"
+
+
+def load_chat_format(name: str, *, revision: str | None = None, think: ThinkPolicy = "auto") -> ChatFormat:
+    """Only the prompt format of a model, from its tokenizer's files; no weights are read."""
+    return ChatFormat.from_tokenizer(
+        load_tokenizer(find_source(name, revision, tokenizer_only=True).folder), think=think
+    )
+
+
+def load_base(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    four_bit: bool = False,
+    think: ThinkPolicy = "auto",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """An untuned model, ready for inference."""
+    source, precision = find_source(name, revision), decide_precision(dtype)
+    model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(source.folder)
+    say(f"model {source.name}{' in 4 bits (NF4)' if four_bit else ''}, {precision}")
+    chat = ChatFormat.from_tokenizer(tokenizer, think=think)
+    return LoadedModel(model.eval(), tokenizer, chat, source, precision)
+
+
+def load_for_training(settings: TrainSettings, backend: str) -> LoadedModel:
+    """The base model with a fresh adapter on it. `backend` is what choose_backend said before anything was imported."""
+    source, precision = find_source(settings.model, settings.revision), decide_precision(settings.dtype)
+    say(f"model {source.name}, {settings.method}, {precision}, backend {backend}")
+    if backend == UNSLOTH:
+        model = load_with_unsloth(source.folder, precision.dtype, settings)
+    else:
+        model = load_weights(
+            source, precision, four_bit=settings.method == "qlora", trust_remote_code=settings.trust_remote_code
+        )
+        model = add_lora(model, settings)
+    tokenizer = load_tokenizer(source.folder)
+    chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
+    return LoadedModel(model, tokenizer, chat, source, precision, backend)
+
+
+def load_run(run: Run, *, allow_mismatch: bool = False) -> LoadedModel:
+    """The tuned model of a finished run, on the base and with the prompt it was trained with.
+
+    Raises RunError when base weights, tokenizer, template, prompt, labels or adapter are not the run's;
+    allow_mismatch says so aloud and goes on.
+    """
+    settings = run.train_settings()
+    source, precision = find_source(run.base["name"], run.base.get("revision")), decide_precision(settings.dtype)
+    tokenizer = load_tokenizer(run.adapter_dir)
+    chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
+    check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
+    model = load_weights(
+        source, precision, four_bit=settings.method == "qlora", trust_remote_code=settings.trust_remote_code
+    )
+    model = PeftModel.from_pretrained(model, run.adapter_dir, use_safetensors=True)
+    say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}")
+    return LoadedModel(model.eval(), tokenizer, chat, source, precision)
+
+
+def save_adapter(loaded: LoadedModel, folder: Path, fingerprint: Fingerprint) -> None:
+    """Adapter, tokenizer and fingerprint in one folder, safetensors only."""
+    loaded.model.save_pretrained(folder, safe_serialization=True)
+    loaded.tokenizer.save_pretrained(folder)
+    (folder / FINGERPRINT_FILE).write_text(json.dumps(fingerprint.to_json(), ensure_ascii=False, indent=2) + "\n")
+
+
+def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_mismatch: bool = False) -> None:
+    """Refuse what differs from the run's record, naming both values. Source: Fingerprint.differences."""
+    tasks = [str(task) for task in run.data["tasks"]]  # type: ignore[attr-defined]
+    now = Fingerprint.of(chat, run.system_prompt, tasks, source.identity())
+    differences = run.fingerprint.differences(now)
+    beside_adapter = run.adapter_dir / FINGERPRINT_FILE
+    if beside_adapter.is_file():
+        saved = Fingerprint.from_json(json.loads(beside_adapter.read_text(encoding="utf-8")))
+        differences += [f"adapter: {line}" for line in run.fingerprint.differences(saved)]
+    else:
+        differences.append(f"adapter: no {FINGERPRINT_FILE} beside the weights")
+    if not differences:
+        return
+    if not allow_mismatch:
+        raise RunError(
+            f"{run.path.name}: {'; '.join(differences)}; put back what it was trained with, or pass --allow_mismatch"
+        )
+    for line in differences:
+        say(f"WARNING --allow_mismatch: {line}")
+
+
+def load_weights(
+    source: ModelSource, precision: Precision, *, four_bit: bool = False, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A causal language model in memory, on its device; four_bit: NF4 with double quantisation (QLoRA, 2305.14314)."""
+    quiet_libraries()
+    quantisation = None
+    if four_bit:
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.dtype,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=precision.dtype,
+            quantization_config=quantisation,
+            device_map={"": precision.device},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{source.name}: cannot be loaded ({' '.join(str(error).split())[:200]}); check its files"
+        ) from None
+    if four_bit:
+        _keep_gradients_on_cpu(model)
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder, with an end and a padding token that are not the same."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: no usable tokenizer ({' '.join(str(error).split())[:200]})") from None
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ModelError(f"{folder}: no tokenizer.json; save the tokenizer with transformers 4 or later first")
+    return tokenizer
+
+
+def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
+    """A fresh LoRA adapter (2106.09685) on the named linear layers; its weights are fp32 whatever the base is."""
+    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    if missing := [name for name in settings.target_modules if name not in names]:
+        raise ModelError(f"target_modules {missing} are not in this model; it has {sorted(names - {'lm_head'})}")
+    config = LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(settings.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(settings.seed)  # the adapter's first weights
+    return get_peft_model(model, config)
+
+
+def _keep_gradients_on_cpu(model: PreTrainedModel) -> None:
+    """On processors with AVX512-BF16, bitsandbytes 0.50.2 repacks 4-bit weights in the first evaluation; training on
+    then loses gradients without a word (15 of 21 lora_B were zero). The flag below keeps the plain path."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -1,0 +1,51 @@
+"""Where and in which number format a model computes: decided here, once, from the hardware, and printed.
+
+decide_precision("auto")    # Precision(device="cuda:0", dtype=torch.bfloat16, reason="the GPU has bf16 units")
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from sft.errors import ConfigError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Device and compute type of one process, and why these."""
+
+    device: str
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """`bf16`, `fp16` or `fp32`."""
+        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.device} ({self.reason})"
+
+
+def decide_precision(wanted: str = "auto") -> Precision:
+    """bf16 where the hardware multiplies it natively, else fp16 on a GPU and fp32 on a CPU; `wanted` overrides.
+
+    Raises ConfigError for a wanted type that the device cannot train in.
+    """
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    if wanted != "auto":
+        if device == "cpu" and wanted == "fp16":
+            raise ConfigError("dtype fp16 needs a GPU; use --dtype bf16 or fp32 on a CPU")
+        if device != "cpu" and wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ConfigError("this GPU has no bf16 units; use --dtype fp16")
+        return Precision(device, DTYPES[wanted], "as asked for")
+    if device != "cpu":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision(device, torch.bfloat16, "the GPU has bf16 units")
+        return Precision(device, torch.float16, "the GPU has no bf16 units")
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return Precision(device, torch.bfloat16, "the processor multiplies bf16 natively")
+    return Precision(device, torch.float32, "the processor has no bf16 units")

@@ -1,0 +1,144 @@
+"""Which weights a name means, and what tells them apart from others of the same shape.
+
+find_source("auto")                  embedded, or Qwen2.5-7B-Instruct where a CUDA GPU has room; says which
+find_source("Qwen/Qwen2.5-0.5B")     downloaded through the hub (safetensors only), or from its local cache
+find_source("outputs/some/folder")   a folder in transformers' layout
+"""
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from sft.console import say
+from sft.errors import ModelError
+from sft.models.embedded import embedded_model_folder
+
+EMBEDDED = "embedded"
+DEFAULT_HUB_MODEL = "Qwen/Qwen2.5-7B-Instruct"
+ROOM_FOR_DEFAULT_GB = 11.0  # NF4 weights 5.5 GB, LoRA with its optimizer 0.5 GB, activations of 2 x 2,048 tokens
+SAMPLE_BYTES = 4096
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # never pickles
+TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "merges.txt"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model's files are: ModelSource("Qwen/Qwen2.5-7B-Instruct", Path(".../a09a354"), "a09a354...")."""
+
+    name: str
+    folder: Path
+    revision: str | None = None
+
+    def identity(self) -> dict[str, str]:
+        """What the fingerprint compares: {"weights": "sha256 3f9a..."}, the same wherever the files lie."""
+        return {"weights": f"sha256 {hash_weights(self.folder)[:16]}"}
+
+
+def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool = False) -> ModelSource:
+    """The files behind a model name; raises ModelError where there are none.
+
+    tokenizer_only fetches no weights (such a source has no identity).
+    """
+    if name == "auto":
+        name = _choose_automatically()
+    if name == EMBEDDED:
+        return ModelSource(EMBEDDED, embedded_model_folder())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{name}: no config.json in this folder; name a model folder, a hub id or `embedded`")
+        return ModelSource(str(folder.resolve()), folder.resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"{name}: no such folder; name a model folder, a hub id (Qwen/Qwen2.5-7B-Instruct) or `embedded`"
+        )
+    return _download(name, revision, TOKENIZER_FILES if tokenizer_only else HUB_FILES)
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over names, types, shapes and samples of every tensor of a folder's safetensors files.
+
+    Of each tensor three blocks of 4 KiB count (first, middle, last), so that it takes milliseconds for 15 GB and still
+    differs after any training step; how the tensors are spread over files does not matter.
+    """
+    tensors: dict[str, bytes] = {}
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder}: no *.safetensors here; convert the model's weights to safetensors first")
+    for path in files:
+        with path.open("rb") as file:
+            try:
+                tensors |= _sample_tensors(file)
+            except (struct.error, ValueError, KeyError):
+                raise ModelError(f"{path}: damaged or half-downloaded; fetch the model again") from None
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode() + b"\0" + tensors[name])
+    return sha.hexdigest()
+
+
+def _sample_tensors(file: BinaryIO) -> dict[str, bytes]:
+    """Name -> type, shape and samples, from the layout in safetensors' documentation: length, JSON header, bytes."""
+    (header_bytes,) = struct.unpack("<Q", file.read(8))
+    header = json.loads(file.read(header_bytes))
+    header.pop("__metadata__", None)
+    samples = {}
+    for name, info in header.items():
+        start, end = (8 + header_bytes + offset for offset in info["data_offsets"])
+        content = json.dumps([info["dtype"], info["shape"]]).encode()
+        for place in (start, (start + end) // 2, max(start, end - SAMPLE_BYTES)):
+            file.seek(place)
+            content += file.read(min(SAMPLE_BYTES, end - place))
+        samples[name] = content
+    return samples
+
+
+def _choose_automatically() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        say(f"--model auto: no CUDA GPU, so the embedded model (SmolLM2-135M); with one it is {DEFAULT_HUB_MODEL}")
+        return EMBEDDED
+    free_gb = torch.cuda.mem_get_info()[0] / 2**30
+    if free_gb < ROOM_FOR_DEFAULT_GB:
+        need = f"{DEFAULT_HUB_MODEL} needs {ROOM_FOR_DEFAULT_GB:.0f}"
+        say(f"--model auto: {free_gb:.1f} GB free on the GPU, {need}; so the embedded model")
+        return EMBEDDED
+    say(f"--model auto: {free_gb:.0f} GB free on the GPU, so {DEFAULT_HUB_MODEL}")
+    return DEFAULT_HUB_MODEL
+
+
+def _download(name: str, revision: str | None, patterns: list[str]) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except GatedRepoError:
+        raise ModelError(f"{name}: the hub asks for consent first; accept its terms there and set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise ModelError(f"{name}: the hub has no revision {revision!r}; look at the model's page") from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"{name}: the hub has no such model (or it is private: set HF_TOKEN); check the spelling"
+        ) from None
+    except HFValidationError:
+        raise ModelError(
+            f"{name}: neither a folder here nor a hub id; write owner/name, a folder, or `embedded`"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{name}: not in the local cache, and the hub cannot be reached ({type(error).__name__}); "
+            "check the network or HF_ENDPOINT, or use a folder or `--model embedded`"
+        ) from None
+    return ModelSource(name, folder, folder.name)

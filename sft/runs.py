@@ -1,0 +1,154 @@
+"""Run folders: what train.py leaves behind and every other script starts from.
+
+outputs/<run>/run.json      status, settings with their origin, prompt fingerprint, data, base, versions, metrics
+outputs/<run>/adapter/      the tuned weights with the tokenizer inside
+outputs/<run>/checkpoints/  log.jsonl  loss.png  evaluation/
+outputs/latest              points at the newest finished run
+"""
+
+import json
+import os
+import subprocess
+import uuid
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from prompts import Fingerprint
+from sft.config.layers import restore_settings
+from sft.config.train import TrainSettings
+from sft.errors import RunError
+
+OUTPUTS = Path("outputs")
+LATEST = "latest"
+RUN_FILE = "run.json"
+COMPLETE = "complete"
+TRAINING = "training"
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "tokenizers")
+
+
+@dataclass
+class Run:
+    """One fine-tuning run, as run.json holds it. `path` is the folder and is not written down."""
+
+    path: Path
+    status: str
+    settings: dict[str, object]
+    origins: dict[str, str]
+    base: dict[str, str]  # name, revision or weights hash: the identity of the untuned model
+    system_prompt: str | None
+    fingerprint: Fingerprint
+    data: dict[str, object]  # path, sha256, split, rows kept and dropped
+    backend: str = "transformers"
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    versions: dict[str, str] = field(default_factory=dict)
+    git_revision: str | None = None
+    metrics: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def adapter_dir(self) -> Path:
+        """The tuned weights and their tokenizer."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """What --resume_from_checkpoint reads."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation_dir(self) -> Path:
+        """What evaluate.py writes: metrics.json, predictions.jsonl, report.html."""
+        return self.path / "evaluation"
+
+    def train_settings(self) -> TrainSettings:
+        """The settings the run was trained with; raises ConfigError where this version cannot read them."""
+        return restore_settings(TrainSettings, self.settings, str(self.path / RUN_FILE))
+
+    def save(self) -> None:
+        """Write run.json whole or not at all."""
+        content = asdict(self) | {"fingerprint": self.fingerprint.to_json()}
+        del content["path"]
+        write_atomically(self.path / RUN_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+    def finish(self, metrics: dict[str, object]) -> None:
+        """Mark the run complete, as the last thing written, and let outputs/latest point at it."""
+        self.metrics, self.status = metrics, COMPLETE
+        self.save()
+        if self.path.resolve().parent == OUTPUTS.resolve():
+            aside = OUTPUTS / f".{LATEST}-{uuid.uuid4().hex}"
+            aside.symlink_to(self.path.name)
+            aside.replace(OUTPUTS / LATEST)
+
+
+def new_run_dir(recipe: str | None) -> Path:
+    """`outputs/20261122-153000-demo` for recipes/demo.yaml; a name that is not taken yet."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{Path(recipe).stem if recipe else 'run'}"
+    name, number = stem, 1
+    while (OUTPUTS / name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return OUTPUTS / name
+
+
+def open_run(path: str | Path | None = None) -> Run:
+    """The finished run in a folder (default: the newest, outputs/latest).
+
+    Raises RunError when there is none, when it never finished, or when its run.json cannot be read.
+    """
+    folder = Path(path) if path else OUTPUTS / LATEST
+    run = read_run(folder)
+    if run.status != COMPLETE:
+        raise RunError(
+            f"{folder}: this run has status {run.status!r}; continue it with "
+            f"`python train.py --output_dir {folder} --resume_from_checkpoint auto`"
+        )
+    return run
+
+
+def read_run(folder: Path) -> Run:
+    """A run in whatever state it is; raises RunError where there is none."""
+    if not (folder / RUN_FILE).is_file():
+        what = "no finished run yet" if folder == OUTPUTS / LATEST else f"no {RUN_FILE} in {folder}"
+        raise RunError(f"{what}; run `python train.py` first, or name a run folder with --run")
+    try:
+        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        fingerprint = Fingerprint.from_json(content.pop("fingerprint"))
+        return Run(path=folder.resolve(), fingerprint=fingerprint, **content)
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{folder / RUN_FILE}: not a run of this version ({error}); train again") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, finds the old content or the new, never half of it."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages a result depends on: {"torch": "2.13.0", ...}."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_revision() -> str | None:
+    """Commit of the scripts, with `+changes` where the tree differs from it; None outside a checkout."""
+    try:
+        options = {"capture_output": True, "text": True, "check": True, "cwd": Path(__file__).parent}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()  # type: ignore[call-overload]
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **options).stdout.strip()  # type: ignore[call-overload]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changed else commit

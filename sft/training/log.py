@@ -1,0 +1,152 @@
+"""What a run tells while it trains: a bar on stderr, one JSON line a step in log.jsonl, and loss.png at the end.
+
+{"step": 120, "loss": 1.342, "learning_rate": 0.00016, "grad_norm": 0.8, "tokens_per_second": 18204, ...}
+"""
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sft.console import Progress, progress, say
+
+LOG_FILE = "log.jsonl"
+PLOT_FILE = "loss.png"
+
+
+class CountsTokens:
+    """What StepLog needs of the trainer."""
+
+    num_tokens_seen: int
+
+
+class StepLog(TrainerCallback):
+    """Writes log.jsonl and moves the bar. `trainer` is set after the trainer is built: it counts the tokens."""
+
+    def __init__(self, path: Path, total_steps: int) -> None:
+        self.path = path
+        self.total_steps = total_steps
+        self.trainer: CountsTokens | None = None
+        self._step_started = time.monotonic()
+        self._tokens_before = 0
+        self._rates: list[tuple[int, float]] = []  # tokens and seconds of each step
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Open the bar and the log; a resumed run appends."""
+        if not state.is_world_process_zero:
+            return
+        self._file = self.path.open("a", encoding="utf-8")
+        self._bar: Progress[None] = progress(total=self.total_steps, description="train", unit="step")
+        self._bar.update(state.global_step)
+        self._started = time.monotonic()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """The clock of a step; validation between steps does not count."""
+        self._step_started = time.monotonic()
+        self._tokens_before = self._num_tokens()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Speed of the step; the last step is validated and saved whatever eval_steps says."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        duration_s, num_tokens = time.monotonic() - self._step_started, self._num_tokens() - self._tokens_before
+        self._rates.append((num_tokens, duration_s))
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """One line: a training step, or a validation."""
+        if not state.is_world_process_zero or not logs:
+            return
+        if "eval_loss" in logs:
+            say(f"step {state.global_step}/{state.max_steps} | validation loss {logs['eval_loss']:.4f}")
+            self._write({"step": state.global_step, "eval_loss": logs["eval_loss"]})
+        elif "loss" in logs:
+            num_tokens, duration_s = self._rates[-1]
+            line = {
+                "step": state.global_step,
+                "epoch": round(state.epoch or 0, 4),
+                "loss": logs["loss"],
+                "learning_rate": logs["learning_rate"],
+                "grad_norm": logs["grad_norm"],
+                "num_tokens": num_tokens,
+                "tokens_per_second": round(num_tokens / duration_s, 1),
+                "peak_gb": round(peak_memory_gb(), 2),
+            }
+            self._write(line)
+            self._bar.note(
+                f"loss {logs['loss']:.3f}, lr {logs['learning_rate']:.1e}, {line['tokens_per_second']:,.0f} tok/s"
+            )
+            self._bar.update()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Close what on_train_begin opened."""
+        if state.is_world_process_zero:
+            self._bar.close()
+            self._file.close()
+
+    def mean_tokens_per_second(self) -> float:
+        """Over all steps but the first, which warms up."""
+        steps = self._rates[1:] or self._rates
+        return sum(tokens for tokens, _ in steps) / max(sum(seconds for _, seconds in steps), 1e-9) if steps else 0.0
+
+    def _num_tokens(self) -> int:
+        return self.trainer.num_tokens_seen if self.trainer else 0
+
+    def _write(self, line: dict[str, float | int]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def peak_memory_gb() -> float:
+    """Most memory in use so far, GB of 2**30 bytes: allocated on the GPU, or resident on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**30 if sys.platform == "darwin" else 2**20)  # bytes on macOS, KiB on Linux
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a log.jsonl, in order; a line cut off by a crash is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def plot_losses(log_file: Path, image: Path) -> None:
+    """Training loss of each step and validation loss against the step, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [line for line in read_log(log_file) if math.isfinite(line.get("loss", line.get("eval_loss", math.nan)))]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    validation = [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
+    axes.plot(*zip(*train, strict=True), linewidth=1, label="training, per step") if train else None
+    axes.plot(*zip(*validation, strict=True), marker="o", label="validation") if validation else None
+    axes.set(xlabel="optimiser step", ylabel="loss (nats per supervised token)", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(image)
+    pyplot.close(figure)

@@ -1,0 +1,32 @@
+"""NEFTune: uniform noise on the input embeddings while training (2310.05914), right for rows laid end to end too.
+
+The noise of a token is scaled by alpha / sqrt(L * d), L being the length of its own row. (The trainer's built-in hook
+takes L from the shape of the batch, which is the sum of all rows here and counts padding elsewhere.)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: torch.Tensor) -> Iterator[None]:
+    """Add noise to what the input embeddings return inside this context, in training mode only.
+
+    row_lengths: the length of the row each token belongs to, broadcastable to the ids: (1, T) or (B, 1).
+    """
+    if not alpha or not model.training:
+        yield
+        return
+
+    def add_noise(module: torch.nn.Module, inputs: object, embedded: torch.Tensor) -> torch.Tensor:
+        scale = alpha / (row_lengths.to(embedded.device) * embedded.shape[-1]).sqrt()
+        return embedded + (torch.rand_like(embedded) * 2 - 1) * scale[..., None].to(embedded.dtype)
+
+    hook = model.get_input_embeddings().register_forward_hook(add_noise)
+    try:
+        yield
+    finally:
+        hook.remove()

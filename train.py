@@ -1,0 +1,39 @@
+"""Fine-tune a chat model on a dataset folder or a file of rows.
+
+Reads data/<name>/ or any single file. Writes outputs/<date>-<recipe>/: adapter, run.json, log.jsonl, loss.png.
+    python train.py --config recipes/demo.yaml
+    python train.py --model Qwen/Qwen2.5-7B-Instruct --data my_rows.jsonl --use_qlora
+    python train.py --config recipes/demo.yaml --dry_run
+"""
+
+from sft.config.layers import load_settings
+from sft.config.train import TrainSettings
+from sft.console import run_command, say, to_json
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, train, print where the run lies."""
+    settings = load_settings(TrainSettings, argv)
+    for line in settings.describe():
+        say(line)
+
+    from sft.backend import choose_backend
+    from sft.data import open_dataset
+
+    dataset = open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed)
+    backend = choose_backend(settings.backend)  # imports unsloth, which has to come before transformers
+    from sft.training.fit import fit
+
+    result = fit(settings, dataset, backend=backend)
+    if settings.json_output:
+        print(to_json({"run": str(result.run_dir) if result.run_dir else None, **result.metrics}))
+        return
+    for name, value in result.metrics.items():
+        print(f"{name}: {value}")
+    if result.run_dir:
+        print(f"run: {result.run_dir}")
+        say("next: python evaluate.py --rouge, or python chat.py")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -9,7 +9,8 @@ added tokens switched off. What stands before an answer in training is, id for i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 CHUNK_SIZE = 512  # conversations encoded in one call: enough for all cores, a few MB
 
 OnTooLong = Literal["shorten", "drop", "error"]
+KnownTexts = dict[str, list[int]]  # what was encoded already: {"user\nhi": [4093, 198, 5303]}
 
 
 class ChatTokenizer(Protocol):
@@ -123,15 +125,20 @@ class ChatFormat:
         remaining = iter(conversations)
         while chunk := list(islice(remaining, CHUNK_SIZE)):
             rows = [self._lay_out_row(messages, supervise) for messages in chunk]
-            known = self._encode_texts(row for row in rows if not isinstance(row, PromptError))
+            known: KnownTexts = {}
+            self._encode_texts((row for row in rows if not isinstance(row, PromptError)), known)
             for messages, row in zip(chunk, rows, strict=True):
                 if isinstance(row, PromptError):
                     yield row
                     continue
                 try:
-                    encoded = self._assemble(row, known)
-                    if max_length is not None and len(encoded.input_ids) > max_length:
-                        encoded = self._shorten(messages, supervise, encoded, max_length, on_too_long, head_share)
+                    encoded = self._encode_pieces(row, known)
+                    num_tokens = len(encoded.input_ids)
+                    if max_length is not None and num_tokens > max_length:
+                        _refuse_too_long(num_tokens, max_length, on_too_long)
+                        fitting = self._fit(messages, max_length, head_share, known)
+                        encoded = self._encode_pieces(lay_out(self.family, self.think, fitting, supervise), known)
+                        encoded = replace(encoded, num_cut=num_tokens - len(encoded.input_ids))
                     yield encoded
                 except PromptError as error:
                     yield error
@@ -147,18 +154,11 @@ class ChatFormat:
         check_conversation(messages, last_role="user")
         if max_length is not None:
             messages = self.fit(messages, max_length=max_length, head_share=head_share)
-        return self._encode_pieces(lay_out(self.family, self.think, messages)).input_ids
+        return self._encode_pieces(lay_out(self.family, self.think, messages), {}).input_ids
 
     def fit(self, messages: Sequence[Message], *, max_length: int, head_share: float = 0.5) -> list[Message]:
         """A prompt's or row's messages, shortened until they take at most max_length tokens; raises TooLong."""
-        known: dict[str, list[int]] = {}
-
-        def count_tokens(candidate: Sequence[Message]) -> int:
-            pieces = lay_out(self.family, self.think, candidate)
-            known.update(self._encode_texts([pieces], known))
-            return sum(1 if piece.is_control else len(known[piece.text]) for piece in pieces)
-
-        return fit_messages(messages, max_length, count_tokens, self.encoder.offsets, head_share)
+        return self._fit(messages, max_length, head_share, {})
 
     def unroll(self, messages: Sequence[Message]) -> list[list[Message]]:
         """Conversations that together supervise every answer: the one itself, or one for each answer (think="auto").
@@ -175,7 +175,7 @@ class ChatFormat:
 
     def encode_answer(self, text: str) -> list[int]:
         """What training supervises of an answer, behind encode_prompt's ids: its ids and the end token."""
-        return self._encode_pieces(lay_out_answer(self.think, {"role": "assistant", "content": text})).input_ids
+        return self._encode_pieces(lay_out_answer(self.think, {"role": "assistant", "content": text}), {}).input_ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids without control tokens: [5303, 2] -> "hi"."""
@@ -213,18 +213,22 @@ class ChatFormat:
             return error
         return lay_out(self.family, self.think, messages, supervise)
 
-    def _encode_texts(
-        self, rows: Iterable[list[Piece]], known: Mapping[str, list[int]] | None = None
-    ) -> dict[str, list[int]]:
-        """Ids of every text of the rows that is not known yet, encoded in one call: {"user\\nhi": [4093, 198, 5303]}."""
-        texts = {piece.text for row in rows for piece in row if not piece.is_control}
-        new = list(texts.difference(known) if known else texts)
-        return dict(zip(new, self.encoder.encode(new), strict=True))
+    def _fit(self, messages: Sequence[Message], max_length: int, head_share: float, known: KnownTexts) -> list[Message]:
+        def count_tokens(candidate: Sequence[Message]) -> int:
+            pieces = lay_out(self.family, self.think, candidate)
+            self._encode_texts([pieces], known)
+            return sum(1 if piece.is_control else len(known[piece.text]) for piece in pieces)
 
-    def _encode_pieces(self, pieces: list[Piece]) -> Encoded:
-        return self._assemble(pieces, self._encode_texts([pieces]))
+        return fit_messages(messages, max_length, count_tokens, self.encoder.locate, head_share)
 
-    def _assemble(self, pieces: list[Piece], known: Mapping[str, list[int]]) -> Encoded:
+    def _encode_texts(self, rows: Iterable[list[Piece]], known: KnownTexts) -> None:
+        """Encode the texts of the rows that are not known yet, in one call, and remember them."""
+        new = list({piece.text for row in rows for piece in row if not piece.is_control and piece.text not in known})
+        if new:
+            known.update(zip(new, self.encoder.encode(new), strict=True))
+
+    def _encode_pieces(self, pieces: list[Piece], known: KnownTexts) -> Encoded:
+        self._encode_texts([pieces], known)
         tokens = self.encoder.control_tokens
         input_ids: list[int] = []
         loss_mask: list[int] = []
@@ -234,25 +238,12 @@ class ChatFormat:
             loss_mask += [int(is_supervised)] * len(ids)
         return Encoded(input_ids, loss_mask)
 
-    def _shorten(
-        self,
-        messages: Sequence[Message],
-        supervise: Supervise,
-        whole: Encoded,
-        max_length: int,
-        on_too_long: OnTooLong,
-        head_share: float,
-    ) -> Encoded:
-        num_tokens = len(whole.input_ids)
-        if on_too_long == "drop":
-            raise TooLong(num_tokens, max_length, "dropped, as on_too_long says")
-        if on_too_long == "error":
-            raise PromptError(
-                f"{num_tokens:,} tokens, but at most {max_length:,} are allowed; raise the length or shorten"
-            )
-        fitting = self.fit(messages, max_length=max_length, head_share=head_share)
-        encoded = self._encode_pieces(lay_out(self.family, self.think, fitting, supervise))
-        return Encoded(encoded.input_ids, encoded.loss_mask, num_cut=num_tokens - len(encoded.input_ids))
+
+def _refuse_too_long(num_tokens: int, max_length: int, on_too_long: OnTooLong) -> None:
+    if on_too_long == "drop":
+        raise TooLong(num_tokens, max_length, "dropped, as on_too_long says")
+    if on_too_long == "error":
+        raise PromptError(f"{num_tokens:,} tokens, but at most {max_length:,} are allowed; raise the length or shorten")
 
 
 def _splits_alike(chat: ChatFormat, backend: Tokenizer) -> bool:

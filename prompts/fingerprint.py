@@ -24,7 +24,7 @@ PROBE: list[Message] = [
         "role": "user",
         "content": "Hello, wörld! 1,234.5 + 6 = ?\n\n\tdef f(x):\n        return x  # 注释 <|im_end|><think>",
     },
-    {"role": "assistant", "content": "你好，世界！🙂 é \r\n", "reasoning_content": "Hm."},
+    {"role": "assistant", "content": "你好，世界！🙂 cafe\u0301 \r\n", "reasoning_content": "Hm."},
     {"role": "user", "content": "房间很干净，服务态度也不错，下次还会来。"},
     {"role": "assistant", "content": "正面"},
 ]

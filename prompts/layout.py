@@ -20,6 +20,11 @@ class Piece(NamedTuple):
     is_supervised: bool = False
 
 
+START, END, NEWLINE = Piece(TURN_START, True), Piece(TURN_END, True), Piece("\n")  # made once: they are most pieces
+HEADER = (START, Piece("assistant\n"))
+EMPTY_BLOCK = (Piece(THINK_START, True), Piece("\n\n"), Piece(THINK_END, True), Piece("\n\n"))
+
+
 def lay_out(
     family: Family, think: ThinkPolicy, messages: Sequence[Message], supervise: Supervise = "all"
 ) -> list[Piece]:
@@ -35,14 +40,13 @@ def lay_out(
         if message["role"] == "assistant":
             is_supervised = is_last or (supervise == "all" and supervises_every_answer(family, think))
             # The header is encoded apart from the answer: so it was when the answer was asked for.
-            pieces += [*_lay_out_header(family, think, is_last), *lay_out_answer(think, message, is_supervised)]
-        else:
             pieces += [
-                Piece(TURN_START, True),
-                Piece(f"{message['role']}\n{message['content']}"),
-                Piece(TURN_END, True),
+                *_lay_out_header(family, think, is_last),
+                *lay_out_answer(think, message, is_supervised),
+                NEWLINE,
             ]
-        pieces.append(Piece("\n"))
+        else:
+            pieces += [START, Piece(f"{message['role']}\n{message['content']}"), END, NEWLINE]
     if messages[-1]["role"] != "assistant":
         pieces += _lay_out_header(family, think, is_last=True)
     elif not family.ends_with_newline:
@@ -70,10 +74,9 @@ def supervises_every_answer(family: Family, think: ThinkPolicy) -> bool:
     return not (think == "auto" and family.think_block == "last")
 
 
-def _lay_out_header(family: Family, think: ThinkPolicy, is_last: bool) -> list[Piece]:
+def _lay_out_header(family: Family, think: ThinkPolicy, is_last: bool) -> tuple[Piece, ...]:
     """What stands before an answer: the turn's header and, where family and policy want one, an empty think block."""
-    header = [Piece(TURN_START, True), Piece("assistant\n")]
     has_block = is_last or think == "off" or family.think_block == "every"
     if not family.has_think_block or think == "keep" or not has_block:
-        return header
-    return [*header, Piece(THINK_START, True), Piece("\n\n"), Piece(THINK_END, True), Piece("\n\n")]
+        return HEADER
+    return HEADER + EMPTY_BLOCK

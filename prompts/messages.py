@@ -36,10 +36,8 @@ def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:
         try:
             content.encode()
         except UnicodeEncodeError as error:
-            code = ord(content[error.start])
-            raise PromptError(
-                f"turn {index} ({role}) has a lone surrogate, U+{code:04X}, as character {error.start + 1}; mend the row"
-            ) from None
+            what = f"character {error.start + 1} is a lone surrogate, U+{ord(content[error.start]):04X}"
+            raise PromptError(f"turn {index} ({role}): {what}; mend the row") from None
         if role == "system" and index > 1:
             raise PromptError(f"turn {index} is a system message; only the first turn can be one")
     if messages[-1]["role"] != last_role:

@@ -5,7 +5,7 @@ messages are encoded again like any others, so nothing can be cut inside a token
 """
 
 import unicodedata
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
 from prompts.errors import TooLong
@@ -14,15 +14,15 @@ from prompts.messages import Message
 MIN_DOCUMENT_TOKENS = 8  # a document cut to less says nothing; the row is dropped instead
 
 CountTokens = Callable[[Sequence[Message]], int]
-Offsets = Callable[[str], list[tuple[int, int]]]
+Locate = Callable[[str], Sequence[tuple[int, int]]]
 
 
 def fit_messages(
-    messages: Sequence[Message], max_length: int, count_tokens: CountTokens, offsets: Offsets, head_share: float
+    messages: Sequence[Message], max_length: int, count_tokens: CountTokens, locate: Locate, head_share: float
 ) -> list[Message]:
     """The messages, shortened to max_length tokens or fewer as count_tokens counts them.
 
-    offsets(text) gives the characters of each token of a text. Raises TooLong where nothing more may be cut.
+    locate(text) gives the characters of each token of a text. Raises TooLong where nothing more may be cut.
     """
     if not 0.0 <= head_share <= 1.0:
         raise ValueError(f"head_share is {head_share}, expected 0 to 1")
@@ -37,7 +37,7 @@ def fit_messages(
     num_tokens = count_tokens(kept)
     if num_tokens <= max_length:
         return kept
-    return _shorten_document(kept, num_tokens, max_length, count_tokens, offsets, head_share)
+    return _shorten_document(kept, num_tokens, max_length, count_tokens, locate, head_share)
 
 
 def split_exchanges(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
@@ -57,7 +57,7 @@ def _shorten_document(
     num_tokens: int,
     max_length: int,
     count_tokens: CountTokens,
-    offsets: Offsets,
+    locate: Locate,
     head_share: float,
 ) -> list[Message]:
     """Cut the middle out of the longest document among the user turns until the whole fits."""
@@ -65,17 +65,21 @@ def _shorten_document(
     place = max(users, key=lambda index: _document_length(messages[index]))
     message = messages[place]
     start, end = message.get("document", (0, len(message["content"])))
-    tokens = [span for span in offsets(message["content"]) if start <= span[0] and span[1] <= end]
-    num_kept = len(tokens) - (num_tokens - max_length)
+    spans = locate(message["content"])
+    first = bisect_left(spans, start, key=lambda span: span[0])  # tokens that lie wholly in the document: [first, last)
+    last = bisect_right(spans, end, key=lambda span: span[1])
+    num_kept = last - first - (num_tokens - max_length)
     while num_kept >= MIN_DOCUMENT_TOKENS:
         num_head = round(num_kept * head_share)
-        cut_start, cut_end = tokens[num_head][0], tokens[len(tokens) - (num_kept - num_head) - 1][1]
+        cut_start, cut_end = spans[first + num_head][0], spans[last - (num_kept - num_head) - 1][1]
         shortened = [*messages[:place], _cut_out(message, (start, end), cut_start, cut_end), *messages[place + 1 :]]
         excess = count_tokens(shortened) - max_length
         if excess <= 0:
             return shortened
         num_kept -= excess  # the ends grew together into other tokens
-    reason = "the document is too short to give that many up" if tokens else "it has no part that may be shortened"
+    reason = (
+        "the document is too short to give that many up" if first < last else "it has no part that may be shortened"
+    )
     raise TooLong(num_tokens, max_length, f"{reason}; raise the length or shorten the row")
 
 

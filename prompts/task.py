@@ -8,7 +8,7 @@ from prompts.errors import PromptError
 from prompts.messages import Message
 
 Row = Mapping[str, object]
-"""A row of a dataset: {"id": "reviews-17", "source": "reviews", "task": "sentiment", "text": "...", "label": "正面"}."""
+"""A row of a dataset: {"id": "reviews-17", "task": "sentiment", "text": "房间很干净", "label": "正面"}."""
 
 
 class Entity(NamedTuple):
@@ -63,7 +63,7 @@ class Task:
         messages = self.build_prompt(row)
         if with_answer:
             answer: Message = {"role": "assistant", "content": self.answer_of(row)}
-            if isinstance(reasoning := row.get("reasoning_content"), str):
+            if reasoning := _reasoning_of(row):
                 answer["reasoning_content"] = reasoning
             messages = [*messages, answer]
         return messages
@@ -97,8 +97,10 @@ class Task:
 
 
 def text_of(row: Row, field: str) -> str:
-    """A row's field that has to be a string; "" where it is missing. Raises PromptError for any other type."""
-    value = row.get(field, "")
+    """A row's field that has to be a string; "" where it is missing or null. Raises PromptError for any other type."""
+    value = row.get(field)
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise PromptError(f"{_name(row)}: {field!r} is {type(value).__name__}, expected a string; mend the row")
     return value
@@ -120,6 +122,12 @@ def ask(before: str, document: str, after: str = "") -> list[Message]:
     """A user turn of which only the document may be shortened: ask("判断情感：\\n", "房间很干净")."""
     content = before + document + after
     return [{"role": "user", "content": content, "document": (len(before), len(before) + len(document))}]
+
+
+def _reasoning_of(row: Row) -> str:
+    """What was thought before the row's last answer: a field of the row, or of the last of its messages."""
+    turns = row.get("messages")
+    return text_of(turns[-1] if isinstance(turns, list) and turns else row, "reasoning_content")
 
 
 def _name(row: Row) -> str:

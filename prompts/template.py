@@ -6,14 +6,21 @@ accepted, whatever its text, and any other is refused with what is missing.
     read_family(tokenizer.chat_template) -> Family(default_system="You are Qwen, ...", think_block="none", ...)
 """
 
+from __future__ import annotations
+
 import datetime
+import functools
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from prompts.errors import PromptError
 from prompts.family import THINK_END, THINK_START, TURN_END, TURN_START, Family
 from prompts.layout import lay_out
 from prompts.messages import Message
+
+if TYPE_CHECKING:
+    import jinja2
 
 EMPTY_THINK_BLOCK = f"{THINK_START}\n\n{THINK_END}\n\n"
 
@@ -54,7 +61,7 @@ def read_family(template: str | None, special_tokens: Mapping[str, str] | None =
 
 
 def _read_default_system(plain: str) -> str | None:
-    """'<|im_start|>system\\nBe kind.<|im_end|>\\n<|im_start|>user...' -> 'Be kind.'; None where the user comes first."""
+    """'<|im_start|>system\\nBe kind.<|im_end|>\\n<|im_start|>user...' -> 'Be kind.'; None if the user comes first."""
     head, found, _ = plain.partition(f"{TURN_START}user\n")
     if not found:
         raise PromptError(f"the chat template is not ChatML: it writes no '{TURN_START}user' turn but {plain[:60]!r}")
@@ -88,8 +95,22 @@ def _compare(what: str, rendered: str, expected: str) -> None:
 def render_template(
     template: str, messages: list[Message], special_tokens: Mapping[str, str] | None = None, **settings: bool
 ) -> str:
-    """The template's text of a conversation, rendered as transformers does (sandboxed, same filters and globals)."""
+    """The template's text of a conversation, as transformers renders it: "<|im_start|>user\\nhi<|im_end|>\\n".
+
+    Raises PromptError where the template fails, or reaches for what its sandbox forbids.
+    """
+    settings.setdefault("add_generation_prompt", False)
     import jinja2  # here: `import prompts` stays cheap
+
+    try:
+        return _compile(template).render(messages=messages, **(special_tokens or {}), **settings)
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise PromptError(f"the chat template fails on a plain conversation: {' '.join(str(error).split())}") from None
+
+
+@functools.lru_cache(maxsize=8)  # Qwen3's takes 30 ms, and each is rendered several times
+def _compile(template: str) -> jinja2.Template:
+    """A template in transformers' sandbox, with its filters and globals."""
     import jinja2.ext
     import jinja2.sandbox
 
@@ -105,11 +126,7 @@ def render_template(
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
-    settings.setdefault("add_generation_prompt", False)
-    try:
-        return environment.from_string(template).render(messages=messages, **(special_tokens or {}), **settings)
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise PromptError(f"the chat template fails on a plain conversation: {' '.join(str(error).split())}") from None
+    return environment.from_string(template)
 
 
 def _generation_tag() -> type:

@@ -15,9 +15,25 @@ from typing import TYPE_CHECKING
 from prompts.errors import PromptError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 REPLACEMENT = "\ufffd"  # for characters that the vocabulary has no bytes for
+
+
+class TokenSpans(Sequence[tuple[int, int]]):
+    """Characters of each token, looked up one by one: a list of all takes as long as the encoding itself."""
+
+    def __init__(self, encoding: Encoding):
+        self._encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self._encoding)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:  # type: ignore[override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        span: tuple[int, int] = self._encoding.token_to_chars(index % len(self))
+        return span
 
 
 class TextEncoder:
@@ -56,9 +72,9 @@ class TextEncoder:
                 rows[index] = self._encode_replacing(texts[index])
         return rows
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Characters each token of a text covers, end exclusive: "hi you" -> [(0, 2), (2, 6)]."""
-        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+    def locate(self, text: str) -> TokenSpans:
+        """Characters each token of a text covers, end exclusive: "hi you" -> (0, 2), (2, 6)."""
+        return TokenSpans(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids without control tokens; bytes that are no UTF-8 become U+FFFD."""

@@ -6,9 +6,10 @@
     read_line("exit")                  # Command("exit", "")
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prompts import Message
+from prompts import ChatFormat, Message
 
 COMMANDS = {
     "/help": "what can be typed",
@@ -101,3 +102,25 @@ class Conversation:
         """Forget everything but the system prompt."""
         self._exchanges.clear()
         self._question = None
+
+
+@dataclass(frozen=True)
+class FittedPrompt:
+    """Ids to send, and how many tokens of the whole conversation are not among them."""
+
+    ids: list[int]
+    num_cut: int
+
+
+def fit_prompt(chat: ChatFormat, messages: Sequence[Message], *, max_context: int, max_new_tokens: int) -> FittedPrompt:
+    """The prompt of a conversation, shortened as in training where it would leave no room for the answer.
+
+    Of max_context tokens the answer may take max_new_tokens, but never more than half. Raises prompts.TooLong where
+    the last question alone is too long and cannot be shortened.
+    """
+    max_length = max(max_context - max_new_tokens, max_context // 2)
+    whole = chat.encode_prompt(messages)
+    if len(whole) <= max_length:
+        return FittedPrompt(whole, 0)
+    ids = chat.encode_prompt(messages, max_length=max_length)
+    return FittedPrompt(ids, len(whole) - len(ids))

@@ -17,7 +17,7 @@ from sft.metrics.rouge import ROUGE_TYPES, rouge_signature, score_rouge
 _evaluate = load_hf_evaluate()
 
 
-class MixedRouge(_evaluate.Metric):  # type: ignore[misc, name-defined]  # the package carries no types
+class MixedRouge(_evaluate.Metric):  # type: ignore[name-defined]  # the package carries no types
     """An `evaluate.Metric`: compute(), add() and add_batch() are the package's own."""
 
     def _info(self) -> object:

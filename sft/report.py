@@ -40,6 +40,7 @@ def render_table(metrics: Metrics) -> str:
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
     """Write report.html: verdict, tables, confusion matrices and examples, readable in light and dark."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, render_report(evaluation))
 
 

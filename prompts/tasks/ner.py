@@ -1,4 +1,7 @@
-"""Named entities, one JSON object a line: {"text", "entities": [{"start_idx", "end_idx", "entity_text", "entity_label"}]}."""
+"""Named entities, answered as one JSON object a line.
+
+{"text": "张华笑", "entities": [{"start_idx": 0, "end_idx": 2, "entity_text": "张华", "entity_label": "PER"}]}
+"""
 
 import json
 from collections.abc import Mapping
@@ -55,7 +58,7 @@ def read_answer(text: str, row: Row) -> Parsed | Unparseable:
             return Unparseable(f"no JSON object at {rest[:20]!r}", text)
         name, label = (value.get("entity_text"), value.get("entity_label")) if isinstance(value, dict) else (None, None)
         if not (isinstance(name, str) and name and isinstance(label, str) and label):
-            return Unparseable(f"no entity_text and entity_label in {rest[:end][:40]!r}", text)
+            return Unparseable(f"no entity_text and entity_label in {rest[:end][:60]!r}", text)
         entities.append(Entity(name, label))
         rest = rest[end:]
     return entities

@@ -10,10 +10,10 @@ called with one long row (1, T) and `cu_seq_lens_q`, the places where rows begin
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 try:
@@ -22,6 +22,7 @@ except ImportError:  # before torch 2.10
     varlen_attn = None
 
 NAME = "flat"
+MAX_PADDED_WORK = 3  # rows are padded for attention alone while that costs at most so many times more
 
 
 def attend_flat(
@@ -38,7 +39,8 @@ def attend_flat(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D).
 
-    Uses PyTorch's variable-length kernel where it runs (CUDA, 16 bit), else one call of SDPA per row.
+    Uses PyTorch's variable-length kernel where it runs (CUDA, 16 bit), else SDPA: once for all rows where their lengths
+    are alike, row by row where they are not.
     """
     if cu_seq_lens_q is None or max_length_q is None:
         raise TypeError(
@@ -51,17 +53,27 @@ def attend_flat(
         rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (1, H, T, D) -> (T, H, D)
         mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **_CAUSAL)
         return mixed[None], None
-    bounds = cu_seq_lens_q.tolist()
-    mixed = torch.cat(
-        [
-            scaled_dot_product_attention(
-                query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], is_causal=True, scale=scaling
-            )
-            for start, end in pairwise(bounds)
-        ],
-        dim=2,
-    )
+    lengths = cu_seq_lens_q.diff().tolist()
+    if len(lengths) * max_length_q**2 <= MAX_PADDED_WORK * sum(length**2 for length in lengths):
+        return _attend_padded(query, key, value, lengths, scaling), None
+    rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    mixed = torch.cat([scaled_dot_product_attention(*row, is_causal=True, scale=scaling) for row in rows], dim=2)
     return mixed.transpose(1, 2), None
+
+
+def _attend_padded(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], scaling: float | None
+) -> torch.Tensor:
+    """All rows in one call, padded on the right for this one operation: (1, H, T, D) each -> (1, T, H, D).
+
+    Causal attention never looks at the padding behind a row, so no mask is needed.
+    """
+    padded = [
+        pad_sequence(list(tensor[0].transpose(0, 1).split(lengths)), batch_first=True).transpose(1, 2)
+        for tensor in (query, key, value)  # (T, H, D) -> (B, L, H, D) -> (B, H, L, D)
+    ]
+    mixed = scaled_dot_product_attention(*padded, is_causal=True, scale=scaling).transpose(1, 2)  # (B, L, H, D)
+    return torch.cat([row[:length] for row, length in zip(mixed.unbind(0), lengths, strict=True)])[None]
 
 
 @contextmanager

@@ -1,0 +1,31 @@
+"""Settings of build_dataset.py."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import AliasChoices, Field
+
+from sft.config.layers import Settings
+
+
+class BuildSettings(Settings):
+    """Build a dataset folder from a preset: sources, shares and sizes are in its YAML file."""
+
+    prog: ClassVar[str] = "build_dataset.py"
+
+    config: Path | None = Field(default=None, description="YAML file with any of these settings")
+    preset: str = Field(default="demo", description="name of a file in recipes/data, or the path of one of your own")
+    name: str = Field(default="mixed", pattern=r"^\w[\w.-]*$", description="name of the dataset's folder")
+    data_dir: Path = Field(default=Path("data"), description="folder that holds the datasets")
+    seed: int = Field(default=42, description="decides which rows are chosen, their split and their order")
+    on_bad_row: Literal["error", "quarantine"] = Field(
+        default="error", description="a row that cannot be used ends the build, or is left out and listed in the ledger"
+    )
+    max_bad_rows: int | None = Field(default=None, ge=0, description="fail when more rows than this are quarantined")
+    on_shortage: Literal["error", "rescale", "upsample", "accept"] = Field(
+        default="error",
+        description="a source with too few rows: end, shrink the whole, repeat its training rows, or have fewer of it",
+    )
+    json_output: bool = Field(
+        default=False, validation_alias=AliasChoices("json"), description="print the manifest as JSON on stdout"
+    )

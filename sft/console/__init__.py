@@ -1,0 +1,31 @@
+"""What every script says and how it ends: results on stdout, narration on stderr, nothing unsafe on either.
+
+    from sft.console import progress, run_command, say, table
+
+    def main(argv: list[str] | None = None) -> None:
+        for row in progress(rows, description="score", unit="row"):
+            ...
+        print(table([["accuracy", 0.52, 0.91]], header=["metric", "base", "tuned"]))
+
+    if __name__ == "__main__":
+        run_command(main)
+"""
+
+from sft.console.commands import run_command
+from sft.console.narration import Progress, progress, say
+from sft.console.tables import table
+from sft.console.terminal import TerminalFilter, make_visible, to_json
+from sft.console.typed import LineReader, read_standard_input
+
+__all__ = [
+    "LineReader",
+    "Progress",
+    "TerminalFilter",
+    "make_visible",
+    "progress",
+    "read_standard_input",
+    "run_command",
+    "say",
+    "table",
+    "to_json",
+]

@@ -1,0 +1,122 @@
+"""Narration: what a script tells the person while it works, on stderr, so that stdout holds results alone."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from tqdm import tqdm
+
+from sft.console.terminal import make_visible
+
+Item = TypeVar("Item")
+
+LINES_PER_RUN = 10  # without a terminal: one line per 10 %
+LINE_INTERVAL_S = 30.0  # without a terminal and without a total: one line per 30 s
+
+
+def say(text: str) -> None:
+    """Print a line of narration on stderr; a progress bar on the screen moves below it."""
+    tqdm.write(make_visible(text), file=sys.stderr)
+
+
+def progress(
+    iterable: Iterable[Item] | None = None,
+    *,
+    total: int | None = None,
+    description: str = "",
+    unit: str = "row",
+    shown: bool = True,
+) -> "Progress[Item]":
+    """Show how far long work is, its rate and the time left: around an iterable, or counted with update().
+
+    for row in progress(rows, description="score", unit="row"): ...
+    with progress(total=1200, description="generate") as bar:
+        bar.update(16)
+        bar.note("loss 1.342")
+
+    On a terminal: a bar. Else (a log, CI): a line per 10 %, or every 30 s where the total is unknown. `shown=False`
+    counts in silence. `total` defaults to len(iterable) where it has one.
+    """
+    return Progress(iterable, total=total, description=description, unit=unit, shown=shown)
+
+
+class Progress(Generic[Item]):
+    """One piece of long work; made by progress()."""
+
+    def __init__(
+        self, iterable: Iterable[Item] | None, *, total: int | None, description: str, unit: str, shown: bool
+    ) -> None:
+        self._iterable = iterable
+        self._total = len(iterable) if total is None and hasattr(iterable, "__len__") else total  # type: ignore[arg-type]
+        self._description, self._unit, self._shown = description, unit, shown
+        self._count, self._note = 0, ""
+        self._started = self._line_time = time.monotonic()
+        self._lines_due = 0  # tenths of the work that a line has told of
+        self._bar = None
+        if shown and sys.stderr.isatty():
+            self._bar = tqdm(total=self._total, desc=description, unit=f" {unit}s", file=sys.stderr, dynamic_ncols=True)
+
+    def update(self, count: int = 1) -> None:
+        """Count `count` more units as done."""
+        self._count += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif self._shown and self._is_line_due():
+            say(self._line())
+
+    def note(self, text: str) -> None:
+        """Show a short text behind the bar, e.g. `loss 1.342`; it stays until the next one."""
+        self._note = text
+        if self._bar is not None:
+            self._bar.set_postfix_str(make_visible(text), refresh=False)
+
+    def close(self) -> None:
+        """Leave the finished bar on the screen and end."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __iter__(self) -> Iterator[Item]:
+        if self._iterable is None:
+            raise TypeError("progress(total=...) counts with update(); only progress(iterable) can be iterated")
+        with self:
+            for item in self._iterable:
+                yield item
+                self.update()
+
+    def __enter__(self) -> "Progress[Item]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _is_line_due(self) -> bool:
+        if not self._total:
+            due = time.monotonic() - self._line_time >= LINE_INTERVAL_S
+            self._line_time = time.monotonic() if due else self._line_time
+            return due
+        tenths = self._count * LINES_PER_RUN // self._total
+        due, self._lines_due = tenths > self._lines_due, max(tenths, self._lines_due)
+        return due
+
+    def _line(self) -> str:
+        """`score: 40% 400/1000 rows, 12.3 rows/s, 0:48 left, loss 1.342`."""
+        elapsed = time.monotonic() - self._started
+        rate = self._count / elapsed if elapsed > 0 else 0.0
+        parts = [f"{self._count} {self._unit}s"]
+        if self._total:
+            parts = [f"{100 * self._count // self._total}% {self._count}/{self._total} {self._unit}s"]
+        parts.append(f"{rate:,.1f} {self._unit}s/s")
+        if self._total and rate > 0:
+            parts.append(f"{format_duration((self._total - self._count) / rate)} left")
+        parts += [self._note] if self._note else []
+        return (f"{self._description}: " if self._description else "") + ", ".join(parts)
+
+
+def format_duration(duration_s: float) -> str:
+    """Hours, minutes and seconds: 250 -> "0:04:10"."""
+    minutes, seconds = divmod(round(duration_s), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

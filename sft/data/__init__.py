@@ -1,0 +1,13 @@
+"""Data: rows from anywhere, one reader, exact mixtures, and books that balance.
+
+from sft.data import open_dataset
+
+dataset = open_dataset("data/mixed")             # a folder made by build_dataset.py, or any file of rows
+dataset.train[0]                                 # {"id": "reviews-17", "source": "reviews", "task": "sentiment", ...}
+"""
+
+from sft.data.canonical import Entity, Row, Turn
+from sft.data.dataset import Dataset, open_dataset
+from sft.data.rows import BadRow, FoundRow, RowReader
+
+__all__ = ["BadRow", "Dataset", "Entity", "FoundRow", "Row", "RowReader", "Turn", "open_dataset"]

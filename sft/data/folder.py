@@ -1,0 +1,152 @@
+"""The dataset folder data/<name>/: staged beside its place, renamed when whole; checked against its manifest when read.
+
+train.jsonl  validation.jsonl  test.jsonl  ledger.jsonl  manifest.json (last; SHA-256 of the others)
+
+An interrupted build leaves the old dataset as it was: what is unfinished lies in data/.<name>.partial until the next
+build of that name clears it away.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+import orjson
+from filelock import FileLock, Timeout
+
+from sft.data.canonical import Json, Row
+from sft.data.places import sha256_of
+from sft.data.quotas import SPLITS
+from sft.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1  # of the manifest; a reader refuses another
+
+
+class SourceEntry(TypedDict):
+    """What became of one source. read = kept + dropped + quarantined; rows written = kept + repeated."""
+
+    kind: str
+    id: str
+    revision: str
+    files: dict[str, str]  # name -> SHA-256
+    asked: dict[str, int]  # split -> rows
+    read: int
+    kept: int
+    dropped: dict[str, int]  # reason -> rows
+    quarantined: dict[str, int]  # reason -> rows
+    repeated: int  # more than once in train, by --on_shortage upsample
+    written: dict[str, int]  # split -> rows
+    strata: dict[str, int]  # stratum -> rows written
+
+
+class FileEntry(TypedDict):
+    """One file of the folder."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(TypedDict):
+    """manifest.json: what was asked, what came of it, and the hash of every other file."""
+
+    format: int
+    description: str
+    seed: int
+    settings: dict[str, Json]
+    preset: dict[str, Json]
+    splits: dict[str, int]  # split -> rows
+    sources: dict[str, SourceEntry]
+    files: dict[str, FileEntry]
+
+
+@contextmanager
+def stage_folder(target: Path) -> Iterator[Path]:
+    """A fresh folder beside `target` to write into; one builder of a name at a time. Raises DataError for a second."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_folder(target, timeout_s=0):
+        _restore_interrupted(target)
+        staging = target.parent / f".{target.name}.partial"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        yield staging
+
+
+def publish_folder(staging: Path, target: Path, manifest: Manifest) -> None:
+    """Write the manifest, flush everything to disk, and put the folder in its place."""
+    (staging / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+    for path in [*staging.iterdir(), staging]:
+        _sync(path)
+    old = _old_folder(target)
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Put the old dataset back where a build was killed between its two renames; else do nothing."""
+    if not target.exists() and _old_folder(target).exists():
+        with _lock_folder(target, timeout_s=10):  # it may also be a build that is just between them
+            _restore_interrupted(target)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a dataset folder; raises DataError where it is missing or no longer readable."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise DataError(f"{folder}: no {MANIFEST}, so no finished dataset; build it with: python build_dataset.py")
+    try:
+        manifest: Manifest = orjson.loads(path.read_bytes())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']}, expected {FORMAT}")
+        missing = {f"{name}.jsonl" for name in SPLITS} - set(manifest["files"])
+        if missing:
+            raise ValueError(f"it does not list {sorted(missing)[0]}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a dataset's manifest ({error}); build the dataset again") from None
+    return manifest
+
+
+def read_split(folder: Path, manifest: Manifest, name: str) -> list[Row]:
+    """The rows of one split; raises DataError where the file is missing or not the one the manifest speaks of."""
+    path = folder / f"{name}.jsonl"
+    if not path.exists() or sha256_of(path) != manifest["files"][path.name]["sha256"]:
+        raise DataError(f"{path}: missing or changed since the dataset was built; build it again")
+    with path.open("rb") as file:
+        return [orjson.loads(line) for line in file]
+
+
+def _old_folder(target: Path) -> Path:
+    return target.parent / f".{target.name}.old"
+
+
+def _restore_interrupted(target: Path) -> None:
+    old = _old_folder(target)
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _lock_folder(target: Path, timeout_s: float) -> Iterator[None]:
+    lock = FileLock(target.parent / f".{target.name}.lock")
+    try:
+        lock.acquire(timeout=timeout_s)
+    except Timeout:
+        raise DataError(f"{target}: another build is writing it; wait for it, or pass another --name") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

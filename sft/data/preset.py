@@ -1,0 +1,128 @@
+"""Presets: what a dataset is made of, as recipe data in recipes/data/<name>.yaml (see demo.yaml for every key).
+
+preset = load_preset("demo")                  # or the path of a YAML file of your own
+preset.splits["train"].total                  # 900
+preset.sources["reviews"].share               # 0.55
+"""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sft.config.layers import nearest_name, read_yaml
+from sft.data.places import PROJECT_ROOT
+from sft.data.quotas import Cell, SplitPlan, largest_remainder
+from sft.data.sources import AnySource
+from sft.errors import ConfigError
+
+PRESETS_FOLDER = PROJECT_ROOT / "recipes" / "data"
+
+
+class SplitSize(BaseModel):
+    """Size of one split: `total` rows, mixed by the sources' shares, or exact `rows` of each source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    total: int | None = Field(default=None, ge=0)
+    rows: dict[str, int] | None = None
+
+    @model_validator(mode="after")
+    def _check_one_given(self) -> "SplitSize":
+        if (self.total is None) == (self.rows is None):
+            raise ValueError("give either 'total' or 'rows'")
+        if any(count < 0 for count in (self.rows or {}).values()):
+            raise ValueError("rows must not be negative")
+        return self
+
+
+class Preset(BaseModel):
+    """One mixture: its sources and the size of each split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str = ""
+    splits: dict[Literal["train", "validation", "test"], SplitSize]
+    sources: dict[str, AnySource] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "Preset":
+        for name, split in self.splits.items():
+            unknown = set(split.rows or {}) - set(self.sources)
+            if unknown:
+                first = sorted(unknown)[0]
+                raise ValueError(f"splits.{name}.rows: no source {first!r}{nearest_name(first, self.sources)}")
+        total_share = sum(exact_share(source.share) for source in self.sources.values())
+        if any(split.total is not None for split in self.splits.values()) and total_share != 1:
+            raise ValueError(f"the sources' shares add up to {float(total_share):g}, expected 1")
+        return self
+
+    def cells(self) -> list[Cell]:
+        """Every stratum of every source, in the order of the file."""
+        return [
+            Cell(name, stratum, share)
+            for name, source in self.sources.items()
+            for stratum, share in source.cell_shares()
+        ]
+
+    def plans(self) -> list[SplitPlan]:
+        """What every split asks of every source."""
+        return [self._plan(name, split) for name, split in self.splits.items()]
+
+    def _plan(self, name: str, split: SplitSize) -> SplitPlan:
+        if split.rows is not None:
+            rows = {source: split.rows.get(source, 0) for source in self.sources}
+            return SplitPlan(name, rows, {source: Fraction(count) for source, count in rows.items()})
+        shares = {source: exact_share(spec.share) for source, spec in self.sources.items()}
+        parts = largest_remainder(split.total or 0, list(shares.values()))
+        return SplitPlan(name, dict(zip(shares, parts, strict=True)), shares)
+
+
+def exact_share(share: float) -> Fraction:
+    """The decimal number that was written, exactly: 0.1 -> 1/10."""
+    return Fraction(str(share))
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the project: ["demo"]."""
+    return sorted(path.stem for path in PRESETS_FOLDER.glob("*.yaml"))
+
+
+def load_preset(name: str) -> Preset:
+    """A preset by name, or from the YAML file at that path; raises ConfigError in one line."""
+    path = PRESETS_FOLDER / f"{name}.yaml" if name in preset_names() else Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        known = ", ".join(preset_names())
+        raise ConfigError(
+            f"--preset {name}: unknown{nearest_name(name, preset_names())} (presets: {known}; or a YAML file)"
+        )
+    shown = path.name if path.is_absolute() else str(path)
+    try:
+        return Preset.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise ConfigError(f"{shown}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The most telling finding as one line: `sources.own.filters.min_char: no such key; did you mean 'min_chars'?`."""
+    finding = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a typing error comes first
+    path = list(finding["loc"])
+    if path[0:1] == ["sources"]:
+        del path[2:3]  # pydantic puts the source's kind there
+    where = ".".join(str(part) for part in path)
+    if finding["type"] == "extra_forbidden":
+        return f"{where}: no such key{nearest_name(str(finding['loc'][-1]), KNOWN_KEYS)}"
+    return ": ".join(part for part in (where, finding["msg"].removeprefix("Value error, ")) if part)
+
+
+def _keys_of(schema: object) -> set[str]:
+    """Every name of a property in a JSON schema, at any depth."""
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        own = set(properties) if isinstance(properties, dict) else set()
+        return own.union(*(_keys_of(part) for part in schema.values()))
+    return set().union(*(_keys_of(part) for part in schema)) if isinstance(schema, list) else set()
+
+
+KNOWN_KEYS = _keys_of(Preset.model_json_schema())

@@ -1,0 +1,48 @@
+"""Files as records: JSONL, a JSON array, CSV, TSV and Parquet, streamed, with the line of everything that is found.
+
+    for found in read_records(Path("reports.jsonl")):
+        found.line, found.fields           # 17, {"instruction": ..., "output": ...}
+        found.reason, found.message        # of a BadRecord: "not_json", "not valid JSON: ..."
+
+A record that cannot be read is yielded as a BadRecord and reading goes on; a file that cannot be read is a DataError.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft.data.records.encoding import refuse_wrong_encoding
+from sft.data.records.found import BadRecord, GoodRecord
+from sft.data.records.json_files import read_json
+from sft.data.records.tables import read_csv, read_parquet
+from sft.errors import DataError
+
+__all__ = ["READABLE", "BadRecord", "GoodRecord", "read_records"]
+
+READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+def read_records(path: Path) -> Iterator[GoodRecord | BadRecord]:
+    """The records of one file, by what its name ends in; raises DataError where the file as a whole cannot be read."""
+    kind = path.suffix.lower()
+    if kind in (".xlsx", ".xls"):
+        raise DataError(f"{path}: Excel files cannot be read yet; save the sheet as CSV (UTF-8)")
+    if kind not in READABLE:
+        raise DataError(f"{path}: unknown kind of file {kind!r}; give one of: {', '.join(READABLE)}")
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: the file is empty")
+        if kind != ".parquet":
+            refuse_wrong_encoding(path)
+        yield from _read_kind(path, kind)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _read_kind(path: Path, kind: str) -> Iterator[GoodRecord | BadRecord]:
+    if kind == ".parquet":
+        return read_parquet(path)
+    if kind in (".csv", ".tsv"):
+        return read_csv(path, delimiter="\t" if kind == ".tsv" else ",")
+    return read_json(path)

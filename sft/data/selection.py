@@ -1,0 +1,92 @@
+"""Which candidates are chosen, for which split: pure functions over the candidates' index.
+
+Duplicates go first, then texts that carry two labels, then what exceeds the rows a text may have. The rest is dealt out
+group by group in the order of the seeded group key: test first, then validation, then train, so that a larger train
+split leaves the others as they were.
+"""
+
+import itertools
+import operator
+from collections import Counter
+
+import numpy as np
+
+from sft.data.candidates import CandidateIndex
+from sft.data.quotas import SPLITS, Quotas
+
+NOT_CHOSEN = -1
+TASK_STRIDE = np.uint64(0x9E3779B97F4A7C15)  # spreads one text's keys of several tasks
+DEALING_ORDER = ("test", "validation", "train")
+
+
+def find_duplicates(exact: np.ndarray) -> np.ndarray:
+    """For each row the number of the first row it equals, or -1: [7, 8, 7] -> [-1, -1, 0]. (N,) -> (N,) int64."""
+    _, first, inverse = np.unique(exact, return_index=True, return_inverse=True)
+    earliest = first[inverse]
+    return np.where(earliest == np.arange(len(exact)), -1, earliest)
+
+
+def find_conflicts(index: CandidateIndex, alive: np.ndarray) -> np.ndarray:
+    """Rows of one text that carry different labels of one task, all of them: which is right cannot be known.
+
+    (N,) bool -> (N,) bool
+    """
+    numbers = np.flatnonzero(alive & (index.task > 0))
+    text_and_task = index.group[numbers] + index.task[numbers] * TASK_STRIDE  # uint64, wraps around
+    _, inverse = np.unique(text_and_task, return_inverse=True)
+    lowest = np.full(len(numbers), np.iinfo(np.uint16).max, dtype=np.uint16)
+    highest = np.zeros(len(numbers), dtype=np.uint16)
+    np.minimum.at(lowest, inverse, index.label[numbers])
+    np.maximum.at(highest, inverse, index.label[numbers])
+    conflicts = np.zeros(len(index), dtype=bool)
+    conflicts[numbers] = (lowest != highest)[inverse]
+    return conflicts
+
+
+def find_surplus(index: CandidateIndex, alive: np.ndarray, source: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Rows beyond the number that one text may have in one source; the first ones stay.
+
+    `source`: (N,) number of each row's source; `limit`: (N,) rows a text may have there, 0 for any number.
+    (N,) bool -> (N,) bool
+    """
+    numbers = np.flatnonzero(alive & (limit > 0))
+    order = numbers[np.lexsort((numbers, source[numbers], index.group[numbers]))]
+    starts = np.ones(len(order), dtype=bool)  # where the next text or source begins
+    starts[1:] = (np.diff(index.group[order]) != 0) | (np.diff(source[order]) != 0)
+    positions = np.arange(len(order))
+    rank = positions - np.maximum.accumulate(np.where(starts, positions, 0))
+    surplus = np.zeros(len(index), dtype=bool)
+    surplus[order] = rank >= limit[order]
+    return surplus
+
+
+def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.ndarray:
+    """The split of each row as its position in SPLITS, or NOT_CHOSEN: (N,) bool -> (N,) int8.
+
+    A group goes to the first split that has room for all of it, else as much of it as fits to the first that has room
+    for any; never to two.
+    """
+    split_of = np.full(len(index), NOT_CHOSEN, dtype=np.int8)
+    room = {SPLITS.index(name): list(quotas[name]) for name in DEALING_ORDER if name in quotas}
+    numbers = np.flatnonzero(alive)
+    numbers = numbers[np.argsort(index.group[numbers], kind="stable")]
+    dealt = zip(index.group[numbers].tolist(), numbers.tolist(), index.cell[numbers].tolist(), strict=True)
+    to_fill = sum(sum(quota) for quota in room.values())
+    for _, members in itertools.groupby(dealt, key=operator.itemgetter(0)):
+        if not to_fill:
+            break
+        group = [(number, cell) for _, number, cell in members]
+        split = _find_split(room, Counter(cell for _, cell in group))
+        for number, cell in group:
+            if split is not None and room[split][cell]:
+                split_of[number] = split
+                room[split][cell] -= 1
+                to_fill -= 1
+    return split_of
+
+
+def _find_split(room: dict[int, list[int]], wanted: Counter[int]) -> int | None:
+    for split, free in room.items():
+        if all(free[cell] >= count for cell, count in wanted.items()):
+            return split
+    return next((split for split, free in room.items() if any(free[cell] for cell in wanted)), None)

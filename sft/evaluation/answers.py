@@ -1,0 +1,129 @@
+"""What a model says to the rows: the loss of the reference, the scores of the labels, a generated answer.
+
+Each is asked for once. A label's score is the log-probability of label and end token, so where the reference is one
+of the labels its loss is known from the scores already, and no second pass is made.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prompts import Encoded
+from sft.config.decoding import choose_decoding
+from sft.errors import ModelError
+from sft.evaluation.rows import EvalRow, supervised_ids
+from sft.generation import generate_batch
+from sft.models.loaded import LoadedModel
+from sft.scoring import score_labels, score_rows
+
+MARGIN_TOKENS = 8  # beyond the longest reference: room to go on after it, which then shows as unfinished or wrong
+MARGIN_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's answers to N rows, each list in their order.
+
+    nll: summed negative log-probability of the row's supervised tokens, nats. label_scores: log-probabilities of the
+    row's labels in their order, [] for rows without. finished: the model ended the text itself.
+    """
+
+    nll: list[float]
+    num_tokens: list[int]
+    label_scores: list[list[float]]
+    texts: list[str]
+    finished: list[bool]
+
+
+def answer_rows(loaded: LoadedModel, rows: Sequence[EvalRow], budgets: dict[str, int], name: str) -> Answers:
+    """Ask a model everything about the rows; `name` ("tuned", "base") stands in front of the progress.
+
+    Raises ModelError, naming rows, where a loss is not finite.
+    """
+    label_scores = _score_labels(loaded, rows, name)
+    nll, num_tokens = _score_references(loaded, rows, label_scores, name)
+    broken = [row.row["id"] for row, value in zip(rows, nll, strict=True) if not math.isfinite(value)]
+    if broken:
+        raise ModelError(
+            f"{name}: the loss of {len(broken)} of {len(rows)} rows is not finite, first {', '.join(broken[:3])}; "
+            "the weights hold NaN or overflow, train again with a lower learning rate"
+        )
+    texts, finished = _generate(loaded, rows, budgets, name)
+    return Answers(nll, num_tokens, label_scores, texts, finished)
+
+
+def plan_budgets(rows: Sequence[EvalRow], loaded: LoadedModel, max_new_tokens: int) -> dict[str, int]:
+    """Most tokens to generate, per task: a quarter more than the longest reference, never over max_new_tokens.
+
+    {"sentiment": 10, "ner": 171, "instruct": 84}. An untuned model rambles; what it says beyond that length could
+    only be wrong, and it takes most of the time.
+    """
+    longest: dict[str, int] = defaultdict(int)
+    longest_prompt = 0
+    for row in rows:
+        references = row.labels or (row.reference,)
+        length = max(len(loaded.chat.encode_answer(reference)) for reference in references)
+        longest[row.task.name] = max(longest[row.task.name], length)
+        longest_prompt = max(longest_prompt, len(row.prompt_ids))
+    room = max(1, loaded.max_context - longest_prompt)
+    return {
+        task: min(max_new_tokens, room, length + max(MARGIN_TOKENS, math.ceil(MARGIN_SHARE * length)))
+        for task, length in longest.items()
+    }
+
+
+def _score_labels(loaded: LoadedModel, rows: Sequence[EvalRow], name: str) -> list[list[float]]:
+    places = [place for place, row in enumerate(rows) if row.labels]
+    scores: list[list[float]] = [[] for _ in rows]
+    if places:
+        prompts = [rows[place].prompt_ids for place in places]
+        found = score_labels(loaded, prompts, [rows[place].labels for place in places], description=f"{name}: labels")
+        for place, row_scores in zip(places, found, strict=True):
+            scores[place] = row_scores
+    return scores
+
+
+def _score_references(
+    loaded: LoadedModel, rows: Sequence[EvalRow], label_scores: list[list[float]], name: str
+) -> tuple[list[float], list[int]]:
+    nll, num_tokens = [0.0] * len(rows), [0] * len(rows)
+    pieces: list[Encoded] = []
+    owners: list[int] = []
+    for place, row in enumerate(rows):
+        known = _reference_from_labels(loaded, row, label_scores[place])
+        if known is not None:
+            nll[place], num_tokens[place] = known
+        else:
+            pieces += row.encoded
+            owners += [place] * len(row.encoded)
+    if pieces:
+        scored = score_rows(loaded, pieces, description=f"{name}: loss")
+        for place, score in zip(owners, scored, strict=True):
+            nll[place] += score.nll
+            num_tokens[place] += score.num_tokens
+    return nll, num_tokens
+
+
+def _reference_from_labels(loaded: LoadedModel, row: EvalRow, scores: list[float]) -> tuple[float, int] | None:
+    """(nll, tokens) of a reference that was scored as a label; None where training supervises anything else."""
+    if not scores or len(row.encoded) != 1:
+        return None
+    answer = loaded.chat.encode_answer(row.reference)
+    if supervised_ids(row.encoded[0]) != answer:
+        return None
+    return -scores[row.labels.index(row.reference)], len(answer)
+
+
+def _generate(
+    loaded: LoadedModel, rows: Sequence[EvalRow], budgets: dict[str, int], name: str
+) -> tuple[list[str], list[bool]]:
+    texts, finished = [""] * len(rows), [False] * len(rows)
+    for task, budget in budgets.items():
+        places = [place for place, row in enumerate(rows) if row.task.name == task]
+        decoding = choose_decoding("precise", max_new_tokens=budget)
+        prompts = [rows[place].prompt_ids for place in places]
+        answers = generate_batch(loaded, prompts, decoding, progress=f"{name}: {task} answers")
+        for place, answer in zip(places, answers, strict=True):
+            texts[place], finished[place] = answer.text, answer.finished
+    return texts, finished

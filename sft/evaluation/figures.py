@@ -1,0 +1,205 @@
+"""One model's answers -> the groups of metrics.json. No model is needed any more, only its tokenizer's lengths."""
+
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+from prompts import ChatFormat
+from sft.evaluation.answers import Answers
+from sft.evaluation.outcomes import Measured, Outcome, classes_of, places_by
+from sft.evaluation.rows import EvalRow, EvalRows, Selection, count_by, supervised_ids
+from sft.metrics.classification import ClassificationFigures, summarise_labels
+from sft.metrics.entities import NerFigures, summarise_entities
+from sft.metrics.generations import GenerationFigures, summarise_generations
+from sft.metrics.loss import LossFigures, summarise_loss
+from sft.metrics.rouge import rouge_signature
+
+
+class LossGroup(LossFigures):
+    """Loss over all rows, and by where they come from and what they ask."""
+
+    by_source: dict[str, LossFigures]
+    by_task: dict[str, LossFigures]
+
+
+class RougeFigures(TypedDict):
+    """Mean F-measures over the rows of the tasks named."""
+
+    rouge1: float
+    rouge2: float
+    rougeL: float
+    num_rows: int
+    tasks: list[str]
+    signature: str
+
+
+class GenerationGroup(GenerationFigures):
+    """Generated answers; unparseable_rate is over the label and entity rows, which alone have a form to miss."""
+
+    unparseable_rate: float
+    rouge: NotRequired[RougeFigures]
+    by_task: dict[str, GenerationFigures]
+
+
+class LabelTask(TypedDict):
+    """One label task. label_scoring takes the label whose log-probability (label and end token, summed) is highest;
+    accuracy_per_token divides that by the label's tokens first; generation reads the answer written freely.
+    """
+
+    label_scoring: ClassificationFigures
+    accuracy_per_token: float
+    generation: ClassificationFigures
+
+
+class ClassificationGroup(TypedDict):
+    """accuracy is by label scoring over the rows of all label tasks."""
+
+    accuracy: float
+    num_rows: int
+    by_task: dict[str, LabelTask]
+
+
+class ModelFigures(TypedDict):
+    """What is measured of each model; the groups whose tasks the rows do not hold are missing."""
+
+    teacher_forcing: LossGroup
+    generation: GenerationGroup
+    classification: NotRequired[ClassificationGroup]
+    ner: NotRequired[NerFigures]
+
+
+class DataStats(TypedDict):
+    """The rows; lengths are of whole rows in tokens, before anything was cut."""
+
+    eval_size: int
+    available: int
+    dropped_too_long: int
+    truncation_rate: float
+    tokens_cut: int
+    max_seq_length: int
+    avg_len_tokens: float
+    p50_len_tokens: float
+    p95_len_tokens: float
+    max_len_tokens: int
+    split: str
+    data: str
+    sha256: str
+    by_source: dict[str, int]
+    by_task: dict[str, int]
+
+
+def summarise_model(rows: Sequence[EvalRow], measured: Measured, chat: ChatFormat) -> ModelFigures:
+    """All groups of one model."""
+    figures: ModelFigures = {
+        "teacher_forcing": _summarise_losses(rows, measured.answers, chat),
+        "generation": _summarise_answers(rows, measured, chat),
+    }
+    if any(row.labels for row in rows):
+        figures["classification"] = _summarise_label_tasks(rows, measured.outcomes)
+    counts = [outcome.entities for outcome in measured.outcomes if outcome.entities is not None]
+    if counts:
+        figures["ner"] = summarise_entities(counts)
+    return figures
+
+
+def describe_data(selection: Selection, prepared: EvalRows, max_length: int) -> DataStats:
+    """What was evaluated on, and what of it was cut or left out."""
+    lengths = [row.num_tokens for row in prepared.rows]
+    return {
+        "eval_size": len(prepared.rows),
+        "available": selection.available,
+        "dropped_too_long": len(prepared.too_long),
+        "truncation_rate": sum(row.num_cut > 0 for row in prepared.rows) / len(prepared.rows),
+        "tokens_cut": sum(row.num_cut for row in prepared.rows),
+        "max_seq_length": max_length,
+        "avg_len_tokens": sum(lengths) / len(lengths),
+        "p50_len_tokens": float(np.quantile(lengths, 0.5)),
+        "p95_len_tokens": float(np.quantile(lengths, 0.95)),
+        "max_len_tokens": max(lengths),
+        "split": selection.split,
+        "data": selection.path.name,
+        "sha256": selection.sha256,
+        "by_source": count_by(prepared.rows, "source"),
+        "by_task": count_by(prepared.rows, "task"),
+    }
+
+
+def _summarise_losses(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -> LossGroup:
+    num_bytes = [_count_supervised_bytes(row, chat) for row in rows]
+
+    def summarise(places: Sequence[int]) -> LossFigures:
+        columns = (answers.nll, answers.num_tokens, num_bytes)
+        nll, num_tokens, sizes = ([column[place] for place in places] for column in columns)
+        return summarise_loss(nll, [int(count) for count in num_tokens], [int(size) for size in sizes])
+
+    by_source = places_by(rows, lambda row: row.row["source"])
+    return {
+        **summarise(range(len(rows))),
+        "by_source": {source: summarise(places) for source, places in by_source.items()},
+        "by_task": {task: summarise(places) for task, places in places_by(rows, lambda row: row.task.name).items()},
+    }
+
+
+def _count_supervised_bytes(row: EvalRow, chat: ChatFormat) -> int:
+    """UTF-8 length of the text that the supervised tokens spell."""
+    return sum(len(chat.decode(supervised_ids(piece)).encode()) for piece in row.encoded)
+
+
+def _summarise_answers(rows: Sequence[EvalRow], measured: Measured, chat: ChatFormat) -> GenerationGroup:
+    answers = measured.answers
+    predicted_lengths = [len(chat.encode_text(text)) for text in answers.texts]
+    reference_lengths = [len(chat.encode_text(row.reference)) for row in rows]
+
+    def summarise(places: Sequence[int]) -> GenerationFigures:
+        return summarise_generations(
+            [answers.texts[place] for place in places],
+            [answers.finished[place] for place in places],
+            [predicted_lengths[place] for place in places],
+            [reference_lengths[place] for place in places],
+        )
+
+    with_form = [
+        outcome.unparseable
+        for row, outcome in zip(rows, measured.outcomes, strict=True)
+        if row.task.kind != "text"  # only labels and entities have a form to miss
+    ]
+    group: GenerationGroup = {
+        **summarise(range(len(rows))),
+        "unparseable_rate": sum(with_form) / len(with_form) if with_form else 0.0,
+        "by_task": {task: summarise(places) for task, places in places_by(rows, lambda row: row.task.name).items()},
+    }
+    if measured.rouge is not None:
+        group["rouge"] = _summarise_rouge(rows, measured.rouge)
+    return group
+
+
+def _summarise_rouge(rows: Sequence[EvalRow], rouge: dict[str, list[float | None]]) -> RougeFigures:
+    places = [place for place, value in enumerate(rouge["rouge1"]) if value is not None]
+    means = {name: sum(values[place] or 0.0 for place in places) / len(places) for name, values in rouge.items()}
+    return {
+        "rouge1": means["rouge1"],
+        "rouge2": means["rouge2"],
+        "rougeL": means["rougeL"],
+        "num_rows": len(places),
+        "tasks": sorted({rows[place].task.name for place in places}),
+        "signature": rouge_signature(),
+    }
+
+
+def _summarise_label_tasks(rows: Sequence[EvalRow], outcomes: Sequence[Outcome]) -> ClassificationGroup:
+    by_task: dict[str, LabelTask] = {}
+    for task, places in places_by(rows, lambda row: row.task.name).items():
+        if not rows[places[0]].labels:
+            continue
+        classes = classes_of([rows[place] for place in places])
+        found = [outcomes[place] for place in places]
+        references = [str(outcome.reference) for outcome in found]
+        by_task[task] = {
+            "label_scoring": summarise_labels(references, [outcome.scored for outcome in found], classes),
+            "accuracy_per_token": sum(outcome.scored_per_token == outcome.reference for outcome in found) / len(found),
+            "generation": summarise_labels(references, [outcome.generated for outcome in found], classes),
+        }
+    labelled = [outcome for outcome in outcomes if outcome.reference is not None]
+    accuracy = sum(outcome.scored == outcome.reference for outcome in labelled) / len(labelled)
+    return {"accuracy": accuracy, "num_rows": len(labelled), "by_task": by_task}

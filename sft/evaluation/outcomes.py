@@ -1,0 +1,90 @@
+"""What each answer amounts to: which class, which entities, or nothing that can be read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prompts import ChatFormat
+from prompts.tasks import Unparseable
+from sft.evaluation.answers import Answers
+from sft.evaluation.rows import EvalRow
+from sft.metrics.entities import EntityCounts, Span, count_entities, place_mentions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row's outcome; the classes are None for rows without labels, entities for rows without entities.
+
+    reference: the right class. scored: the class of the label with the highest log-probability, summed over label and
+    end token. scored_per_token: the same with the sum divided by the number of tokens. generated: the class that the
+    written answer names; None, too, where it names none.
+    """
+
+    reference: str | None = None
+    scored: str | None = None
+    scored_per_token: str | None = None
+    generated: str | None = None
+    entities: EntityCounts | None = None
+    unparseable: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything known of one model's N rows; rouge holds a list per type, None for rows that have no ROUGE."""
+
+    answers: Answers
+    outcomes: list[Outcome]
+    rouge: dict[str, list[float | None]] | None = None  # {"rouge1": [0.8, None], "rouge2": ..., "rougeL": ...}
+
+
+def read_outcomes(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -> list[Outcome]:
+    """Parse every answer and pick every row's best label."""
+    readers = {"label": _read_label, "entities": _read_entities, "text": _read_text}
+    return [
+        readers[row.task.kind](row, scores, text, chat)
+        for row, scores, text in zip(rows, answers.label_scores, answers.texts, strict=True)
+    ]
+
+
+def classes_of(rows: Sequence[EvalRow]) -> list[str]:
+    """Every class the rows allow, in the order of their first mention: ["负面", "正面"]."""
+    return list(dict.fromkeys(_class_of(row, label) for row in rows for label in row.labels))
+
+
+def _read_label(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -> Outcome:
+    parsed = row.task.parse_answer(text, row.row)
+    means = [score / len(chat.encode_answer(label)) for label, score in zip(row.labels, scores, strict=True)]
+    return Outcome(
+        reference=_class_of(row, row.reference),
+        scored=_class_of(row, row.labels[scores.index(max(scores))]),
+        scored_per_token=_class_of(row, row.labels[means.index(max(means))]),
+        generated=parsed if isinstance(parsed, str) else None,
+        unparseable=isinstance(parsed, Unparseable),
+    )
+
+
+def _read_entities(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -> Outcome:
+    gold = [Span(found["start_idx"], found["end_idx"], found["entity_label"]) for found in row.row["entities"]]
+    parsed = row.task.parse_answer(text, row.row)
+    if isinstance(parsed, str | Unparseable):
+        return Outcome(entities=count_entities(gold, None), unparseable=True)
+    return Outcome(entities=count_entities(gold, place_mentions(row.row["text"], parsed, gold)))
+
+
+def _read_text(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -> Outcome:
+    """A free answer has no form to miss; that it is empty is counted elsewhere."""
+    return Outcome()
+
+
+def _class_of(row: EvalRow, answer: str) -> str:
+    """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面"."""
+    parsed = row.task.parse_answer(answer, row.row)
+    assert isinstance(parsed, str), f"task {row.task.name} cannot read its own label {answer!r}"
+    return parsed
+
+
+def places_by(rows: Sequence[EvalRow], key: Callable[[EvalRow], str]) -> dict[str, list[int]]:
+    """Row numbers of each group: {"sentiment": [0, 2], "ner": [1]}."""
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(key(row), []).append(place)
+    return groups

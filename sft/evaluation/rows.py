@@ -1,0 +1,174 @@
+"""The rows to evaluate on: those the run was not trained on, as the token ids training would have seen."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompts import ChatFormat, Encoded, conversation_of
+from prompts.tasks import Task, get_task
+from sft.config.evaluate import EvaluateSettings
+from sft.config.train import TrainSettings
+from sft.data import Row, open_dataset
+from sft.data.places import sha256_of
+from sft.data.quotas import largest_remainder
+from sft.encoding import encode_rows
+from sft.errors import ConfigError, DataError
+from sft.runs import Run
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of one split before they are encoded; `available` counts what there was to choose from."""
+
+    rows: list[Row]
+    split: str
+    path: Path
+    sha256: str
+    available: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One row ready to be scored and answered.
+
+    encoded: what its loss is measured on, more than one piece where a think policy supervises only last answers.
+    prompt_ids: what the answer is generated from; equal to what stands before the answer in training.
+    labels: the answers the row allows, () where it is free text.
+    """
+
+    row: Row
+    task: Task
+    question: str  # the last user turn
+    reference: str
+    encoded: tuple[Encoded, ...]
+    prompt_ids: list[int]
+    labels: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole row before anything was cut."""
+        return len(self.encoded[-1].input_ids) + self.encoded[-1].num_cut
+
+    @property
+    def num_cut(self) -> int:
+        """Tokens of its documents that did not fit."""
+        return self.encoded[-1].num_cut
+
+
+@dataclass(frozen=True)
+class EvalRows:
+    """All rows of an evaluation; too_long: id -> why, of those that fit in no way."""
+
+    rows: list[EvalRow]
+    too_long: dict[str, str]
+
+
+def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
+    """Rows of the split asked for, from the data the run was trained on (or --data), as it was split then.
+
+    Of a file the run has never seen all rows are taken, unless --eval_ratio says otherwise. Raises DataError where the
+    run's data changed since, and ConfigError for settings that would test on training rows.
+    """
+    trained = run.train_settings()
+    path = Path(settings.data or str(run.data["path"]))
+    seed = trained.split_seed if settings.seed is None else settings.seed
+    if settings.data is not None and path.is_file() and sha256_of(path) != run.data["sha256"]:
+        rows, split, sha256 = _read_new_file(path, settings, seed)
+    else:
+        rows, split, sha256 = _read_split(path, run, settings, seed)
+    chosen = rows if settings.num_samples is None else sample_by_task(rows, settings.num_samples, seed)
+    return Selection(chosen, split, path, sha256, len(rows), seed)
+
+
+def _read_new_file(path: Path, settings: EvaluateSettings, seed: int) -> tuple[list[Row], str, str]:
+    if settings.split is not None:
+        raise ConfigError(f"--split {settings.split}: {path} is a single file that has no splits; leave --split out")
+    dataset = open_dataset(path, eval_ratio=settings.eval_ratio or 0.0, seed=seed)
+    if settings.eval_ratio is None:
+        return dataset.train, "whole", dataset.sha256
+    return dataset.validation, "validation", dataset.sha256
+
+
+def _read_split(path: Path, run: Run, settings: EvaluateSettings, seed: int) -> tuple[list[Row], str, str]:
+    trained = run.train_settings()
+    ratio = trained.eval_ratio if settings.eval_ratio is None else settings.eval_ratio
+    if path.is_file() and (ratio, seed) != (trained.eval_ratio, trained.split_seed):
+        raise ConfigError(
+            f"--eval_ratio {ratio} --seed {seed}: the run split {path} by {trained.eval_ratio} and "
+            f"{trained.split_seed}, another split would hold rows it was trained on; leave both out, or name other "
+            "rows with --data"
+        )
+    dataset = open_dataset(path, eval_ratio=ratio, seed=seed)
+    if settings.data is None and dataset.sha256 != run.data["sha256"]:
+        raise DataError(
+            f"{path} changed since the run was trained (sha256 {dataset.sha256[:12]}, then "
+            f"{str(run.data['sha256'])[:12]}); restore it, or give the rows to use with --data"
+        )
+    split = settings.split or ("test" if dataset.test else "validation")
+    rows = dataset.test if split == "test" else dataset.validation
+    if not rows:
+        raise DataError(f"{path}: the {split} split has no rows; choose the other one with --split, or --data")
+    return rows, split, dataset.sha256
+
+
+def sample_by_task(rows: Sequence[Row], num_samples: int, seed: int) -> list[Row]:
+    """At most num_samples rows in their order, each task by its share of all rows; a pure function of the seed."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        places[row["task"]].append(place)
+    quotas = largest_remainder(min(num_samples, len(rows)), [len(group) for group in places.values()])
+    rng = random.Random(seed)
+    chosen = [place for group, quota in zip(places.values(), quotas, strict=True) for place in rng.sample(group, quota)]
+    return [rows[place] for place in sorted(chosen)]
+
+
+def prepare_rows(
+    rows: Sequence[Row], chat: ChatFormat, system_prompt: str | None, trained: TrainSettings, max_length: int
+) -> EvalRows:
+    """Rows encoded as training encodes them, so that their loss is that of the training's own validation.
+
+    A row that does not fit however its document is shortened is left out and named in too_long. Raises DataError
+    where none fits.
+    """
+    encoded = encode_rows(
+        rows,
+        chat,
+        system_prompt,
+        max_length=max_length,
+        supervise=trained.supervise,
+        on_too_long=trained.on_too_long,
+        head_share=trained.head_share,
+    )
+    pieces: dict[str, list[Encoded]] = defaultdict(list)
+    for source, piece in zip(encoded.rows, encoded.encoded, strict=True):
+        pieces[str(source["id"])].append(piece)
+    kept = [row for row in rows if row["id"] not in encoded.dropped]
+    if not kept:
+        raise DataError(f"none of the {len(rows)} rows fits {max_length} tokens; raise --max_seq_length")
+    return EvalRows([_prepare_row(row, tuple(pieces[row["id"]]), system_prompt) for row in kept], encoded.dropped)
+
+
+def _prepare_row(row: Row, encoded: tuple[Encoded, ...], system_prompt: str | None) -> EvalRow:
+    task = get_task(row["task"])
+    return EvalRow(
+        row=row,
+        task=task,
+        question=conversation_of(row, system_prompt, with_answer=False)[-1]["content"],
+        reference=task.answer_of(row),
+        encoded=encoded,
+        prompt_ids=encoded[-1].prompt_ids,
+        labels=task.allowed_labels(row),
+    )
+
+
+def count_by(rows: Sequence[EvalRow], field_name: str) -> dict[str, int]:
+    """Rows per source or task: {"reviews": 150, "newspaper": 50}."""
+    return dict(Counter(str(row.row[field_name]) for row in rows))  # type: ignore[literal-required]
+
+
+def supervised_ids(encoded: Encoded) -> list[int]:
+    """The ids that carry loss: the answers and their end tokens."""
+    return [token for token, flag in zip(encoded.input_ids, encoded.loss_mask, strict=True) if flag]

@@ -1,0 +1,74 @@
+"""Many prompts at once: batches of like lengths, answers in the order of the prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sft.config.decoding import Decoding
+from sft.console import progress as show_progress
+from sft.generation.call import call_generate, count_room
+
+if TYPE_CHECKING:
+    from sft.models.loaded import LoadedModel
+
+# Tokens of a batch, prompts and answers with padding: what the key-value cache grows to.
+CPU_BATCH_TOKENS = 8_192  # 0.4 GB for SmolLM2-135M in fp32
+GPU_BATCH_TOKENS = 32_768  # 1.9 GB for Qwen2.5-7B in bf16
+MAX_BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer: Generated("Hello.", [19556, 30], finished=True)."""
+
+    text: str
+    token_ids: list[int]  # what the model wrote, the end token left out
+    finished: bool  # False where max_new_tokens or the context cut the answer off
+
+
+def generate_batch(
+    loaded: "LoadedModel", prompts: Sequence[Sequence[int]], decoding: Decoding, *, progress: str = ""
+) -> list[Generated]:
+    """The answer to each prompt (ids as ChatFormat.encode_prompt gives them), in the order of the prompts.
+
+    A prompt's answer does not depend on the others: batches change the speed alone. `progress` names the bar shown
+    while it works, "" shows none. Raises ModelError for a prompt that fills the model's context.
+    """
+    rooms = [count_room(loaded, prompt, decoding) for prompt in prompts]
+    budget = GPU_BATCH_TOKENS if str(loaded.device).startswith("cuda") else CPU_BATCH_TOKENS
+    answers: dict[int, Generated] = {}
+    with show_progress(total=len(prompts), description=progress, shown=bool(progress)) as bar:
+        for places in plan_batches([len(prompt) for prompt in prompts], rooms, budget):
+            batch = [prompts[place] for place in places]
+            for place, ids in zip(places, call_generate(loaded, batch, decoding, rooms[places[0]]), strict=True):
+                answers[place] = read_answer(loaded, ids)
+            bar.update(len(places))
+    return [answers[place] for place in range(len(prompts))]
+
+
+def plan_batches(lengths: Sequence[int], rooms: Sequence[int], budget: int) -> list[list[int]]:
+    """Which prompts go together: like lengths, one limit of new tokens, at most `budget` tokens with padding.
+
+    The longest come first, so that a lack of memory shows at once: [3, 9, 8], [5, 5, 5], 28 -> [[1, 2], [0]].
+    """
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        batch = batches[-1] if batches else []
+        fits = (
+            batch
+            and rooms[place] == rooms[batch[0]]
+            and len(batch) < MAX_BATCH_ROWS
+            and (len(batch) + 1) * (lengths[batch[0]] + rooms[batch[0]]) <= budget
+        )
+        if fits:
+            batch.append(place)
+        else:
+            batches.append([place])
+    return batches
+
+
+def read_answer(loaded: "LoadedModel", ids: list[int]) -> Generated:
+    """New ids as call_generate gives them -> the answer."""
+    finished = bool(ids) and ids[-1] in loaded.chat.end_ids
+    token_ids = ids[:-1] if finished else ids
+    return Generated(loaded.chat.decode(token_ids), token_ids, finished)

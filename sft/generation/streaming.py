@@ -1,0 +1,168 @@
+"""One answer, read while it is written."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from sft.config.decoding import Decoding
+from sft.generation.call import call_generate, count_room
+
+if TYPE_CHECKING:
+    from sft.models.loaded import LoadedModel
+
+INCOMPLETE = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
+
+
+def stream(loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding) -> "TextStream":
+    """The answer to a prompt as pieces of text, each of whole characters: "Hel", "lo", "好".
+
+    Joined they are what generate_batch gives. An error of the model is raised where the pieces are read. Closing the
+    stream (or leaving its `with` block) stops the model within one token. Raises ModelError for a prompt that fills
+    the model's context.
+    """
+    return TextStream(loaded, prompt_ids, decoding, count_room(loaded, prompt_ids, decoding))
+
+
+@dataclass
+class _Written:
+    """What has been read of the answer so far; shared by the stream and its source, so that neither holds the other."""
+
+    token_ids: list[int] = field(default_factory=list)
+    finished: bool = False
+    thread: threading.Thread | None = None  # the model's; None before the first piece
+
+
+class TextStream(Iterator[str]):
+    """Pieces of one answer; made by stream(). Generation starts with the first piece that is asked for."""
+
+    def __init__(self, loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int) -> None:
+        self._written = _Written()
+        # A generator, because Python closes it, and so stops the model, also when the stream is merely forgotten.
+        self._pieces = _read_pieces(loaded, prompt_ids, decoding, max_new_tokens, self._written)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """What the model has written so far, the end token left out."""
+        return list(self._written.token_ids)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended the answer itself; False while it writes, and where it was cut off or stopped."""
+        return self._written.finished
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop the model; returns when it has stopped. Interrupted (Ctrl-C), it need not be called again."""
+        self._pieces.close()
+        if self._written.thread is not None:
+            self._written.thread.join()
+
+    def __enter__(self) -> "TextStream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TextAssembler:
+    """Token ids one by one -> text in whole characters: a Chinese character may span several tokens."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._shown: list[int] = []  # the tokens of the last piece: some decoders drop a blank at a text's beginning
+        self._waiting: list[int] = []
+
+    def feed(self, token_id: int) -> str:
+        """The text that a token completes, "" while a character is incomplete."""
+        self._waiting.append(token_id)
+        piece = self._read()
+        return "" if piece.endswith(INCOMPLETE) else self._take(piece)
+
+    def flush(self) -> str:
+        """What is left at the end, incomplete characters as U+FFFD."""
+        return self._take(self._read())
+
+    def _read(self) -> str:
+        return self._decode(self._shown + self._waiting)[len(self._decode(self._shown)) :]
+
+    def _take(self, piece: str) -> str:
+        if self._waiting:
+            self._shown, self._waiting = self._waiting, []
+        return piece
+
+
+def _read_pieces(
+    loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int, written: _Written
+) -> Iterator[str]:
+    tokens = _TokenQueue()
+    stop = threading.Event()
+
+    def generate() -> None:
+        try:
+            stopping = StoppingCriteriaList([_StopOnEvent(stop)])
+            call_generate(loaded, [prompt_ids], decoding, max_new_tokens, streamer=tokens, stopping=stopping)
+            tokens.close(None)
+        except BaseException as error:  # raised again where the text is read
+            tokens.close(error)
+
+    assembler = TextAssembler(loaded.chat.decode)
+    written.thread = threading.Thread(target=generate, name="generation")
+    try:
+        written.thread.start()
+        for token_id in tokens:
+            written.finished = token_id in loaded.chat.end_ids
+            if written.finished:
+                continue
+            written.token_ids.append(token_id)
+            if piece := assembler.feed(token_id):
+                yield piece
+        if piece := assembler.flush():
+            yield piece
+    finally:
+        stop.set()  # the thread sees it after the token it is at; to wait for that is close()'s part
+
+
+class _TokenQueue(BaseStreamer):
+    """Where generate() puts its tokens, on one thread, and the text is made of them, on another."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[list[int] | BaseException | None] = queue.SimpleQueue()
+        self._is_prompt = True  # generate() puts the prompt first
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self._is_prompt:
+            self._queue.put(value.flatten().tolist())
+        self._is_prompt = False
+
+    def end(self) -> None:
+        """generate() is through; close() says so, or what went wrong."""
+
+    def close(self, error: BaseException | None) -> None:
+        self._queue.put(error)
+
+    def __iter__(self) -> Iterator[int]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield from item
+
+
+class _StopOnEvent(StoppingCriteria):
+    """Ends the answer as soon as an event is set."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object) -> torch.BoolTensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)  # type: ignore[return-value]

@@ -1,0 +1,140 @@
+"""Named entities: strict span F1 (type and offsets both right), as seqeval and nervaluate's `strict` count it.
+
+A generated answer names entities without offsets, so its mentions are first placed in the text. Which of several
+occurrences a mention means cannot be known: it is given the gold one of its own type if there is a free one, for base
+and tuned alike. So an answer equal to the reference always scores 1.0, each gold mention is found at most once, and a
+mention repeated more often than the text holds it counts against the answer.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict
+
+Mention = tuple[str, str]
+"""An entity as an answer names it, text and type: ("北京", "GPE")."""
+
+
+class Span(NamedTuple):
+    """An entity with its place, end exclusive: Span(0, 2, "GPE"). start = end = -1 where the text does not hold it."""
+
+    start: int
+    end: int
+    label: str
+
+
+NOWHERE = -1
+
+
+def place_mentions(text: str, mentions: Sequence[Mention], gold: Sequence[Span]) -> list[Span]:
+    """Spans of the mentions, one each, in their order; no two have the same place.
+
+    In this order: the first free gold span of the same text and type; the first free gold span of the same text; the
+    first free occurrence behind the mention before; the first free occurrence at all; nowhere.
+
+    place_mentions("北京人爱北京", [("北京", "GPE")], [Span(4, 6, "GPE")]) -> [Span(4, 6, "GPE")]
+    """
+    placed: dict[int, Span] = {}
+    taken: set[tuple[int, int]] = set()
+    for same_label in (True, False):
+        for index, (name, label) in enumerate(mentions):
+            for span in gold:
+                matches = text[span.start : span.end] == name and (span.label == label or not same_label)
+                if index not in placed and matches and (span.start, span.end) not in taken:
+                    placed[index] = Span(span.start, span.end, label)
+                    taken.add((span.start, span.end))
+    cursor = 0
+    for index, (name, label) in enumerate(mentions):
+        if index not in placed:
+            free = [place for place in _find_places(text, name) if place not in taken]
+            place = next((place for place in free if place[0] >= cursor), next(iter(free), (NOWHERE, NOWHERE)))
+            placed[index] = Span(*place, label)
+            taken.add(place)
+        cursor = max(placed[index].end, 0)
+    return [placed[index] for index in range(len(mentions))]
+
+
+def _find_places(text: str, part: str) -> list[tuple[int, int]]:
+    """Every occurrence, overlapping ones too: ("哈哈哈", "哈哈") -> [(0, 2), (1, 3)]; none of an empty part."""
+    starts = range(len(text) - len(part) + 1) if part else range(0)
+    return [(start, start + len(part)) for start in starts if text.startswith(part, start)]
+
+
+@dataclass(frozen=True)
+class EntityCounts:
+    """Entities of one row or many, per type: Counter({"GPE": 2}). found = right type and offsets."""
+
+    found: Counter[str]
+    predicted: Counter[str]
+    gold: Counter[str]
+    nowhere: int = 0  # predicted, but not in the text: made up, or repeated too often
+    unparseable: bool = False  # the answer could not be read, so all its gold entities are missed
+
+    @property
+    def totals(self) -> tuple[int, int, int]:
+        """(found, predicted, gold) over all types: what a resampled micro-F1 is recomputed from."""
+        return self.found.total(), self.predicted.total(), self.gold.total()
+
+
+def count_entities(gold: Sequence[Span], predicted: Sequence[Span] | None) -> EntityCounts:
+    """Strict counts of one row; a span predicted twice is found once. None stands for an answer that cannot be read."""
+    if predicted is None:
+        return EntityCounts(Counter(), Counter(), Counter(span.label for span in set(gold)), unparseable=True)
+    claimed = {span for span in predicted if span.start != NOWHERE}
+    return EntityCounts(
+        found=Counter(span.label for span in set(gold) & claimed),
+        predicted=Counter(span.label for span in predicted),
+        gold=Counter(span.label for span in set(gold)),
+        nowhere=sum(span.start == NOWHERE for span in predicted),
+    )
+
+
+class EntityFigures(TypedDict):
+    """One type, or all of them together (micro)."""
+
+    precision: float
+    recall: float
+    f1: float
+    found: int
+    predicted: int
+    support: int
+
+
+class NerFigures(EntityFigures):
+    """Micro figures, and those of each type; rates are of rows (unparseable) and of mentions (not in the text)."""
+
+    unparseable_rate: float
+    not_in_text_rate: float
+    num_rows: int
+    by_type: dict[str, EntityFigures]
+
+
+def summarise_entities(rows: Sequence[EntityCounts]) -> NerFigures:
+    """Micro figures over rows and the same per type; types that the gold never names are listed last.
+
+    summarise_entities([count_entities([Span(0, 2, "GPE")], [])]) -> precision 0.0, recall 0.0, f1 0.0, support 1
+
+    Raises ValueError for no rows.
+    """
+    if not rows:
+        raise ValueError("no rows with entities to count")
+    found, predicted, gold = (
+        sum((getattr(row, side) for row in rows), Counter[str]()) for side in ("found", "predicted", "gold")
+    )
+    types = [*sorted(gold), *sorted(set(predicted) - set(gold))]
+    num_predicted = predicted.total()
+    return {
+        **_figures(found.total(), num_predicted, gold.total()),
+        "unparseable_rate": sum(row.unparseable for row in rows) / len(rows),
+        "not_in_text_rate": sum(row.nowhere for row in rows) / num_predicted if num_predicted else 0.0,
+        "num_rows": len(rows),
+        "by_type": {label: _figures(found[label], predicted[label], gold[label]) for label in types},
+    }
+
+
+def _figures(found: int, predicted: int, gold: int) -> EntityFigures:
+    """Precision, recall and F1 from counts; 0.0 where there is nothing to divide by, as nervaluate has it."""
+    precision = found / predicted if predicted else 0.0
+    recall = found / gold if gold else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if found else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1, "found": found, "predicted": predicted, "support": gold}

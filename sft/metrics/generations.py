@@ -1,0 +1,61 @@
+"""What generated answers look like, without judging whether they are right: empty, cut off, long, repetitive."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from sft.metrics.words import split_words
+
+
+class GenerationFigures(TypedDict):
+    """Rates are shares of rows (0 to 1); lengths are means in tokens of the model's tokenizer, end token left out."""
+
+    empty_rate: float
+    unfinished_rate: float
+    avg_pred_len_tokens: float
+    avg_ref_len_tokens: float
+    len_ratio_pred_over_ref: float
+    distinct_1: float
+    distinct_2: float
+    num_rows: int
+
+
+def summarise_generations(
+    predictions: Sequence[str],
+    finished: Sequence[bool],
+    prediction_tokens: Sequence[int],
+    reference_tokens: Sequence[int],
+) -> GenerationFigures:
+    """Figures of generated answers; `finished` says whether the model itself ended the answer (else it was cut off).
+
+    len_ratio_pred_over_ref is the ratio of the two mean lengths, so one very short reference cannot rule it.
+    Raises ValueError for no rows at all.
+    """
+    num_rows = len(predictions)
+    if num_rows == 0:
+        raise ValueError("no generated answers to describe")
+    prediction_length = sum(prediction_tokens) / num_rows
+    reference_length = sum(reference_tokens) / num_rows
+    return {
+        "empty_rate": sum(not prediction.strip() for prediction in predictions) / num_rows,
+        "unfinished_rate": sum(not done for done in finished) / num_rows,
+        "avg_pred_len_tokens": prediction_length,
+        "avg_ref_len_tokens": reference_length,
+        "len_ratio_pred_over_ref": prediction_length / reference_length if reference_length else 0.0,
+        "distinct_1": count_distinct(predictions, 1),
+        "distinct_2": count_distinct(predictions, 2),
+        "num_rows": num_rows,
+    }
+
+
+def count_distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams over all n-grams of the corpus; no n-gram spans two texts. 0.0 where there is none.
+
+    count_distinct(["好好学", "好学"], 1) -> 0.4        # {好, 学} of 5; Li et al. 2016, arXiv:1510.03055
+    """
+    total, seen = 0, set()
+    for text in texts:
+        words = split_words(text)
+        ngrams = list(zip(*(words[start:] for start in range(n)), strict=False))  # the shortest of the n shifts ends it
+        total += len(ngrams)
+        seen.update(ngrams)
+    return len(seen) / total if total else 0.0

@@ -1,0 +1,78 @@
+import io
+import sys
+
+import pytest
+
+from sft.console import narration, progress, say
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves: clock.now += 1."""
+
+    class Clock:
+        now = 0.0
+
+    monkeypatch.setattr(narration.time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+def test_narration_goes_to_stderr_and_cannot_steer_the_terminal(capsys):
+    say("reading \x1b[2Jfile")
+    assert capsys.readouterr() == ("", "reading ␛[2Jfile\n")
+
+
+def test_without_a_terminal_progress_is_a_line_per_ten_percent_with_rate_and_time_left(capsys, clock):
+    for _ in progress(range(40), description="score"):
+        clock.now += 0.5
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "score: 10% 4/40 rows, 2.0 rows/s, 0:00:18 left"
+    assert lines[-1] == "score: 100% 40/40 rows, 2.0 rows/s, 0:00:00 left"
+
+
+def test_a_large_update_tells_one_line_with_the_note(capsys, clock):
+    with progress(total=100, unit="step") as bar:
+        clock.now += 10
+        bar.note("loss 1.342")
+        bar.update(50)
+    assert capsys.readouterr().err == "50% 50/100 steps, 5.0 steps/s, 0:00:10 left, loss 1.342\n"
+
+
+def test_without_a_total_progress_tells_a_line_every_thirty_seconds(capsys, clock):
+    for _ in progress(iter(range(7)), description="read"):
+        clock.now += 10
+    assert capsys.readouterr().err.splitlines() == [
+        "read: 3 rows, 0.1 rows/s",
+        "read: 6 rows, 0.1 rows/s",
+    ]
+
+
+def test_on_a_terminal_progress_is_a_bar_and_narration_stands_above_it(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress(total=4, description="score") as bar:
+        bar.update(1)
+        say("kept 3 rows")
+        bar.update(3)
+    shown = sys.stderr.getvalue()
+    assert "score:   0%" in shown and "score: 100%" in shown and "4/4" in shown
+    assert "\rkept 3 rows\n" in shown
+
+
+def test_progress_that_is_not_shown_says_nothing_and_yields_every_item(capsys):
+    assert list(progress([1, 2, 3], shown=False)) == [1, 2, 3]
+    assert capsys.readouterr().err == ""
+
+
+def test_durations_read_as_hours_minutes_and_seconds():
+    assert [narration.format_duration(seconds) for seconds in (0, 59.6, 250, 7325)] == [
+        "0:00:00",
+        "0:01:00",
+        "0:04:10",
+        "2:02:05",
+    ]

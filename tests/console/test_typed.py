@@ -1,0 +1,59 @@
+import sys
+
+import pytest
+
+from sft.console import LineReader, read_standard_input
+from sft.errors import DataError
+
+
+@pytest.fixture
+def pipe_in(tmp_path, monkeypatch):
+    """pipe_in(b"text") makes these bytes the standard input, as from a file or a pipe."""
+
+    def give(raw: bytes) -> None:
+        path = tmp_path / "input"
+        path.write_bytes(raw)
+        monkeypatch.setattr(sys, "stdin", path.open(encoding="utf-8"))
+
+    return give
+
+
+def test_lines_of_a_pipe_come_without_their_ends_and_without_a_prompt(pipe_in, capsys):
+    pipe_in("hello\r\n\n你好".encode())
+    reader = LineReader("you> ")
+    assert [reader.read() for _ in range(4)] == ["hello", "", "你好", None]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_stray_byte_does_not_end_a_chat(pipe_in):
+    pipe_in(b"caf\xe9\nexit\n")
+    reader = LineReader("you> ")
+    assert [reader.read(), reader.read()] == ["caf\ufffd", "exit"]
+
+
+def test_a_closed_standard_input_is_its_end(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert LineReader("you> ").read() is None
+    assert read_standard_input() is None
+
+
+def test_a_text_is_read_whole_without_byte_order_mark_and_outer_blanks(pipe_in):
+    pipe_in("\ufeff第一行\n\nline 3\n".encode())
+    assert read_standard_input() == "第一行\n\nline 3"
+
+
+def test_the_null_device_is_no_input_at_all(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", open("/dev/null"))
+    assert read_standard_input() is None
+
+
+def test_an_empty_pipe_is_an_error_and_not_an_example(pipe_in):
+    pipe_in(b" \n")
+    with pytest.raises(DataError, match="^standard input is empty; pipe a text into it, or give --text$"):
+        read_standard_input()
+
+
+def test_other_encodings_are_named_with_the_place(pipe_in):
+    pipe_in("ab你好".encode("gb18030"))
+    with pytest.raises(DataError, match="^standard input: byte 3 is not UTF-8; convert it first, e.g. iconv"):
+        read_standard_input()

@@ -1,0 +1,58 @@
+"""Exact quotas."""
+
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sft.data.quotas import Cell, SplitPlan, asked_of, divide_over_cells, largest_remainder, rescale_plans
+
+shares = st.lists(st.integers(0, 1000), min_size=1, max_size=8).filter(any)
+
+
+@given(st.integers(0, 10**6), shares)
+def test_parts_sum_to_the_total_and_differ_from_the_ideal_by_less_than_one(total, parts):
+    result = largest_remainder(total, parts)
+
+    assert sum(result) == total
+    assert all(abs(size - Fraction(total * part, sum(parts))) < 1 for size, part in zip(result, parts, strict=True))
+
+
+def test_equal_remainders_go_to_the_first():
+    assert largest_remainder(10, [1, 1, 1]) == [4, 3, 3]
+    assert largest_remainder(2000, [Fraction("0.5"), Fraction("0.25"), Fraction("0.25")]) == [1000, 500, 500]
+    assert largest_remainder(7, [0, 0]) == [0, 0]
+
+
+def test_strata_divide_the_rows_of_their_source_only():
+    cells = [Cell("a", "正面", Fraction(1, 2)), Cell("a", "负面", Fraction(1, 2)), Cell("b", "", Fraction(1))]
+    plans = [plan("train", {"a": 7, "b": 3}), plan("test", {"a": 2, "b": 0})]
+
+    assert divide_over_cells(plans, cells) == {"train": [4, 3, 3], "test": [1, 1, 0]}
+
+
+@given(st.integers(1, 5000), st.integers(0, 500), shares, st.data())
+def test_a_rescaled_mixture_fits_what_there_is_and_keeps_its_shares(train, test, weights, data):
+    names = [f"s{number}" for number in range(len(weights))]
+    cells = [Cell(name, "", Fraction(1)) for name in names]
+    weighted = {name: Fraction(weight) for name, weight in zip(names, weights, strict=True)}
+    plans = [SplitPlan("train", {}, weighted).scaled_to(train), SplitPlan("test", {}, weighted).scaled_to(test)]
+    available = data.draw(st.lists(st.integers(0, 5000), min_size=len(names), max_size=len(names)))
+
+    shrunk = rescale_plans(plans, cells, available)
+
+    quotas = divide_over_cells(shrunk, cells)
+    assert all(asked_of(quotas, number) <= has for number, has in enumerate(available))
+    for split in shrunk:
+        assert list(split.rows.values()) == largest_remainder(split.total, weights)
+
+
+def test_rescaling_by_a_source_with_two_thirds_of_its_rows_leaves_two_thirds():
+    plans = [plan("train", {"own": 18, "reviews": 882})]
+    cells = [Cell("own", "", Fraction(1)), Cell("reviews", "", Fraction(1))]
+
+    assert rescale_plans(plans, cells, [12, 9999])[0].rows == {"own": 12, "reviews": 588}
+
+
+def plan(name: str, rows: dict[str, int]) -> SplitPlan:
+    return SplitPlan(name, rows, {source: Fraction(count) for source, count in rows.items()})

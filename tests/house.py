@@ -1,0 +1,201 @@
+"""The rules of the house as functions over source text; tests/test_house.py applies them to the repository.
+
+Each check takes modules and returns its findings, one line each, in the form `sft/data/rows.py:3: imports torch; …`.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+HEAVY = ("accelerate", "bitsandbytes", "liger_kernel", "peft", "torch", "transformers", "trl", "unsloth", "unsloth_zoo")
+# Rooms of sft that stand on a framework; every other room is pure: it imports neither a framework nor one of these.
+FRAMEWORK_ROOMS = (
+    "backend", "batching", "evaluation", "generation", "hf_evaluate", "hf_rouge", "models", "report", "scoring",
+    "training",
+)  # fmt: skip
+MAX_LINES_SCRIPT = 120
+MAX_LINES = 300
+LONGER_FOR_A_REASON: dict[str, str] = {}  # "sft/x.py": "why it holds one thing all the same"
+# An absolute path below somebody's home or work folder: names one machine. Placeholders such as /path/to are fine.
+MACHINE_PATH = re.compile(r"(?<![\w.~$}/*-])/(?:home|root|Users|work|workspace)/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Module:
+    """One Python file: `Module(PurePosixPath("sft/runs.py"), "import json")`."""
+
+    path: PurePosixPath
+    source: str
+
+    @property
+    def is_script(self) -> bool:
+        """Whether the file is a door: it lies in the root."""
+        return len(self.path.parts) == 1
+
+    @property
+    def area(self) -> str:
+        """`"sft"` for sft/data/rows.py; a script's own name for a script."""
+        return self.path.parts[0].removesuffix(".py")
+
+    @property
+    def room(self) -> str:
+        """`"data"` for sft/data/rows.py, `"errors"` for sft/errors.py, else the empty string."""
+        return self.path.parts[1].removesuffix(".py") if self.area == "sft" and len(self.path.parts) > 1 else ""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name with its line: `Import("sft.data.rows", 12)`."""
+
+    name: str
+    line: int
+
+
+def read_imports(module: Module) -> list[Import]:
+    """All imports of a file, function bodies and import_module("…") included; relative ones are spelled out.
+
+    `from sft import data` gives "sft" and "sft.data": whether `data` is a module is not visible from the text.
+    """
+    return sorted(_walk_imports(module), key=lambda found: (found.line, found.name))
+
+
+def _walk_imports(module: Module) -> Iterator[Import]:
+    package = module.path.parts[:-1]
+    for node in ast.walk(ast.parse(module.source)):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            source = ".".join(part for part in (start, node.module) if part)
+            yield Import(source, node.lineno)
+            yield from (Import(f"{source}.{alias.name}", node.lineno) for alias in node.names if alias.name != "*")
+        elif isinstance(node, ast.Call) and node.args and _called_name(node.func) in ("import_module", "__import__"):
+            argument = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                yield Import(argument.value.strip("."), node.lineno)
+
+
+def _called_name(function: ast.expr) -> str:
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def _is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def find_script_imports(modules: list[Module]) -> list[str]:
+    """Imports of a script, wherever they stand. `import evaluate` is one: from the root it finds our evaluate.py."""
+    scripts = [module.area for module in modules if module.is_script]
+    return [
+        f"{module.path}:{found.line}: imports the script {script}.py; move what is shared into sft/"
+        for module in modules
+        for found in read_imports(module)
+        for script in scripts
+        if _is_within(found.name, script)
+    ]
+
+
+def find_backward_imports(modules: list[Module]) -> list[str]:
+    """Arrows that run against scripts -> sft -> prompts, or from a pure room of sft to one on a framework."""
+    findings = []
+    for module in modules:
+        forbidden = {"prompts": ["sft"]}.get(module.area, [])
+        if module.room and module.room not in FRAMEWORK_ROOMS:
+            forbidden = [f"sft.{room}" for room in FRAMEWORK_ROOMS]
+        if module.area in ("prompts", "sft"):
+            forbidden = [*forbidden, "tests", "benchmarks"]
+        for found in read_imports(module):
+            for target in forbidden:
+                # `from sft.errors import x` reads as "sft.errors" and "sft.errors.x": one finding is enough.
+                if _is_within(found.name, target):
+                    findings.append(
+                        f"{module.path}:{found.line}: imports {target}; {module.path.parent} stands below it"
+                    )
+    return list(dict.fromkeys(findings))
+
+
+def find_heavy_imports(modules: list[Module]) -> list[str]:
+    """Frameworks imported by prompts/ or by a pure room of sft."""
+    findings = [
+        f"{module.path}:{found.line}: imports {package}; it belongs in {', '.join(FRAMEWORK_ROOMS)}"
+        for module in modules
+        if module.area == "prompts" or (module.area == "sft" and module.room not in FRAMEWORK_ROOMS)
+        for found in read_imports(module)
+        for package in HEAVY
+        if _is_within(found.name, package)
+    ]
+    return list(dict.fromkeys(findings))
+
+
+def find_early_imports(modules: list[Module]) -> list[str]:
+    """Scripts that import a framework or a room on one before their arguments are parsed: outside a function."""
+    findings = []
+    for module in (module for module in modules if module.is_script):
+        top = [node for node in ast.parse(module.source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for found in read_imports(Module(module.path, "\n".join(map(ast.unparse, top)))):
+            targets = [*HEAVY, *(f"sft.{room}" for room in FRAMEWORK_ROOMS)]
+            findings += [f"{module.path}: imports {t} before parsing" for t in targets if _is_within(found.name, t)]
+    return list(dict.fromkeys(findings))
+
+
+def find_importers(modules: list[Module], package: str) -> list[str]:
+    """Files that import `package`: ["sft/backend.py"]."""
+    return sorted(
+        str(module.path) for module in modules if any(_is_within(found.name, package) for found in read_imports(module))
+    )
+
+
+def find_long_files(modules: list[Module]) -> list[str]:
+    """Scripts over 120 lines, other files over 300."""
+    findings = []
+    for module in modules:
+        num_lines = len(module.source.splitlines())
+        limit = MAX_LINES_SCRIPT if module.is_script else MAX_LINES
+        if num_lines > limit and str(module.path) not in LONGER_FOR_A_REASON:
+            findings.append(f"{module.path}: {num_lines} lines, at most {limit}; does it hold two things?")
+    return findings
+
+
+def find_utils(modules: list[Module]) -> list[str]:
+    """Files or folders named after nothing: utils, helpers, common, misc."""
+    return [
+        f"{module.path}: name it after what it holds"
+        for module in modules
+        if {"util", "utils", "helper", "helpers", "common", "misc"} & {p.removesuffix(".py") for p in module.path.parts}
+    ]
+
+
+def find_undocumented(modules: list[Module]) -> list[str]:
+    """Public modules, classes, functions and methods of prompts/ and sft/ without a docstring.
+
+    A method that carries a decorator named `override` says what its base class says, and needs none.
+    """
+    findings = []
+    for module in (module for module in modules if module.area in ("prompts", "sft")):
+        tree = ast.parse(module.source)
+        if tree.body and not ast.get_docstring(tree):
+            findings.append(f"{module.path}:1: the file has no docstring")
+        findings += [f"{module.path}:{line}: {name} has no docstring" for name, line in _undocumented(tree, "")]
+    return findings
+
+
+def _undocumented(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, int]]:
+    for node in scope.body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        decorators = {_called_name(decorator) for decorator in node.decorator_list}
+        if not ast.get_docstring(node) and not decorators & {"override", "overload"}:
+            yield f"{prefix}{node.name}", node.lineno
+        if isinstance(node, ast.ClassDef):
+            yield from _undocumented(node, f"{prefix}{node.name}.")
+
+
+def find_machine_paths(name: str, text: str) -> list[str]:
+    """Absolute paths of one machine in a text file: `docs/x.md:3: names …`."""
+    return [
+        f"{name}:{number}: names {match.group()}; write a relative path"
+        for number, line in enumerate(text.splitlines(), 1)
+        for match in MACHINE_PATH.finditer(line)
+    ]

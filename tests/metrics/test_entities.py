@@ -1,0 +1,130 @@
+import random
+
+import pytest
+from nervaluate import Evaluator
+
+from sft.metrics.entities import Span, count_entities, place_mentions, summarise_entities
+
+TYPES = ("GPE", "ORG", "PER", "LOC")
+
+
+def test_an_answer_equal_to_the_reference_scores_one_even_where_earlier_occurrences_are_unlabelled():
+    text, gold = "北京人爱北京", [Span(4, 6, "GPE")]
+    assert place_mentions(text, [("北京", "GPE")], gold) == gold
+
+
+def test_a_mention_inside_a_longer_name_is_not_mistaken_for_it():
+    text = "北京大学的他去了北京"
+    gold = [Span(0, 4, "ORG"), Span(8, 10, "GPE")]
+    assert place_mentions(text, [("北京", "GPE"), ("北京大学", "ORG")], gold) == [gold[1], gold[0]]
+
+
+def test_repeated_mentions_take_one_place_each_and_those_beyond_the_text_have_none():
+    text, gold = "小王和小王", [Span(0, 2, "PER"), Span(3, 5, "PER")]
+    placed = place_mentions(text, [("小王", "PER")] * 3, gold)
+    assert placed == [*gold, Span(-1, -1, "PER")]
+    counts = count_entities(gold, placed)
+    assert (counts.totals, counts.nowhere) == ((2, 3, 2), 1)
+
+
+def test_a_mention_of_another_type_stands_on_the_gold_place_but_is_not_found():
+    placed = place_mentions("去北京", [("北京", "ORG")], [Span(1, 3, "GPE")])
+    assert placed == [Span(1, 3, "ORG")]
+    assert count_entities([Span(1, 3, "GPE")], placed).totals == (0, 1, 1)
+
+
+def test_mentions_that_gold_does_not_have_are_placed_in_the_order_of_the_answer():
+    assert place_mentions("甲乙甲", [("乙", "PER"), ("甲", "PER"), ("甲", "PER")], []) == [
+        Span(1, 2, "PER"),
+        Span(2, 3, "PER"),
+        Span(0, 1, "PER"),
+    ]
+
+
+def test_empty_and_made_up_mentions_are_nowhere():
+    assert place_mentions("你好", [("", "PER"), ("上海", "GPE")], []) == [
+        Span(-1, -1, "PER"),
+        Span(-1, -1, "GPE"),
+    ]
+
+
+def test_all_figures_of_three_rows_one_of_them_unparseable():
+    rows = [
+        count_entities([Span(0, 2, "GPE"), Span(3, 5, "PER")], [Span(0, 2, "GPE"), Span(3, 5, "ORG")]),
+        count_entities([Span(0, 2, "GPE")], None),
+        count_entities([], [Span(-1, -1, "GPE")]),
+    ]
+    assert summarise_entities(rows) == {
+        "precision": pytest.approx(1 / 3),
+        "recall": pytest.approx(1 / 3),
+        "f1": pytest.approx(1 / 3),
+        "found": 1,
+        "predicted": 3,
+        "support": 3,
+        "unparseable_rate": pytest.approx(1 / 3),
+        "not_in_text_rate": pytest.approx(1 / 3),
+        "num_rows": 3,
+        "by_type": {
+            "GPE": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "found": 1, "predicted": 2, "support": 2},
+            "PER": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "found": 0, "predicted": 0, "support": 1},
+            "ORG": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "found": 0, "predicted": 1, "support": 0},
+        },
+    }
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(ValueError, match="no rows with entities"):
+        summarise_entities([])
+
+
+def _draw_spans(rng: random.Random, length: int) -> list[Span]:
+    """Spans that do not overlap each other; nervaluate's greedy matching is ambiguous where they do."""
+    spans, start = [], 0
+    while start < length:
+        end = start + rng.randrange(1, 4)
+        if rng.random() < 0.4 and end <= length:
+            spans.append(Span(start, end, rng.choice(TYPES)))
+        start = end
+    return spans
+
+
+def _as_nervaluate(rows: list[list[Span]]) -> list[list[dict[str, str | int]]]:
+    return [[{"label": s.label, "start": s.start, "end": s.end - 1} for s in row] for row in rows]  # ends inclusive
+
+
+def test_strict_figures_equal_nervaluate_on_250_generated_corpora():
+    rng = random.Random(5)
+    for _ in range(250):
+        lengths = [rng.randrange(1, 15) for _ in range(rng.randrange(1, 6))]
+        gold, predicted = ([_draw_spans(rng, length) for length in lengths] for _ in range(2))
+        ours = summarise_entities([count_entities(*pair) for pair in zip(gold, predicted, strict=True)])
+        evaluator = Evaluator(_as_nervaluate(gold), _as_nervaluate(predicted), list(TYPES), loader="dict")
+        theirs = evaluator.evaluate()
+        for figures, reference in [
+            (ours, theirs["overall"]["strict"]),
+            *((figures, theirs["entities"][label]["strict"]) for label, figures in ours["by_type"].items()),
+        ]:
+            assert (figures["found"], figures["predicted"], figures["support"]) == (
+                reference.correct,
+                reference.actual,
+                reference.possible,
+            )
+            assert (figures["precision"], figures["recall"], figures["f1"]) == pytest.approx(
+                (reference.precision, reference.recall, reference.f1), abs=1e-9
+            )
+
+
+def test_answers_without_offsets_score_as_nervaluate_scores_their_places_on_250_generated_rows():
+    rng = random.Random(6)
+    for _ in range(250):
+        text = "".join(rng.choices("甲乙丙", k=rng.randrange(1, 15)))
+        gold = _draw_spans(rng, len(text))
+        mentions = [(text[s.start : s.end], s.label) for s in rng.sample(gold, rng.randrange(0, len(gold) + 1))]
+        mentions += [("丁", rng.choice(TYPES))] * rng.randrange(0, 3)
+        placed = place_mentions(text, mentions, gold)
+        ours = summarise_entities([count_entities(gold, placed)])
+        theirs = Evaluator(_as_nervaluate([gold]), _as_nervaluate([placed]), list(TYPES), loader="dict").evaluate()
+        reference = theirs["overall"]["strict"]
+        assert (ours["precision"], ours["recall"], ours["f1"]) == pytest.approx(
+            (reference.precision, reference.recall, reference.f1), abs=1e-9
+        )

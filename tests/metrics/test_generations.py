@@ -1,0 +1,40 @@
+import pytest
+
+from sft.metrics.generations import count_distinct, summarise_generations
+
+
+def test_all_figures_of_four_answers():
+    figures = summarise_generations(
+        predictions=["好好学习", " \n", "ok ok", "好"],
+        finished=[True, False, True, True],
+        prediction_tokens=[4, 1, 2, 1],
+        reference_tokens=[4, 4, 4, 4],
+    )
+    assert figures == {
+        "empty_rate": 0.25,
+        "unfinished_rate": 0.25,
+        "avg_pred_len_tokens": 2.0,
+        "avg_ref_len_tokens": 4.0,
+        "len_ratio_pred_over_ref": 0.5,
+        "distinct_1": 4 / 7,  # 好 学 习 ok, of 好 好 学 习 ok ok 好
+        "distinct_2": 1.0,  # 好好 好学 学习 okok; the fourth answer has none
+        "num_rows": 4,
+    }
+
+
+def test_distinct_n_counts_over_the_corpus_and_no_ngram_spans_two_answers():
+    assert count_distinct(["a b", "a b"], 2) == 0.5
+    assert count_distinct(["a", "b"], 2) == 0.0
+
+
+def test_a_word_repeated_for_ever_is_seen():
+    assert count_distinct(["好" * 1000], 1) == 0.001
+
+
+def test_empty_references_give_no_length_ratio():
+    assert summarise_generations(["x"], [True], [1], [0])["len_ratio_pred_over_ref"] == 0.0
+
+
+def test_no_answers_are_refused():
+    with pytest.raises(ValueError, match="no generated answers"):
+        summarise_generations([], [], [], [])

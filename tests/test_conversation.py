@@ -1,0 +1,92 @@
+import pytest
+
+from prompts import TooLong
+from sft.conversation import Command, Conversation, Question, fit_prompt, read_line
+
+
+@pytest.mark.parametrize("line", ["exit", " quit\n", "EXIT", "/exit", "/quit"])
+def test_exit_and_quit_leave_with_or_without_a_slash(line):
+    assert read_line(line) == Command("exit")
+
+
+def test_a_single_word_behind_a_slash_is_a_command_and_anything_else_a_question():
+    assert read_line("/Undo ") == Command("undo")
+    assert read_line("/udno") == Command("udno")
+    assert read_line("/etc/hosts: what is it?") == Question("/etc/hosts: what is it?")
+    assert read_line("/ what is a slash?") == Question("/ what is a slash?")
+    assert read_line("  how do I exit?  ") == Question("how do I exit?")
+    assert read_line(" \t") is None
+
+
+def test_a_conversation_remembers_every_answered_question_behind_the_system_prompt():
+    chat = Conversation("Be brief.")
+    assert chat.ask("2 + 2?") == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+    chat.keep_answer("4")
+    assert chat.ask("Sure?") == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "Sure?"},
+    ]
+
+
+def test_without_a_system_prompt_the_template_keeps_its_own():
+    assert Conversation().ask("hi") == [{"role": "user", "content": "hi"}]
+
+
+def test_a_question_without_any_answer_is_forgotten():
+    chat = Conversation()
+    chat.ask("never mind")
+    chat.keep_answer("")
+    assert (chat.messages(), chat.num_exchanges, chat.num_asked) == ([], 0, 1)
+    chat.ask("first")
+    assert chat.ask("second") == [{"role": "user", "content": "second"}]
+
+
+def test_undo_forgets_the_last_exchange_and_clear_all_of_them():
+    chat = Conversation("Be brief.")
+    for question in ("a", "b", "c"):
+        chat.ask(question)
+        chat.keep_answer(question.upper())
+    assert chat.undo()
+    assert [message["content"] for message in chat.messages()] == ["Be brief.", "a", "A", "b", "B"]
+    chat.clear()
+    assert chat.messages() == [{"role": "system", "content": "Be brief."}]
+    assert not chat.undo()
+    assert chat.num_asked == 3
+
+
+def talk_of(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+
+
+def test_a_prompt_that_fits_is_sent_whole(tiny_chat):
+    messages = talk_of("hello")
+    fitted = fit_prompt(tiny_chat, messages, max_context=512, max_new_tokens=100)
+    assert (fitted.ids, fitted.num_cut) == (tiny_chat.encode_prompt(messages), 0)
+
+
+def test_the_oldest_exchanges_go_where_the_answer_needs_room(tiny_chat):
+    messages = talk_of("a" * 150, "b" * 150, "c" * 40, "d" * 40, "e")
+    fitted = fit_prompt(tiny_chat, messages, max_context=512, max_new_tokens=200)
+    assert fitted.ids == tiny_chat.encode_prompt(messages[2:])
+    assert fitted.num_cut == len(tiny_chat.encode_prompt(messages)) - len(fitted.ids) > 300
+
+
+def test_half_of_the_context_is_always_left_for_the_prompt(tiny_chat):
+    messages = talk_of("a" * 200)
+    fitted = fit_prompt(tiny_chat, messages, max_context=512, max_new_tokens=10_000)
+    assert fitted.num_cut == 0
+
+
+def test_a_question_that_cannot_be_shortened_enough_is_refused(tiny_chat):
+    messages = [{"role": "system", "content": "s" * 400}, *talk_of("hello")]
+    with pytest.raises(TooLong):
+        fit_prompt(tiny_chat, messages, max_context=512, max_new_tokens=200)
+
+
+@pytest.fixture
+def tiny_chat(tiny_model_folder):
+    from sft.models.loading import load_chat_format
+
+    return load_chat_format(str(tiny_model_folder))

@@ -1,0 +1,42 @@
+"""The command itself, as a user types it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.commands import ROOT
+
+
+def run_script(*flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "evaluate.py"), *map(str, flags)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_without_a_run_it_says_in_one_line_what_to_run_first(tmp_path):
+    result = run_script(cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: no finished run yet; run `python train.py` first, or name a run folder with --run\n"
+    )
+
+
+def test_a_mistyped_flag_names_the_nearest():
+    result = run_script("--rogue")
+    assert (result.returncode, result.stderr) == (2, "error: --rogue: unknown flag; did you mean --rouge?\n")
+
+
+def test_with_rouge_and_json_it_measures_the_run_and_prints_metrics_json_alone(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    result = run_script("--run", run, "--rouge", "--json", "--max_new_tokens", 4, "--num_samples", 3)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads(result.stdout)
+    assert metrics == json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert metrics["data_stats"]["eval_size"] == metrics["generation"]["rouge"]["num_rows"] == 3
+    assert "3 of 4 rows of the validation split (3 instruct)" in result.stderr
+    assert sorted(path.name for path in (run / "evaluation").iterdir()) == [
+        "metrics.json",
+        "predictions.jsonl",
+        "report.html",
+    ]

@@ -1,0 +1,243 @@
+"""The house stands as docs and README draw it: imports run one way, scripts are doors, everything is documented."""
+
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tests.house import (
+    FRAMEWORK_ROOMS,
+    HEAVY,
+    Import,
+    Module,
+    find_backward_imports,
+    find_early_imports,
+    find_heavy_imports,
+    find_importers,
+    find_long_files,
+    find_machine_paths,
+    find_script_imports,
+    find_undocumented,
+    find_utils,
+    read_imports,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def list_files() -> list[Path]:
+    """What git tracks or would track; in a copy without git, every file outside the folders made here."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode == 0:
+        return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+    made_here = {".venv", "data", "outputs", "__pycache__"}
+    return [p for p in ROOT.rglob("*") if p.is_file() and not made_here & set(p.relative_to(ROOT).parts)]
+
+
+FILES = list_files()
+MODULES = [
+    Module(PurePosixPath(path.relative_to(ROOT).as_posix()), path.read_text(encoding="utf-8"))
+    for path in FILES
+    if path.suffix == ".py"
+]
+
+
+def module(path: str, source: str = "") -> Module:
+    return Module(PurePosixPath(path), source)
+
+
+# The repository
+
+
+def test_no_module_imports_a_script():
+    assert find_script_imports(MODULES) == []
+
+
+def test_imports_run_from_scripts_to_sft_to_prompts_and_never_back():
+    assert find_backward_imports(MODULES) == []
+
+
+def test_prompts_and_the_pure_rooms_name_no_framework():
+    assert find_heavy_imports(MODULES) == []
+
+
+def test_scripts_import_no_framework_before_their_arguments_are_parsed():
+    assert find_early_imports(MODULES) == []
+
+
+def test_only_one_module_imports_unsloth():
+    assert find_importers([m for m in MODULES if m.area in ("prompts", "sft") or m.is_script], "unsloth") == [
+        "sft/backend.py"
+    ]
+
+
+def test_every_framework_room_exists():
+    rooms = {m.room for m in MODULES}
+    assert [room for room in FRAMEWORK_ROOMS if room not in rooms] == []
+
+
+def test_scripts_fit_a_screen_and_other_files_300_lines():
+    assert find_long_files(MODULES) == []
+
+
+def test_no_module_is_called_utils():
+    assert find_utils(MODULES) == []
+
+
+def test_everything_public_has_a_docstring():
+    assert find_undocumented(MODULES) == []
+
+
+def test_no_file_names_a_path_of_one_machine():
+    findings = []
+    for path in FILES:
+        content = path.read_bytes()
+        if b"\0" not in content:
+            findings += find_machine_paths(str(path.relative_to(ROOT)), content.decode("utf-8", errors="replace"))
+    assert findings == []
+
+
+def test_importing_prompts_and_the_pure_rooms_loads_no_framework():
+    names = [
+        ".".join(m.path.with_suffix("").parts).removesuffix(".__init__")
+        for m in MODULES
+        if m.area == "prompts" or (m.room and m.room not in FRAMEWORK_ROOMS)
+    ]
+    code = f"import sys\nfor name in {names!r}: __import__(name)\nprint(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
+
+
+# The rules themselves
+
+
+def test_imports_are_read_from_function_bodies_relative_forms_and_import_module():
+    source = """
+import os.path as p
+def f():
+    from sft import data
+    from . import rows
+    from ..errors import DataError
+    import_module("torch.nn")
+    importlib.import_module(f"prompts.tasks.{name}")
+    importlib.import_module(name)
+"""
+    assert read_imports(module("sft/data/x.py", source)) == [
+        Import("os.path", 2),
+        Import("sft", 4),
+        Import("sft.data", 4),
+        Import("sft.data", 5),
+        Import("sft.data.rows", 5),
+        Import("sft.errors", 6),
+        Import("sft.errors.DataError", 6),
+        Import("torch.nn", 7),
+        Import("prompts.tasks", 8),
+    ]
+
+
+def test_importing_a_script_is_found_in_sft_in_tests_and_in_another_script():
+    scripts = [module("train.py"), module("evaluate.py", "def main():\n    import train")]
+    others = [module("sft/hf.py", "import evaluate"), module("tests/test_x.py", "from train import main")]
+    fine = module("sft/metrics/rouge.py", "from sft.evaluation import train_rows")
+    assert find_script_imports([*scripts, *others, fine]) == [
+        "evaluate.py:2: imports the script train.py; move what is shared into sft/",
+        "sft/hf.py:1: imports the script evaluate.py; move what is shared into sft/",
+        "tests/test_x.py:1: imports the script train.py; move what is shared into sft/",
+        "tests/test_x.py:1: imports the script train.py; move what is shared into sft/",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "target"),
+    [
+        ("prompts/chatml.py", "from sft.errors import DataError", "sft"),
+        ("prompts/tasks/ner.py", "def f():\n    import sft", "sft"),
+        ("sft/data/rows.py", "def f():\n    from sft import models", "sft.models"),
+        ("sft/runs.py", "from sft.models.loading import load_run", "sft.models"),
+        ("sft/data/rows.py", "from ..models import loading", "sft.models"),
+        ("sft/models/loading.py", "from tests.house import Module", "tests"),
+    ],
+)
+def test_an_arrow_that_runs_back_is_found(path, source, target):
+    line = len(source.splitlines())
+    parent = path.rpartition("/")[0]
+    assert find_backward_imports([module(path, source)]) == [
+        f"{path}:{line}: imports {target}; {parent} stands below it"
+    ]
+
+
+def test_arrows_that_run_forward_are_no_finding():
+    modules = [
+        module("train.py", "from sft import training"),
+        module("sft/training/fit.py", "from sft.models import loading\nfrom sft.data import rows\nimport prompts"),
+        module("sft/data/rows.py", "from sft.errors import DataError\nfrom prompts import tasks"),
+        module("prompts/tasks/ner.py", "from prompts.task import Task"),
+        module("tests/test_x.py", "import sft.models"),
+    ]
+    assert find_backward_imports(modules) == []
+
+
+def test_a_framework_in_a_pure_room_is_found_in_function_bodies_too():
+    places = "it belongs in " + ", ".join(FRAMEWORK_ROOMS)
+    modules = [
+        module("prompts/chatml.py", "def f():\n    import torch.nn"),
+        module("sft/config/train.py", "from trl import SFTConfig"),
+        module("sft/data/__init__.py", "import_module('transformers')"),
+        module("sft/models/loading.py", "import torch"),
+        module("sft/runs.py", "import torchlike"),
+    ]
+    assert find_heavy_imports(modules) == [
+        f"prompts/chatml.py:2: imports torch; {places}",
+        f"sft/config/train.py:1: imports trl; {places}",
+        f"sft/data/__init__.py:1: imports transformers; {places}",
+    ]
+
+
+def test_a_script_may_import_a_framework_room_only_inside_a_function():
+    early = module("train.py", "import json\nfrom sft import models\nfrom sft.config.train import TrainSettings")
+    late = module("chat.py", "def main():\n    from sft import models\n    import torch")
+    assert find_early_imports([early, late]) == ["train.py: imports sft.models before parsing"]
+
+
+def test_the_importers_of_a_package_are_listed():
+    modules = [module("sft/b.py", "def f():\n    from unsloth import X"), module("sft/a.py", "import unsloth_zoo")]
+    assert find_importers(modules, "unsloth") == ["sft/b.py"]
+
+
+def test_a_script_of_121_lines_and_a_module_of_301_are_too_long():
+    modules = [module("train.py", "\n" * 121), module("sft/x.py", "\n" * 301)]
+    shorter = [module("chat.py", "\n" * 120), module("sft/y.py", "\n" * 300)]
+    assert find_long_files([*modules, *shorter]) == [
+        "train.py: 121 lines, at most 120; does it hold two things?",
+        "sft/x.py: 301 lines, at most 300; does it hold two things?",
+    ]
+
+
+def test_utils_is_found_as_file_and_as_folder():
+    modules = [module("sft/utils.py"), module("sft/helpers/x.py"), module("sft/data/utilities_bills.py")]
+    assert find_utils(modules) == [
+        "sft/utils.py: name it after what it holds",
+        "sft/helpers/x.py: name it after what it holds",
+    ]
+
+
+def test_public_names_without_a_docstring_are_found_and_private_ones_are_not():
+    source = "class A:\n    def f(self): ...\n    def _g(self): ...\n    @override\n    def h(self): ...\ndef _k(): ..."
+    documented = '"""File."""\nclass A:\n    """A."""\ndef f():\n    """F."""\n    def inner(): ...'
+    modules = [module("sft/a.py", source), module("sft/b.py", documented), module("tests/c.py", source)]
+    assert find_undocumented([*modules, module("sft/__init__.py")]) == [
+        "sft/a.py:1: the file has no docstring",
+        "sft/a.py:1: A has no docstring",
+        "sft/a.py:2: A.f has no docstring",
+    ]
+
+
+def test_a_path_of_one_machine_is_found_and_a_placeholder_or_url_is_not():
+    home, work = "/" + "home/ada/x", "/" + "work/main"
+    fine = "/path/to/model ~/work/x https://example.org/work/a ./home/x $HOME/work/x data/home/x */home/x"
+    assert find_machine_paths("a.md", f"cd {home}\n{fine}\nmodel: '{work}/m'") == [
+        f"a.md:1: names {home.rpartition('/')[0]}; write a relative path",
+        f"a.md:3: names {work}; write a relative path",
+    ]

@@ -1,0 +1,149 @@
+"""Every command the READMEs show is known to work: a table says which file runs it, and its flags have to exist."""
+
+from pathlib import Path
+
+import pytest
+
+from sft.config.layers import load_settings
+from tests.commands import ROOT, SCRIPTS, settings_class_of
+from tests.readme import is_run_in, read_commands, script_calls, without_comment, words_of
+
+READMES = ("README.md", "README_zh.md")
+
+# Command -> the file that runs it: the Makefile (`make demo`), CI, or a test. A test that runs the same with other
+# values (a smaller file, a temporary folder) is named with the words that stand in it.
+RUN_BY: dict[str, str | tuple[str, str]] = {
+    "make demo": ("tests/test_setup.py", "test_make_demo_runs_the_three_scripts_in_order"),
+    "make test": ".ci/run",
+    "make check": ".ci/run",
+    "python build_dataset.py --preset demo": "Makefile",
+    "python train.py --config recipes/demo.yaml": "Makefile",
+    "python evaluate.py --rouge": "Makefile",
+}
+
+
+def shown_commands() -> dict[str, str]:
+    """Every command of the READMEs with the one that shows it."""
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in READMES}
+    return {command: name for name, text in texts.items() for command in read_commands(text)}
+
+
+def find_unproven(command: str, table: dict[str, str | tuple[str, str]], root: Path = ROOT) -> str | None:
+    """What is wrong with a command's place in the table, or None."""
+    if command not in table:
+        return f"{command}: no test runs it; add a test (or a line of CI) and name it in RUN_BY"
+    place = table[command]
+    file, words = place if isinstance(place, tuple) else (place, command)
+    if not is_run_in(words, (root / file).read_text(encoding="utf-8")):
+        return f"{command}: {file} does not run it"
+    return None
+
+
+def test_every_command_of_the_readmes_is_run_by_a_test_or_by_ci():
+    assert [problem for command in shown_commands() if (problem := find_unproven(command, RUN_BY))] == []
+
+
+def test_the_table_names_no_command_that_the_readmes_no_longer_show():
+    assert [command for command in RUN_BY if command not in shown_commands()] == []
+
+
+def test_both_readmes_show_the_same_commands():
+    english, chinese = (read_commands((ROOT / name).read_text(encoding="utf-8")) for name in READMES)
+    assert english == chinese
+
+
+def test_every_flag_and_recipe_of_the_readmes_exists(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for command in shown_commands():
+        for script, *arguments in script_calls(command):
+            if script in SCRIPTS and "--help" not in arguments:
+                load_settings(settings_class_of(script), arguments)  # an unknown flag, value or recipe raises
+
+
+# The reader itself
+
+README = """
+```bash
+make demo          # ten minutes
+# only a comment
+python train.py --data my.jsonl \\
+    --max_steps 3
+python inference.py --text "a # b"
+```
+```python
+import this
+```
+   ```console
+   $ make demo
+   built
+   $ printf 'hello\\nexit\\n' | python chat.py
+   ```
+"""
+
+
+def test_commands_are_read_from_shell_blocks_without_comments_and_output():
+    assert read_commands(README) == [
+        "make demo",
+        "python train.py --data my.jsonl --max_steps 3",
+        'python inference.py --text "a # b"',
+        r"printf 'hello\nexit\n' | python chat.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("make  # x", "make"),
+        ("# x", ""),
+        ("", ""),
+        ("curl https://example.org/#part", "curl https://example.org/#part"),
+        ("python inference.py --text '什么是 LoRA？' # 中文", "python inference.py --text '什么是 LoRA？'"),
+    ],
+)
+def test_a_comment_ends_a_command(line, command):
+    assert without_comment(line) == command
+
+
+@pytest.mark.parametrize(
+    ("command", "calls"),
+    [
+        ("make demo", []),
+        ("cd x && .venv/bin/python train.py --lora_r 8", [["train.py", "--lora_r", "8"]]),
+        (r"printf 'hello\nexit\n' | python chat.py", [["chat.py"]]),
+        ("SFT_SEED=1 python train.py > log.txt", [["train.py"]]),
+        ('python inference.py --text "a | b; c"', [["inference.py", "--text", "a | b; c"]]),
+        ("python evaluate.py; python chat.py", [["evaluate.py"], ["chat.py"]]),
+    ],
+)
+def test_python_calls_are_found_in_pipes_and_lists(command, calls):
+    assert list(script_calls(command)) == calls
+
+
+def test_words_are_the_same_in_a_shell_line_and_in_a_list_of_arguments():
+    assert words_of('run("train.py", ["--max_steps", "3"])') == words_of("run train.py --max_steps 3")
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "runs"),
+    [
+        ("python train.py --max_steps 3", 'run_script("train.py", "--max_steps", "3")', True),
+        ("python train.py --max_steps 3", "\t$(RUN) train.py --max_steps 3\n", True),
+        ("make test", "make check\nmake test\n", True),
+        ("python train.py --max_steps 3", 'run_script("train.py", "--max_steps", "30")', False),
+        ("python train.py", 'run_script("my_train.py")', False),
+        ("make test", "make test-all", False),
+    ],
+)
+def test_a_command_is_run_where_its_words_stand_together(command, text, runs):
+    assert is_run_in(command, text) is runs
+
+
+def test_an_unknown_command_and_one_whose_place_does_not_run_it_are_findings(tmp_path):
+    (tmp_path / "ci").write_text("make check", encoding="utf-8")
+    table: dict[str, str | tuple[str, str]] = {"make check": "ci", "make test": "ci", "make demo": ("ci", "make check")}
+    assert [find_unproven(c, table, tmp_path) for c in ("make check", "make test", "make demo", "rm -r x")] == [
+        None,
+        "make test: ci does not run it",
+        None,
+        "rm -r x: no test runs it; add a test (or a line of CI) and name it in RUN_BY",
+    ]

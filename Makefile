@@ -15,6 +15,8 @@ REQUIREMENTS := $(if $(HAS_GPU),requirements.txt,requirements-cpu.txt)
 RUNTIME := .venv/$(REQUIREMENTS).installed
 DEV := .venv/requirements-dev.txt.installed
 RUN := .venv/bin/python
+# Two processes: 213 s instead of 309 s on 2 busy cores. A file stays with one, so that its fixtures are made once.
+PARALLEL := -n 2 --dist loadfile
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,13 +28,14 @@ demo: $(RUNTIME) ## build a dataset, fine-tune the embedded model, compare it wi
 	$(RUN) benchmarks/demo_helped.py
 	@echo
 	@echo "The results are in outputs/latest/evaluation/ (metrics.json, predictions.jsonl)."
-	@echo "Next: $(RUN) chat.py, or your own rows: $(RUN) train.py --config recipes/demo.yaml --data examples/my_dataset.json"
+	@echo "Next: $(RUN) chat.py"
+	@echo "Or your own rows: $(RUN) train.py --config recipes/demo.yaml --data examples/my_dataset.json"
 
 test: $(RUNTIME) $(DEV) ## run the tests that take seconds (6 minutes at most, 2 cores)
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" $(PARALLEL)
 
 test-all: $(RUNTIME) $(DEV) ## run every test, the slow ones too
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(PARALLEL)
 
 check: $(RUNTIME) $(DEV) ## look for layout, lint and type errors; changes nothing
 	.venv/bin/ruff format --check
@@ -48,12 +51,12 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 PIP_VERSION := 26.3
 
 .venv/made:
-	@python="$(PYTHON)"; \
-	for name in python3.11 python3; do \
-	    [ -z "$$python" ] && "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && python="$$name"; \
+	@for python in $(or $(PYTHON),python3.11 python3); do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "$$python -m venv .venv"; "$$python" -m venv .venv; exit; \
+	    fi; \
 	done; \
-	[ -n "$$python" ] || { echo "make: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 2; }; \
-	echo "$$python -m venv .venv"; "$$python" -m venv .venv
+	echo "make: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 2
 	$(PIP) install --quiet pip==$(PIP_VERSION)
 	@touch $@
 
@@ -71,7 +74,7 @@ UNUSED := /tests/|/transformers/models/(?!auto/|bert/|bloom/|encoder_decoder/|ll
 
 $(RUNTIME): .venv/made $(REQUIREMENTS) requirements-cpu.txt requirements-embedded.txt
 ifeq ($(HAS_GPU)$(shell uname),Linux)
-	@if $(RUN) -c "$(ANSWERS)" $(TORCH_INDEX) 2>/dev/null; \
+	@if $(RUN) -c "$(ANSWERS)" $(TORCH_INDEX)torch/ 2>/dev/null; \
 	then echo "torch: the CPU build of $(TORCH_INDEX)"; index="--extra-index-url $(TORCH_INDEX)"; \
 	else echo "torch: the build of your package index ($(TORCH_INDEX) does not answer)"; index=; fi; \
 	$(PIP) install --no-compile --no-deps $$index $(TORCH)

@@ -8,7 +8,6 @@ goes to stdout; for tasks with labels or entities, what the answer says.
     cat question.txt | python inference.py --decoding precise
 """
 
-import json
 import sys
 import time
 from collections.abc import Iterable
@@ -22,6 +21,8 @@ from sft.conversation import fit_prompt
 from sft.errors import ConfigError
 from sft.runs import open_run
 
+LABEL_MARGIN = 8  # tokens beyond the longest label, for quotes or a full stop; with more behind it, it is no label
+
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, find run and text, answer, print."""
@@ -29,7 +30,6 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
     task = get_task(settings.task)
-    decoding = settings.decoding_of(settings.preset_for(task.kind))
     run = None if settings.model else open_run(settings.run)
     row = read_row(settings, task)
     messages = conversation_of(row, run.system_prompt if run else None, with_answer=False)
@@ -38,26 +38,28 @@ def main(argv: list[str] | None = None) -> None:
     from sft.models.loading import load_base, load_run
 
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch) if run else load_base(str(settings.model))
-    prompt = fit_prompt(
-        loaded.chat, messages, max_context=loaded.max_context, max_new_tokens=decoding.max_new_tokens
-    )
+    decoding = settings.decoding_of(settings.preset_for(task.kind))
+    if labels := task.allowed_labels(row):
+        longest = max(len(loaded.chat.encode_answer(label)) for label in labels)
+        decoding = decoding.model_copy(update={"max_new_tokens": min(decoding.max_new_tokens, longest + LABEL_MARGIN)})
+    prompt = fit_prompt(loaded.chat, messages, max_context=loaded.max_context, max_new_tokens=decoding.max_new_tokens)
     if prompt.num_cut:
         say(f"the text is too long for the model's {loaded.max_context:,} tokens: {prompt.num_cut:,} were left out")
+
     is_streamed = task.kind == "text" and not settings.json_output
     started = time.monotonic()
     with stream(loaded, prompt.ids, decoding) as pieces:
         text = write_pieces(pieces) if is_streamed else "".join(pieces)
-    duration_s = time.monotonic() - started
-
     parsed = task.parse_answer(text, row)
     if settings.json_output:
         result = {"task": task.name, "answer": text, **describe(parsed), "finished": pieces.finished}
-        print(to_json({**result, "num_tokens": len(pieces.token_ids), "duration_s": round(duration_s, 3)}))
+        duration_s = round(time.monotonic() - started, 3)
+        print(to_json({**result, "num_tokens": len(pieces.token_ids), "duration_s": duration_s}))
     elif not is_streamed:
         print(make_visible(show(parsed)))
     if isinstance(parsed, Unparseable):
         say(f"no valid answer to task {task.name}: {parsed.reason}")
-    if not pieces.finished:
+    if not pieces.finished and not labels:
         say(f"cut off after {len(pieces.token_ids)} tokens; raise --max_new_tokens for more")
 
 
@@ -67,7 +69,9 @@ def read_row(settings: InferenceSettings, task: Task) -> dict[str, object]:
     extra |= {"category": list(settings.category)} if settings.category else {}
     for flag, owner in (("input", "instruct"), ("category", "news")):
         if flag in extra and task.name != owner:
-            raise ConfigError(f"--{flag} belongs to task {owner}, this is {task.name}; leave it out or pass --task {owner}")
+            raise ConfigError(
+                f"--{flag} belongs to task {owner}, this is {task.name}; leave it out or pass --task {owner}"
+            )
     text = settings.text if settings.text is not None else read_standard_input()
     if text is None:
         row = {**task.example, **extra, "task": task.name}
@@ -103,7 +107,10 @@ def describe(parsed: Parsed | Unparseable) -> dict[str, object]:
     """{"parsed": "正面", "problem": None}, or the reason why there is nothing."""
     if isinstance(parsed, Unparseable):
         return {"parsed": None, "problem": parsed.reason}
-    return {"parsed": parsed if isinstance(parsed, str) else [show_entity(entity) for entity in parsed], "problem": None}
+    return {
+        "parsed": parsed if isinstance(parsed, str) else [show_entity(entity) for entity in parsed],
+        "problem": None,
+    }
 
 
 def show_entity(entity: Entity) -> dict[str, str]:

@@ -10,9 +10,10 @@ added tokens switched off. What stands before an answer in training is, id for i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from prompts.encoded import Encoded
 from prompts.errors import PromptError, TooLong
@@ -32,13 +33,34 @@ OnTooLong = Literal["shorten", "drop", "error"]
 KnownTexts = dict[str, list[int]]  # what was encoded already: {"user\nhi": [4093, 198, 5303]}
 
 
+class _Rules(NamedTuple):
+    """How rows are encoded; see ChatFormat.encode."""
+
+    supervise: Supervise
+    max_length: int | None
+    on_too_long: OnTooLong
+    head_share: float
+
+
+class _Started(NamedTuple):
+    """A chunk of conversations whose texts are being encoded."""
+
+    chunk: list[Sequence[Message]]
+    rows: list[list[Piece] | PromptError]
+    texts: list[str]
+    ids: Future[list[list[int]]]
+
+
 class ChatTokenizer(Protocol):
     """What of a transformers tokenizer is used here."""
 
     @property
-    def backend_tokenizer(self) -> Tokenizer: ...
+    def backend_tokenizer(self) -> Tokenizer:
+        """The fast tokenizer behind it."""
+
     @property
-    def chat_template(self) -> str | None: ...
+    def chat_template(self) -> str | None:
+        """Jinja text; None where the tokenizer has no template."""
 
 
 class ChatFormat:
@@ -104,10 +126,8 @@ class ChatFormat:
         Raises TooLong where that does not help, or at once with `drop`; PromptError with `error`, and for a
         conversation that cannot be rendered.
         """
-        rows = self.encode_batch(
-            [messages], supervise=supervise, max_length=max_length, on_too_long=on_too_long, head_share=head_share
-        )
-        encoded = next(rows)
+        rules = _Rules(supervise, max_length, on_too_long, head_share)
+        encoded = self._encode_row(messages, self._lay_out_row(messages, supervise), {}, rules)
         if isinstance(encoded, PromptError):
             raise encoded
         return encoded
@@ -122,26 +142,23 @@ class ChatFormat:
         head_share: float = 0.5,
     ) -> Iterator[Encoded | PromptError]:
         """Many conversations, in order, on all cores; as encode, but an error is given back in its row's place."""
+        rules = _Rules(supervise, max_length, on_too_long, head_share)
         remaining = iter(conversations)
-        while chunk := list(islice(remaining, CHUNK_SIZE)):
-            rows = [self._lay_out_row(messages, supervise) for messages in chunk]
-            known: KnownTexts = {}
-            self._encode_texts((row for row in rows if not isinstance(row, PromptError)), known)
-            for messages, row in zip(chunk, rows, strict=True):
-                if isinstance(row, PromptError):
-                    yield row
-                    continue
-                try:
-                    encoded = self._encode_pieces(row, known)
-                    num_tokens = len(encoded.input_ids)
-                    if max_length is not None and num_tokens > max_length:
-                        _refuse_too_long(num_tokens, max_length, on_too_long)
-                        fitting = self._fit(messages, max_length, head_share, known)
-                        encoded = self._encode_pieces(lay_out(self.family, self.think, fitting, supervise), known)
-                        encoded = replace(encoded, num_cut=num_tokens - len(encoded.input_ids))
-                    yield encoded
-                except PromptError as error:
-                    yield error
+        # While the rows of one chunk are put together, the texts of the next are encoded: tokenizers needs no GIL.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+
+            def start(chunk: list[Sequence[Message]]) -> _Started:
+                rows = [self._lay_out_row(messages, supervise) for messages in chunk]
+                texts = _texts_of(row for row in rows if not isinstance(row, PromptError))
+                return _Started(chunk, rows, texts, beside.submit(self.encoder.encode, texts))
+
+            started = map(start, iter(lambda: list(islice(remaining, CHUNK_SIZE)), []))
+            following = next(started, None)
+            while following is not None:
+                current, following = following, next(started, None)
+                known = dict(zip(current.texts, current.ids.result(), strict=True))
+                for messages, row in zip(current.chunk, current.rows, strict=True):
+                    yield self._encode_row(messages, row, known, rules)
 
     def encode_prompt(
         self, messages: Sequence[Message], *, max_length: int | None = None, head_share: float = 0.5
@@ -213,6 +230,28 @@ class ChatFormat:
             return error
         return lay_out(self.family, self.think, messages, supervise)
 
+    def _encode_row(
+        self, messages: Sequence[Message], row: list[Piece] | PromptError, known: KnownTexts, rules: _Rules
+    ) -> Encoded | PromptError:
+        if isinstance(row, PromptError):
+            return row
+        encoded = self._encode_pieces(row, known)
+        num_tokens, max_length = len(encoded.input_ids), rules.max_length
+        if max_length is None or num_tokens <= max_length:
+            return encoded
+        if rules.on_too_long == "error":
+            return PromptError(
+                f"{num_tokens:,} tokens, but at most {max_length:,} are allowed; raise the length or shorten"
+            )
+        if rules.on_too_long == "drop":
+            return TooLong(num_tokens, max_length, "dropped, as on_too_long says")
+        try:
+            fitting = self._fit(messages, max_length, rules.head_share, known)
+        except TooLong as error:
+            return error
+        encoded = self._encode_pieces(lay_out(self.family, self.think, fitting, rules.supervise), known)
+        return replace(encoded, num_cut=num_tokens - len(encoded.input_ids))
+
     def _fit(self, messages: Sequence[Message], max_length: int, head_share: float, known: KnownTexts) -> list[Message]:
         def count_tokens(candidate: Sequence[Message]) -> int:
             pieces = lay_out(self.family, self.think, candidate)
@@ -223,7 +262,7 @@ class ChatFormat:
 
     def _encode_texts(self, rows: Iterable[list[Piece]], known: KnownTexts) -> None:
         """Encode the texts of the rows that are not known yet, in one call, and remember them."""
-        new = list({piece.text for row in rows for piece in row if not piece.is_control and piece.text not in known})
+        new = [text for text in _texts_of(rows) if text not in known]
         if new:
             known.update(zip(new, self.encoder.encode(new), strict=True))
 
@@ -239,11 +278,9 @@ class ChatFormat:
         return Encoded(input_ids, loss_mask)
 
 
-def _refuse_too_long(num_tokens: int, max_length: int, on_too_long: OnTooLong) -> None:
-    if on_too_long == "drop":
-        raise TooLong(num_tokens, max_length, "dropped, as on_too_long says")
-    if on_too_long == "error":
-        raise PromptError(f"{num_tokens:,} tokens, but at most {max_length:,} are allowed; raise the length or shorten")
+def _texts_of(rows: Iterable[list[Piece]]) -> list[str]:
+    """Each text of the rows once; a system prompt or a header stands in all of them."""
+    return list({piece.text for row in rows for piece in row if not piece.is_control})
 
 
 def _splits_alike(chat: ChatFormat, backend: Tokenizer) -> bool:

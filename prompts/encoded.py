@@ -16,6 +16,7 @@ class Encoded:
 
     @property
     def num_supervised(self) -> int:
+        """Tokens that are learned, end tokens among them."""
         return sum(self.loss_mask)
 
     @property

@@ -42,4 +42,5 @@ class Family:
 
     @property
     def has_think_block(self) -> bool:
+        """Whether the template knows the block at all."""
         return self.think_block != "none"

@@ -33,14 +33,19 @@ def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:
             raise PromptError(f"turn {index} has the role {role!r}; roles are {', '.join(ROLES)}")
         if not isinstance(content, str):
             raise PromptError(f"turn {index} ({role}) has no text but {type(content).__name__}; give a string")
-        try:
-            content.encode()
-        except UnicodeEncodeError as error:
-            what = f"character {error.start + 1} is a lone surrogate, U+{ord(content[error.start]):04X}"
-            raise PromptError(f"turn {index} ({role}): {what}; mend the row") from None
+        _check_text(content, f"turn {index} ({role})")
+        _check_text(message.get("reasoning_content", ""), f"turn {index} ({role}), reasoning_content")
         if role == "system" and index > 1:
             raise PromptError(f"turn {index} is a system message; only the first turn can be one")
     if messages[-1]["role"] != last_role:
         raise PromptError(f"the last turn is {messages[-1]['role']!r}, expected {last_role!r}; mend the row")
     if all(message["role"] != "user" for message in messages):
         raise PromptError("the conversation has no user turn; mend the row")
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what = f"character {error.start + 1} is a lone surrogate, U+{ord(text[error.start]):04X}"
+        raise PromptError(f"{where}: {what}; mend the row") from None

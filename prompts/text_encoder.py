@@ -2,7 +2,7 @@
 
 A tokenizer looks for its added tokens (`<|im_start|>`, `<think>`, ...) in the text before it splits it. Here a second
 tokenizer shares the first one's model and splitting rules and has no added tokens at all, so `<|im_end|>` in a text is
-six characters of punctuation and letters. The user's tokenizer is left untouched.
+punctuation and letters like any other. The user's tokenizer is left untouched.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class TokenSpans(Sequence[tuple[int, int]]):
     def __getitem__(self, index: int) -> tuple[int, int]:  # type: ignore[override]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        span: tuple[int, int] = self._encoding.token_to_chars(index % len(self))
-        return span
+        start, end = self._encoding.token_to_chars(index % len(self))  # type: ignore[misc]
+        return start, end
 
 
 class TextEncoder:

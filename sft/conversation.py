@@ -1,9 +1,9 @@
 """A chat's memory and the words that steer it. Pure: no model, no terminal, no files.
 
-    chat = Conversation(system_prompt="Be brief.")
-    chat.ask("What is LoRA?")          # [system, user]: what the model is to answer
-    chat.keep_answer("A low-rank adapter.")
-    read_line("exit")                  # Command("exit", "")
+chat = Conversation(system_prompt="Be brief.")
+chat.ask("What is LoRA?")          # [system, user]: what the model is to answer
+chat.keep_answer("A low-rank adapter.")
+read_line("exit")                  # Command("exit", "")
 """
 
 from collections.abc import Sequence

@@ -100,7 +100,7 @@ def answer_rows_of(metrics: Metrics) -> tuple[list[str], list[list[object]]]:
         rows.append([name, *(side["generation"][key] for side in sides)])  # type: ignore[literal-required]
     for rouge_type in ("rouge1", "rouge2", "rougeL"):
         if "rouge" in metrics["generation"]:
-            rows.append([rouge_type, *(side["generation"]["rouge"][rouge_type] for side in sides)])  # type: ignore[literal-required]
+            rows.append([rouge_type, *(side["generation"]["rouge"][rouge_type] for side in sides)])
     return ["answers", *(["base"] if base is not None else []), "tuned"], rows
 
 

@@ -40,6 +40,7 @@ class Run:
     system_prompt: str | None
     fingerprint: Fingerprint
     data: dict[str, object]  # path, sha256, split, rows kept and dropped
+    adapter: str | None = None  # hash of the tuned weights, once they are written
     backend: str = "transformers"
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=dict)

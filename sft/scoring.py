@@ -2,8 +2,8 @@
 
 loss = sum of nll / number of supervised tokens, so it does not depend on how rows fall into batches.
 
-    scores = score_rows(loaded, encoded)                    # [RowScore(nll=12.3, num_tokens=5), ...]
-    score_labels(loaded, prompts, [("正面", "负面")] * n)   # [[-0.1, -2.3], ...] log-probabilities
+    scores = score_rows(loaded, encoded)        # [RowScore(nll=12.3, num_tokens=5), ...]
+    token_weighted_loss(scores)                 # 2.46
 """
 
 import math
@@ -75,26 +75,3 @@ def token_weighted_loss(scores: Iterable[RowScore]) -> float:
     """Sum of nll / sum of tokens, in nats: the loss of a split. nan where nothing is supervised."""
     nll, tokens = map(math.fsum, zip(*scores, strict=True))
     return nll / tokens if tokens else math.nan
-
-
-def score_labels(
-    loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    labels: Sequence[Sequence[str]],
-    *,
-    description: str = "score labels",
-    shown: bool = True,
-) -> list[list[float]]:
-    """Log-probability of each row's allowed labels as the whole answer, end token included.
-
-    prompts[i] are the ids of encode_prompt; labels[i] the label texts. Sums over the answer's tokens, not normalised
-    by length: the probabilities of all possible answers add up to 1, and the end token settles a label that begins
-    another.
-    """
-    encoded: list[Encoded] = []
-    for prompt, options in zip(prompts, labels, strict=True):
-        for option in options:
-            answer = loaded.chat.encode_answer(option)
-            encoded.append(Encoded([*prompt, *answer], [0] * len(prompt) + [1] * len(answer)))
-    scores = iter(score_rows(loaded, encoded, description=description, shown=shown))
-    return [[-next(scores).nll for _ in options] for options in labels]

@@ -24,8 +24,8 @@ def settings_class_of(script: str) -> type[Settings]:
 
 
 def flags_of(settings: type[Settings]) -> list[str]:
-    """Every flag a user can give: ["--data", "--lora_r", "--lora_rank"]; a field with aliases goes by these."""
-    flags = []
+    """Every flag a user can give: ["--data", "--lora_r", "--lora_rank", "-n"]; a field with aliases goes by these."""
+    names = []
     for field, info in settings.model_fields.items():
-        flags += [f"--{name}" for name in getattr(info.validation_alias, "choices", [field])]
-    return flags
+        names += getattr(info.validation_alias, "choices", [field])
+    return [f"-{name}" if len(name) == 1 else f"--{name}" for name in names]

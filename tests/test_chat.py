@@ -1,10 +1,8 @@
-import io
 import os
 import pty
 import re
 import runpy
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -168,7 +166,9 @@ def test_the_same_question_twice_is_drawn_with_another_seed(partner):
 
 
 def test_without_a_run_it_says_what_to_do_first(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, SCRIPT], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: no finished run yet; run `python train.py` first, .*\n", done.stderr)
 
@@ -176,7 +176,7 @@ def test_without_a_run_it_says_what_to_do_first(tmp_path):
 def test_through_a_pipe_the_answers_are_plain_text(tiny_run):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--run", tiny_run, "--max_new_tokens", "30"],
-        input="hello\nhow are you?\nexit\nnever read\n".encode(),
+        input=b"hello\nhow are you?\nexit\nnever read\n",
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,

@@ -63,6 +63,7 @@ def test_the_answer_to_a_label_task_is_its_label(infer, capsys):
     row = {"task": "sentiment", "text": "房间很干净"}
     assert asked["ids"] == asked["chat"].encode_prompt(conversation_of(row, None, with_answer=False))
     assert asked["decoding"].temperature == 0
+    assert asked["decoding"].max_new_tokens == len("正面".encode()) + 1 + 8  # label, end token, margin
     assert capsys.readouterr().out == "正面\n"
 
 
@@ -137,7 +138,7 @@ def test_control_tokens_in_a_text_stay_text(infer):
 
 def test_a_text_too_long_for_the_model_is_shortened_in_its_document_and_it_is_said(infer, capsys):
     asked = infer(["--task", "sentiment", "--text", "x" * 2000, "--max_new_tokens", "16"], "正面")
-    assert len(asked["ids"]) == 512 - 16
+    assert len(asked["ids"]) == 512 - 15
     assert "the text is too long for the model's 512 tokens: " in capsys.readouterr().err
 
 

@@ -1,14 +1,15 @@
 """inspect_data.py: rows as the model sees them, in a pipe, on a terminal, as JSON and as a page."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
-import inspect_data
 from sft.errors import ConfigError, DataError
 
+main = runpy.run_path(str(Path(__file__).parents[1] / "inspect_data.py"))["main"]
 ROWS = [
     {"id": "a-1", "source": "a", "task": "sentiment", "text": "好", "label": "正面"},
     {"id": "a-2", "source": "a", "task": "instruct", "instruction": "x" * 600, "input": "", "output": "y"},
@@ -55,7 +56,7 @@ def inspect(data, tiny_model_folder, capsys):
     """Run the command on the rows above with more flags: inspect("--n", "1") -> (stdout, stderr)."""
 
     def run(*flags: str) -> tuple[str, str]:
-        inspect_data.main([data, "--model", str(tiny_model_folder), "--system_prompt", "Be brief.", *flags])
+        main([data, "--model", str(tiny_model_folder), "--system_prompt", "Be brief.", *flags])
         return tuple(capsys.readouterr())
 
     return run
@@ -155,6 +156,6 @@ def test_a_page_that_cannot_be_written_is_one_line(inspect, tmp_path):
 def test_the_training_flags_decide_what_is_shown(inspect, data, tiny_model_folder, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"model: {tiny_model_folder}\nsystem_prompt: Be kind.\nlearning_rate: 1e-3\n", encoding="utf-8")
-    inspect_data.main([data, "--config", str(recipe), "--row", "a-1"])
+    main([data, "--config", str(recipe), "--row", "a-1"])
 
     assert "<|im_start|>system\nBe kind.<|im_end|>\n" in capsys.readouterr().out

@@ -177,6 +177,22 @@ def asked_files(clone: Path) -> list[str]:
     return files
 
 
+@pytest.mark.parametrize(("answers", "options"), [("exit 0", "--extra-index-url {index} "), ("exit 1", "")])
+def test_only_torch_is_asked_from_pytorchs_index_and_only_where_that_answers(clone, answers, options):
+    make_venv_by_hand(clone)
+    put_program(clone, "uname", "echo Linux")
+    put_program(clone, "noting-python", f'if [ "$1" = -c ]; then {answers}; fi; echo "$@" >> {clone}/asked')
+    result = run_make(clone, "demo")
+    index = "https://download.pytorch.org/whl/cpu/"
+    asked = (clone / "asked").read_text(encoding="utf-8").splitlines()
+    version = next(pin.version for pin in PINS["requirements-cpu.txt"] if pin.name == "torch")
+    assert result.returncode == 0
+    assert [line.partition(" install ")[2] for line in asked if index in line or "torch==" in line] == [
+        f"--no-compile --no-deps {options.format(index=index)}torch=={version}"
+    ]
+    assert (f"the CPU build of {index}" if options else "the build of your package index") in result.stdout
+
+
 def set_age(path: Path, seconds: int) -> None:
     """Make a file look changed so many seconds ago."""
     then = time.time() - seconds

@@ -21,11 +21,13 @@ def read_turns(row: Row) -> list[Message]:
 
 
 def build_prompt(row: Row) -> list[Message]:
+    """The turns up to the last user's."""
     turns = read_turns(row)
     return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
 
 
 def write_answer(row: Row) -> str:
+    """What the assistant said last. Raises PromptError where the last turn is not the assistant's."""
     turns = read_turns(row)
     if not turns or turns[-1]["role"] != "assistant":
         raise PromptError("the last turn of 'messages' is not the assistant's; mend the row")

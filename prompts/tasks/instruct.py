@@ -1,16 +1,19 @@
 """Instructions answered in free text: {"instruction", "input" (may be empty), "output"}, optionally "system"."""
 
+from prompts.messages import Message
 from prompts.task import Parsed, Row, Task, Unparseable, ask, text_of
 
 INPUT_HEADING = "\n\n补充信息：\n"
 
 
-def build_prompt(row: Row) -> list:
+def build_prompt(row: Row) -> list[Message]:
+    """The instruction, and below it what it is about; the latter may be shortened, or all where there is none."""
     instruction, extra = text_of(row, "instruction"), text_of(row, "input")
     return ask(instruction + INPUT_HEADING, extra) if extra.strip() else [{"role": "user", "content": instruction}]
 
 
 def read_answer(text: str, row: Row) -> Parsed | Unparseable:
+    """The answer without blanks around it; an empty one says nothing."""
     return text.strip() or Unparseable("the answer is empty", text)
 
 

@@ -15,7 +15,7 @@ INSTRUCTION = "找出人名PER、地点LOC、地理实体GPE、组织ORG：\n"
 
 
 def build_prompt(row: Row) -> list[Message]:
-    # Nothing may be shortened: the answer would name entities that are no longer in the text.
+    """Instruction and text. Nothing may be shortened: the answer would name entities that are no longer there."""
     return [{"role": "user", "content": INSTRUCTION + text_of(row, "text"), "document": (0, 0)}]
 
 

@@ -13,12 +13,14 @@ FENCE = re.compile(r"\A\s*```(?:json)?\s*(.*?)\s*```\s*\Z", re.DOTALL)
 
 
 def build_prompt(row: Row) -> list[Message]:
+    """Question, fenced text and the form of the answer."""
     question = "分析下面中文文本的整体情感倾向：正面为 1，负面为 0。\n\n文本：\n```sentence\n"
     layout = '\n```\n\n只输出 JSON，格式：\n```json\n{\n  "sentiment": 0 or 1\n}\n```'
     return ask(question, text_of(row, "text"), layout)
 
 
 def write_answer(row: Row) -> str:
+    """0 or 1 as fenced JSON. Raises PromptError for any other label."""
     label = row["label"]
     if isinstance(label, bool) or label not in (0, 1):
         raise PromptError(f"'label' is {label!r}, expected 0 (negative) or 1 (positive); mend the row")

@@ -1,7 +1,7 @@
 """How an answer is drawn from a model: named presets, and flags that change single values of them.
 
-    DECODING["chat"].temperature                             # 0.8
-    choose_decoding("precise", max_new_tokens=64)            # greedy, at most 64 tokens
+DECODING["chat"].temperature                             # 0.8
+choose_decoding("precise", max_new_tokens=64)            # greedy, at most 64 tokens
 """
 
 from typing import Literal
@@ -26,7 +26,9 @@ class Decoding(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens of this total probability")
     repetition_penalty: float = Field(1.0, gt=0, description="above 1: tokens of the answer become less likely again")
     no_repeat_ngram_size: int = Field(0, ge=0, description="no run of so many tokens twice in an answer; 0: no limit")
-    seed: int = Field(42, description="of the draws; a prompt's answer depends on it and on the prompt, not on the batch")
+    seed: int = Field(
+        42, description="of the draws; a prompt's answer depends on it and on the prompt, not on the batch"
+    )
 
 
 DECODING: dict[Preset, Decoding] = {

@@ -34,7 +34,8 @@ class InferenceSettings(TalkSettings):
     input: str | None = Field(None, description="task instruct: supplementary information below the instruction")
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
     decoding: Literal["auto", "chat", "precise"] = Field(
-        "auto", description="chat: drawn, for free text; precise: greedy, for labels and entities; auto: as the task wants"
+        "auto",
+        description="chat: drawn, for free text; precise: greedy, for labels and entities; auto: as the task wants",
     )
     json_output: bool = Field(
         False, validation_alias=AliasChoices("json"), description="print the result as one JSON object on stdout"

@@ -1,14 +1,14 @@
 """What every script says and how it ends: results on stdout, narration on stderr, nothing unsafe on either.
 
-    from sft.console import progress, run_command, say, table
+from sft.console import progress, run_command, say, table
 
-    def main(argv: list[str] | None = None) -> None:
-        for row in progress(rows, description="score", unit="row"):
-            ...
-        print(table([["accuracy", 0.52, 0.91]], header=["metric", "base", "tuned"]))
+def main(argv: list[str] | None = None) -> None:
+    for row in progress(rows, description="score", unit="row"):
+        ...
+    print(table([["accuracy", 0.52, 0.91]], header=["metric", "base", "tuned"]))
 
-    if __name__ == "__main__":
-        run_command(main)
+if __name__ == "__main__":
+    run_command(main)
 """
 
 from sft.console.commands import run_command

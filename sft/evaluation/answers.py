@@ -14,8 +14,9 @@ from sft.config.decoding import choose_decoding
 from sft.errors import ModelError
 from sft.evaluation.rows import EvalRow, supervised_ids
 from sft.generation import generate_batch
+from sft.label_scoring import score_labels
 from sft.models.loaded import LoadedModel
-from sft.scoring import score_labels, score_rows
+from sft.scoring import score_rows
 
 MARGIN_TOKENS = 8  # beyond the longest reference: room to go on after it, which then shows as unfinished or wrong
 MARGIN_SHARE = 0.25

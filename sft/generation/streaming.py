@@ -42,7 +42,9 @@ class _Written:
 class TextStream(Iterator[str]):
     """Pieces of one answer; made by stream(). Generation starts with the first piece that is asked for."""
 
-    def __init__(self, loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int) -> None:
+    def __init__(
+        self, loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int
+    ) -> None:
         self._written = _Written()
         # A generator, because Python closes it, and so stops the model, also when the stream is merely forgotten.
         self._pieces = _read_pieces(loaded, prompt_ids, decoding, max_new_tokens, self._written)

@@ -25,7 +25,7 @@ from sft.errors import ModelError, RunError
 from sft.models.loaded import LoadedModel
 from sft.models.precision import Precision, decide_precision
 from sft.models.quiet import quiet_libraries
-from sft.models.source import ModelSource, find_source
+from sft.models.source import ModelSource, describe_weights, find_source
 from sft.runs import Run
 
 FINGERPRINT_FILE = "prompt_fingerprint.json"
@@ -91,11 +91,12 @@ def load_run(run: Run, *, allow_mismatch: bool = False) -> LoadedModel:
     return LoadedModel(model.eval(), tokenizer, chat, source, precision)
 
 
-def save_adapter(loaded: LoadedModel, folder: Path, fingerprint: Fingerprint) -> None:
-    """Adapter, tokenizer and fingerprint in one folder, safetensors only."""
+def save_adapter(loaded: LoadedModel, folder: Path, fingerprint: Fingerprint) -> str:
+    """Adapter, tokenizer and fingerprint in one folder, safetensors only; returns the hash of the adapter's weights."""
     loaded.model.save_pretrained(folder, safe_serialization=True)
     loaded.tokenizer.save_pretrained(folder)
     (folder / FINGERPRINT_FILE).write_text(json.dumps(fingerprint.to_json(), ensure_ascii=False, indent=2) + "\n")
+    return describe_weights(folder)
 
 
 def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_mismatch: bool = False) -> None:
@@ -109,6 +110,8 @@ def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_
         differences += [f"adapter: {line}" for line in run.fingerprint.differences(saved)]
     else:
         differences.append(f"adapter: no {FINGERPRINT_FILE} beside the weights")
+    if (adapter := describe_weights(run.adapter_dir)) != run.adapter:
+        differences.append(f"adapter weights: trained to {run.adapter}, now {adapter}")
     if not differences:
         return
     if not allow_mismatch:

@@ -34,7 +34,7 @@ class ModelSource:
 
     def identity(self) -> dict[str, str]:
         """What the fingerprint compares: {"weights": "sha256 3f9a..."}, the same wherever the files lie."""
-        return {"weights": f"sha256 {hash_weights(self.folder)[:16]}"}
+        return {"weights": describe_weights(self.folder)}
 
 
 def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool = False) -> ModelSource:
@@ -56,6 +56,11 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
             f"{name}: no such folder; name a model folder, a hub id (Qwen/Qwen2.5-7B-Instruct) or `embedded`"
         )
     return _download(name, revision, TOKENIZER_FILES if tokenizer_only else HUB_FILES)
+
+
+def describe_weights(folder: Path) -> str:
+    """The hash of a folder's weights as people compare it: `sha256 3f9a0c41d2b8e675`."""
+    return f"sha256 {hash_weights(folder)[:16]}"
 
 
 def hash_weights(folder: Path) -> str:

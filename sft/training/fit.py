@@ -62,7 +62,7 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     best_loss = trainer.state.best_metric
-    save_adapter(prepared.loaded, run.adapter_dir, run.fingerprint)
+    run.adapter = save_adapter(prepared.loaded, run.adapter_dir, run.fingerprint)
     plot_losses(run_dir / LOG_FILE, run_dir / PLOT_FILE)
     metrics: dict[str, object] = {
         "steps": trainer.state.global_step,

@@ -9,7 +9,7 @@ from sft.errors import ConfigError
 
 def test_the_chat_preset_holds_the_published_values_and_precise_is_greedy():
     chat = Decoding(max_new_tokens=512, temperature=0.8, top_p=0.9, repetition_penalty=1.3, no_repeat_ngram_size=3)
-    assert DECODING == {"chat": chat, "precise": Decoding(max_new_tokens=512, temperature=0, top_p=1)}
+    assert {"chat": chat, "precise": Decoding(max_new_tokens=512, temperature=0, top_p=1)} == DECODING
 
 
 def test_flags_change_single_values_of_the_preset():

@@ -56,6 +56,8 @@ ROWS = [
     },
 ]
 
+LIMITS = ("--max_seq_length", 400, "--max_new_tokens", 6)  # a Chinese character is three tokens of the tiny model
+
 
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -98,4 +100,4 @@ def evaluation(run, mixed_file):
     """Everything measured once: base and tuned, with ROUGE."""
     from sft.evaluation import evaluate_run
 
-    return evaluate_run(run, settings_of("--data", mixed_file, "--rouge", "--max_new_tokens", 24))
+    return evaluate_run(run, settings_of("--data", mixed_file, "--rouge", *LIMITS))

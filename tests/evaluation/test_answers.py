@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,6 +32,15 @@ def test_losses_equal_those_of_each_row_alone_whether_scored_as_label_or_as_text
     assert answers.num_tokens == [sum(piece.num_supervised for piece in row.encoded) for row in rows]
 
 
+def test_a_row_in_several_pieces_has_the_loss_of_all_of_them(loaded, rows):
+    whole = rows[7]
+    [once] = answer_rows(loaded, [whole], {"instruct": 1}, "tuned").nll
+    twice = replace(whole, encoded=whole.encoded * 2)
+    answers = answer_rows(loaded, [twice], {"instruct": 1}, "tuned")
+    assert answers.nll == [pytest.approx(2 * once, abs=1e-4)]
+    assert answers.num_tokens == [2 * whole.encoded[0].num_supervised]
+
+
 def test_labels_are_scored_with_their_end_token(loaded, rows):
     answers = answer_rows(loaded, rows, {row.task.name: 1 for row in rows}, "tuned")
     for row, scores in zip(rows, answers.label_scores, strict=True):
@@ -43,9 +54,10 @@ def test_labels_are_scored_with_their_end_token(loaded, rows):
 
 
 def test_answers_are_greedy_and_stand_in_the_order_of_the_rows(loaded, rows):
-    answers = answer_rows(loaded, rows, {row.task.name: 12 for row in rows}, "tuned")
-    for row, text, finished in zip(rows, answers.texts, answers.finished, strict=True):
-        [alone] = generate_batch(loaded, [row.prompt_ids], choose_decoding("precise", max_new_tokens=12))
+    some = [rows[0], rows[6], rows[1], rows[9]]
+    answers = answer_rows(loaded, some, {row.task.name: 6 for row in some}, "tuned")
+    for row, text, finished in zip(some, answers.texts, answers.finished, strict=True):
+        [alone] = generate_batch(loaded, [row.prompt_ids], choose_decoding("precise", max_new_tokens=6))
         assert (text, finished) == (alone.text, alone.finished)
 
 

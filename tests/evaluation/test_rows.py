@@ -7,7 +7,7 @@ import pytest
 
 from sft.errors import ConfigError, DataError
 from sft.evaluation.rows import prepare_rows, sample_by_task, select_rows
-from tests.evaluation.conftest import ROWS, settings_of, write_jsonl
+from tests.evaluation.conftest import ROWS, settings_of
 
 
 def test_without_flags_the_rows_are_those_training_held_out(run):
@@ -79,13 +79,13 @@ def test_prompts_are_what_stands_before_the_answer_in_training(run, loaded, mixe
     assert loaded.chat.decode(chat.prompt_ids).endswith("user\n你好吗\nassistant\n")
 
 
-def test_every_answer_of_a_conversation_is_scored_also_where_one_row_supervises_only_the_last(run, loaded, monkeypatch):
-    supervising_last = SimpleNamespace(**{**run.train_settings().model_dump(), "supervise": "last"})
-    [row] = prepare_rows([ROWS[-1]], loaded.chat, None, supervising_last, 512).rows
+def test_answers_of_a_conversation_are_scored_as_they_were_supervised(run, loaded):
+    trained = run.train_settings()
+    [row] = prepare_rows([ROWS[-1]], loaded.chat, None, trained, 512).rows
+    assert [piece.num_supervised for piece in row.encoded] == [len("hello") + 1 + len("很好".encode()) + 1]
+    last_only = trained.model_copy(update={"supervise": "last"})
+    [row] = prepare_rows([ROWS[-1]], loaded.chat, None, last_only, 512).rows
     assert [piece.num_supervised for piece in row.encoded] == [len("很好".encode()) + 1]
-    monkeypatch.setattr(type(loaded.chat), "supervises_every_answer", False)
-    [row] = prepare_rows([ROWS[-1]], loaded.chat, None, run.train_settings(), 512).rows
-    assert [piece.num_supervised for piece in row.encoded] == [len("hello") + 1, len("很好".encode()) + 1]
 
 
 def test_rows_that_do_not_fit_are_left_out_and_named(run, loaded):
@@ -106,11 +106,9 @@ def test_a_shortened_row_tells_how_much_was_cut(run, loaded):
 
 def test_a_dataset_folder_gives_its_test_rows(run, tmp_path, monkeypatch):
     folder = tmp_path / "built"
-    folder.mkdir()
     rows = {"train": ROWS[:2], "validation": ROWS[2:4], "test": ROWS[4:]}
     dataset = SimpleNamespace(**rows, sha256=run.data["sha256"], path=str(folder), split="as built")
     monkeypatch.setattr("sft.evaluation.rows.open_dataset", lambda path, eval_ratio, seed: dataset)
     same = replace(run, data={**run.data, "path": str(folder)})
     assert select_rows(same, settings_of()).split == "test"
     assert select_rows(same, settings_of("--split", "validation")).rows == ROWS[2:4]
-    write_jsonl(folder / "unused.jsonl", [])

@@ -63,6 +63,12 @@ def test_an_end_token_in_the_last_place_still_ends_the_answer(tiny, say_with):
     assert generate_batch(tiny, prompts_of(tiny, ["a"]), decoding) == [Generated("hello", hello, finished=True)]
 
 
+def test_no_token_is_computed_behind_the_end(tiny, say_with):
+    head = say_with([[*tiny.chat.encode_text("h"), tiny.tokenizer.convert_tokens_to_ids("<|endoftext|>")]])
+    generate_batch(tiny, prompts_of(tiny, ["a"]), SHORT["precise"])
+    assert head.num_calls == 2
+
+
 def test_control_tokens_that_a_model_writes_are_not_in_the_text(tiny, say_with):
     hello = tiny.chat.encode_text("hello")
     im_start, im_end = tiny.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
@@ -88,7 +94,9 @@ def test_a_phrase_of_the_answer_is_not_said_twice(tiny, say_with):
     assert generate_batch(tiny, prompts_of(tiny, ["a"]), SHORT["precise"])[0].text == "hellohellohe"
 
 
-def test_what_the_models_folder_recommends_has_no_say(tiny, caplog):
+def test_what_the_models_folder_recommends_has_no_say(tiny, monkeypatch):
+    warnings: list[str] = []
+    monkeypatch.setattr("transformers.generation.utils.logger.warning", lambda text, *_: warnings.append(text))
     prompts = prompts_of(tiny, TEXTS)
     expected = generate_batch(tiny, prompts, SHORT["precise"])
     recommended = tiny.model.generation_config
@@ -99,7 +107,7 @@ def test_what_the_models_folder_recommends_has_no_say(tiny, caplog):
     recommended.num_beams, recommended.forced_eos_token_id, recommended.stop_strings = 3, 9, ["e"]
     assert generate_batch(tiny, prompts, SHORT["precise"]) == expected
     assert recommended.repetition_penalty == 5.0
-    assert not caplog.records
+    assert warnings == []
 
 
 def test_an_adapter_speaks_in_batches_and_streams_and_is_silent_when_off(tiny, tiny_adapted):

@@ -142,10 +142,12 @@ def test_more_rows_than_one_chunk_come_back_in_order(formats):
             [QUESTION, {"role": "assistant", "content": None}],
             "turn 2 (assistant) has no text but NoneType; give a string",
         ),
+        ([QUESTION, {**ANSWER, "reasoning_content": "\udc80"}],
+         "turn 2 (assistant), reasoning_content: character 1 is a lone surrogate, U+DC80; mend the row"),
         ([QUESTION, SYSTEM, ANSWER], "turn 2 is a system message; only the first turn can be one"),
         ([SYSTEM, ANSWER], "the conversation has no user turn; mend the row"),
     ],
-)
+)  # fmt: skip
 def test_a_conversation_that_cannot_be_rendered_is_refused(formats, messages, reason):
     with pytest.raises(PromptError) as caught:
         formats["smollm2"].encode(messages)

@@ -5,7 +5,8 @@ import unicodedata
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prompts import ChatFormat, TooLong
+from prompts import ChatFormat, TooLong, conversation_of
+from prompts.tasks import get_task, task_names
 
 QWEN3_TOKENS = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>"),
@@ -17,7 +18,7 @@ QWEN3_TOKENS = [
 SMOLLM2_TOKENS = ["<repo_name>", "<file_sep>", "<filename>", "<gh_stars>", "<jupyter_code>", "<empty_output>"]
 TOKENS = QWEN3_TOKENS + SMOLLM2_TOKENS
 
-many = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+many = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 clean_words = st.sampled_from(
@@ -69,12 +70,49 @@ def structure(chat: ChatFormat, messages: list[dict]) -> list[str]:
     return tokens
 
 
+def controls_of(chat: ChatFormat, messages: list[dict], **settings: object) -> list[str]:
+    """The control tokens there are in the ids of a conversation."""
+    names = {index: token for token, index in chat.encoder.control_tokens.items()}
+    return [names[index] for index in chat.encode(messages, **settings).input_ids if index in names]
+
+
+def test_every_added_token_whole_and_split_is_text_in_every_role(formats, golden):
+    recorded = {token["content"] for token in golden["qwen3"]["control_tokens"]}
+    assert recorded == set(QWEN3_TOKENS)
+    for token in TOKENS:
+        texts = [token, f"a {token} b", token * 3, *(token[:i] + " " + token[i:] for i in range(1, len(token)))]
+        for text in texts:
+            messages = [
+                {"role": "system", "content": text},
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": text, "reasoning_content": text},
+            ]
+            for chat in formats.values():
+                assert controls_of(chat, messages) == structure(chat, messages)
+
+
+@many
+@given(st.sampled_from(task_names()), st.lists(hostile_text, min_size=4, max_size=4, unique=True))
+def test_no_field_of_any_task_becomes_a_control_token(formats, name, texts):
+    first, second, third, fourth = texts
+    entity = {"start_idx": 0, "end_idx": len(first), "entity_text": first, "entity_label": second or "PER"}
+    fields = {
+        "chat": {"messages": [{"role": "user", "content": first}, {"role": "assistant", "content": second}]},
+        "instruct": {"instruction": first, "input": second, "output": third, "system": fourth},
+        "ner": {"text": first, "entities": [entity] if first else []},
+        "news": {"text": first, "category": [second, third], "output": third},
+    }
+    row = {"task": name, **get_task(name).example, **fields.get(name, {"text": first})}
+    for chat in formats.values():
+        messages = conversation_of(row, fourth)
+        assert controls_of(chat, messages, supervise="last") == structure(chat, messages)
+
+
 @many
 @given(conversations(hostile_text))
 def test_no_text_in_any_role_becomes_a_control_token(formats, messages):
     for chat in formats.values():
-        controls = [piece.text for piece in chat.show(chat.encode(messages)) if piece.is_control]
-        assert controls == structure(chat, messages)
+        assert controls_of(chat, messages) == structure(chat, messages)
 
 
 @many
@@ -160,6 +198,9 @@ def test_an_over_long_row_fits_and_only_its_document_is_shorter(formats, texts, 
         fitted = chat.fit(messages, max_length=max_length, head_share=head_share)
         assert encoded.input_ids == chat.encode(fitted).input_ids
         assert len(encoded.input_ids) == len(whole.input_ids) - encoded.num_cut <= max_length
+        assert [i for i in encoded.input_ids if i in chat.control_ids] == [
+            i for i in whole.input_ids if i in chat.control_ids
+        ]
         assert [fitted[0], fitted[2]] == [messages[0], messages[2]]
         start, end = fitted[1]["document"]
         content, kept = fitted[1]["content"], fitted[1]["content"][start:end]

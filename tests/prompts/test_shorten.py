@@ -91,6 +91,18 @@ def test_without_a_mark_the_whole_user_turn_may_be_shortened(formats):
     assert user_text(chat, encoded).endswith(" a end")
 
 
+def test_a_shortened_row_learns_what_was_asked_for(formats):
+    chat = formats["qwen2.5"]
+    messages = [SYSTEM, *turns(6), question("x " * 400), ANSWER]
+
+    for supervise in ("all", "last"):
+        for max_length in (200, 700):
+            fitted = chat.fit(messages, max_length=max_length)
+            encoded = chat.encode(messages, supervise=supervise, max_length=max_length)
+            assert encoded.num_cut > 0
+            assert encoded.loss_mask == chat.encode(fitted, supervise=supervise).loss_mask
+
+
 def turns(count: int, length: int = 20) -> list[dict]:
     """u0 a0 u1 a1 ...: exchanges of about 2 * length tokens."""
     return [

@@ -1,0 +1,103 @@
+"""sft.scoring and sft.label_scoring against independent float64 computations on a real tiny model."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from prompts import Encoded
+from sft import scoring
+from sft.label_scoring import score_labels
+from sft.models.loaded import LoadedModel
+from sft.models.loading import load_base, load_run
+from sft.runs import open_run
+from sft.scoring import RowScore, score_rows, token_weighted_loss
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model_folder: Path) -> LoadedModel:
+    return load_base(str(tiny_model_folder), dtype="fp32")
+
+
+@pytest.fixture(scope="module")
+def rows(loaded: LoadedModel) -> list[Encoded]:
+    rng = random.Random(0)
+    return [
+        loaded.chat.encode(
+            [
+                {"role": "user", "content": "问" * rng.randint(1, 40)},
+                {"role": "assistant", "content": "answer " * rng.randint(1, 6)},
+            ]
+        )
+        for _ in range(24)
+    ]
+
+
+def nll_in_float64(loaded: LoadedModel, row: Encoded) -> float:
+    """The plain way: one row, all logits, float64, log_softmax, pick."""
+    model = type(loaded.causal_lm)(loaded.causal_lm.config).double()
+    model.load_state_dict(loaded.causal_lm.state_dict())
+    ids = torch.tensor([row.input_ids])
+    with torch.no_grad():
+        log_probs = model.eval()(input_ids=ids).logits[0].log_softmax(-1)
+    return -sum(
+        log_probs[place - 1, token].item()
+        for place, (token, flag) in enumerate(zip(row.input_ids, row.loss_mask, strict=True))
+        if flag
+    )
+
+
+def test_row_scores_equal_an_independent_float64_computation(loaded, rows):
+    found = score_rows(loaded, rows, shown=False)
+    assert [score.num_tokens for score in found] == [row.num_supervised for row in rows]
+    for score, row in zip(found, rows, strict=True):
+        assert score.nll == pytest.approx(nll_in_float64(loaded, row), rel=1e-6)
+
+
+def test_the_loss_does_not_depend_on_the_batch(loaded, rows, monkeypatch):
+    losses = []
+    for budget in (1, 200, 800, 100_000):  # one row a batch ... all rows in one
+        monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", budget)
+        losses.append(token_weighted_loss(score_rows(loaded, rows, shown=False)))
+    assert max(losses) - min(losses) < 1e-6
+
+
+def test_logits_in_chunks_give_the_same_scores(loaded, rows, monkeypatch):
+    whole = score_rows(loaded, rows, shown=False)
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 3)
+    for before, after in zip(whole, score_rows(loaded, rows, shown=False), strict=True):
+        assert after.nll == pytest.approx(before.nll, rel=1e-6)
+
+
+def test_the_loss_weighs_tokens_not_rows():
+    assert token_weighted_loss([RowScore(10.0, 1), RowScore(10.0, 9)]) == 2.0
+
+
+def test_labels_score_as_their_rows_do_with_the_prompt_computed_once(loaded):
+    options = [("正面", "负面"), ("a", "longer label", "中"), ("x",)]
+    prompts = [loaded.chat.encode_prompt([{"role": "user", "content": "text " * n}]) for n in (1, 9, 4)]
+    expected = []
+    for prompt, labels in zip(prompts, options, strict=True):
+        answers = [loaded.chat.encode_answer(label) for label in labels]
+        rows = [Encoded([*prompt, *ids], [0] * len(prompt) + [1] * len(ids)) for ids in answers]
+        expected.append([-score.nll for score in score_rows(loaded, rows, shown=False)])
+    found = score_labels(loaded, prompts, options, shown=False)
+    assert [len(row) for row in found] == [2, 3, 1]
+    for row, reference in zip(found, expected, strict=True):
+        assert row == pytest.approx(reference, rel=1e-5)
+
+
+def test_scoring_leaves_a_model_in_training_mode_where_it_found_it_so(loaded, rows):
+    loaded.model.train()
+    score_rows(loaded, rows[:1], shown=False)
+    assert loaded.model.training
+    loaded.model.eval()
+
+
+def test_with_the_adapter_off_a_run_scores_as_its_base_does(tiny_run, loaded, rows):
+    tuned = load_run(open_run(tiny_run))
+    with tuned.adapter_off():
+        base_scores = score_rows(tuned, rows, shown=False)
+    assert base_scores == score_rows(loaded, rows, shown=False)
+    assert score_rows(tuned, rows, shown=False) != base_scores

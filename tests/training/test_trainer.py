@@ -1,0 +1,123 @@
+"""The trainer's loss and updates: the same rows give the same run, however they are cut into batches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from prompts import Encoded
+from sft.config.layers import load_settings
+from sft.config.train import TrainSettings
+from sft.models.loaded import LoadedModel
+from sft.models.loading import load_for_training
+from sft.scoring import score_rows, token_weighted_loss
+from sft.training.arguments import build_arguments
+from sft.training.trainer import RowCollator, RowTrainer
+
+
+def load(folder: Path, *flags: str) -> tuple[TrainSettings, LoadedModel]:
+    base = ["--model", str(folder), "--dtype", "fp32", "--method", "lora", "--warmup_steps", "0"]
+    settings = load_settings(TrainSettings, [*base, "--learning_rate", "1e-2", "--neftune_noise_alpha", "0", *flags])
+    return settings, load_for_training(settings, "transformers")
+
+
+def make_rows(loaded: LoadedModel, count: int = 32) -> list[Encoded]:
+    """Rows of very different lengths and shares of supervised tokens."""
+    return [
+        loaded.chat.encode(
+            [
+                {"role": "user", "content": "question " * (1 + i % 5)},
+                {"role": "assistant", "content": "yes " * (1 + (i * 7) % 11)},
+            ]
+        )
+        for i in range(count)
+    ]
+
+
+def train(folder: Path, output: Path, *flags: str, steps: int = 6) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Loss of every step, and the adapter afterwards."""
+    settings, loaded = load(folder, *flags, "--max_steps", str(steps))
+    rows = make_rows(loaded)
+    arguments = build_arguments(settings, loaded.precision, output, num_steps=steps)
+    trainer = RowTrainer(loaded, rows, rows[:4], arguments, neftune_noise_alpha=settings.neftune_noise_alpha)
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return losses, {name: value.clone() for name, value in loaded.model.state_dict().items() if "lora_" in name}
+
+
+@pytest.mark.parametrize(("rows_at_once", "accumulated"), [(1, 8), (4, 2), (2, 4)])
+def test_eight_rows_a_step_give_the_same_losses_however_they_are_cut(
+    tiny_model_folder: Path, tmp_path: Path, rows_at_once: int, accumulated: int
+):
+    def train_in(rows: int, batches: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+        flags = ["--batch_size", str(rows), "--gradient_accumulation_steps", str(batches)]
+        return train(tiny_model_folder, tmp_path / f"{rows}x{batches}", *flags)
+
+    whole, whole_weights = train_in(8, 1)
+    cut, cut_weights = train_in(rows_at_once, accumulated)
+    assert len(whole) == len(cut) == 6
+    assert max(abs(a - b) for a, b in zip(whole, cut, strict=True)) < 1e-5
+    for name, value in whole_weights.items():
+        torch.testing.assert_close(cut_weights[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_the_loss_of_a_step_is_the_token_weighted_loss_of_its_rows(tiny_model_folder: Path, tmp_path: Path):
+    settings, loaded = load(tiny_model_folder, "--batch_size", "8", "--gradient_accumulation_steps", "4")
+    rows = make_rows(loaded)  # 32 rows: one step sees them all
+    expected = token_weighted_loss(score_rows(loaded, rows, shown=False))
+    arguments = build_arguments(settings, loaded.precision, tmp_path, num_steps=1)
+    arguments.max_steps = 1
+    trainer = RowTrainer(loaded, rows, rows[:4], arguments)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_flat_and_padded_batches_give_the_same_loss_and_gradients(tiny_model_folder: Path, tmp_path: Path):
+    results = []
+    for backend in ("transformers", "unsloth"):  # the layout that goes with each; no unsloth is needed for it
+        settings, loaded = load(tiny_model_folder)
+        loaded.backend = backend
+        rows = make_rows(loaded, 6)
+        trainer = RowTrainer(loaded, rows, rows, build_arguments(settings, loaded.precision, tmp_path, num_steps=1))
+        loaded.model.train()
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        assert ("cu_seq_lens_q" in batch) == (backend == "transformers")
+        loss = trainer.compute_loss(loaded.model, batch, num_items_in_batch=torch.tensor(50))
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
+        results.append((loss.item(), gradients))
+    (flat_loss, flat), (padded_loss, padded) = results
+    assert flat_loss == pytest.approx(padded_loss, abs=1e-5)
+    assert set(flat) == set(padded)
+    for name, gradient in flat.items():
+        torch.testing.assert_close(gradient, padded[name], atol=1e-5, rtol=1e-3)
+
+
+def test_validation_is_token_weighted_and_chooses_the_best_checkpoint(tiny_model_folder: Path, tmp_path: Path):
+    settings, loaded = load(tiny_model_folder, "--max_steps", "6", "--eval_steps", "2", "--batch_size", "8")
+    rows = make_rows(loaded)
+    trainer = RowTrainer(loaded, rows, rows[:5], build_arguments(settings, loaded.precision, tmp_path, num_steps=6))
+    trainer.train()
+    evaluations = {line["step"]: line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line}
+    assert list(evaluations) == [2, 4, 6]
+    best = min(evaluations, key=lambda step: evaluations[step])
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    now = token_weighted_loss(score_rows(loaded, rows[:5], shown=False))  # the best weights were loaded at the end
+    assert now == pytest.approx(evaluations[best], abs=1e-6)
+
+
+def test_labels_reach_the_collator_as_the_rows_have_them(tiny_model_folder: Path, tmp_path: Path):
+    settings, loaded = load(tiny_model_folder)
+    rows = make_rows(loaded, 5)
+    trainer = RowTrainer(loaded, rows, rows, build_arguments(settings, loaded.precision, tmp_path, num_steps=1))
+    batch = RowCollator(flat=True, pad_id=0)(list(trainer.train_dataset))
+    supervised = [token for row in rows for token, flag in zip(row.input_ids, row.loss_mask, strict=True) if flag]
+    assert batch["labels"][batch["labels"] != -100].tolist() == supervised
+
+
+def test_a_batch_without_a_supervised_token_never_trains_in_silence(tiny_model_folder: Path, tmp_path: Path):
+    settings, loaded = load(tiny_model_folder)
+    rows = [Encoded([5, 6, 7], [0, 0, 0])]
+    trainer = RowTrainer(loaded, rows, rows, build_arguments(settings, loaded.precision, tmp_path, num_steps=1))
+    with pytest.raises(RuntimeError, match="without a supervised token"):
+        trainer.compute_loss(loaded.model, trainer.data_collator(list(trainer.train_dataset)))

@@ -69,9 +69,7 @@ def read_row(settings: InferenceSettings, task: Task) -> dict[str, object]:
     extra |= {"category": list(settings.category)} if settings.category else {}
     for flag, owner in (("input", "instruct"), ("category", "news")):
         if flag in extra and task.name != owner:
-            raise ConfigError(
-                f"--{flag} belongs to task {owner}, this is {task.name}; leave it out or pass --task {owner}"
-            )
+            raise ConfigError(f"--{flag} is for task {owner}, this is {task.name}; leave it out or pass --task {owner}")
     text = settings.text if settings.text is not None else read_standard_input()
     if text is None:
         row = {**task.example, **extra, "task": task.name}

@@ -4,16 +4,21 @@ Reads data/<name>/ or any single file. Writes outputs/<date>-<recipe>/: adapter,
     python train.py --config recipes/demo.yaml
     python train.py --model Qwen/Qwen2.5-7B-Instruct --data my_rows.jsonl --use_qlora
     python train.py --config recipes/demo.yaml --dry_run
+    python train.py --output_dir outputs/demo --resume_from_checkpoint auto
 """
 
+from sft.checkpoints import run_to_continue
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.console import run_command, say, to_json
+from sft.runs import RUN_FILE
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, train, print where the run lies."""
     settings = load_settings(TrainSettings, argv)
+    if run := run_to_continue(settings):  # what it began with holds, where nothing else is given
+        settings = load_settings(TrainSettings, argv, below=(str(run.path / RUN_FILE), run.began_with()))
     for line in settings.describe():
         say(line)
 

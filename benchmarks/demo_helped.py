@@ -20,7 +20,10 @@ def has_helped(figures: dict[str, float]) -> bool:
 
 def main(run: Path) -> int:
     """Print what became of each figure; 0 where all of them moved, else 1."""
-    metrics = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["comparison"]["metrics"]
+    path = run / "evaluation" / "metrics.json"
+    if not path.is_file():
+        sys.exit(f"error: {path}: no such file; run `python evaluate.py` first, or name a run folder")
+    metrics = json.loads(path.read_text(encoding="utf-8"))["comparison"]["metrics"]
     for name in HAVE_TO_MOVE:
         figures = metrics[name]
         verdict = "better" if has_helped(figures) else "NOT better"

@@ -40,7 +40,9 @@ def choose_backend(wanted: str) -> str:
     return TRANSFORMERS
 
 
-def load_with_unsloth(folder: "Path", dtype: "torch.dtype", settings: "TrainSettings") -> "PeftModel":
+def load_with_unsloth(
+    folder: "Path", dtype: "torch.dtype", settings: "TrainSettings", layers: list[int] | None
+) -> "PeftModel":
     """Base model with a fresh LoRA adapter on Unsloth's kernels; the same adapter as models.loading.add_lora."""
     from unsloth import FastLanguageModel
 
@@ -57,6 +59,7 @@ def load_with_unsloth(folder: "Path", dtype: "torch.dtype", settings: "TrainSett
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=list(settings.target_modules),
+        layers_to_transform=layers,
         use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
         random_state=settings.seed,
     )

@@ -17,12 +17,15 @@ MAX_NAMED = 3  # dropped rows that the report names
 
 @dataclass
 class EncodedRows:
-    """Rows as the model sees them. `rows[i]` is where `encoded[i]` came from; one row may give several examples."""
+    """Rows as the model sees them. `rows[i]` is where `encoded[i]` came from; one row may give several examples.
+
+    Every row read is either kept, with all its examples, or dropped for a reason; a kept one may be shortened.
+    """
 
     rows: list[Row] = field(default_factory=list)
     encoded: list[Encoded] = field(default_factory=list)
     num_read: int = 0
-    shortened: list[str] = field(default_factory=list)  # ids
+    shortened: dict[str, int] = field(default_factory=dict)  # id -> tokens cut
     dropped: dict[str, str] = field(default_factory=dict)  # id -> reason
 
     @property
@@ -42,6 +45,7 @@ class EncodedRows:
             "kept": self.num_read - len(self.dropped),
             "examples": len(self.encoded),
             "shortened": len(self.shortened),
+            "tokens_cut": sum(self.shortened.values()),
             "dropped": len(self.dropped),
             "tokens": self.num_tokens,
             "supervised_tokens": self.num_supervised,
@@ -52,7 +56,7 @@ class EncodedRows:
         line = f"kept {self.num_read - len(self.dropped):,} of {self.num_read:,} rows, {self.num_tokens:,} tokens, "
         line += f"{self.num_supervised:,} of them supervised"
         if self.shortened:
-            line += f"; {len(self.shortened):,} shortened inside their document"
+            line += f"; {len(self.shortened):,} shortened by {sum(self.shortened.values()):,} tokens"
         if self.dropped:
             named = ", ".join(f"{name} ({reason})" for name, reason in list(self.dropped.items())[:MAX_NAMED])
             line += f"; {len(self.dropped):,} dropped: {named}{', ...' if len(self.dropped) > MAX_NAMED else ''}"
@@ -82,6 +86,7 @@ def encode_rows(
         on_too_long=on_too_long,
         head_share=head_share,
     )
+    usable: list[tuple[Row, Encoded]] = []
     for (row, _), encoded in zip(examples, batch, strict=True):
         name = str(row["id"])
         if isinstance(encoded, TooLong):
@@ -91,10 +96,15 @@ def encode_rows(
         elif encoded.num_supervised == 0:
             result.dropped[name] = "no supervised token"
         else:
-            result.rows.append(row)
-            result.encoded.append(encoded)
-            if encoded.num_cut:
-                result.shortened.append(name)
+            usable.append((row, encoded))
+    for row, encoded in usable:
+        name = str(row["id"])
+        if name in result.dropped:  # for another of its examples
+            continue
+        result.rows.append(row)
+        result.encoded.append(encoded)
+        if encoded.num_cut:
+            result.shortened[name] = result.shortened.get(name, 0) + encoded.num_cut
     return result
 
 
@@ -102,6 +112,10 @@ def _conversations(
     rows: Iterable[Row], chat: ChatFormat, system_prompt: str | None, supervise: Supervise
 ) -> Iterable[tuple[Row, list[Message]]]:
     for row in rows:
-        messages = conversation_of(row, system_prompt)
+        try:
+            messages = conversation_of(row, system_prompt)
+        except PromptError as error:
+            named = f"row {row['id']}: "  # a task's own complaint names the row already
+            raise DataError(named + str(error).removeprefix(named)) from None
         for part in chat.unroll(messages) if supervise == "all" else [messages]:
             yield row, part

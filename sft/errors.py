@@ -3,13 +3,16 @@
 A script that meets one prints `error: <line>` and exits with 2; any other exception is a bug of ours.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can mend. The text is one line: what is wrong, where, what to do next."""
 
 
 class ConfigError(UserError):
-    """A setting that is unknown, ill-typed or contradicts another: `--learning_rte: unknown; did you mean --learning_rate?`"""
+    """A setting that is unknown, ill-typed or contradicts another: `--lora_x: unknown flag; did you mean --lora_r?`"""
 
 
 class DataError(UserError):
@@ -22,3 +25,9 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """A run folder that is missing, unfinished or does not match what it is used with."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """What to say of a mistyped name: "; did you mean 'learning_rate'?" for 'learning_rte', "" if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

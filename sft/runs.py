@@ -8,6 +8,7 @@ outputs/latest              points at the newest finished run
 
 import json
 import os
+import shlex
 import subprocess
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ LATEST = "latest"
 RUN_FILE = "run.json"
 COMPLETE = "complete"
 TRAINING = "training"
+OF_ONE_CALL = ("output_dir", "json_output", "resume_from_checkpoint", "allow_mismatch", "dry_run", "use_qlora")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "tokenizers")
 
 
@@ -66,6 +68,10 @@ class Run:
         """The settings the run was trained with; raises ConfigError where this version cannot read them."""
         return restore_settings(TrainSettings, self.settings, str(self.path / RUN_FILE))
 
+    def began_with(self) -> dict[str, object]:
+        """The settings a continued run keeps unless told otherwise: all but those that concern one call alone."""
+        return {name: value for name, value in self.settings.items() if name not in OF_ONE_CALL}
+
     def save(self) -> None:
         """Write run.json whole or not at all."""
         content = asdict(self) | {"fingerprint": self.fingerprint.to_json()}
@@ -100,10 +106,7 @@ def open_run(path: str | Path | None = None) -> Run:
     folder = Path(path) if path else OUTPUTS / LATEST
     run = read_run(folder)
     if run.status != COMPLETE:
-        raise RunError(
-            f"{folder}: this run has status {run.status!r}; continue it with "
-            f"`python train.py --output_dir {folder} --resume_from_checkpoint auto`"
-        )
+        raise RunError(f"{folder}: this run has status {run.status!r}; continue it with `{continue_command(folder)}`")
     return run
 
 
@@ -116,8 +119,13 @@ def read_run(folder: Path) -> Run:
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         fingerprint = Fingerprint.from_json(content.pop("fingerprint"))
         return Run(path=folder.resolve(), fingerprint=fingerprint, **content)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"{folder / RUN_FILE}: not a run of this version ({error}); train again") from None
+
+
+def continue_command(folder: Path) -> str:
+    """What continues an unfinished run with the settings it began with."""
+    return f"python train.py --output_dir {shlex.quote(str(folder))} --resume_from_checkpoint auto"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -166,9 +166,7 @@ def test_the_same_question_twice_is_drawn_with_another_seed(partner):
 
 
 def test_without_a_run_it_says_what_to_do_first(tmp_path):
-    done = subprocess.run(
-        [sys.executable, SCRIPT], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, SCRIPT], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: no finished run yet; run `python train.py` first, .*\n", done.stderr)
 
@@ -186,7 +184,7 @@ def test_through_a_pipe_the_answers_are_plain_text(tiny_run):
     assert done.returncode == 0, done.stderr.decode()
     assert len(re.findall(rb"\(\d+ tokens, [\d.]+ tokens/s", done.stderr)) == 2
     text = done.stdout.decode()
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text) and "you>" not in text
+    assert re.findall("[\x00-\x08\x0b-\x1f\x7f-\x9f]|you>", text) == []
 
 
 class Terminal:
@@ -200,7 +198,7 @@ class Terminal:
             os.execve(sys.executable, [sys.executable, *argv], ENVIRONMENT)
         self.pid = pid
 
-    def wait_for(self, pattern: str, timeout_s: float = 90) -> str:
+    def wait_for(self, pattern: str, timeout_s: float = 240) -> str:
         """Read until something matches; give and forget everything up to there."""
         deadline = time.monotonic() + timeout_s
         while not (match := re.search(pattern, self.shown)):
@@ -267,6 +265,10 @@ def test_in_a_terminal_one_talks_stops_an_answer_edits_a_line_and_leaves_with_ct
     terminal.wait_for(r"\(last question forgotten\)")
     terminal.type("\x1b[A\r")  # arrow up: the line typed last
     terminal.wait_for(r"\(there is nothing to forget\)")
+    terminal.type("x\r")
+    shown = terminal.wait_for(r"\(250 tokens, [\d.]+ tokens/s, cut off: raise --max_new_tokens for more\)")
+    # The random model writes any byte; not one of those that steer a terminal is shown.
+    assert re.findall("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", shown) == []
     terminal.wait_for("you> ")
     terminal.type("\x04")
     assert terminal.wait_for_exit() == 0
@@ -279,14 +281,6 @@ def test_in_a_terminal_ctrl_c_twice_leaves_with_130(terminal):
     terminal.type("\x03")
     assert terminal.wait_for_exit() == 130
     assert terminal.shown.endswith("interrupted\r\n")
-
-
-def test_what_a_model_writes_cannot_steer_a_terminal(terminal):
-    terminal.type("x\r")
-    shown = terminal.wait_for(r"\(250 tokens, [\d.]+ tokens/s, cut off: raise --max_new_tokens for more\)")
-    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", shown)
-    terminal.type("exit\r")
-    assert terminal.wait_for_exit() == 0
 
 
 def test_the_embedded_model_says_hello_through_a_pipe(embedded_folder):

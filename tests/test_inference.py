@@ -33,7 +33,7 @@ class FakeStream(list):
 
 @pytest.fixture
 def infer(tiny_model_folder, monkeypatch):
-    """infer(["--task", "ner"], answer="...") runs the script on the tiny model, which answers so; the prompt is kept."""
+    """infer(["--task", "ner"], answer="...") runs the script on the tiny model, which answers so."""
     asked = {}
 
     def fake_stream(loaded, prompt_ids, decoding):
@@ -46,8 +46,9 @@ def infer(tiny_model_folder, monkeypatch):
         runpy.run_path(str(SCRIPT))["main"]([*argv, *(["--model", model] if model else [])])
         return asked
 
-    monkeypatch.setattr(sys, "stdin", open("/dev/null"))
-    return run
+    with Path("/dev/null").open() as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        yield run
 
 
 def test_a_text_is_put_into_the_instruct_prompt_and_the_answer_is_the_only_result(infer, capsys):
@@ -124,7 +125,7 @@ def test_every_task_has_an_example(infer, task):
 
 def test_a_text_from_a_pipe_is_read_whole(infer, capsys, tmp_path, monkeypatch):
     (tmp_path / "question").write_text("first line\nsecond line\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdin", open(tmp_path / "question", encoding="utf-8"))
+    monkeypatch.setattr(sys, "stdin", (tmp_path / "question").open(encoding="utf-8"))
     asked = infer([])
     row = {"task": "instruct", "instruction": "first line\nsecond line"}
     assert asked["ids"] == asked["chat"].encode_prompt(conversation_of(row, None, with_answer=False))
@@ -143,17 +144,17 @@ def test_a_text_too_long_for_the_model_is_shortened_in_its_document_and_it_is_sa
 
 
 def test_flags_of_another_task_and_missing_ones_are_refused(infer):
-    with pytest.raises(ConfigError, match="^--category belongs to task news, this is sentiment; leave it out or pass"):
+    with pytest.raises(ConfigError, match=r"^--category is for task news, this is sentiment; leave it out or pass"):
         infer(["--task", "sentiment", "--text", "a", "--category", "b"])
-    with pytest.raises(ConfigError, match="^task news needs more than a text; give --category too"):
+    with pytest.raises(ConfigError, match=r"^task news needs more than a text; give --category too"):
         infer(["--task", "news", "--text", "a"])
-    with pytest.raises(PromptError, match="^there is no task 'sentimnt'"):
+    with pytest.raises(PromptError, match=r"^there is no task 'sentimnt'"):
         infer(["--task", "sentimnt", "--text", "a"])
 
 
 def test_without_a_run_it_says_what_to_do_first(infer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match="^no finished run yet; run `python train.py` first"):
+    with pytest.raises(RunError, match=r"^no finished run yet; run `python train.py` first"):
         infer(["--text", "a"], model=None)
 
 
@@ -168,7 +169,8 @@ def test_a_run_answers_a_text_from_a_pipe(tiny_run):
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.endswith(b"\n") and b"\x1b" not in done.stdout
+    assert done.stdout.endswith(b"\n")
+    assert b"\x1b" not in done.stdout
 
 
 def test_a_run_brings_its_system_prompt(infer, tiny_run):

@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
-from sft.config.layers import Settings
+from sft.config.layers import ResultSettings
 
 
-class BuildSettings(Settings):
+class BuildSettings(ResultSettings):
     """Build a dataset folder from a preset: sources, shares and sizes are in its YAML file."""
 
     prog: ClassVar[str] = "build_dataset.py"
 
-    config: Path | None = Field(default=None, description="YAML file with any of these settings")
     preset: str = Field(default="demo", description="name of a file in recipes/data, or the path of one of your own")
     name: str = Field(default="mixed", pattern=r"^\w[\w.-]*$", description="name of the dataset's folder")
     data_dir: Path = Field(default=Path("data"), description="folder that holds the datasets")
@@ -25,7 +24,4 @@ class BuildSettings(Settings):
     on_shortage: Literal["error", "rescale", "upsample", "accept"] = Field(
         default="error",
         description="a source with too few rows: end, shrink the whole, repeat its training rows, or have fewer of it",
-    )
-    json_output: bool = Field(
-        default=False, validation_alias=AliasChoices("json"), description="print the manifest as JSON on stdout"
     )

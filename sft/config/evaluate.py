@@ -2,17 +2,16 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
-from sft.config.layers import Settings
+from sft.config.layers import ResultSettings
 
 
-class EvaluateSettings(Settings):
+class EvaluateSettings(ResultSettings):
     """Score a run on rows it was not trained on, beside the model it was tuned from."""
 
     prog: ClassVar[str] = "evaluate.py"
 
-    config: str | None = Field(None, description="recipe file with any of these settings")
     run: str | None = Field(None, description="run folder; default outputs/latest")
     data: str | None = Field(None, description="dataset folder or file of rows; default: what the run was trained on")
     split: Literal["test", "validation"] | None = Field(
@@ -39,6 +38,3 @@ class EvaluateSettings(Settings):
         None, ge=1, description="score at most so many rows, each task by its share; default: all"
     )
     allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
-    json_output: bool = Field(
-        False, validation_alias=AliasChoices("json"), description="print metrics.json instead of the table"
-    )

@@ -8,15 +8,16 @@ accepted anywhere: a mistyped flag, recipe key or environment variable is refuse
     settings.origins["lora_r"]         # "flag"
 """
 
-import difflib
+import json
 import os
+import pkgutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, TypeVar, get_args, get_origin
 
-import yaml
-from pydantic import PrivateAttr, ValidationError
+from pydantic import AliasChoices, Field, PrivateAttr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -25,9 +26,13 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from sft.errors import ConfigError
+from sft.config.yaml_files import read_yaml
+from sft.errors import ConfigError, nearest_name
 
 ENV_PREFIX = "SFT_"
+NONE_WORD = "None"  # how a flag or a variable says that there is no value; a recipe says null
+TRUE_WORDS = ("true", "yes", "on", "1", "t", "y")
+FALSE_WORDS = ("false", "no", "off", "0", "f", "n")
 UNKNOWN_FLAG = "unrecognized arguments: "  # argparse's wording, as pydantic-settings passes it on
 
 S = TypeVar("S", bound="Settings")
@@ -40,15 +45,19 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         populate_by_name=True,
+        allow_inf_nan=False,
         env_prefix=ENV_PREFIX,
         cli_implicit_flags=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        cli_parse_none_str=NONE_WORD,
         cli_exit_on_error=False,
         protected_namespaces=(),
     )
 
     prog: ClassVar[str] = ""  # the script's name, for --help
+
+    config: str | None = Field(None, description="recipe file (YAML) with any of these settings")
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -59,7 +68,12 @@ class Settings(BaseSettings):
 
     def describe(self) -> list[str]:
         """One line for each value that is not a default: `lora_r = 8 (flag)`."""
-        return [f"{name} = {getattr(self, name)!r} ({origin})" for name, origin in self._origins.items()]
+        return [f"{name} = {_show(getattr(self, name))} ({origin})" for name, origin in self._origins.items()]
+
+    @classmethod
+    def spell_out(cls, values: dict[str, object]) -> dict[str, object]:
+        """One layer's values with shorthands written in full; a class that has shorthands overrides this."""
+        return values
 
     @classmethod
     def settings_customise_sources(
@@ -74,28 +88,40 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def load_settings(cls: type[S], argv: list[str] | None = None) -> S:
+class ResultSettings(Settings):
+    """Base of the settings of scripts that end with a result."""
+
+    json_output: bool = Field(
+        False, validation_alias=AliasChoices("json"), description="print the result as one JSON object on stdout"
+    )
+
+
+def load_settings(
+    cls: type[S], argv: list[str] | None = None, *, below: tuple[str, Mapping[str, object]] | None = None
+) -> S:
     """Settings of one script from its command line (`argv`, default sys.argv[1:]) and the layers below it.
 
+    below: one more layer between the defaults and the recipe, and its name: ("outputs/x/run.json", {"lora_r": 8}).
     Raises ConfigError for an unknown name, an ill-typed value or a recipe that cannot be read; prints help and
     raises SystemExit(0) for --help.
     """
     flags = _read_flags(cls, sys.argv[1:] if argv is None else argv)
     environment = _read_environment(cls)
-    config = flags.get("config", environment.get("config"))
-    recipe = _read_recipe(cls, Path(str(config))) if config and "config" in cls.model_fields else {}
-    return _merge(cls, [(str(config), recipe), ("environment", environment), ("flag", flags)])
+    layers = [below] if below else []
+    if config := flags.get("config", environment.get("config")):
+        layers.append((str(config), _read_recipe(cls, Path(str(config)))))
+    return _merge(cls, [*layers, ("environment", environment), ("flag", flags)])
 
 
 def restore_settings(cls: type[S], values: Mapping[str, object], origin: str) -> S:
     """Settings from values written down earlier, e.g. those of a run.json; every given value has the one origin."""
-    return _merge(cls, [(origin, dict(values))])
+    return _merge(cls, [(origin, values)])
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'learning_rate'?"` for 'learning_rte', or the empty string where nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def read_boolean(value: object) -> bool | None:
+    """What a flag, a variable or a recipe means: True, "yes", "1" -> True; "off" -> False; "maybe" -> None."""
+    word = str(value).lower()
+    return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
 
 
 def field_names(cls: type[Settings]) -> dict[str, str]:
@@ -108,45 +134,40 @@ def field_names(cls: type[Settings]) -> dict[str, str]:
     return names
 
 
-def _read_flags(cls: type[S], argv: list[str]) -> dict[str, object]:
+def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
     try:
-        source: CliSettingsSource[S] = CliSettingsSource(
-            cls, cli_parse_args=_spell_out_booleans(cls, argv), cli_prog_name=cls.prog or None
-        )
-        return _canonical(cls, source())
+        words = _spell_out_booleans(cls, argv)
+        return CliSettingsSource(cls, cli_parse_args=words, cli_prog_name=cls.prog or None)()
     except SettingsError as error:
-        text = str(error).split(": ", 1)[-1]
-        if text.startswith(UNKNOWN_FLAG):
-            flag = next((word for word in text.removeprefix(UNKNOWN_FLAG).split() if word.startswith("-")), None)
-            if flag is None:
-                raise ConfigError(f"{text}; {cls.prog} takes flags only, see {cls.prog} --help") from None
-            flag = flag.partition("=")[0]
-            near = (
-                nearest_name(flag.lstrip("-").replace("-", "_"), field_names(cls))
-                .replace("'", "--", 1)
-                .replace("'", "")
-            )
-            raise ConfigError(f"{flag}: unknown flag{near or f'; see {cls.prog} --help'}") from None
-        raise ConfigError(" ".join(text.split())) from None
+        text = " ".join(str(error).split(": ", 1)[-1].split())
+    if not text.startswith(UNKNOWN_FLAG):
+        hint = "; a value that begins with - is written --flag=VALUE" if "expected one argument" in text else ""
+        raise ConfigError(f"{text}{hint or f'; see {cls.prog} --help'}")
+    unknown = text.removeprefix(UNKNOWN_FLAG)
+    flag = next((word.partition("=")[0] for word in unknown.split() if word.startswith("-")), None)
+    if flag is None:
+        raise ConfigError(f"{unknown}: {cls.prog} takes flags only; see {cls.prog} --help")
+    flags = [f"--{name}" if len(name) > 1 else f"-{name}" for name in field_names(cls)]
+    near = nearest_name("--" + flag.lstrip("-").replace("-", "_").lower(), flags).replace("'", "")
+    raise ConfigError(f"{flag}: unknown flag{near or f'; see {cls.prog} --help'}")
 
 
 def _spell_out_booleans(cls: type[S], argv: list[str]) -> list[str]:
     """`--rouge true` and `--rouge=false`, as Hugging Face's scripts take them, become `--rouge` and `--no-rouge`."""
-    booleans = {name for name, field in field_names(cls).items() if _is_boolean(cls, field)}
+    booleans = {f"--{name}" for name, field in field_names(cls).items() if _is_boolean(cls, field)}
     words: list[str] = []
-    for word in (part for item in argv for part in _split_flag(item, booleans)):
-        value = word.lower()
-        if words and words[-1].removeprefix("--") in booleans and value in ("true", "false", "1", "0", "yes", "no"):
-            if value in ("false", "0", "no"):
-                words[-1] = f"--no-{words[-1].removeprefix('--')}"
-        else:
-            words.append(word)
-    return words
-
-
-def _split_flag(word: str, booleans: set[str]) -> list[str]:
-    flag, equals, value = word.partition("=")
-    return [flag, value] if equals and flag.removeprefix("--") in booleans else [word]
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        words += [flag, value] if equals and flag in booleans else [word]
+    result: list[str] = []
+    for word in words:
+        if not result or result[-1] not in booleans or word.startswith("-"):
+            result.append(word)
+        elif (wanted := read_boolean(word)) is None:
+            raise ConfigError(f"{result[-1]} {word}: should be true or false; --{result[-1][2:]} alone means true")
+        elif not wanted:
+            result[-1] = f"--no-{result[-1][2:]}"
+    return result
 
 
 def _is_boolean(cls: type[Settings], field: str) -> bool:
@@ -154,84 +175,68 @@ def _is_boolean(cls: type[Settings], field: str) -> bool:
     return annotation is bool or bool in get_args(annotation)
 
 
-def _read_environment(cls: type[S]) -> dict[str, object]:
-    """Values of SFT_<FIELD>; a name no settings class of the project knows is refused, one of another script is not."""
-    known = {name.upper() for settings in _all_settings(Settings) for name in field_names(settings)}
-    for variable in os.environ:
-        name = variable.removeprefix(ENV_PREFIX)
-        if variable.startswith(ENV_PREFIX) and name not in known:
-            near = nearest_name(name, known).replace("'", ENV_PREFIX, 1).replace("'", "")
-            raise ConfigError(f"environment variable {variable}: no such setting{near or '; unset it'}")
-    given: dict[str, object] = {}
-    for name, field in field_names(cls).items():
-        value = os.environ.get(f"{ENV_PREFIX}{name.upper()}")
-        if value is not None:
-            given[name] = value.split(",") if get_origin(cls.model_fields[field].annotation) is tuple else value
-    return _canonical(cls, given)
+def _read_environment(cls: type[S]) -> Mapping[str, object]:
+    """Values of SFT_<FIELD>. Another script's setting is left to that script; a name nobody knows is refused."""
+    given = {name.removeprefix(ENV_PREFIX): value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
+    own = {name.upper(): name for name in field_names(cls)}
+    if not given.keys() <= own.keys():
+        known = _names_of_all_scripts()
+        for name in given:
+            if name not in known:
+                near = nearest_name(name.upper(), known).replace("'", ENV_PREFIX, 1).replace("'", "")
+                raise ConfigError(f"environment variable {ENV_PREFIX}{name}: no such setting{near or '; unset it'}")
+    return {own[name]: None if value == NONE_WORD else value for name, value in given.items() if name in own}
 
 
-def _all_settings(base: type[Settings]) -> list[type[Settings]]:
-    return [base, *(found for child in base.__subclasses__() for found in _all_settings(child))]
+def _names_of_all_scripts() -> set[str]:
+    """{"LORA_R", "ROUGE", ...}: of every settings class in this folder, whichever script imported it."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        import_module(f"sft.config.{module.name}")
+    return {name.upper() for settings in _subclasses(Settings) for name in field_names(settings)}
 
 
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice instead of keeping the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+def _subclasses(base: type[Settings]) -> list[type[Settings]]:
+    return [base, *(found for child in base.__subclasses__() for found in _subclasses(child))]
 
 
-def read_yaml(path: Path) -> dict[str, object]:
-    """A YAML file that holds one mapping; raises ConfigError naming file and line."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
-    except FileNotFoundError:
-        here = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such file{nearest_name(str(path), here) or f'; there are {here}'}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give a YAML file in UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML ({getattr(error, 'problem', None) or error}); mend the line") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no settings; write `name: value` lines")
-    return content
-
-
-def _read_recipe(cls: type[S], path: Path) -> dict[str, object]:
+def _read_recipe(cls: type[S], path: Path) -> Mapping[str, object]:
     names = field_names(cls)
     recipe = read_yaml(path)
     for key in recipe:
         if key not in names:
-            raise ConfigError(f"{path}: {key!r} is no setting of {cls.prog}{nearest_name(str(key), names)}")
-    return _canonical(cls, recipe)
+            raise ConfigError(f"{path}: {key!r} is no setting of {cls.prog}{nearest_name(str(key).lower(), names)}")
+    if "config" in recipe:
+        raise ConfigError(f"{path}: a recipe cannot name another recipe; write the settings of {recipe['config']} here")
+    return recipe
 
 
-def _canonical(cls: type[S], values: Mapping[str, object]) -> dict[str, object]:
+def _canonical(cls: type[S], values: Mapping[str, object], origin: str) -> dict[str, object]:
     """Aliases replaced by the field's own name; two names of one field in the same layer are refused."""
     names = field_names(cls)
     result: dict[str, object] = {}
     for key, value in values.items():
-        field = names.get(key, names.get(key.lower(), key))
+        field = names.get(key, key)
         if field in result and result[field] != value:
-            raise ConfigError(f"{key!r} and another name of {field!r} are both given; keep one")
-        result[field] = value
+            raise ConfigError(f"{key!r} and another name of {field!r} are both given ({origin}); keep one")
+        is_list = field in cls.model_fields and get_origin(cls.model_fields[field].annotation) is tuple
+        result[field] = _split_list(value) if is_list else value
     return result
 
 
-def _merge(cls: type[S], layers: list[tuple[str, dict[str, object]]]) -> S:
+def _split_list(value: object) -> object:
+    """`q_proj, v_proj` -> ["q_proj", "v_proj"], in every layer; a recipe may also hold a list."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return [str(part).strip() for part in parts if part != ""] if isinstance(parts, list) else value
+
+
+def _merge(cls: type[S], layers: list[tuple[str, Mapping[str, object]]]) -> S:
     merged: dict[str, object] = {}
     origins: dict[str, str] = {}
     for origin, values in layers:
-        for name, value in values.items():
+        for name, value in cls.spell_out(_canonical(cls, values, origin)).items():
             merged[name], origins[name] = value, origin
     try:
-        settings = cls(**merged)
+        settings = cls.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_explain(cls, error, origins)) from None
     defaults = {name: info.get_default(call_default_factory=True) for name, info in cls.model_fields.items()}
@@ -255,3 +260,11 @@ def _explain(cls: type[S], error: ValidationError, origins: dict[str, str]) -> s
         else:
             findings.append(message)
     return "; ".join(findings)
+
+
+def _show(value: object) -> str:
+    """A value as one would write it: `q_proj,v_proj`, `true`, `data/mixed`; text that breaks a line in quotes."""
+    if isinstance(value, tuple):
+        return ",".join(_show(part) for part in value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if text and text.isprintable() and text == text.strip() else json.dumps(text, ensure_ascii=False)

@@ -2,15 +2,15 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from sft.config.decoding import DecodingSettings, Preset
+from sft.config.layers import ResultSettings
 
 
 class TalkSettings(DecodingSettings):
     """Whom to talk to; what inference.py and chat.py share."""
 
-    config: str | None = Field(None, description="recipe file with any of these settings")
     run: str | None = Field(None, description="run folder; default outputs/latest")
     model: str | None = Field(
         None, description="talk to this untuned model instead of a run: embedded, a hub id, a folder, or auto"
@@ -24,7 +24,7 @@ class TalkSettings(DecodingSettings):
         return self
 
 
-class InferenceSettings(TalkSettings):
+class InferenceSettings(TalkSettings, ResultSettings):
     """Answer one text, streamed as it is written."""
 
     prog: ClassVar[str] = "inference.py"
@@ -35,10 +35,7 @@ class InferenceSettings(TalkSettings):
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
     decoding: Literal["auto", "chat", "precise"] = Field(
         "auto",
-        description="chat: drawn, for free text; precise: greedy, for labels and entities; auto: as the task wants",
-    )
-    json_output: bool = Field(
-        False, validation_alias=AliasChoices("json"), description="print the result as one JSON object on stdout"
+        description="chat: drawn, for free text; precise: greedy, for labels and entities; auto: by task",
     )
 
     def preset_for(self, kind: Literal["text", "label", "entities"]) -> Preset:

@@ -2,25 +2,22 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field
 
 from prompts import EXPERT_SYSTEM_PROMPT
-from sft.config.layers import Settings
+from sft.config.layers import ResultSettings, read_boolean
+from sft.errors import ConfigError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class TrainSettings(Settings):
+class TrainSettings(ResultSettings):
     """Fine-tune a chat model on a dataset folder or a file of rows. Writes outputs/<run>/."""
 
     prog: ClassVar[str] = "train.py"
 
-    config: str | None = Field(None, description="recipe file (YAML) with any of the settings below")
     data: str = Field("data/mixed", description="dataset folder, or one file of rows in any accepted form")
     output_dir: str | None = Field(None, description="the run folder; default outputs/<date>-<recipe>")
-    json_output: bool = Field(
-        False, description="print the result as one JSON object on stdout", validation_alias=AliasChoices("json")
-    )
 
     model: str = Field(
         "auto", description="embedded, a hub id, a folder, or auto (Qwen2.5-7B-Instruct if a GPU has room)"
@@ -38,6 +35,7 @@ class TrainSettings(Settings):
         16, ge=1, description="rank of the adapter", validation_alias=AliasChoices("lora_r", "lora_rank")
     )
     lora_alpha: int = Field(32, ge=1, description="the adapter's output is scaled by lora_alpha / lora_r")
+    lora_layers: int | None = Field(None, ge=1, description="adapt only the last so many layers; faster on a CPU")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped in training")
     target_modules: tuple[str, ...] = Field(PROJECTIONS, min_length=1, description="names of the linear layers adapted")
 
@@ -74,28 +72,28 @@ class TrainSettings(Settings):
         "auto", description="optimizer name as in transformers; auto: adamw_8bit on CUDA, adamw_torch else"
     )
     neftune_noise_alpha: float | None = Field(
-        5.0, description="NEFTune: noise on the input embeddings; 0 switches it off"
+        5.0, ge=0, description="NEFTune: noise on the input embeddings; 0 switches it off"
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
     eval_steps: int = Field(50, ge=1, description="optimiser steps between validations (and saved checkpoints)")
     save_total_limit: int = Field(3, ge=1, description="checkpoints kept; the best one is always among them")
-    seed: int = Field(3407, description="seed of weights, order and noise")
+    seed: int = Field(3407, ge=0, lt=2**32, description="seed of weights, order and noise")
     resume_from_checkpoint: str = Field("none", description="auto (newest checkpoint of --output_dir), a path, or none")
     allow_mismatch: bool = Field(False, description="resume although base, tokenizer or prompt differ (printed loudly)")
     dry_run: bool = Field(
         False, description="do everything up to one longest batch, then report memory, steps and time"
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _one_method(cls, values: dict[str, object]) -> dict[str, object]:
-        short = values.get("use_qlora")
-        if short is None:
+    def spell_out(cls, values: dict[str, object]) -> dict[str, object]:
+        """use_qlora becomes method, layer by layer: `--use_qlora` wins over a recipe's `method: lora`."""
+        use_qlora = read_boolean(values.get("use_qlora"))
+        if use_qlora is None:  # not given; or ill-typed, which the field's own type reports
             return values
-        method = "qlora" if str(short).lower() in ("true", "1", "yes") else "lora"
+        method = "qlora" if use_qlora else "lora"
         if values.get("method", method) != method:
-            raise ValueError(f"use_qlora: {short} contradicts method: {values['method']}; keep one of them")
-        return {**values, "method": method}
+            raise ConfigError(f"use_qlora: {use_qlora} contradicts method: {values['method']}; keep one of them")
+        return {name: value for name, value in values.items() if name != "use_qlora"} | {"method": method}
 
     @property
     def rows_per_step(self) -> int:

@@ -1,4 +1,4 @@
-"""How a script ends: 0 done, 2 the user's input, 130 interrupted, 1 anything else (a traceback, which is a bug of ours)."""
+"""How a script ends: 0 done, 2 the user's input, 130 interrupted, 1 anything else (a traceback: a bug of ours)."""
 
 import io
 import os

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, overload
 
 from tqdm import tqdm
 
@@ -21,6 +21,14 @@ def say(text: str) -> None:
     tqdm.write(make_visible(text), file=sys.stderr)
 
 
+@overload
+def progress(
+    iterable: Iterable[Item], *, total: int | None = None, description: str = "", unit: str = "row", shown: bool = True
+) -> "Progress[Item]": ...
+@overload
+def progress(
+    *, total: int | None = None, description: str = "", unit: str = "row", shown: bool = True
+) -> "Progress[None]": ...
 def progress(
     iterable: Iterable[Item] | None = None,
     *,
@@ -28,7 +36,7 @@ def progress(
     description: str = "",
     unit: str = "row",
     shown: bool = True,
-) -> "Progress[Item]":
+) -> "Progress[Item] | Progress[None]":
     """Show how far long work is, its rate and the time left: around an iterable, or counted with update().
 
     for row in progress(rows, description="score", unit="row"): ...

@@ -23,9 +23,8 @@ class ExplicitConfig(GenerationConfig):
     repetition penalty, another one suppressed tokens. Here such values stay what transformers' neutral defaults say.
     """
 
-    def update(
-        self, defaults_only: bool = False, allow_custom_entries: bool = False, **values: object
-    ) -> dict[str, object]:
+    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **values: object) -> dict:
+        """Set values, as transformers' own; with defaults_only, neutral ones in the place of the model's."""
         if defaults_only:
             values = GenerationConfig._get_default_generation_params()
             del values["max_length"]  # it would only raise a warning beside max_new_tokens

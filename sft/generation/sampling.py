@@ -76,7 +76,7 @@ class DrawPerRow(LogitsProcessor):
         noise = torch.empty_like(scores)  # (B, V)
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
-        return torch.softmax(scores, dim=-1) / noise  # type: ignore[return-value]
+        return torch.softmax(scores, dim=-1) / noise
 
 
 def row_seed(seed: int, prompt: Sequence[int]) -> int:

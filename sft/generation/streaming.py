@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -106,7 +106,7 @@ class TextAssembler:
 
 def _read_pieces(
     loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int, written: _Written
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     tokens = _TokenQueue()
     stop = threading.Event()
 
@@ -167,4 +167,4 @@ class _StopOnEvent(StoppingCriteria):
         self.event = event
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object) -> torch.BoolTensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)  # type: ignore[return-value]
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -61,7 +62,8 @@ def load_for_training(settings: TrainSettings, backend: str) -> LoadedModel:
     source, precision = find_source(settings.model, settings.revision), decide_precision(settings.dtype)
     say(f"model {source.name}, {settings.method}, {precision}, backend {backend}")
     if backend == UNSLOTH:
-        model = load_with_unsloth(source.folder, precision.dtype, settings)
+        layers = adapted_layers(count_layers(source.folder), settings.lora_layers)
+        model = load_with_unsloth(source.folder, precision.dtype, settings, layers)
     else:
         model = load_weights(
             source, precision, four_bit=settings.method == "qlora", trust_remote_code=settings.trust_remote_code
@@ -175,10 +177,28 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=list(settings.target_modules),
+        layers_to_transform=adapted_layers(model.config.num_hidden_layers, settings.lora_layers),
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(settings.seed)  # the adapter's first weights
     return get_peft_model(model, config)
+
+
+def count_layers(folder: Path) -> int:
+    """Decoder layers of a model that is not loaded yet."""
+    return int(AutoConfig.from_pretrained(folder).num_hidden_layers)
+
+
+def adapted_layers(num_layers: int, last: int | None) -> list[int] | None:
+    """Indices of the layers that get an adapter: 30, 3 -> [27, 28, 29]; None means all of them.
+
+    The backward pass ends at the lowest adapted layer, so fewer layers cost less time.
+    """
+    if last is None:
+        return None
+    if last > num_layers:
+        raise ModelError(f"lora_layers is {last}, but the model has {num_layers} layers; ask for at most so many")
+    return list(range(num_layers - last, num_layers))
 
 
 def _keep_gradients_on_cpu(model: PreTrainedModel) -> None:

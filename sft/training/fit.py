@@ -13,14 +13,16 @@ from transformers import set_seed
 
 from prompts import Fingerprint
 from sft.backend import TRANSFORMERS
+from sft.checkpoints import check_resumable, find_checkpoint, find_run_dir, newest_checkpoint, run_to_continue, step_of
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data import Dataset
 from sft.encoding import EncodedRows, encode_rows
-from sft.errors import DataError, RunError
+from sft.errors import DataError
+from sft.metrics.loss import LARGEST_EXPONENT
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training, save_adapter
-from sft.runs import RUN_FILE, TRAINING, Run, git_revision, new_run_dir, package_versions, read_run
+from sft.runs import TRAINING, Run, continue_command, git_revision, package_versions
 from sft.training.arguments import build_arguments
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
 from sft.training.trainer import RowTrainer, as_dataset
@@ -48,26 +50,33 @@ class Prepared:
 def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMERS) -> TrainResult:
     """Train on the dataset as the settings say and leave a finished run folder.
 
-    Raises UserErrors for what the user can mend; a loss that is not finite stops the run within the step.
+    Raises UserErrors for what the user can mend; a loss that is not finite stops the run within the step. After Ctrl-C
+    it says how to go on, and raises KeyboardInterrupt again.
     """
-    run_dir = Path(settings.output_dir) if settings.output_dir else new_run_dir(settings.config)
+    run_dir = find_run_dir(settings)
     checkpoint = find_checkpoint(settings, run_dir)
     prepared = prepare(settings, dataset, backend)
     if settings.dry_run:
         return TrainResult(None, try_longest_batch(settings, prepared))
-    run = start_run(settings, prepared, run_dir, resumed=checkpoint is not None)
+    run = start_run(settings, prepared, run_dir, before=run_to_continue(settings) if checkpoint else None)
 
     log = StepLog(run_dir / LOG_FILE, prepared.num_steps)
     trainer = build_trainer(settings, prepared, run.checkpoints_dir, log)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train_from(checkpoint, prepared.num_steps)
+    except KeyboardInterrupt:
+        num_saved = step_of(newest) if (newest := newest_checkpoint(run_dir)) else 0
+        done = f"{trainer.state.global_step} of {prepared.num_steps} steps done, {num_saved} saved"
+        say(f"{done}; go on with: {continue_command(run_dir)}")
+        raise
     best_loss = trainer.state.best_metric
     run.adapter = save_adapter(prepared.loaded, run.adapter_dir, run.fingerprint)
     plot_losses(run_dir / LOG_FILE, run_dir / PLOT_FILE)
     metrics: dict[str, object] = {
         "steps": trainer.state.global_step,
         "eval_loss": best_loss,
-        "perplexity": math.exp(best_loss) if best_loss is not None else None,
+        "perplexity": math.exp(min(best_loss, LARGEST_EXPONENT)) if best_loss is not None else None,
         "best_checkpoint": Path(trainer.state.best_model_checkpoint or "").name,
         "tokens_per_second": round(log.mean_tokens_per_second(), 1),
         "peak_gb": round(peak_memory_gb(), 2),
@@ -116,6 +125,8 @@ def build_trainer(settings: TrainSettings, prepared: Prepared, checkpoints_dir: 
         prepared.train.encoded,
         prepared.validation.encoded,
         build_arguments(settings, prepared.loaded.precision, checkpoints_dir, num_steps=prepared.num_steps),
+        train_names=[str(row["id"]) for row in prepared.train.rows],
+        validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,
         callbacks=[log],
     )
@@ -123,8 +134,8 @@ def build_trainer(settings: TrainSettings, prepared: Prepared, checkpoints_dir: 
     return trainer
 
 
-def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, resumed: bool) -> Run:
-    """Create the run folder with its run.json, status "training"; a resumed run must match what it began with."""
+def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, before: Run | None) -> Run:
+    """Create the run folder with its run.json, status "training"; `before` is the run it continues, and must match."""
     loaded = prepared.loaded
     tasks = sorted({str(row["task"]) for row in prepared.dataset.train})
     base = {"name": loaded.source.name, **loaded.source.identity()}
@@ -150,45 +161,11 @@ def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, res
         versions=package_versions(),
         git_revision=git_revision(),
     )
-    if resumed:
-        check_resumable(read_run(run_dir), run, allow_mismatch=settings.allow_mismatch)
+    if before is not None:
+        check_resumable(before, run, allow_mismatch=settings.allow_mismatch)
     run_dir.mkdir(parents=True, exist_ok=True)
     run.save()
     return run
-
-
-def check_resumable(before: Run, now: Run, *, allow_mismatch: bool) -> None:
-    """Refuse to continue a run on another base, prompt, tokenizer or data set, naming both values."""
-    differences = before.fingerprint.differences(now.fingerprint)
-    if before.data["sha256"] != now.data["sha256"]:
-        differences.append(f"data: began with sha256 {before.data['sha256']}, now {now.data['sha256']}")
-    if differences and not allow_mismatch:
-        raise RunError(f"{now.path}: cannot resume: {'; '.join(differences)}; put it back, or pass --allow_mismatch")
-    for line in differences:
-        say(f"WARNING --allow_mismatch: {line}")
-
-
-def find_checkpoint(settings: TrainSettings, run_dir: Path) -> str | None:
-    """The checkpoint to resume from, or None for a fresh run; a folder that holds another run is not overwritten."""
-    wanted = settings.resume_from_checkpoint
-    if wanted == "none":
-        if (run_dir / RUN_FILE).exists() and not settings.dry_run:
-            raise RunError(
-                f"{run_dir} holds a run already; choose another --output_dir, or --resume_from_checkpoint auto"
-            )
-        return None
-    if wanted != "auto":
-        if not Path(wanted).is_dir():
-            raise RunError(
-                f"{wanted}: no such checkpoint; name a folder like {run_dir}/checkpoints/checkpoint-50, or auto"
-            )
-        return wanted
-    if settings.output_dir is None:
-        raise RunError("--resume_from_checkpoint auto needs --output_dir: the run folder to continue")
-    numbered = [
-        (int(path.name.rsplit("-", 1)[-1]), path) for path in (run_dir / "checkpoints").glob("checkpoint-*[0-9]")
-    ]
-    return str(max(numbered)[1]) if numbered else None
 
 
 def try_longest_batch(settings: TrainSettings, prepared: Prepared) -> dict[str, object]:

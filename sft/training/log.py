@@ -14,6 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sft.console import Progress, progress, say
+from sft.runs import write_atomically
 
 LOG_FILE = "log.jsonl"
 PLOT_FILE = "loss.png"
@@ -39,9 +40,12 @@ class StepLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Open the bar and the log; a resumed run appends."""
+        """Open the bar and the log; a resumed run goes on behind its checkpoint: later steps are done again."""
         if not state.is_world_process_zero:
             return
+        if self.path.exists():
+            kept = [line for line in read_log(self.path) if line["step"] <= state.global_step]
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
         self._bar: Progress[None] = progress(total=self.total_steps, description="train", unit="step")
         self._bar.update(state.global_step)

@@ -5,30 +5,34 @@ formed only at supervised positions. Validation is token-weighted (sft.scoring) 
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from prompts import Encoded
-from sft.batching import IGNORED, Batch, flatten_rows, pad_rows
+from sft.batching import IGNORED, flatten_rows, pad_rows
+from sft.checkpoints import STATE_FILE, step_of
 from sft.models.loaded import LoadedModel
 from sft.scoring import score_rows, token_weighted_loss
+from sft.training.guard import FiniteGuard, check_validation
 from sft.training.neftune import embedding_noise
 
 
 class RowCollator:
-    """Dataset rows (input_ids, labels) -> one batch in the layout the backend takes."""
+    """Dataset rows (input_ids, labels, place) -> one batch in the layout the backend takes, and row_places."""
 
     def __init__(self, *, flat: bool, pad_id: int) -> None:
         self.flat = flat
         self.pad_id = pad_id
 
-    def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> Batch:
+    def __call__(self, rows: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor | int | list[int]]:
         encoded = [Encoded(row["input_ids"], [int(label != IGNORED) for label in row["labels"]]) for row in rows]
-        return flatten_rows(encoded) if self.flat else pad_rows(encoded, self.pad_id)
+        batch = flatten_rows(encoded) if self.flat else pad_rows(encoded, self.pad_id)
+        return {**batch, "row_places": [row["place"] for row in rows]}
 
 
 class RowTrainer(SFTTrainer):
@@ -41,11 +45,15 @@ class RowTrainer(SFTTrainer):
         validation_rows: Sequence[Encoded],
         args: SFTConfig,
         *,
+        train_names: Sequence[str] = (),
+        validation_names: Sequence[str] = (),
         neftune_noise_alpha: float | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.loaded = loaded
         self.validation_rows = list(validation_rows)
+        self.validation_names = validation_names or [str(place) for place in range(len(validation_rows))]
+        self.guard = FiniteGuard(train_names or [str(place) for place in range(len(train_rows))])
         self.noise_alpha = neftune_noise_alpha
         self.num_tokens_seen = 0
         super().__init__(
@@ -55,12 +63,23 @@ class RowTrainer(SFTTrainer):
             train_dataset=as_dataset(train_rows),
             eval_dataset=as_dataset(validation_rows),
             data_collator=RowCollator(flat=loaded.takes_flat_rows, pad_id=loaded.chat.pad_id),
-            callbacks=list(callbacks),
+            callbacks=[self.guard, *callbacks],
         )
         for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate
             self.remove_callback(built_in)
         if len(self.train_dataset) != len(train_rows):
             raise RuntimeError(f"the trainer kept {len(self.train_dataset)} of {len(train_rows)} rows")
+
+    def train_from(self, checkpoint: Path | None, num_steps: int) -> None:
+        """Train from a checkpoint, or from the beginning, to num_steps, and take up the best weights.
+
+        Where the checkpoint has made them all, only its best weights: train() would make one step too many.
+        """
+        if checkpoint is not None and step_of(checkpoint) >= num_steps:
+            self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+            self._load_best_model()
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def compute_loss(
         self,
@@ -70,7 +89,7 @@ class RowTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Sum of the nll of the batch's supervised tokens / num_items_in_batch (those of the whole step)."""
-        labels, lengths = inputs["labels"], inputs.pop("row_lengths")
+        labels, lengths, places = inputs["labels"], inputs.pop("row_lengths"), inputs.pop("row_places")
         num_supervised = int((labels != IGNORED).sum())
         if num_supervised == 0:
             raise RuntimeError("a batch without a supervised token reached the trainer")
@@ -86,6 +105,7 @@ class RowTrainer(SFTTrainer):
         else:
             with embedding_noise(base, self.noise_alpha, lengths[:, None]):
                 loss = model(**inputs, num_items_in_batch=divisor, use_cache=False).loss
+        self.guard.note(loss, places)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # counted over all processes, and DDP averages
         return loss
@@ -98,6 +118,7 @@ class RowTrainer(SFTTrainer):
     ) -> dict[str, float]:
         """{"eval_loss": ...}: token-weighted over the validation rows, in fp32."""
         scores = score_rows(self.loaded, self.validation_rows, description="validation", shown=False)
+        check_validation([score.nll for score in scores], self.validation_names, self.state.global_step)
         metrics = {f"{metric_key_prefix}_loss": token_weighted_loss(scores)}
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -105,7 +126,7 @@ class RowTrainer(SFTTrainer):
 
 
 def as_dataset(rows: Sequence[Encoded]) -> Dataset:
-    """Columns input_ids and labels (-100 where not supervised), as TRL takes tokenised rows."""
+    """Columns input_ids and labels (-100 where not supervised), as TRL takes tokenised rows, and each row's place."""
     return Dataset.from_dict(
         {
             "input_ids": [row.input_ids for row in rows],
@@ -113,5 +134,6 @@ def as_dataset(rows: Sequence[Encoded]) -> Dataset:
                 [token if flag else IGNORED for token, flag in zip(row.input_ids, row.loss_mask, strict=True)]
                 for row in rows
             ],
+            "place": list(range(len(rows))),
         }
     )

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,17 +44,18 @@ def test_a_text_is_read_whole_without_byte_order_mark_and_outer_blanks(pipe_in):
 
 
 def test_the_null_device_is_no_input_at_all(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", open("/dev/null"))
-    assert read_standard_input() is None
+    with Path("/dev/null").open() as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert read_standard_input() is None
 
 
 def test_an_empty_pipe_is_an_error_and_not_an_example(pipe_in):
     pipe_in(b" \n")
-    with pytest.raises(DataError, match="^standard input is empty; pipe a text into it, or give --text$"):
+    with pytest.raises(DataError, match=r"^standard input is empty; pipe a text into it, or give --text$"):
         read_standard_input()
 
 
 def test_other_encodings_are_named_with_the_place(pipe_in):
     pipe_in("ab你好".encode("gb18030"))
-    with pytest.raises(DataError, match="^standard input: byte 3 is not UTF-8; convert it first, e.g. iconv"):
+    with pytest.raises(DataError, match=r"^standard input: byte 3 is not UTF-8; convert it first, e.g. iconv"):
         read_standard_input()

@@ -38,7 +38,7 @@ class ScriptedHead(torch.nn.Module):
         self.vocab_size, self.rows, self.num_calls = vocab_size, rows, 0
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(*hidden.shape[:-1], self.vocab_size)  # (B, T, D) -> (B, T, V)
+        logits = hidden.new_zeros(*hidden.shape[:-1], self.vocab_size)  # (B, T, D) -> (B, T, V)
         for row, tokens in enumerate(self.rows):
             logits[row, :, tokens[self.num_calls % len(tokens)]] = 10.0
         self.num_calls += 1

@@ -25,7 +25,8 @@ def test_a_prompts_answer_is_the_same_alone_in_a_batch_in_any_order_and_streamed
     assert answers == [generate_batch(tiny, [prompt], decoding)[0] for prompt in prompts]
     assert answers == generate_batch(tiny, prompts[::-1], decoding)[::-1]
     assert [answer.text for answer in answers] == ["".join(stream(tiny, prompt, decoding)) for prompt in prompts]
-    assert answers[0] == answers[-1] and len({answer.text for answer in answers}) == 5
+    assert answers[0] == answers[-1]
+    assert len({answer.text for answer in answers}) == 5
 
 
 def test_threads_give_the_same_drawn_answers_as_one_after_another(tiny):
@@ -136,7 +137,8 @@ def test_an_answer_is_cut_off_where_the_context_ends(tiny):
     (prompt,) = prompts_of(tiny, ["x" * 450])
     room = tiny.max_context - len(prompt)
     (answer,) = generate_batch(tiny, [prompt], DECODING["precise"].model_copy(update={"repetition_penalty": 1.0}))
-    assert 0 < room < 60 and (len(answer.token_ids), answer.finished) == (room, False)
+    assert 0 < room < 60
+    assert (len(answer.token_ids), answer.finished) == (room, False)
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused_in_one_line(tiny):

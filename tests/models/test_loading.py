@@ -42,6 +42,19 @@ def test_lora_trains_exactly_the_named_layers_and_nothing_else(tiny_model_folder
     }
 
 
+def test_lora_layers_adapts_the_last_layers_only(tiny_model_folder: Path):
+    flags = ["--method", "lora", "--lora_layers", "1", "--target_modules", "q_proj"]
+    loaded = load_for_training(settings_for(tiny_model_folder, *flags), "transformers")
+    trainable = [name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad]
+    prefix = "base_model.model.model.layers.1.self_attn.q_proj"
+    assert trainable == [f"{prefix}.lora_A.default.weight", f"{prefix}.lora_B.default.weight"]
+
+
+def test_more_adapted_layers_than_there_are_is_refused(tiny_model_folder: Path):
+    with pytest.raises(ModelError, match="lora_layers is 3, but the model has 2 layers"):
+        load_for_training(settings_for(tiny_model_folder, "--method", "lora", "--lora_layers", "3"), "transformers")
+
+
 def test_the_same_seed_gives_the_same_adapter(tiny_model_folder: Path):
     first, second = (
         load_for_training(settings_for(tiny_model_folder, "--method", "lora"), "transformers") for _ in range(2)

@@ -1,0 +1,138 @@
+"""What settings refuse: unknown names, ill-typed values, recipes that cannot be meant; each in one line."""
+
+import pytest
+
+from sft.config.layers import Settings, load_settings
+from sft.config.train import TrainSettings
+from sft.errors import ConfigError
+
+
+def refusal(cls: type[Settings], *argv: str) -> str:
+    """The one line with which a command line is refused."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(cls, list(argv))
+    line = str(caught.value)
+    assert line.splitlines() == [line]
+    return line
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--learning_rte 1e-4", "--learning_rte: unknown flag; did you mean --learning_rate?"),
+        ("--learning_rte=1e-4", "--learning_rte: unknown flag; did you mean --learning_rate?"),
+        ("--learning-rate 1e-4", "--learning-rate: unknown flag; did you mean --learning_rate?"),
+        ("--Lora_R 8", "--Lora_R: unknown flag; did you mean --lora_r?"),
+        ("--lora_alph 8", "--lora_alph: unknown flag; did you mean --lora_alpha?"),  # no abbreviations
+        ("--lora_r 8 --sede 3 --x", "--sede: unknown flag; did you mean --seed?"),
+        ("--zzz", "--zzz: unknown flag; see train.py --help"),
+        ("data/mixed", "data/mixed: train.py takes flags only; see train.py --help"),
+    ],
+)
+def test_a_mistyped_flag_is_told_the_nearest_name(words, message):
+    assert refusal(TrainSettings, *words.split()) == message
+
+
+def test_a_mistyped_recipe_key_is_told_the_nearest_name_and_the_file(recipe):
+    path = recipe("learning_rte: 1e-4")
+    expected = f"{path}: 'learning_rte' is no setting of train.py; did you mean 'learning_rate'?"
+    assert refusal(TrainSettings, "--config", path) == expected
+    path = recipe("LORA_R: 4")
+    assert refusal(TrainSettings, "--config", path).endswith("did you mean 'lora_r'?")
+    path = recipe("rouge: true")
+    assert refusal(TrainSettings, "--config", path) == f"{path}: 'rouge' is no setting of train.py"
+
+
+@pytest.mark.parametrize("name", ["SFT_LEARNING_RTE", "SFT_learning_rate"])
+def test_a_mistyped_variable_is_told_the_nearest_name(name, monkeypatch):
+    monkeypatch.setenv(name, "1")
+    expected = f"environment variable {name}: no such setting; did you mean SFT_LEARNING_RATE?"
+    assert refusal(TrainSettings) == expected
+
+
+# Values and files
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--lora_r abc", "lora_r (flag): 'abc' should be a valid integer, unable to parse string as an integer"),
+        ("--lora_rank 0", "lora_r (flag): '0' should be greater than or equal to 1"),
+        ("--method freeze", "method (flag): 'freeze' should be 'lora' or 'qlora'"),
+        ("--learning_rate inf", "learning_rate (flag): 'inf' should be a finite number"),
+        ("--num_train_epochs nan", "num_train_epochs (flag): 'nan' should be a finite number"),
+        ("--seed -1", "seed (flag): '-1' should be greater than or equal to 0"),
+        ("--dry_run maybe", "--dry_run maybe: should be true or false; --dry_run alone means true"),
+        (
+            "--max_steps",
+            "argument --max_steps: expected one argument; a value that begins with - is written --flag=VALUE",
+        ),
+    ],
+)
+def test_an_ill_typed_value_is_one_line_with_name_origin_and_value(words, message):
+    assert refusal(TrainSettings, *words.split()) == message
+
+
+def test_an_empty_list_where_one_is_needed_is_refused():
+    assert refusal(TrainSettings, "--target_modules", "").startswith("target_modules (flag): []")
+
+
+def test_all_ill_typed_values_are_told_at_once_each_with_its_own_origin(recipe, monkeypatch):
+    monkeypatch.setenv("SFT_EVAL_RATIO", "1.5")
+    path = recipe("seed: many")
+    line = refusal(TrainSettings, "--config", path, "--lora_r", "x")
+    origins = ["lora_r (flag): 'x' ", "eval_ratio (environment): '1.5' ", f"seed ({path}): 'many' "]
+    assert [part for part in origins if part not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("lora_r: 4\nseed: 1\nlora_r: 5\n", "{}:3: not YAML (key 'lora_r' is given twice); mend the line"),
+        ("lora_r: 4\nlora_rank: 5\n", "'lora_rank' and another name of 'lora_r' are both given ({}); keep one"),
+        ("lora_r: [\n", "{}:2: not YAML (expected the node content, but found '<stream end>'); mend the line"),
+        (
+            "lora_r: !!python/object:os.system x",
+            "{}:1: not YAML (could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object:os.system'); mend the line",
+        ),
+        ("- lora_r", "{}: holds no settings; write `name: value` lines"),
+        ("", "{}: holds no settings; write `name: value` lines"),
+        ("config: a.yaml", "{}: a recipe cannot name another recipe; write the settings of a.yaml here"),
+        ("model: 5", "model ({}): 5 should be a valid string"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused_with_file_and_line(content, message, recipe):
+    path = recipe(content)
+    assert refusal(TrainSettings, "--config", path) == message.format(path)
+
+
+def test_a_recipe_in_another_encoding_is_refused_and_a_byte_order_mark_is_not(recipe):
+    path = recipe("model: 中文".encode("gb18030"))
+    line = refusal(TrainSettings, "--config", path)
+    assert line.startswith(f"{path}: cannot be read (")
+    assert line.endswith("; give a YAML file in UTF-8")
+    assert load_settings(TrainSettings, ["--config", recipe(b"\xef\xbb\xbflora_r: 4")]).lora_r == 4
+
+
+def test_a_recipe_may_merge_an_anchor(recipe):
+    assert load_settings(TrainSettings, ["--config", recipe("<<: &small {lora_r: 4, seed: 1}\nseed: 2")]).seed == 2
+
+
+def test_a_recipe_that_is_not_there_is_told_what_is(recipe, tmp_path):
+    path = recipe("lora_r: 4")
+    near = path.replace("recipe.yaml", "recpe.yaml")
+    assert refusal(TrainSettings, "--config", near) == f"{near}: no such file; did you mean {path!r}?"
+    (tmp_path / "empty").mkdir()
+    missing = str(tmp_path / "empty" / "x.yaml")
+    assert refusal(TrainSettings, "--config", missing) == f"{missing}: no such file; {tmp_path}/empty has no *.yaml"
+
+
+def test_use_qlora_and_method_in_one_layer_must_agree(recipe):
+    message = "use_qlora: True contradicts method: lora; keep one of them"
+    assert refusal(TrainSettings, "--use_qlora", "--method", "lora") == message
+    assert refusal(TrainSettings, "--config", recipe("use_qlora: yes\nmethod: lora")) == message
+    assert load_settings(TrainSettings, ["--use_qlora", "--method", "qlora"]).method == "qlora"

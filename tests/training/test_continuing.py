@@ -1,0 +1,175 @@
+"""A run that goes on: from which checkpoint, to the same end, and not as another run than it began as."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sft.checkpoints import find_checkpoint, find_run_dir, run_to_continue
+from sft.config.layers import load_settings
+from sft.config.train import TrainSettings
+from sft.errors import RunError
+from sft.runs import open_run, read_run
+from sft.training.log import read_log
+from tests.tiny import make_tiny_model, write_rows
+
+SIX_STEPS = ("--max_steps", "6", "--eval_steps", "2", "--learning_rate", "1e-2", "--warmup_steps", "0")
+FIGURES = ("steps", "eval_loss", "perplexity", "best_checkpoint")
+CONTINUE = ("--resume_from_checkpoint", "auto")
+
+
+@pytest.fixture
+def copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run of four steps, checkpoints at 2 and 4."""
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
+def refusal(train, *flags: object) -> str:
+    with pytest.raises(RunError) as caught:
+        train(*flags)
+    return str(caught.value)
+
+
+def settings_of(*flags: object) -> TrainSettings:
+    return load_settings(TrainSettings, [str(flag) for flag in flags])
+
+
+def test_an_interrupted_run_goes_on_to_the_same_losses_and_weights(train, interrupt, tmp_path, capsys):
+    train(*SIX_STEPS, folder="whole")
+    with interrupt(3), pytest.raises(KeyboardInterrupt):
+        train(*SIX_STEPS)
+    run = tmp_path / "run"
+    assert f"3 of 6 steps done, 2 saved; go on with: python train.py --output_dir {run} {' '.join(CONTINUE)}" in (
+        capsys.readouterr().err.splitlines()
+    )
+    assert read_run(run).status == "training"
+
+    result = train(*SIX_STEPS, *CONTINUE)
+
+    keys = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "num_tokens")
+    logs = [
+        [{key: line.get(key) for key in keys} for line in read_log(tmp_path / name / "log.jsonl")]
+        for name in ("whole", "run")
+    ]
+    assert logs[0] == logs[1]  # to the last bit, and each step once
+    weights = [load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("whole", "run")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    finished = open_run(run)
+    assert finished.metrics["steps"] == result.metrics["steps"] == 6
+    assert finished.metrics["eval_loss"] == open_run(tmp_path / "whole").metrics["eval_loss"]
+
+
+def test_a_run_interrupted_before_its_first_checkpoint_begins_again(train, interrupt, tmp_path):
+    with interrupt(1), pytest.raises(KeyboardInterrupt):
+        train("--max_steps", "2")
+    train("--max_steps", "2", *CONTINUE)
+    assert [line["step"] for line in read_log(tmp_path / "run/log.jsonl")] == [1, 2, 2]
+    assert open_run(tmp_path / "run").metrics["steps"] == 2
+
+
+def test_a_finished_run_goes_on_where_it_is_given_more_steps(train, copy):
+    assert train("--max_steps", "5", *CONTINUE).metrics["steps"] == 5
+    assert [line["step"] for line in read_log(copy / "log.jsonl") if "loss" in line] == [1, 2, 3, 4, 5]
+
+
+def test_a_finished_run_that_is_continued_as_it_is_stays_as_it_is(train, copy, tiny_run):
+    train("--max_steps", "4", *CONTINUE)
+    assert (copy / "log.jsonl").read_text() == (tiny_run / "log.jsonl").read_text()
+    weights = [load_file(folder / "adapter/adapter_model.safetensors") for folder in (tiny_run, copy)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    before, now = open_run(tiny_run).metrics, open_run(copy).metrics
+    assert [now[name] for name in FIGURES] == [before[name] for name in FIGURES]
+
+
+# What is refused
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(train, copy):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert refusal(train, "--max_steps", "2") == (
+        f"{copy} holds a run already; choose another --output_dir, or --resume_from_checkpoint auto"
+    )
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert train("--max_steps", "2", "--dry_run").metrics["steps"] == 2  # writes nothing, so it may
+
+
+def test_another_prompt_base_data_set_split_or_recipe_is_refused_naming_both_values(train, copy, tmp_path):
+    other_rows, other_base = write_rows(tmp_path / "other.jsonl", 50), make_tiny_model(tmp_path / "other", seed=1)
+    began = read_run(copy)
+    line = refusal(train, *CONTINUE, "--system_prompt", "Sing.")
+    assert "system prompt: trained with 'Be brief.', now 'Sing.'; put it back, or pass --allow_mismatch" in line
+    line = refusal(train, *CONTINUE, "--model", other_base)  # of the same shape
+    assert f"base weights: trained with {began.base['weights']}, now sha256 " in line
+    line = refusal(train, *CONTINUE, "--data", other_rows)
+    assert f"data sha256: began with {began.data['sha256']}, now " in line
+    line = refusal(train, *CONTINUE, "--split_seed", "1")
+    assert f"data split: began with {began.data['split']}, now by content hash, eval_ratio 0.1, seed 1" in line
+    line = refusal(train, *CONTINUE, "--lora_r", "4", "--target_modules", "q_proj")
+    assert "lora_r: began with 16, now 4; target_modules: began with ['q_proj', 'k_proj', " in line
+    assert open_run(copy) == began  # nothing was touched
+
+
+def test_allow_mismatch_goes_on_and_says_what_differs(train, copy, capsys):
+    train("--max_steps", "5", *CONTINUE, "--system_prompt", "Sing.", "--allow_mismatch")
+    assert "WARNING --allow_mismatch: system prompt: trained with 'Be brief.', now 'Sing.'" in capsys.readouterr().err
+    assert open_run(copy).system_prompt == "Sing."
+
+
+# Which checkpoint
+
+
+def test_auto_takes_the_newest_whole_checkpoint(copy):
+    settings = settings_of("--output_dir", copy, *CONTINUE)
+    (copy / "checkpoints/checkpoint-10").mkdir()  # cut off while it was written: the trainer's state comes last
+    assert find_checkpoint(settings, copy) == copy / "checkpoints/checkpoint-4"
+    shutil.copytree(copy / "checkpoints/checkpoint-2", copy / "checkpoints/checkpoint-12")
+    assert find_checkpoint(settings, copy) == copy / "checkpoints/checkpoint-12"  # by number, not by name
+
+
+def test_a_named_checkpoint_brings_its_run_along(copy):
+    checkpoint = copy / "checkpoints/checkpoint-2"
+    settings = settings_of("--resume_from_checkpoint", checkpoint)
+    assert (find_run_dir(settings), find_checkpoint(settings, copy)) == (copy, checkpoint)
+    assert run_to_continue(settings) == read_run(copy)
+
+
+def test_a_named_checkpoint_of_another_run_does_not_overwrite_this_one(copy, tmp_path):
+    other = shutil.copytree(copy, tmp_path / "other")
+    settings = settings_of("--output_dir", other, "--resume_from_checkpoint", copy / "checkpoints/checkpoint-2")
+    with pytest.raises(RunError, match="other holds a run already"):
+        find_checkpoint(settings, other)
+    assert find_checkpoint(settings, tmp_path / "new") == copy / "checkpoints/checkpoint-2"
+
+
+def test_auto_without_a_checkpoint_begins_but_not_over_a_finished_run(copy, tmp_path):
+    settings = settings_of("--output_dir", tmp_path / "new", *CONTINUE)
+    assert (find_checkpoint(settings, tmp_path / "new"), run_to_continue(settings)) == (None, None)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(RunError, match="this run is complete and its checkpoints are gone; choose another"):
+        find_checkpoint(settings_of("--output_dir", copy, *CONTINUE), copy)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (CONTINUE, "--resume_from_checkpoint auto needs --output_dir: the run folder to continue"),
+        (
+            ("--resume_from_checkpoint", "no/such"),
+            "no/such: no checkpoint; name a folder like outputs/demo/checkpoints/checkpoint-50, or auto",
+        ),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_before_anything_is_loaded(flags, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for find in (find_run_dir, run_to_continue):
+        with pytest.raises(RunError) as caught:
+            find(settings_of(*flags))
+        assert str(caught.value) == message
+
+
+def test_a_checkpoint_outside_of_a_run_is_refused(copy, tmp_path):
+    alone = shutil.copytree(copy / "checkpoints/checkpoint-2", tmp_path / "alone" / "checkpoint-2")
+    with pytest.raises(RunError, match=r"belongs to no run, there is no .*run\.json; name another"):
+        run_to_continue(settings_of("--resume_from_checkpoint", alone))

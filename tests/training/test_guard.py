@@ -1,0 +1,83 @@
+"""A loss or gradient that is no number: the run stops in that step, names the rows, and no such weights are saved."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from sft.data import open_dataset
+from sft.runs import read_run
+from sft.training.guard import DivergedError, name_rows
+from sft.training.log import read_log
+from sft.training.trainer import RowTrainer
+from tests.tiny import write_rows
+
+ADVICE = "lower --learning_rate, or look at these rows with inspect_data.py --row"
+
+
+def are_finite(run: Path) -> bool:
+    """Whether all adapters a run has saved are; there must be one."""
+    files = list(run.rglob("adapter_model.safetensors"))
+    return bool(files) and all(weight.isfinite().all() for path in files for weight in load_file(path).values())
+
+
+def write_flaw(path: Path, side: str) -> tuple[Path, str]:
+    """A file of rows in which the answer of one training or validation row holds a `~`, and that row's id."""
+    write_rows(path)
+    name = getattr(open_dataset(path), side)[3]["id"]  # rows-17: the row of line 17
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines[int(name.removeprefix("rows-")) - 1]["output"] += "~"  # the split goes by the question
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path, name
+
+
+def test_a_model_that_diverges_stops_in_that_step_and_its_checkpoints_stay_finite(train, tmp_path):
+    with pytest.raises(DivergedError, match=r"(is nan|is inf|not finite).* on rows? rows-"):
+        train("--max_steps", "8", "--eval_steps", "1", "--learning_rate", "1e3", "--warmup_steps", "0")
+    assert are_finite(tmp_path / "run")
+    assert read_run(tmp_path / "run").status == "training"
+    assert not (tmp_path / "run/adapter").exists()
+
+
+def test_the_row_whose_loss_is_no_number_is_named_and_the_checkpoint_before_stays_finite(train, flawed_model, tmp_path):
+    rows, name = write_flaw(tmp_path / "rows.jsonl", "train")
+    flags = ["--model", flawed_model, "--data", rows, "--num_train_epochs", "1", "--warmup_steps", "0"]
+    with pytest.raises(DivergedError) as caught:
+        train(*flags, "--batch_size", "1", "--eval_steps", "1")
+    steps = [line["step"] for line in read_log(tmp_path / "run/log.jsonl") if "loss" in line]
+    assert str(caught.value) == f"step {len(steps) + 1}: the loss is nan on row {name}; {ADVICE}"
+    assert are_finite(tmp_path / "run")
+
+
+def test_a_validation_row_whose_loss_is_no_number_is_named_and_nothing_is_saved(train, flawed_model, tmp_path):
+    rows, name = write_flaw(tmp_path / "rows.jsonl", "validation")
+    with pytest.raises(DivergedError) as caught:
+        train("--model", flawed_model, "--data", rows, "--max_steps", "2", "--eval_steps", "1")
+    assert str(caught.value) == f"validation after step 1: the loss is not finite on row {name}; {ADVICE}"
+    assert list((tmp_path / "run").rglob("*.safetensors")) == []
+
+
+def test_a_gradient_that_is_no_number_stops_the_step_before_the_weights_take_it_up(train, tmp_path, monkeypatch):
+    compute_loss = RowTrainer.compute_loss
+
+    def break_gradient(self, *args, **kwargs):
+        loss = compute_loss(self, *args, **kwargs)
+        if self.state.global_step == 2:
+            loss.register_hook(lambda gradient: gradient * math.inf)
+        return loss
+
+    monkeypatch.setattr(RowTrainer, "compute_loss", break_gradient)
+    with pytest.raises(DivergedError, match=r"^step 3: a gradient is not finite, though the loss is, on rows rows-"):
+        train("--max_steps", "4", "--eval_steps", "1")
+    assert {path.name for path in (tmp_path / "run/checkpoints").glob("checkpoint-*")} == {
+        "checkpoint-1",
+        "checkpoint-2",
+    }
+    assert are_finite(tmp_path / "run")
+
+
+def test_many_rows_are_named_by_the_first_ten():
+    assert name_rows(["a"]) == "row a"
+    assert name_rows([str(number) for number in range(12)]) == "rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"

@@ -17,9 +17,9 @@ NONE, AUTO = "none", "auto"
 STATE_FILE = "trainer_state.json"  # the last file the trainer writes: without it a checkpoint was cut off
 # What a step does, and what the optimizer's saved state belongs to; the other settings may change half-way.
 KEPT = (
-    "method", "lora_r", "lora_alpha", "lora_dropout", "target_modules", "supervise", "max_seq_length", "on_too_long",
-    "head_share", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
-    "seed",
+    "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "supervise", "max_seq_length",
+    "on_too_long", "head_share", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "lr_scheduler_type", "seed",
 )  # fmt: skip
 
 

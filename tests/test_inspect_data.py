@@ -23,7 +23,7 @@ FIRST = """\
 <|im_start|>system
 Be brief.<|im_end|>
 <|im_start|>user
-判断评论的情感，只回答正面或负面：
+正面还是负面？
 好<|im_end|>
 <|im_start|>assistant
 «正面<|im_end|>»"""

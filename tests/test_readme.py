@@ -13,12 +13,25 @@ READMES = ("README.md", "README_zh.md")
 # Command -> the file that runs it: the Makefile (`make demo`), CI, or a test. A test that runs the same with other
 # values (a smaller file, a temporary folder) is named with the words that stand in it.
 RUN_BY: dict[str, str | tuple[str, str]] = {
-    "make demo": ("tests/test_setup.py", "test_make_demo_runs_the_three_scripts_in_order"),
+    "make demo": ("tests/test_setup.py", "run_make clone -n demo"),  # its commands; a person runs it whole
     "make test": ".ci/run",
     "make check": ".ci/run",
     "python build_dataset.py --preset demo": "Makefile",
     "python train.py --config recipes/demo.yaml": "Makefile",
     "python evaluate.py --rouge": "Makefile",
+    "python inspect_data.py --config recipes/demo.yaml -n 1": "tests/test_readme_commands.py",
+    "python train.py --config recipes/demo.yaml --dry_run": "tests/test_readme_commands.py",
+    'python inference.py --text "What is LoRA?"': "tests/test_readme_commands.py",
+    'python inference.py --task sentiment --text "房间很干净" --json': "tests/test_readme_commands.py",
+    "python chat.py": "tests/test_readme_commands.py",
+    "python train.py --config recipes/demo.yaml --data examples/my_dataset.json": "tests/test_readme_commands.py",
+    "cp recipes/data/demo.yaml my_mixture.yaml": "tests/test_readme_commands.py",
+    "python build_dataset.py --preset my_mixture.yaml --name mine --on_bad_row quarantine": (
+        "tests/test_readme_commands.py"
+    ),
+    "python train.py --config recipes/demo.yaml --data data/mine": "tests/test_readme_commands.py",
+    "python train.py --config recipes/qwen2.5-7b-instruct-qlora.yaml --dry_run": "tests/test_readme_commands.py",
+    "python train.py --config recipes/qwen2.5-7b-instruct-qlora.yaml": "tests/test_readme_commands.py",
 }
 
 

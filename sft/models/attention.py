@@ -46,19 +46,22 @@ def attend_flat(
         raise TypeError(
             "flat attention needs cu_seq_lens_q and max_length_q: call it through sft.batching.flatten_rows"
         )
-    groups = query.shape[1] // key.shape[1]
+    dtype, groups = query.dtype, query.shape[1] // key.shape[1]
     if groups > 1:  # grouped-query attention: each key head serves several query heads
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if varlen_attn is not None and query.is_cuda and query.dtype is not torch.float32:
         rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (1, H, T, D) -> (T, H, D)
         mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **_CAUSAL)
         return mixed[None], None
+    if not query.is_cuda and query.dtype is torch.bfloat16:
+        # PyTorch's bf16 attention for CPUs takes twice as long as fp32's: 42 ms, not 22, for 16 rows of 128 (2 cores)
+        query, key, value = query.float(), key.float(), value.float()
     lengths = cu_seq_lens_q.diff().tolist()
     if len(lengths) * max_length_q**2 <= MAX_PADDED_WORK * sum(length**2 for length in lengths):
-        return _attend_padded(query, key, value, lengths, scaling), None
+        return _attend_padded(query, key, value, lengths, scaling).to(dtype), None
     rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     mixed = torch.cat([scaled_dot_product_attention(*row, is_causal=True, scale=scaling) for row in rows], dim=2)
-    return mixed.transpose(1, 2), None
+    return mixed.transpose(1, 2).to(dtype), None
 
 
 def _attend_padded(

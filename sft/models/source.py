@@ -16,7 +16,7 @@ from sft.console import say
 from sft.errors import ModelError
 from sft.models.embedded import embedded_model_folder
 
-EMBEDDED = "embedded"
+EMBEDDED, AUTO = "embedded", "auto"
 DEFAULT_HUB_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 ROOM_FOR_DEFAULT_GB = 11.0  # NF4 weights 5.5 GB, LoRA with its optimizer 0.5 GB, activations of 2 x 2,048 tokens
 SAMPLE_BYTES = 4096
@@ -42,7 +42,7 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
 
     tokenizer_only fetches no weights (such a source has no identity).
     """
-    if name == "auto":
+    if name == AUTO:
         name = _choose_automatically()
     if name == EMBEDDED:
         return ModelSource(EMBEDDED, embedded_model_folder())

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
-from sft.data import open_dataset
+from sft.data import Dataset, open_dataset
 from sft.models.loading import load_tokenizer
 from sft.training.fit import TrainResult, fit
 from sft.training.log import StepLog
@@ -21,19 +21,20 @@ from sft.training.log import StepLog
 def train(tiny_model_folder: Path, rows_file: Path, tmp_path: Path):
     """train("--max_steps", "2") -> the result of a run on the tiny model in tmp_path/run."""
 
-    def run(*flags: object, folder: str = "run") -> TrainResult:
+    def run(*flags: object, folder: str = "run", dataset: Dataset | None = None) -> TrainResult:
         always = ["--model", tiny_model_folder, "--data", rows_file, "--output_dir", tmp_path / folder]
         always += ["--method", "lora", "--dtype", "fp32", "--max_seq_length", "192"]
         always += ["--system_prompt", "Be brief."]
         settings = load_settings(TrainSettings, [str(word) for word in [*always, *flags]])
-        return fit(settings, open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed))
+        split = {"eval_ratio": settings.eval_ratio, "seed": settings.split_seed}
+        return fit(settings, dataset or open_dataset(settings.data, **split))
 
     return run
 
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
-    """with interrupt(3): Ctrl-C at the end of step 3."""
+    """with interrupt(3): Ctrl-C in step 3, before it is logged and saved."""
 
     @contextmanager
     def at(step: int) -> Iterator[None]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.checkpoints import find_checkpoint, find_run_dir, run_to_continue
+from sft.checkpoints import KEPT, find_checkpoint, find_run_dir, run_to_continue
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import RunError
@@ -38,13 +38,14 @@ def settings_of(*flags: object) -> TrainSettings:
 
 def test_an_interrupted_run_goes_on_to_the_same_losses_and_weights(train, interrupt, tmp_path, capsys):
     train(*SIX_STEPS, folder="whole")
-    with interrupt(3), pytest.raises(KeyboardInterrupt):
+    with interrupt(4), pytest.raises(KeyboardInterrupt):
         train(*SIX_STEPS)
     run = tmp_path / "run"
-    assert f"3 of 6 steps done, 2 saved; go on with: python train.py --output_dir {run} {' '.join(CONTINUE)}" in (
+    assert f"4 of 6 steps done, 2 saved; go on with: python train.py --output_dir {run} {' '.join(CONTINUE)}" in (
         capsys.readouterr().err.splitlines()
     )
     assert read_run(run).status == "training"
+    assert [line["step"] for line in read_log(run / "log.jsonl")] == [1, 2, 2, 3]  # step 3 will be done again
 
     result = train(*SIX_STEPS, *CONTINUE)
 
@@ -117,12 +118,22 @@ def test_allow_mismatch_goes_on_and_says_what_differs(train, copy, capsys):
     assert open_run(copy).system_prompt == "Sing."
 
 
+def test_each_setting_is_known_to_be_kept_checked_by_other_means_or_free_to_change():
+    checked = {"data", "eval_ratio", "split_seed", "model", "revision", "system_prompt", "think"}  # hashes, fingerprint
+    free = {"config", "json_output", "output_dir", "dry_run", "resume_from_checkpoint", "allow_mismatch", "use_qlora"}
+    free |= {"num_train_epochs", "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "neftune_noise_alpha"}
+    free |= {"backend", "dtype", "optim", "gradient_checkpointing", "trust_remote_code"}
+    free |= {"eval_steps", "save_total_limit"}
+    assert sorted([*KEPT, *checked, *free]) == sorted(TrainSettings.model_fields)
+
+
 # Which checkpoint
 
 
 def test_auto_takes_the_newest_whole_checkpoint(copy):
     settings = settings_of("--output_dir", copy, *CONTINUE)
-    (copy / "checkpoints/checkpoint-10").mkdir()  # cut off while it was written: the trainer's state comes last
+    cut_off = shutil.copytree(copy / "checkpoints/checkpoint-2", copy / "checkpoints/checkpoint-10")
+    (cut_off / "trainer_state.json").unlink()  # the trainer writes it last
     assert find_checkpoint(settings, copy) == copy / "checkpoints/checkpoint-4"
     shutil.copytree(copy / "checkpoints/checkpoint-2", copy / "checkpoints/checkpoint-12")
     assert find_checkpoint(settings, copy) == copy / "checkpoints/checkpoint-12"  # by number, not by name

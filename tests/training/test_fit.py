@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from sft.config.train import TrainSettings
-from sft.data import open_dataset
+from sft.data import Dataset, open_dataset
 from sft.encoding import encode_rows
 from sft.errors import DataError
 from sft.models.loading import load_run
@@ -73,42 +73,49 @@ def test_the_log_has_a_line_for_every_step_and_every_validation(tiny_run):
 
 
 def test_the_steps_are_those_of_the_epochs_and_the_last_one_is_validated_and_saved(train, tmp_path):
-    result = train("--num_train_epochs", "1.5", "--eval_steps", "4")  # 36 rows, 8 a step: 5 steps an epoch
+    result = train("--num_train_epochs", "1.5", "--eval_steps", "3")  # 36 rows, 8 a step: 5 steps an epoch
     assert result.metrics["steps"] == 8
-    result = train("--num_train_epochs", "1", "--eval_steps", "4", folder="odd")
-    assert result.metrics["steps"] == 5
-    assert [line["step"] for line in read_log(tmp_path / "odd/log.jsonl") if "eval_loss" in line] == [4, 5]
-    assert (tmp_path / "odd/checkpoints/checkpoint-5").is_dir()
+    assert [line["step"] for line in read_log(tmp_path / "run/log.jsonl") if "eval_loss" in line] == [3, 6, 8]
+    assert (tmp_path / "run/checkpoints/checkpoint-8").is_dir()
 
 
-def test_what_is_saved_is_the_checkpoint_of_the_best_token_weighted_validation_loss(train, tmp_path):
-    result = train("--max_steps", "6", "--eval_steps", "1", "--learning_rate", "1", "--warmup_steps", "0")
+WRONG_WAY = ("--max_steps", "4", "--eval_steps", "1", "--learning_rate", "3e-2", "--warmup_steps", "0")
+
+
+@pytest.fixture
+def contrary_rows(rows_file) -> Dataset:
+    """Validation asks for other answers than training teaches, so that its loss rises with every step."""
+    dataset = open_dataset(rows_file)
+    return dataclasses.replace(
+        dataset,
+        train=[{**row, "output": "yes yes yes"} for row in dataset.train],
+        validation=[{**row, "output": "\x7f" * (1 + 5 * place)} for place, row in enumerate(dataset.validation)],
+    )
+
+
+def test_what_is_saved_is_the_checkpoint_of_the_best_token_weighted_validation_loss(train, contrary_rows, tmp_path):
+    result = train(*WRONG_WAY, dataset=contrary_rows)
     losses = {line["step"]: line["eval_loss"] for line in read_log(tmp_path / "run/log.jsonl") if "eval_loss" in line}
-    best = min(losses, key=lambda step: losses[step])
-    assert best != max(losses), "the rate is meant to spoil the model, so that the last checkpoint is not the best"
-    assert result.metrics["best_checkpoint"] == f"checkpoint-{best}"
-    assert result.metrics["eval_loss"] == losses[best]
-    assert result.metrics["perplexity"] == math.exp(losses[best])
+    assert sorted(losses, key=losses.get) == [1, 2, 3, 4]  # the last checkpoint is not the best
+    assert result.metrics["best_checkpoint"] == "checkpoint-1"
+    assert (result.metrics["eval_loss"], result.metrics["perplexity"]) == (losses[1], math.exp(losses[1]))
 
     saved = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
-    kept = load_file(tmp_path / f"run/checkpoints/checkpoint-{best}/adapter_model.safetensors")
-    assert saved.keys() == kept.keys()
-    assert all(torch.equal(saved[name], kept[name]) for name in saved)
+    best = load_file(tmp_path / "run/checkpoints/checkpoint-1/adapter_model.safetensors")
+    assert saved.keys() == best.keys()
+    assert all(torch.equal(saved[name], best[name]) for name in saved)
 
     run = open_run(tmp_path / "run")
-    settings = run.train_settings()
-    rows = open_dataset(settings.data).validation
     loaded = load_run(run)
-    encoded = encode_rows(rows, loaded.chat, run.system_prompt, max_length=settings.max_seq_length).encoded
-    assert len({example.num_supervised for example in encoded}) > 1, "else every average is the same"
-    assert token_weighted_loss(score_rows(loaded, encoded)) == pytest.approx(losses[best], abs=1e-6)
+    encoded = encode_rows(contrary_rows.validation, loaded.chat, run.system_prompt, max_length=192).encoded
+    assert token_weighted_loss(score_rows(loaded, encoded)) == pytest.approx(losses[1], abs=1e-6)
+    means = [score_rows(loaded, [example])[0] for example in encoded]
+    assert abs(sum(score.nll / score.num_tokens for score in means) / len(means) - losses[1]) > 1e-3  # not that mean
 
 
-def test_checkpoints_are_limited_and_the_best_is_among_them(train, tmp_path):
-    flags = ["--max_steps", "6", "--eval_steps", "1", "--learning_rate", "1", "--warmup_steps", "0"]
-    result = train(*flags, "--save_total_limit", "2")
-    kept = {path.name for path in (tmp_path / "run/checkpoints").glob("checkpoint-*")}
-    assert kept == {result.metrics["best_checkpoint"], "checkpoint-6"}
+def test_checkpoints_are_limited_and_the_best_is_among_them(train, contrary_rows, tmp_path):
+    train(*WRONG_WAY, "--save_total_limit", "2", dataset=contrary_rows)
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("c*")) == ["checkpoint-1", "checkpoint-4"]
 
 
 # What writes nothing

@@ -1,0 +1,138 @@
+"""The READMEs followed command by command, with the words that stand there, and their table of accepted rows.
+
+Variables SFT_<FIELD> make the runs small. What `make demo` runs is not repeated here.
+"""
+
+import io
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sft.data import open_dataset
+from sft.data.rows import FoundRow, RowReader
+from tests.commands import ROOT
+from tests.readme import script_calls
+
+FORM_ROW = re.compile(r"^\| ([\w/]+).* \| `(\{.*\})` \| (\w+) \|$", re.MULTILINE)
+
+
+class Newcomer:
+    """Somebody in a fresh clone: types a README's commands there, in this process, so that libraries load once."""
+
+    def __init__(self, clone: Path) -> None:
+        self.clone = clone
+        for name in ("examples", "recipes"):
+            (clone / name).symlink_to(ROOT / name)
+
+    def types(self, command: str, *, stdin: str = "", **variables: object) -> None:
+        """Run the script of a command: types("python chat.py", stdin="exit", SFT_SEED=1)."""
+        ((script, *arguments),) = script_calls(command)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.clone)
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+            for name, value in variables.items():
+                patch.setenv(name, str(value))
+            runpy.run_path(str(ROOT / script))["main"](arguments)
+
+    def read_run(self, run: str) -> dict[str, object]:
+        """The run.json of a run folder: read_run("outputs/latest")."""
+        return json.loads((self.clone / run / "run.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
+    """A newcomer in a clone without data and runs."""
+    return Newcomer(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="module")
+def own_run(newcomer, embedded_folder) -> dict[str, object]:
+    """The embedded model tuned for one step on the example rows; its run.json."""
+    command = "python train.py --config recipes/demo.yaml --data examples/my_dataset.json"
+    newcomer.types(command, SFT_MAX_STEPS=1, SFT_PER_DEVICE_TRAIN_BATCH_SIZE=2)
+    return newcomer.read_run("outputs/latest")
+
+
+def test_ones_own_file_is_split_and_trained_on(own_run):
+    assert (own_run["status"], own_run["base"]["name"]) == ("complete", "embedded")
+    assert own_run["data"]["split"] == "by content hash, eval_ratio 0.1, seed 42"
+    assert [own_run["data"][split]["kept"] for split in ("train", "validation")] == [11, 1]
+
+
+def test_a_question_is_answered_by_the_latest_run(newcomer, own_run, capsys):
+    newcomer.types('python inference.py --text "What is LoRA?"', SFT_MAX_NEW_TOKENS=3)
+    out, said = capsys.readouterr()
+    assert out.strip()
+    assert "cut off after 3 tokens; raise --max_new_tokens for more" in said
+
+
+def test_a_task_is_answered_as_json(newcomer, own_run, capsys):
+    newcomer.types('python inference.py --task sentiment --text "房间很干净" --json', SFT_MAX_NEW_TOKENS=3)
+    result = json.loads(capsys.readouterr().out)
+    assert list(result) == ["task", "answer", "parsed", "problem", "finished", "num_tokens", "duration_s"]
+
+
+def test_one_can_talk_with_the_latest_run(newcomer, own_run, capsys):
+    newcomer.types("python chat.py", stdin="hello\nexit\n", SFT_MAX_NEW_TOKENS=3)
+    out, said = capsys.readouterr()
+    assert out.count("\n") >= 1
+    assert re.search(r"^\(3 tokens, [\d.]+ tokens/s, cut off: raise --max_new_tokens for more\)$", said, re.MULTILINE)
+
+
+def test_a_row_is_shown_as_the_model_sees_it(newcomer, embedded_folder, capsys):
+    newcomer.types("python inspect_data.py --config recipes/demo.yaml -n 1", SFT_DATA="examples/my_dataset.json")
+    shown = capsys.readouterr().out
+    assert "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n" in shown
+    assert shown.count("«") == 2  # the legend and the one row
+
+
+def test_a_dry_run_of_the_demo_reports_and_writes_nothing(newcomer, tiny_model_folder, rows_file, capsys):
+    before = sorted(newcomer.clone.rglob("run.json"))
+    small = {"SFT_MODEL": tiny_model_folder, "SFT_DATA": rows_file, "SFT_LORA_LAYERS": 1}
+    newcomer.types("python train.py --config recipes/demo.yaml --dry_run", **small)
+    figures = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert figures == ["steps", "longest_batch_tokens", "tokens_per_second", "peak_gb", "estimated_duration_s"]
+    assert sorted(newcomer.clone.rglob("run.json")) == before
+
+
+def test_a_copied_preset_is_built_and_trained_on(newcomer, tiny_model_folder):
+    subprocess.run(["cp", "recipes/data/demo.yaml", "my_mixture.yaml"], cwd=newcomer.clone, check=True)
+    newcomer.types("python build_dataset.py --preset my_mixture.yaml --name mine --on_bad_row quarantine")
+    dataset = open_dataset(newcomer.clone / "data" / "mine")
+    assert [len(dataset.train), len(dataset.validation), len(dataset.test)] == [900, 150, 220]
+
+    small = {"SFT_MODEL": tiny_model_folder, "SFT_LORA_LAYERS": 1, "SFT_MAX_STEPS": 1, "SFT_OUTPUT_DIR": "outputs/mine"}
+    newcomer.types("python train.py --config recipes/demo.yaml --data data/mine", **small)
+    run = newcomer.read_run("outputs/mine")
+    assert (run["status"], run["data"]["sha256"]) == ("complete", dataset.sha256)
+
+
+def test_the_reference_recipe_is_tried_and_trained_as_it_is_on_a_small_model(
+    newcomer, tiny_model_folder, rows_file, capsys
+):
+    small = {"SFT_MODEL": tiny_model_folder, "SFT_DATA": rows_file}
+    newcomer.types("python train.py --config recipes/qwen2.5-7b-instruct-qlora.yaml --dry_run", **small)
+    assert "steps: 15\n" in capsys.readouterr().out  # 36 rows in steps of 8 are 5; three epochs
+    small |= {"SFT_MAX_STEPS": 1, "SFT_OUTPUT_DIR": "outputs/reference"}
+    newcomer.types("python train.py --config recipes/qwen2.5-7b-instruct-qlora.yaml", **small)
+    run = newcomer.read_run("outputs/reference")
+    kept = ("method", "lora_r", "lora_alpha", "optim", "neftune_noise_alpha", "max_seq_length", "learning_rate", "seed")
+    assert [run["settings"][name] for name in kept] == ["qlora", 16, 32, "adamw_8bit", 5.0, 2048, 2e-4, 3407]
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
+def test_every_row_of_the_table_of_forms_is_read_as_it_says(readme, tmp_path):
+    table = FORM_ROW.findall((ROOT / readme).read_text(encoding="utf-8"))
+    assert len(table) == 11
+    for columns, example, task in table:
+        path = tmp_path / "row.jsonl"
+        path.write_text(example + "\n", encoding="utf-8")
+        reader = RowReader(path)
+        (found,) = reader
+        assert isinstance(found, FoundRow), found
+        assert (list(reader.dialects), reader.ignored_columns, found.row["task"]) == ([columns], set(), task)

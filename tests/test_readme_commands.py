@@ -18,6 +18,7 @@ from sft.data.rows import FoundRow, RowReader
 from tests.commands import ROOT
 from tests.readme import script_calls
 
+READMES = ("README.md", "README_zh.md")
 FORM_ROW = re.compile(r"^\| ([\w/]+).* \| `(\{.*\})` \| (\w+) \|$", re.MULTILINE)
 
 
@@ -100,11 +101,15 @@ def test_a_dry_run_of_the_demo_reports_and_writes_nothing(newcomer, tiny_model_f
     assert sorted(newcomer.clone.rglob("run.json")) == before
 
 
-def test_a_copied_preset_is_built_and_trained_on(newcomer, tiny_model_folder):
+def test_a_copied_preset_gives_as_many_rows_as_the_readmes_tell_and_is_trained_on(newcomer, tiny_model_folder):
     subprocess.run(["cp", "recipes/data/demo.yaml", "my_mixture.yaml"], cwd=newcomer.clone, check=True)
     newcomer.types("python build_dataset.py --preset my_mixture.yaml --name mine --on_bad_row quarantine")
     dataset = open_dataset(newcomer.clone / "data" / "mine")
-    assert [len(dataset.train), len(dataset.validation), len(dataset.test)] == [900, 150, 220]
+    num_rows = [len(dataset.train), len(dataset.validation), len(dataset.test)]
+    for readme in READMES:
+        text = (ROOT / readme).read_text(encoding="utf-8").partition("<!-- demo output begins -->")[0]
+        told = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", text.rpartition("\n## ")[2])]
+        assert told == [sum(num_rows), num_rows[0], num_rows[2]]
 
     small = {"SFT_MODEL": tiny_model_folder, "SFT_LORA_LAYERS": 1, "SFT_MAX_STEPS": 1, "SFT_OUTPUT_DIR": "outputs/mine"}
     newcomer.types("python train.py --config recipes/demo.yaml --data data/mine", **small)
@@ -125,7 +130,7 @@ def test_the_reference_recipe_is_tried_and_trained_as_it_is_on_a_small_model(
     assert [run["settings"][name] for name in kept] == ["qlora", 16, 32, "adamw_8bit", 5.0, 2048, 2e-4, 3407]
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
+@pytest.mark.parametrize("readme", READMES)
 def test_every_row_of_the_table_of_forms_is_read_as_it_says(readme, tmp_path):
     table = FORM_ROW.findall((ROOT / readme).read_text(encoding="utf-8"))
     assert len(table) == 11

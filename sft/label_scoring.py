@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
 from sft.batching import IGNORED, plan_batches
-from sft.console import Progress, progress
+from sft.console import progress
 from sft.models.loaded import LoadedModel
 from sft.scoring import TOKENS_PER_BATCH
 
@@ -31,7 +31,7 @@ def score_labels(
     """
     answers = [[loaded.chat.encode_answer(label) for label in options] for options in labels]
     scores: list[list[float]] = [[] for _ in prompts]
-    bar: Progress[object] = progress(total=len(prompts), description=description, shown=shown)
+    bar = progress(total=len(prompts), description=description, shown=shown)
     was_training = loaded.model.training
     loaded.model.eval()
     with torch.inference_mode(), bar:

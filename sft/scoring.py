@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
 from sft.batching import IGNORED, flatten_rows, pad_rows, plan_batches, tensor_of, to_device
-from sft.console import Progress, progress
+from sft.console import progress
 from sft.models.loaded import LoadedModel
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
@@ -37,7 +37,7 @@ def score_rows(
     batches = plan_batches([len(row.input_ids) for row in encoded], TOKENS_PER_BATCH[loaded.device.type])
     was_training = loaded.model.training
     loaded.model.eval()
-    bar: Progress[object] = progress(total=len(encoded), description=description, shown=shown)
+    bar = progress(total=len(encoded), description=description, shown=shown)
     with torch.inference_mode(), loaded.flat_rows(), bar:
         for indices in batches:
             nll, counts = score_batch(loaded, [encoded[index] for index in indices])

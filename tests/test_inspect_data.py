@@ -19,7 +19,7 @@ ROWS = [
 FIRST = """\
 «learned»; all else is context
 
---- a-1 | source a | task sentiment | 101 tokens, 7 learned, 0 cut
+--- a-1 | source a | task sentiment | 71 tokens, 7 learned, 0 cut
 <|im_start|>system
 Be brief.<|im_end|>
 <|im_start|>user
@@ -31,13 +31,13 @@ TABLES = """
 
 source  rows  median  p95  longest  learned  <=64  <=128  <=256  <=512  <=1024  <=2048  <=4096  more
 ------  ----  ------  ---  -------  -------  ----  -----  -----  -----  ------  ------  ------  ----
-a          2     371  641      641  1.2%        0      1      0      0       1       0       0     0
+a          2     356  641      641  1.3%        0      1      0      0       1       0       0     0
 b          2     441  825      825  3.1%        1      0      0      0       1       0       0     0
-all        4     371  825      825  2.2%        1      1      0      0       2       0       0     0
+all        4     356  825      825  2.3%        1      1      0      0       2       0       0     0
 
 limit  rows over  shortened  dropped  tokens cut  tokens dropped  lost of all
 -----  ---------  ---------  -------  ----------  --------------  -----------
-  512          2          1        1         129             825  58.7%
+  512          2          1        1         129             825  59.8%
  1024          0          0        0           0               0  0.0%
  2048          0          0        0           0               0  0.0%
  4096          0          0        0           0               0  0.0%

@@ -59,8 +59,10 @@ def attend_flat(
     lengths = cu_seq_lens_q.diff().tolist()
     if len(lengths) * max_length_q**2 <= MAX_PADDED_WORK * sum(length**2 for length in lengths):
         return _attend_padded(query, key, value, lengths, scaling).to(dtype), None
-    rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    mixed = torch.cat([scaled_dot_product_attention(*row, is_causal=True, scale=scaling) for row in rows], dim=2)
+    each_row = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    mixed = torch.cat(
+        [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in each_row], dim=2
+    )
     return mixed.transpose(1, 2).to(dtype), None
 
 
@@ -71,11 +73,11 @@ def _attend_padded(
 
     Causal attention never looks at the padding behind a row, so no mask is needed.
     """
-    padded = [
+    q, k, v = (
         pad_sequence(list(tensor[0].transpose(0, 1).split(lengths)), batch_first=True).transpose(1, 2)
         for tensor in (query, key, value)  # (T, H, D) -> (B, L, H, D) -> (B, H, L, D)
-    ]
-    mixed = scaled_dot_product_attention(*padded, is_causal=True, scale=scaling).transpose(1, 2)  # (B, L, H, D)
+    )
+    mixed = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling).transpose(1, 2)  # (B, L, H, D)
     return torch.cat([row[:length] for row, length in zip(mixed.unbind(0), lengths, strict=True)])[None]
 
 

@@ -81,6 +81,11 @@ class RowTrainer(SFTTrainer):
         else:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
+    def training_step(self, *args: object, **kwargs: object) -> torch.Tensor:
+        """Forward and backward of one batch: checkpointing computes the forward again while going backward."""
+        with self.loaded.flat_rows():
+            return super().training_step(*args, **kwargs)
+
     def compute_loss(
         self,
         model: torch.nn.Module,

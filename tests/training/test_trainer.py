@@ -121,3 +121,9 @@ def test_a_batch_without_a_supervised_token_never_trains_in_silence(tiny_model_f
     trainer = RowTrainer(loaded, rows, rows, build_arguments(settings, loaded.precision, tmp_path, num_steps=1))
     with pytest.raises(RuntimeError, match="without a supervised token"):
         trainer.compute_loss(loaded.model, trainer.data_collator(list(trainer.train_dataset)))
+
+
+def test_gradient_checkpointing_gives_the_same_losses(tiny_model_folder: Path, tmp_path: Path):
+    plain, _ = train(tiny_model_folder, tmp_path / "plain", steps=3)
+    recomputed, _ = train(tiny_model_folder, tmp_path / "recomputed", "--gradient_checkpointing", steps=3)
+    assert recomputed == pytest.approx(plain, abs=1e-6)

@@ -6,11 +6,13 @@ Everything is real (tokenizer, model, trainer, files), only small.
 import os
 from pathlib import Path
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs a hub brings one and says so
+# Before torch: two test processes with a thread a core each only wait for one another (scripts under test inherit it).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests.tiny import make_tiny_model, write_rows
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs a hub brings one and says so
 
 
 @pytest.fixture(scope="session")

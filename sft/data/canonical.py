@@ -26,6 +26,7 @@ class Turn(TypedDict):
 
     role: str
     content: str
+    reasoning_content: NotRequired[str]  # assistant: the thought before the answer, read where `--think keep`
 
 
 class Row(TypedDict):

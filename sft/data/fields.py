@@ -135,7 +135,13 @@ def _read_turn(number: int, turn: Json) -> Turn:
     content = turn.get("content", turn.get("value"))
     if not isinstance(content, str):
         raise RowError("wrong_type", f"turn {number + 1}: content is {name_kind(content)}, expected text")
-    return {"role": role, "content": content}
+    read: Turn = {"role": role, "content": content}
+    thought = turn.get("reasoning_content")
+    if thought is not None and not isinstance(thought, str):
+        raise RowError("wrong_type", f"turn {number + 1}: reasoning_content is {name_kind(thought)}, expected text")
+    if thought and role == "assistant":
+        read["reasoning_content"] = thought
+    return read
 
 
 def _read_entity(text: str, number: int, found: Json) -> Entity:

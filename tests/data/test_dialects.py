@@ -11,6 +11,13 @@ CHAT = {
     "task": "chat",
     "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
 }
+THOUGHT = {
+    "task": "chat",
+    "messages": [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "4", "reasoning_content": "Two and two."},
+    ],
+}
 BEIJING = {"start_idx": 2, "end_idx": 4, "entity_text": "北京", "entity_label": "GPE"}
 
 ACCEPTED = [
@@ -34,6 +41,7 @@ ACCEPTED = [
         },
     ),
     ("messages", {"messages": CHAT["messages"]}, CHAT),
+    ("messages", {"messages": THOUGHT["messages"]}, THOUGHT),
     (
         "messages",
         {"messages": '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]'},  # from CSV

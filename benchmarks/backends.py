@@ -2,7 +2,7 @@
 
 Needs an NVIDIA GPU. Makes a random model with Qwen2.5-0.5B's geometry and rows of random words under --work, trains it
 in 4 bits with each backend, then opens each run with evaluate.py and chat.py. Prints one JSON line last.
-    python benchmarks/backends.py --work /tmp/backends --steps 20
+    python -m benchmarks.backends --work /tmp/backends --steps 20
 """
 
 import argparse
@@ -13,20 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.random_models import make_random_model
+
 ROOT = Path(__file__).resolve().parent.parent
-GEOMETRY = {
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-}
-CHATML = (
-    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
-)
 LOSS_TOLERANCE = 2e-2
 
 
@@ -38,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     model, rows = options.work / "model", options.work / "rows.jsonl"
     options.work.mkdir(parents=True, exist_ok=True)
-    make_model(model)
+    make_random_model("0.5b", model)
     make_rows(rows)
 
     losses: dict[str, list[float]] = {}
@@ -100,35 +89,6 @@ def make_rows(path: Path, count: int = 400) -> None:
                 "output": " ".join(rng.choices(words, k=length // 4 + 1)),
             }
             file.write(json.dumps(row) + "\n")
-
-
-def make_model(folder: Path) -> None:
-    """Random weights in the geometry above, with a byte-level ChatML tokenizer."""
-    if (folder / "config.json").exists():
-        return
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    specials, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet)
-    core.train_from_iterator([], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.chat_template = CHATML
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        **GEOMETRY,
-        max_position_embeddings=32768,
-        rope_theta=1e6,
-        rms_norm_eps=1e-6,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Preset(BaseModel):
     description: str = ""
     splits: dict[Literal["train", "validation", "test"], SplitSize]
     sources: dict[str, AnySource] = Field(min_length=1)
+    decontaminate: tuple[str, ...] = ()  # evaluation files; rows that hold one of their texts are left out
 
     @model_validator(mode="after")
     def _check_shares(self) -> "Preset":

@@ -8,6 +8,7 @@ split leaves the others as they were.
 import itertools
 import operator
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from sft.data.quotas import SPLITS, Quotas
 
 NOT_CHOSEN = -1
 TASK_STRIDE = np.uint64(0x9E3779B97F4A7C15)  # spreads one text's keys of several tasks
+ROWS_AT_A_TIME = 65_536
 DEALING_ORDER = ("test", "validation", "train")
 
 
@@ -34,8 +36,8 @@ def find_conflicts(index: CandidateIndex, alive: np.ndarray) -> np.ndarray:
     numbers = np.flatnonzero(alive & (index.task > 0))
     text_and_task = index.group[numbers] + index.task[numbers] * TASK_STRIDE  # uint64, wraps around
     _, inverse = np.unique(text_and_task, return_inverse=True)
-    lowest = np.full(len(numbers), np.iinfo(np.uint16).max, dtype=np.uint16)
-    highest = np.zeros(len(numbers), dtype=np.uint16)
+    lowest = np.full(len(numbers), np.iinfo(index.label.dtype).max, dtype=index.label.dtype)
+    highest = np.zeros(len(numbers), dtype=index.label.dtype)
     np.minimum.at(lowest, inverse, index.label[numbers])
     np.maximum.at(highest, inverse, index.label[numbers])
     conflicts = np.zeros(len(index), dtype=bool)
@@ -70,7 +72,7 @@ def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.nda
     room = {SPLITS.index(name): list(quotas[name]) for name in DEALING_ORDER if name in quotas}
     numbers = np.flatnonzero(alive)
     numbers = numbers[np.argsort(index.group[numbers], kind="stable")]
-    dealt = zip(index.group[numbers].tolist(), numbers.tolist(), index.cell[numbers].tolist(), strict=True)
+    dealt = _iterate(index.group, numbers, index.cell)
     to_fill = sum(sum(quota) for quota in room.values())
     for _, members in itertools.groupby(dealt, key=operator.itemgetter(0)):
         if not to_fill:
@@ -83,6 +85,13 @@ def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.nda
                 room[split][cell] -= 1
                 to_fill -= 1
     return split_of
+
+
+def _iterate(group: np.ndarray, numbers: np.ndarray, cell: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """(group, number, cell) of each row as Python's integers, some at a time: all of 5 million would take 600 MB."""
+    for start in range(0, len(numbers), ROWS_AT_A_TIME):
+        part = numbers[start : start + ROWS_AT_A_TIME]
+        yield from zip(group[part].tolist(), part.tolist(), cell[part].tolist(), strict=True)
 
 
 def _find_split(room: dict[int, list[int]], wanted: Counter[int]) -> int | None:

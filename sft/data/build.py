@@ -16,6 +16,7 @@ from sft.data.decontamination import EvaluationTexts
 from sft.data.folder import Manifest, publish_folder, stage_folder
 from sft.data.ledger import Ledger
 from sft.data.manifest import BuildOptions, make_manifest
+from sft.data.overlaps import describe_overlap
 from sft.data.preset import Preset
 from sft.data.quotas import SPLITS, Cell
 from sft.data.spool import Spool
@@ -40,7 +41,7 @@ def build_dataset(
         ):
             for name, spool in zip(preset.sources, spools, strict=True):
                 ledger.open_source(name, spool.tally, spool.ledger)
-            choice = choose_rows(preset, cells, store, options)
+            choice = choose_rows(preset, cells, store, spools, options, staging.dataset, staging.scratch)
             book_rows(choice, list(preset.sources), store, ledger)
             for split in SPLITS:
                 with (staging.dataset / f"{split}.jsonl").open("wb") as file:
@@ -51,9 +52,13 @@ def build_dataset(
         manifest = make_manifest(preset, origins, cells, ledger, choice.mixture, staging.dataset, options)
         if evaluation is not None:
             manifest["decontaminated"] = evaluation.files
+        if choice.overlaps:
+            manifest["overlaps"] = choice.overlaps
         publish_folder(staging.dataset, target, manifest)
     for shortage in choice.mixture.shortages:
         say(f"warning: {shortage.describe()} (--on_shortage {options.on_shortage})")
+    for overlap in choice.overlaps:
+        say(describe_overlap(overlap))
     return manifest
 
 

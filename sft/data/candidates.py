@@ -44,6 +44,9 @@ class CandidateStore:
         self._places: dict[int, dict[str, np.ndarray]] = {}
         self._files = [spool.rows.open("rb", buffering=0) for spool in spools]
 
+    def __len__(self) -> int:
+        return self._starts[-1]
+
     def index(self) -> CandidateIndex:
         """The arrays of all sources."""
         cells = [

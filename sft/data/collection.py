@@ -84,6 +84,7 @@ def _make_rules(
         on_bad_row=source.on_bad_row or options.on_bad_row,
         seed=options.seed,
         evaluation=evaluation,
+        signed=preset.near_duplicates is not None,
     )
 
 

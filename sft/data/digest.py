@@ -21,6 +21,7 @@ from sft.data.decontamination import EvaluationTexts
 from sft.data.filters import Filters, Reason, RowFilter
 from sft.data.ledger import Tally, make_line
 from sft.data.rows import BadRow, OnBadRow, Recognised
+from sft.data.signatures import sign_texts
 from sft.data.sources.base import Strata
 
 LABEL_TASKS = ("sentiment", "sentiment_json", "moderation")  # one text, one right label (news: options differ per row)
@@ -121,6 +122,7 @@ class Digester:
             if rules.signed:
                 texts.append(f"{question}\n{answer_of(row)}")
         result.rows, result.ledger, result.files = b"".join(rows), b"".join(ledger), list(files)
+        result.signatures = sign_texts(texts).tobytes()
         return result
 
     def _judge(self, row: Row) -> tuple[Reason | None, int]:

@@ -1,6 +1,7 @@
 """The dataset folder data/<name>/: staged beside its place, renamed when whole; checked against its manifest when read.
 
 train.jsonl  validation.jsonl  test.jsonl  ledger.jsonl  manifest.json (last; SHA-256 of the others)
+overlaps.jsonl, where sources come split by their publisher
 
 An interrupted build leaves the old dataset as it was: what is unfinished lies in data/.<name>.partial until the next
 build of that name goes on with it (--resume) or clears it away.
@@ -45,6 +46,17 @@ class SourceEntry(TypedDict):
     examples: dict[str, Example]  # reason -> one row left out for it
 
 
+class Overlap(TypedDict):
+    """Rows of one published split that stand in another."""
+
+    split: str  # "test"
+    other_split: str  # "train"
+    rows: int  # of the split
+    exact: int  # of them, those whose normalised text stands in the other split
+    near: int  # of the rest, those with a near duplicate there
+    first: list[str]  # "chn_test-17 = chn_train-5", "chn_test-40 ~ chn_train-9 (0.87)"
+
+
 class FileEntry(TypedDict):
     """One file of the folder."""
 
@@ -64,6 +76,7 @@ class Manifest(TypedDict):
     sources: dict[str, SourceEntry]
     files: dict[str, FileEntry]
     decontaminated: NotRequired[dict[str, str]]  # evaluation file -> SHA-256
+    overlaps: NotRequired[list[Overlap]]  # of sources that come split
 
 
 class Staging(NamedTuple):
@@ -71,6 +84,7 @@ class Staging(NamedTuple):
 
     dataset: Path
     sources: Path
+    scratch: Path
 
 
 @contextmanager
@@ -83,10 +97,11 @@ def stage_folder(target: Path, *, resume: bool = False) -> Iterator[Staging]:
     with _lock_folder(target, timeout_s=0):
         _restore_interrupted(target)
         partial = target.parent / f".{target.name}.partial"
-        staging = Staging(partial / "dataset", partial / "sources")
+        staging = Staging(partial / "dataset", partial / "sources", partial / "scratch")
         if not resume and any(staging.sources.glob("*/finished.json")):
             say("clearing away what an interrupted build had read (--resume would use it)")
-        shutil.rmtree(staging.dataset if resume else partial, ignore_errors=True)
+        for folder in (staging.dataset, staging.scratch) if resume else (partial,):
+            shutil.rmtree(folder, ignore_errors=True)
         for folder in staging:
             folder.mkdir(parents=True, exist_ok=True)
         yield staging

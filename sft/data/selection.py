@@ -21,11 +21,40 @@ ROWS_AT_A_TIME = 65_536
 DEALING_ORDER = ("test", "validation", "train")
 
 
-def find_duplicates(exact: np.ndarray) -> np.ndarray:
-    """For each row the number of the first row it equals, or -1: [7, 8, 7] -> [-1, -1, 0]. (N,) -> (N,) int64."""
+def find_duplicates(exact: np.ndarray, seniority: np.ndarray | None = None) -> np.ndarray:
+    """For each row the number of the first row it equals, or -1: [7, 8, 7] -> [-1, -1, 0]. (N,) -> (N,) int64.
+
+    Of equal rows the one of lowest `seniority` (N,) is the first, where that is given.
+    """
+    if seniority is not None:
+        order = np.argsort(seniority, kind="stable")
+        sorted_twins = find_duplicates(exact[order])
+        twins = np.full(len(exact), -1, dtype=np.int64)
+        twins[order] = np.where(sorted_twins < 0, -1, order[sorted_twins])
+        return twins
     _, first, inverse = np.unique(exact, return_index=True, return_inverse=True)
     earliest = first[inverse]
     return np.where(earliest == np.arange(len(exact)), -1, earliest)
+
+
+def find_held_out(group: np.ndarray, published: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """For each row that asks what a row of a published test or validation split asks that row's number, else -1.
+
+    `published`: (N,) position in SPLITS of the split a row was published in, or -1. The test split keeps its rows
+    against all others, validation against all but test. (N,) -> (N,) int64
+    """
+    twins = np.full(len(group), -1, dtype=np.int64)
+    for position, name in enumerate(DEALING_ORDER[:-1]):
+        seniors = [SPLITS.index(senior) for senior in DEALING_ORDER[: position + 1]]
+        holders = np.flatnonzero(alive & (published == SPLITS.index(name)) & (twins < 0))
+        others = np.flatnonzero(alive & ~np.isin(published, seniors) & (twins < 0))
+        if not len(holders) or not len(others):
+            continue
+        keys, first = np.unique(group[holders], return_index=True)
+        places = np.minimum(np.searchsorted(keys, group[others]), len(keys) - 1)
+        same = keys[places] == group[others]
+        twins[others[same]] = holders[first[places[same]]]
+    return twins
 
 
 def find_conflicts(index: CandidateIndex, alive: np.ndarray) -> np.ndarray:

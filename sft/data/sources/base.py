@@ -57,6 +57,7 @@ class Source(BaseModel):
     share: float = Field(default=0, ge=0)  # of every split that gives a total
     strata: Strata | None = None
     filters: Filters = Filters()
+    split: Literal["train", "validation", "test"] | None = None  # the publisher's own: rows go there and nowhere else
     max_rows_per_text: int | None = Field(default=None, ge=1)  # rows that ask the same, e.g. 1: one answer a question
     on_bad_row: Literal["error", "quarantine"] | None = None  # overrides the flag, for defects that are not the user's
 

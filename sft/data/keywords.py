@@ -23,16 +23,24 @@ UNSPACED = re.compile(
 )
 
 
+# Full-width punctuation, as NFKC has it; replacing it first spares most Chinese texts the 14 microseconds of NFKC.
+PUNCTUATION = tuple(zip("，！？：；（）\u3000", ",!?:;() ", strict=True))
+
+
 class KeywordSet:
-    """Terms to look for, compared after NFKC and case folding; runs of white space are one space."""
+    """Terms to look for, compared after NFKC and case folding; runs of white space are one space.
+
+    The automaton works on UTF-8 bytes: its nodes search their children one by one, and a node of characters may have
+    thousands.
+    """
 
     def __init__(self, terms: Iterable[str]) -> None:
         self._automaton = ahocorasick.Automaton()
         for term in terms:
             folded = fold_text(term)
             if folded:
-                bounds = len(folded), _is_word(folded[0]), _is_word(folded[-1])
-                self._automaton.add_word(folded, (term, *bounds))
+                size = len(_to_bytes(folded))
+                self._automaton.add_word(_as_text(folded), (term, size, _is_word(folded[0]), _is_word(folded[-1])))
         if not len(self._automaton):
             raise DataError("a keyword list holds no terms; give at least one, or leave it out")
         self._automaton.make_automaton()
@@ -42,12 +50,13 @@ class KeywordSet:
 
     def find(self, text: str) -> str | None:
         """The first term that stands in the text, as it was given, or None."""
-        folded = fold_text(text)
-        for end, (term, length, opens_word, closes_word) in self._automaton.iter(folded):
-            start = end - length + 1
-            if opens_word and start and _is_word(folded[start - 1]):
+        data = _to_bytes(fold_text(text))
+        for last, (term, size, opens_word, closes_word) in self._automaton.iter(data.decode("latin-1")):
+            start, end = last + 1 - size, last + 1
+            # a character has at most four bytes, and the last or first whole one of four bytes is the neighbour
+            if opens_word and _is_word(data[max(0, start - 4) : start].decode("utf-8", "ignore")[-1:]):
                 continue
-            if closes_word and end + 1 < len(folded) and _is_word(folded[end + 1]):
+            if closes_word and _is_word(data[end : end + 4].decode("utf-8", "ignore")[:1]):
                 continue
             return str(term)
         return None
@@ -55,9 +64,21 @@ class KeywordSet:
 
 def fold_text(text: str) -> str:
     """NFKC, case folded, white space as single spaces: "ＧＡＮ\\n model" -> "gan model"."""
-    if not text.isascii() and not unicodedata.is_normalized("NFKC", text):
-        text = unicodedata.normalize("NFKC", text)
+    if not text.isascii():
+        for wide, narrow in PUNCTUATION:
+            text = text.replace(wide, narrow)
+        if not unicodedata.is_normalized("NFKC", text):
+            text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _as_text(text: str) -> str:
+    """UTF-8 bytes as characters below 256, which is what the automaton takes."""
+    return _to_bytes(text).decode("latin-1")
 
 
 def read_terms(path: str) -> list[str]:
@@ -73,4 +94,5 @@ def read_terms(path: str) -> list[str]:
 
 
 def _is_word(character: str) -> bool:
+    """Whether a character, if there is one, is part of a word of a script with spaces."""
     return (character.isalnum() or character == "_") and not UNSPACED.match(character)

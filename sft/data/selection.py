@@ -107,7 +107,7 @@ def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.nda
         if not to_fill:
             break
         group = [(number, cell) for _, number, cell in members]
-        split = _find_split(room, Counter(cell for _, cell in group))
+        split = _find_split(room, group)
         for number, cell in group:
             if split is not None and room[split][cell]:
                 split_of[number] = split
@@ -123,7 +123,11 @@ def _iterate(group: np.ndarray, numbers: np.ndarray, cell: np.ndarray) -> Iterat
         yield from zip(group[part].tolist(), part.tolist(), cell[part].tolist(), strict=True)
 
 
-def _find_split(room: dict[int, list[int]], wanted: Counter[int]) -> int | None:
+def _find_split(room: dict[int, list[int]], group: list[tuple[int, int]]) -> int | None:
+    if len(group) == 1:  # nearly all: ten times faster than counting
+        cell = group[0][1]
+        return next((split for split, free in room.items() if free[cell]), None)
+    wanted = Counter(cell for _, cell in group)
     for split, free in room.items():
         if all(free[cell] >= count for cell, count in wanted.items()):
             return split

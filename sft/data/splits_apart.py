@@ -18,6 +18,8 @@ from sft.data.selection import DEALING_ORDER, NOT_CHOSEN
 from sft.data.shingles import jaccard, shingles_of
 from sft.data.signatures import SignatureFile, sign_texts
 
+# Below 17 Han characters or 20 letters a text is near its equal only: there one character is another question.
+MIN_SHINGLES = 16
 KEPT_SHINGLES = 4096  # rows whose shingles are kept for the next comparison
 SIGNED_AT_A_TIME = 2048
 PARTS = Callable[[Row], list[str]]
@@ -103,7 +105,7 @@ class ComparedTexts:
     def similarity(self, first: int, second: int) -> float:
         """The Jaccard similarity of the parts that are least alike; 0 where one row has a part more."""
         a, b = self._shingles(first), self._shingles(second)
-        return min(map(jaccard, a, b)) if len(a) == len(b) else 0.0
+        return min(map(_compare_part, a, b)) if len(a) == len(b) else 0.0
 
     def _shingles(self, number: int) -> list[np.ndarray]:
         if number not in self._kept:
@@ -111,6 +113,11 @@ class ComparedTexts:
                 self._kept.clear()
             self._kept[number] = [shingles_of(part) for part in self._parts(self._store.read_row(number))]
         return self._kept[number]
+
+
+def _compare_part(first: np.ndarray, second: np.ndarray) -> float:
+    similarity = jaccard(first, second)
+    return similarity if similarity == 1 or min(len(first), len(second)) >= MIN_SHINGLES else 0.0
 
 
 def question_parts(row: Row) -> list[str]:

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from sft.data.shingles import jaccard, shingles_of
 
-HAN = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定行学法所民得经"
-ENGLISH = (
-    "model train data layer token network answer question water river mountain protein signal voltage circuit amplifier "
-    "patient doctor result method sample measure light energy market price teacher school history empire village bridge "
+HAN = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方民得经"
+ENGLISH_WORDS = (
+    "model train data layer token answer question water river mountain protein signal voltage circuit amplifier "
+    "patient doctor result method measure light energy market price teacher school history empire village bridge "
     "engine wheel pressure temperature carbon oxygen planet orbit gravity language grammar sentence memory cache thread"
-).split()
+)
+ENGLISH = ENGLISH_WORDS.split()
 
 
 class NearPair(NamedTuple):

@@ -54,15 +54,18 @@ class EvaluationTexts:
     @classmethod
     def _index(cls, places: list[str], texts: list[str], hashes: dict[str, str]) -> "EvaluationTexts":
         held = [np.unique(hash_ngrams(text, NGRAM)) if len(text) >= NGRAM else _NONE for text in texts]
+        totals = np.array([len(grams) for grams in held], dtype=np.int32)
         ngrams = np.concatenate([_NONE, *held])
-        owners = np.repeat(np.arange(len(held), dtype=np.int32), [len(grams) for grams in held])
+        owners = np.repeat(np.arange(len(held), dtype=np.int32), totals)
         _, inverse, counts = np.unique(ngrams, return_inverse=True, return_counts=True)
         telling = counts[inverse] <= COMMON if len(ngrams) else np.zeros(0, dtype=bool)
+        sizes = np.bincount(owners[telling], minlength=len(texts)).astype(np.int32)
+        compared_whole = sizes * 2 < np.maximum(totals, 1)  # too short, or mostly phrases of the task
+        telling &= ~compared_whole[owners]
         ngrams, owners = ngrams[telling], owners[telling]
         order = np.argsort(ngrams, kind="stable")
-        sizes = np.bincount(owners, minlength=len(texts)).astype(np.int32)
         whole: dict[str, int] = {}
-        for number in np.flatnonzero(sizes == 0).tolist():
+        for number in np.flatnonzero(compared_whole).tolist():
             whole.setdefault(texts[number], number)
         return cls(tuple(places), ngrams[order], owners[order], sizes, whole, hashes)
 

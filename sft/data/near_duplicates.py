@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from sft.console import progress
 from sft.data.signatures import NUM_BANDS, NUM_HASHES, SignatureFile
 
 MARGIN = 0.16  # four standard deviations of a Jaccard of .8 that is estimated by 96 hashes
+
+SHOWN_FROM = 50_000  # rows; fewer take seconds
 
 IsNear = Callable[[int, int], bool]
 
@@ -30,7 +33,9 @@ def find_near_duplicates(
     alive = alive.copy()
     twins = np.full(len(alive), -1, dtype=np.int64)
     refused: set[tuple[int, int]] = set()  # pairs that share several bands are compared once
-    for band in range(NUM_BANDS):
+    num_rows = int(np.count_nonzero(alive))
+    shown = num_rows >= SHOWN_FROM
+    for band in progress(range(NUM_BANDS), description=f"compare {num_rows:,} rows", unit="band", shown=shown):
         for members in _runs(signatures.band_keys(band), alive, side):
             _compare(members, signatures.read(members), threshold, is_near, side, twins, refused)
         alive &= twins < 0

@@ -5,6 +5,7 @@ Mining of Massive Datasets, ch. 3). Its index holds everything in memory; signat
 in memory at a time, so that 5 million rows fit a laptop.
 """
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,32 +42,32 @@ class SignatureFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: BinaryIO = path.open("a+b")
-        self._rows: np.ndarray | None = None  # (N, NUM_HASHES) uint16, the file mapped
 
     def __len__(self) -> int:
-        self._file.flush()
         return self._path.stat().st_size // ROW_BYTES
 
     def append(self, signatures: np.ndarray) -> None:
         """Add rows at the end."""
         self._file.write(signatures.tobytes())
-        self._rows = None
+        self._file.flush()
 
     def append_file(self, path: Path) -> None:
         """Add the rows of another such file at the end."""
         with path.open("rb") as file:
             shutil.copyfileobj(file, self._file)
-        self._rows = None
+        self._file.flush()
 
-    def read(self, numbers: np.ndarray | Sequence[int]) -> np.ndarray:
-        """The signatures of these rows."""
-        return self._map()[numbers]
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """The signatures of these rows. Read, not mapped: pages that are mapped count as this process's memory."""
+        descriptor = self._file.fileno()
+        rows = (os.pread(descriptor, ROW_BYTES, number * ROW_BYTES) for number in numbers.tolist())
+        return np.frombuffer(b"".join(rows), dtype=np.uint16).reshape(-1, NUM_HASHES)
 
     def band_keys(self, band: int) -> np.ndarray:
         """One 64-bit key a row, equal where two rows agree in all hashes of the band: (N,) uint64."""
         keys = np.empty(len(self), dtype=np.uint64)
         columns = slice(band * BAND_HASHES, (band + 1) * BAND_HASHES)
-        with self._path.open("rb") as file:  # read, not mapped: pages that are mapped count as this process's memory
+        with self._path.open("rb") as file:
             for start in range(0, len(keys), ROWS_AT_A_TIME):
                 part = np.frombuffer(file.read(ROWS_AT_A_TIME * ROW_BYTES), dtype=np.uint16).reshape(-1, NUM_HASHES)
                 mixed = np.full(len(part), band, dtype=np.uint64)
@@ -76,16 +77,10 @@ class SignatureFile:
                 keys[start : start + len(part)] = mixed
         return keys
 
-    def _map(self) -> np.ndarray:
-        if self._rows is None:
-            self._rows = np.memmap(self._path, dtype=np.uint16, mode="r", shape=(len(self), NUM_HASHES))
-        return self._rows
-
     def __enter__(self) -> "SignatureFile":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._rows = None
         self._file.close()

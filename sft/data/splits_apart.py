@@ -10,9 +10,10 @@ from types import TracebackType
 
 import numpy as np
 
+from sft.console import Progress, progress
 from sft.data.candidates import CandidateStore
 from sft.data.canonical import Row, answer_of, question_of
-from sft.data.near_duplicates import IsNear, find_near_duplicates
+from sft.data.near_duplicates import SHOWN_FROM, IsNear, find_near_duplicates
 from sft.data.quotas import SPLITS
 from sft.data.selection import DEALING_ORDER, NOT_CHOSEN
 from sft.data.shingles import jaccard, shingles_of
@@ -73,10 +74,13 @@ class SplitGuard:
         return self._compared.similarity(first, second)
 
     def _sign(self, rows: np.ndarray) -> None:
-        for start in range(0, len(rows), SIGNED_AT_A_TIME):
-            part = rows[start : start + SIGNED_AT_A_TIME]
-            texts = [question_of(self._store.read_row(number)) for number in part.tolist()]
-            self._signatures.append(sign_texts(texts))
+        bar: Progress[None]
+        with progress(total=len(rows), description="sign questions", shown=len(rows) >= SHOWN_FROM) as bar:
+            for start in range(0, len(rows), SIGNED_AT_A_TIME):
+                part = rows[start : start + SIGNED_AT_A_TIME]
+                texts = [question_of(self._store.read_row(number)) for number in part.tolist()]
+                self._signatures.append(sign_texts(texts))
+                bar.update(len(part))
         self._position[rows] = np.arange(len(self._numbers), len(self._numbers) + len(rows))
         self._numbers = np.concatenate([self._numbers, rows])
 

@@ -47,7 +47,7 @@ def test_a_text_is_signed_alike_alone_and_in_company(tmp_path):
         file.append(together[:2])
         file.append(together[2:])
         assert len(file) == 5
-        assert file.read([4, 0]).tolist() == together[[4, 0]].tolist()
+        assert file.read(np.array([4, 0])).tolist() == together[[4, 0]].tolist()
         keys = [file.band_keys(band) for band in range(NUM_BANDS)]
     assert len(np.unique(np.concatenate(keys))) == 5 * NUM_BANDS  # random texts share no band
 

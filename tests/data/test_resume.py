@@ -68,6 +68,12 @@ def test_several_processes_write_the_bytes_of_one(tmp_path, monkeypatch):
         build_dataset(preset, tmp_path / name, BuildOptions(), num_proc=num_proc)
 
     assert hashes(tmp_path / "one") == hashes(tmp_path / "three")
+    lines = (tmp_path / "a.jsonl").read_bytes().splitlines()
+    for line in (tmp_path / "three" / "train.jsonl").read_bytes().splitlines():
+        row = orjson.loads(line)
+        if row["source"] == "a":  # the id tells the row's place, whichever chunk it was in
+            number = int(row["id"].removeprefix("a-"))
+            assert row["instruction"] == orjson.loads(lines[number - 1])["instruction"]
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])

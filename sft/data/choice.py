@@ -94,7 +94,7 @@ def choose_rows(
         if preset.near_duplicates is not None:
             # what a publisher holds out stays whole; rows of train near it go when splits are kept apart
             rows = choice.alive & ~np.isin(published, [SPLITS.index("validation"), SPLITS.index("test")])
-            twins = _find_near(choice.index, rows, store, spools, preset.near_duplicates, scratch)
+            twins = _find_near(rows, store, spools, preset.near_duplicates, scratch)
             choice.leave_out_twins("near_duplicate", twins)
         choice.leave_out("conflicting_label", find_conflicts(choice.index, choice.alive))
         limits = np.array([spec.max_rows_per_text or 0 for spec in specs], dtype=np.int32)[choice.source]
@@ -142,23 +142,13 @@ def _deal(
 
 
 def _find_near(
-    index: CandidateIndex,
-    rows: np.ndarray,
-    store: CandidateStore,
-    spools: Sequence[Spool],
-    threshold: float,
-    scratch: Path,
+    rows: np.ndarray, store: CandidateStore, spools: Sequence[Spool], threshold: float, scratch: Path
 ) -> np.ndarray:
-    """Near duplicates among these rows (a mask); rows with different labels are not each other's. (N,) int64."""
-    is_near = make_is_near(store, threshold)
-
-    def is_near_of_one_label(later: int, earlier: int) -> bool:
-        return bool(index.label[later] == index.label[earlier]) and is_near(later, earlier)
-
+    """Near duplicates among these rows (a mask): for each the earlier one it repeats, or -1. (N,) int64."""
     with SignatureFile(scratch / "signatures") as signatures:
         for spool in spools:
             signatures.append_file(spool.signatures)
-        return find_near_duplicates(signatures, rows, threshold, is_near_of_one_label)
+        return find_near_duplicates(signatures, rows, threshold, make_is_near(store, threshold))
 
 
 def _seniority(published: np.ndarray) -> np.ndarray | None:

@@ -109,3 +109,18 @@ def test_planted_contamination_is_found_and_other_rows_are_left_alone(language, 
     expected = {f"own-{number}" for number in range(PLANTED + 1, 2 * PLANTED + 1)}
     assert len(found & expected) >= 0.99 * PLANTED
     assert found - expected == set()
+
+
+def test_near_texts_with_other_labels_answers_or_inputs_are_no_near_duplicates(tmp_path):
+    pair = next(make_near_pairs("zh", 1, 0.9, 0.95, random.Random(5)))
+    rows = [
+        {"text": pair.text, "label": 1},
+        {"text": pair.edited, "label": 0},
+        instruct(pair.text, "an answer"),
+        instruct(pair.edited, "another"),
+        instruct(pair.text) | {"input": "北京"},
+        instruct(pair.edited) | {"input": "上海"},
+        instruct(pair.edited) | {"input": "北京！"},
+    ]
+
+    assert build(rows, tmp_path, near_duplicates=0.8) == {"own-7": "near_duplicate"}

@@ -19,9 +19,16 @@ def main(argv: list[str] | None = None) -> None:
 
     for line in settings.describe():
         say(line)
-    options = BuildOptions(settings.seed, settings.on_bad_row, settings.max_bad_rows, settings.on_shortage)
+    options = BuildOptions(
+        settings.seed,
+        settings.on_bad_row,
+        settings.max_bad_rows,
+        settings.on_shortage,
+        tuple(settings.decontaminate),
+    )
     target = settings.data_dir / settings.name
-    manifest = build_dataset(load_preset(settings.preset), target, options)
+    preset = load_preset(settings.preset)
+    manifest = build_dataset(preset, target, options, num_proc=settings.num_proc, resume=settings.resume)
     for line in summarise(manifest):
         say(line)
     say(f"ledger of every row not kept: {target / 'ledger.jsonl'}")

@@ -25,3 +25,12 @@ class BuildSettings(ResultSettings):
         default="error",
         description="a source with too few rows: end, shrink the whole, repeat its training rows, or have fewer of it",
     )
+    decontaminate: list[str] = Field(
+        default=[], description="evaluation files; rows that hold one of their texts are left out (beside the preset's)"
+    )
+    num_proc: int = Field(
+        default=1, ge=1, description="processes that parse and filter; any number gives the same bytes"
+    )
+    resume: bool = Field(
+        default=False, description="go on where a build of this name was interrupted: sources read to the end are kept"
+    )

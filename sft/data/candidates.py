@@ -1,23 +1,19 @@
-"""Rows that passed the filters, waiting to be chosen: on disk as they will be written, in memory 39 bytes each.
+"""Rows that passed the filters, of all sources: what choosing needs of them in memory, the rest on disk.
 
-Nothing but the index grows with the number of rows: 5 million candidates are 195 MB.
+In memory 27 bytes a row while rows are chosen; 5 million candidates are 135 MB.
 """
 
-from array import array
-from collections.abc import Iterator
+import bisect
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
 
 import numpy as np
 import orjson
 
-from sft.data.canonical import question_of
-from sft.data.content import exact_key, group_key
-from sft.data.rows import FoundRow
-
-LABEL_TASKS = ("sentiment", "sentiment_json", "moderation")  # one text, one right label (news: options differ per row)
+from sft.data.canonical import Row
+from sft.data.spool import Spool
 
 
 @dataclass(frozen=True)
@@ -27,7 +23,7 @@ class CandidateIndex:
     group: np.ndarray  # (N,) uint64: equal where two rows ask the same
     exact: np.ndarray  # (N,) uint64: equal where two rows are duplicates
     task: np.ndarray  # (N,) uint8: number of the task, 0 where a text of that task may have several right answers
-    label: np.ndarray  # (N,) uint16: number of the label
+    label: np.ndarray  # (N,) uint32: equal where two rows have the same label
     cell: np.ndarray  # (N,) uint16: number of source and stratum
 
     def __len__(self) -> int:
@@ -35,74 +31,75 @@ class CandidateIndex:
 
 
 class CandidateStore:
-    """Takes rows one by one, gives back the index, and later the bytes of those chosen. A context manager."""
+    """The candidates of all spools, numbered through; gives the index, and later the rows that were chosen.
 
-    def __init__(self, path: Path, seed: int) -> None:
-        self._path = path
-        self._seed = seed
-        self._spool: BinaryIO = path.open("w+b")
-        self._labels: dict[str, int] = {}
-        self._file_numbers: dict[str, int] = {}
-        self._file_names: list[str] = []
-        self._group, self._exact = array("Q"), array("Q")
-        self._task, self._label = array("B"), array("H")
-        self._cell, self._file = array("H"), array("H")
-        self._line, self._ordinal = array("I"), array("I")
-        self._ends = array("Q")  # offset behind each row in the spool
+    `names[i]` and `first_cells[i]` are the source of spool i and the number of its first cell.
+    """
 
-    def add(self, found: FoundRow, cell: int, ordinal: int) -> None:
-        """Keep a complete row, with id and source; `ordinal` is its number within the source."""
-        row = found.row
-        data = orjson.dumps(row) + b"\n"
-        self._spool.write(data)
-        self._ends.append((self._ends[-1] if self._ends else 0) + len(data))
-        self._group.append(group_key(question_of(row), self._seed))
-        self._exact.append(exact_key(row))
-        is_label = row["task"] in LABEL_TASKS
-        self._task.append(LABEL_TASKS.index(row["task"]) + 1 if is_label else 0)
-        self._label.append(self._labels.setdefault(str(row["label"]), len(self._labels)) if is_label else 0)
-        self._cell.append(cell)
-        self._file.append(self._number_file(found.file))
-        self._line.append(found.line)
-        self._ordinal.append(ordinal)
+    def __init__(self, spools: Sequence[Spool], names: Sequence[str], first_cells: Sequence[int]) -> None:
+        self._spools, self._names, self._first_cells = spools, names, first_cells
+        sizes = [spool.read_column("size") for spool in spools]
+        self._starts = [0, *itertools.accumulate(len(size) for size in sizes)]  # the number of each source's first row
+        self._ends = [np.cumsum(size, dtype=np.uint64) for size in sizes]
+        self._places: dict[int, dict[str, np.ndarray]] = {}
+        self._files = [spool.rows.open("rb", buffering=0) for spool in spools]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
 
     def index(self) -> CandidateIndex:
-        """The arrays, without copying; nothing may be added afterwards."""
-        return CandidateIndex(
-            group=np.frombuffer(self._group, dtype=np.uint64),
-            exact=np.frombuffer(self._exact, dtype=np.uint64),
-            task=np.frombuffer(self._task, dtype=np.uint8),
-            label=np.frombuffer(self._label, dtype=np.uint16),
-            cell=np.frombuffer(self._cell, dtype=np.uint16),
-        )
+        """The arrays of all sources."""
+        cells = [
+            spool.read_column("stratum") + np.uint16(first)
+            for spool, first in zip(self._spools, self._first_cells, strict=True)
+        ]
+        columns = {
+            name: np.concatenate([spool.read_column(name) for spool in self._spools])
+            for name in ("group", "exact", "task", "label")
+        }
+        return CandidateIndex(**columns, cell=np.concatenate(cells))
+
+    def source_numbers(self) -> np.ndarray:
+        """The position of each row's source: (N,) uint16."""
+        return np.repeat(np.arange(len(self._spools), dtype=np.uint16), np.diff(self._starts))
 
     def where(self, number: int) -> str:
         """The place of a candidate: "reports.jsonl:17"."""
-        return f"{self._file_names[self._file[number]]}:{self._line[number]}"
+        source, row = self._locate(number)
+        places = self._places_of(source)
+        return f"{self._spools[source].file_names[places['file'][row]]}:{places['line'][row]}"
 
-    def ordinal(self, number: int) -> int:
-        """A candidate's number within its source, as it stands in the row's id."""
-        return self._ordinal[number]
+    def id_of(self, number: int) -> str:
+        """A candidate's id: its source and its number there, "own-3"."""
+        source, row = self._locate(number)
+        return f"{self._names[source]}-{self._places_of(source)['ordinal'][row]}"
 
-    def read_bytes(self, numbers: list[int]) -> Iterator[bytes]:
-        """The lines of these candidates, in this order."""
-        self._spool.flush()
-        for number in numbers:
-            start = self._ends[number - 1] if number else 0
-            self._spool.seek(start)
-            yield self._spool.read(self._ends[number] - start)
+    def read_row(self, number: int) -> Row:
+        """One candidate, complete."""
+        row: Row = orjson.loads(next(self.read_lines([(number, 1)])))
+        return row
 
-    def _number_file(self, name: str) -> int:
-        if name not in self._file_numbers:
-            self._file_numbers[name] = len(self._file_names)
-            self._file_names.append(name)
-        return self._file_numbers[name]
+    def read_lines(self, copies: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """The JSON lines of these candidates in this order; copy 2 of own-3 has the id own-3#2."""
+        for number, copy in copies:
+            source, row = self._locate(number)
+            name = f"{self.id_of(number)}#{copy}" if copy > 1 else self.id_of(number)
+            start = b'{"id":%b,"source":%b,' % (orjson.dumps(name), orjson.dumps(self._names[source]))
+            ends = self._ends[source]
+            first = int(ends[row - 1]) if row else 0
+            yield start + os.pread(self._files[source].fileno(), int(ends[row]) - first, first)
 
-    def __enter__(self) -> "CandidateStore":
-        return self
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files:
+            file.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._spool.close()
-        self._path.unlink()
+    def _locate(self, number: int) -> tuple[int, int]:
+        source = bisect.bisect_right(self._starts, number) - 1
+        return source, number - self._starts[source]
+
+    def _places_of(self, source: int) -> dict[str, np.ndarray]:
+        if source not in self._places:
+            names = ("file", "line", "ordinal")
+            self._places[source] = {name: self._spools[source].read_column(name) for name in names}
+        return self._places[source]

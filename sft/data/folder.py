@@ -1,9 +1,10 @@
 """The dataset folder data/<name>/: staged beside its place, renamed when whole; checked against its manifest when read.
 
 train.jsonl  validation.jsonl  test.jsonl  ledger.jsonl  manifest.json (last; SHA-256 of the others)
+overlaps.jsonl, where sources come split by their publisher
 
 An interrupted build leaves the old dataset as it was: what is unfinished lies in data/.<name>.partial until the next
-build of that name clears it away.
+build of that name goes on with it (--resume) or clears it away.
 """
 
 import os
@@ -11,12 +12,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import orjson
 from filelock import FileLock, Timeout
 
+from sft.console import say
 from sft.data.canonical import Json, Row
+from sft.data.ledger import Example
 from sft.data.places import sha256_of
 from sft.data.quotas import SPLITS
 from sft.errors import DataError
@@ -40,6 +43,18 @@ class SourceEntry(TypedDict):
     repeated: int  # more than once in train, by --on_shortage upsample
     written: dict[str, int]  # split -> rows
     strata: dict[str, int]  # stratum -> rows written
+    examples: dict[str, Example]  # reason -> one row left out for it
+
+
+class Overlap(TypedDict):
+    """Rows of one published split that stand in another."""
+
+    split: str  # "test"
+    other_split: str  # "train"
+    rows: int  # of the split
+    exact: int  # of them, those whose normalised text stands in the other split
+    near: int  # of the rest, those with a near duplicate there
+    first: list[str]  # "chn_test-17 = chn_train-5", "chn_test-40 ~ chn_train-9 (0.87)"
 
 
 class FileEntry(TypedDict):
@@ -60,29 +75,48 @@ class Manifest(TypedDict):
     splits: dict[str, int]  # split -> rows
     sources: dict[str, SourceEntry]
     files: dict[str, FileEntry]
+    decontaminated: NotRequired[dict[str, str]]  # evaluation file -> SHA-256
+    overlaps: NotRequired[list[Overlap]]  # of sources that come split
+
+
+class Staging(NamedTuple):
+    """Where a build works: `dataset` becomes the dataset's folder, `sources` holds what --resume builds on."""
+
+    dataset: Path
+    sources: Path
+    scratch: Path
 
 
 @contextmanager
-def stage_folder(target: Path) -> Iterator[Path]:
-    """A fresh folder beside `target` to write into; one builder of a name at a time. Raises DataError for a second."""
+def stage_folder(target: Path, *, resume: bool = False) -> Iterator[Staging]:
+    """Folders beside `target` to write into; one builder of a name at a time. Raises DataError for a second.
+
+    `sources` keeps what an interrupted build left where `resume` says so. A build that fails leaves both behind.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock_folder(target, timeout_s=0):
         _restore_interrupted(target)
-        staging = target.parent / f".{target.name}.partial"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
+        partial = target.parent / f".{target.name}.partial"
+        staging = Staging(partial / "dataset", partial / "sources", partial / "scratch")
+        if not resume and any(staging.sources.glob("*/finished.json")):
+            say("clearing away what an interrupted build had read (--resume would use it)")
+        for folder in (staging.dataset, staging.scratch) if resume else (partial,):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in staging:
+            folder.mkdir(parents=True, exist_ok=True)
         yield staging
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def publish_folder(staging: Path, target: Path, manifest: Manifest) -> None:
+def publish_folder(staged: Path, target: Path, manifest: Manifest) -> None:
     """Write the manifest, flush everything to disk, and put the folder in its place."""
-    (staging / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-    for path in [*staging.iterdir(), staging]:
+    (staged / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+    for path in [*staged.iterdir(), staged]:
         _sync(path)
     old = _old_folder(target)
     if target.exists():
         target.rename(old)
-    staging.rename(target)
+    staged.rename(target)
     _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 

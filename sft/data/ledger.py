@@ -4,14 +4,24 @@ ledger.jsonl holds a line for each row not kept:
     {"source": "own", "where": "own.jsonl:17", "bucket": "dropped", "reason": "duplicate", "detail": "same as own-3"}
 """
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import TypedDict
 
 import orjson
 
-from sft.data.rows import BadRow
+EXCERPT_CHARACTERS = 80
+
+
+class Example(TypedDict):
+    """One row that was left out for a reason, for the manifest."""
+
+    where: str  # "own.jsonl:17"
+    detail: str  # as in the ledger
+    text: str  # how the row's question begins; "" of a row that could not be read
 
 
 @dataclass
@@ -22,6 +32,27 @@ class Tally:
     kept: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)  # reason -> rows that could not be used
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> sound rows that were left out
+    examples: dict[str, Example] = field(default_factory=dict)  # reason -> the first row left out for it
+
+    def quarantine(self, reason: str, where: str, message: str) -> None:
+        """Count a row that cannot be used."""
+        self.quarantined[reason] += 1
+        if reason not in self.examples:
+            self.examples[reason] = {"where": where, "detail": message, "text": ""}
+
+    def drop(self, reason: str, where: str, detail: str, question: str) -> None:
+        """Count a sound row that is left out."""
+        self.dropped[reason] += 1
+        if reason not in self.examples:
+            self.examples[reason] = {"where": where, "detail": detail, "text": question[:EXCERPT_CHARACTERS]}
+
+    def add(self, other: "Tally") -> None:
+        """Take in the books of the source's next part."""
+        self.read += other.read
+        self.kept += other.kept
+        self.quarantined += other.quarantined
+        self.dropped += other.dropped
+        self.examples = {**other.examples, **self.examples}
 
     def check_balance(self, source: str) -> None:
         """Raise RuntimeError where a row was lost or counted twice: a bug of ours, never the user's."""
@@ -35,34 +66,18 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.tallies: dict[str, Tally] = {}
-        self.bad_rows: list[BadRow] = []  # the first few, for a message
         self._file = path.open("wb")
 
-    @property
-    def num_quarantined(self) -> int:
-        """Rows of all sources that could not be used."""
-        return sum(tally.quarantined.total() for tally in self.tallies.values())
-
-    def open_source(self, source: str) -> Tally:
-        """Begin a source's books."""
-        self.tallies[source] = Tally()
-        return self.tallies[source]
-
-    def quarantine(self, source: str, bad: BadRow) -> None:
-        """Note a row that cannot be used."""
-        self.tallies[source].quarantined[bad.reason] += 1
-        if len(self.bad_rows) < 3:
-            self.bad_rows.append(bad)
-        self._write(source, f"{bad.file}:{bad.line}", "quarantined", bad.reason, bad.message)
+    def open_source(self, source: str, tally: Tally, lines: Path) -> None:
+        """Take over the books of a source that has been read, and the ledger's lines so far."""
+        self.tallies[source] = tally
+        with lines.open("rb") as file:
+            shutil.copyfileobj(file, self._file)
 
     def drop(self, source: str, where: str, reason: str, detail: str = "") -> None:
         """Note a sound row that is left out: where "reports.jsonl:17", reason "duplicate", detail "same as own-3"."""
         self.tallies[source].dropped[reason] += 1
-        self._write(source, where, "dropped", reason, detail)
-
-    def _write(self, source: str, where: str, bucket: str, reason: str, detail: str) -> None:
-        entry = {"source": source, "where": where, "bucket": bucket, "reason": reason, "detail": detail}
-        self._file.write(orjson.dumps(entry) + b"\n")
+        self._file.write(make_line(source, where, "dropped", reason, detail))
 
     def __enter__(self) -> "Ledger":
         return self
@@ -71,3 +86,9 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def make_line(source: str, where: str, bucket: str, reason: str, detail: str) -> bytes:
+    """One line of ledger.jsonl."""
+    entry = {"source": source, "where": where, "bucket": bucket, "reason": reason, "detail": detail}
+    return orjson.dumps(entry) + b"\n"

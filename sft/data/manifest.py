@@ -14,6 +14,7 @@ from sft.data.places import sha256_of
 from sft.data.preset import Preset
 from sft.data.quotas import SPLITS, Cell
 from sft.data.rows import OnBadRow
+from sft.data.sources import Origin
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,31 @@ class BuildOptions:
     on_bad_row: OnBadRow = "error"
     max_bad_rows: int | None = None
     on_shortage: OnShortage = "error"
+    decontaminate: tuple[str, ...] = ()  # evaluation files, beside the preset's own
 
 
 def make_manifest(
-    preset: Preset, cells: list[Cell], ledger: Ledger, mixture: Mixture, staging: Path, options: BuildOptions
+    preset: Preset,
+    origins: dict[str, Origin],
+    cells: list[Cell],
+    ledger: Ledger,
+    mixture: Mixture,
+    staged: Path,
+    options: BuildOptions,
 ) -> Manifest:
-    """The manifest of what lies in `staging`; the caller writes it last."""
+    """The manifest of what lies in `staged`; the caller writes it last."""
     return {
         "format": FORMAT,
         "description": preset.description,
         "seed": options.seed,
-        "settings": {name: value for name, value in asdict(options).items() if name != "seed"},
+        "settings": {name: value for name, value in asdict(options).items() if name != "seed" and value != ()},
         "preset": preset.model_dump(mode="json", exclude_defaults=True),
         "splits": {name: len(mixture.copies[name]) for name in SPLITS},
-        "sources": {name: _describe_source(name, preset, cells, ledger, mixture) for name in preset.sources},
+        "sources": {
+            name: _describe_source(name, origins[name], preset, cells, ledger, mixture) for name in preset.sources
+        },
         "files": {
-            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in sorted(staging.iterdir())
+            path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in sorted(staged.iterdir())
         },
     }
 
@@ -67,13 +77,14 @@ def _summarise_source(name: str, entry: SourceEntry) -> str:
     )
 
 
-def _describe_source(name: str, preset: Preset, cells: list[Cell], ledger: Ledger, mixture: Mixture) -> SourceEntry:
-    source, tally = preset.sources[name], ledger.tallies[name]
-    origin = source.origin()
+def _describe_source(
+    name: str, origin: Origin, preset: Preset, cells: list[Cell], ledger: Ledger, mixture: Mixture
+) -> SourceEntry:
+    tally = ledger.tallies[name]
     numbers = [number for number, cell in enumerate(cells) if cell.source == name]
     written = {split: sum(mixture.written[split][number] for number in numbers) for split in SPLITS}
     return {
-        "kind": source.kind,
+        "kind": preset.sources[name].kind,
         "id": origin.id,
         "revision": origin.revision,
         "files": origin.files,
@@ -89,4 +100,5 @@ def _describe_source(name: str, preset: Preset, cells: list[Cell], ledger: Ledge
             for number in numbers
             if cells[number].stratum
         },
+        "examples": dict(sorted(tally.examples.items())),
     }

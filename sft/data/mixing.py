@@ -6,8 +6,11 @@ upsample  the rows there are stand in train repeatedly; evaluation splits never 
 accept    the short source is short; all others keep their quota
 """
 
+from __future__ import annotations  # array[int] exists for type checkers only
+
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,12 +38,43 @@ class Shortage:
         return f"{name}: {self.asked:,} rows asked, {self.found:,} found"
 
 
+@dataclass
+class Copies:
+    """Rows to write, in order: (row number, copy) each; copy 1 is the row itself, 2 its first repeat.
+
+    8 bytes a row, where a list of pairs takes 100.
+    """
+
+    numbers: array[int]
+    copies: array[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self.numbers, self.copies, strict=True)
+
+    def append(self, number: int, copy: int) -> None:
+        """Add one row at the end."""
+        self.numbers.append(number)
+        self.copies.append(copy)
+
+    def shuffle(self, rng: random.Random) -> None:
+        """Bring the rows into a random order."""
+        order = array("I", range(len(self)))
+        rng.shuffle(order)
+        self.numbers, self.copies = (
+            array("I", np.frombuffer(column, dtype=np.uint32)[order].tobytes())
+            for column in (self.numbers, self.copies)
+        )
+
+
 @dataclass(frozen=True)
 class Mixture:
-    """Which row goes where. `copies[split]` lists (row number, copy); copy 1 is the row itself, 2 its first repeat."""
+    """Which row goes where."""
 
     split_of: np.ndarray  # (N,) int8: position in SPLITS, or NOT_CHOSEN
-    copies: dict[str, list[tuple[int, int]]]
+    copies: dict[str, Copies]
     asked: Quotas
     written: Quotas  # repeats included
     shortages: list[Shortage]
@@ -71,11 +105,13 @@ def mix(
         raise DataError(f"{listed}; ask for fewer in the preset, or pass --on_shortage rescale|upsample|accept")
     copies = {name: _rows_of(split_of, name) for name in SPLITS}
     if on_shortage == "upsample" and "train" in asked:
-        copies["train"] += _repeat_rows(index, copies["train"], cells, asked["train"])
+        _repeat_rows(index, copies["train"], cells, asked["train"])
     _refuse_empty_split(asked, copies, shortages)
     for name in SPLITS:
-        rng.shuffle(copies[name])
-    written = {name: _count_cells(index, [number for number, _ in copies[name]], len(cells)) for name in SPLITS}
+        copies[name].shuffle(rng)
+    written = {
+        name: _count_cells(index, np.frombuffer(copies[name].numbers, dtype=np.uint32), len(cells)) for name in SPLITS
+    }
     return Mixture(split_of, copies, asked, written, shortages)
 
 
@@ -113,29 +149,26 @@ def _find_shortages(
     ]
 
 
-def _rows_of(split_of: np.ndarray, name: str) -> list[tuple[int, int]]:
-    return [(number, 1) for number in np.flatnonzero(split_of == SPLITS.index(name)).tolist()]
+def _rows_of(split_of: np.ndarray, name: str) -> Copies:
+    numbers = np.flatnonzero(split_of == SPLITS.index(name)).astype(np.uint32)
+    return Copies(array("I", numbers.tobytes()), array("I", np.ones(len(numbers), dtype=np.uint32).tobytes()))
 
 
-def _repeat_rows(
-    index: CandidateIndex, rows: list[tuple[int, int]], cells: Sequence[Cell], quota: list[int]
-) -> list[tuple[int, int]]:
-    """Repeats that fill train's quota of every cell, each row as often as any other, one more or less."""
+def _repeat_rows(index: CandidateIndex, rows: Copies, cells: Sequence[Cell], quota: list[int]) -> None:
+    """Add repeats until train's quota of every cell is filled, each row as often as any other, one more or less."""
     by_cell: list[list[int]] = [[] for _ in cells]
-    for number, _ in rows:
+    for number in rows.numbers:
         by_cell[index.cell[number]].append(number)
-    repeats: list[tuple[int, int]] = []
     for cell, numbers, wanted in zip(cells, by_cell, quota, strict=True):
         if wanted and not numbers:
             raise DataError(f"{Shortage(cell, wanted, 0).describe()} for train; there is nothing to repeat")
         for extra in range(wanted - len(numbers)):
-            repeats.append((numbers[extra % len(numbers)], extra // len(numbers) + 2))
-    return repeats
+            rows.append(numbers[extra % len(numbers)], extra // len(numbers) + 2)
 
 
-def _refuse_empty_split(asked: Quotas, copies: dict[str, list[tuple[int, int]]], shortages: list[Shortage]) -> None:
+def _refuse_empty_split(asked: Quotas, copies: dict[str, Copies], shortages: list[Shortage]) -> None:
     for name, quota in asked.items():
-        if sum(quota) and not copies[name]:
+        if sum(quota) and not len(copies[name]):
             listed = "; ".join(shortage.describe() for shortage in shortages)
             raise DataError(f"{name} would have no rows ({listed}); check the sources and filters of the preset")
 

@@ -45,6 +45,10 @@ class Preset(BaseModel):
     description: str = ""
     splits: dict[Literal["train", "validation", "test"], SplitSize]
     sources: dict[str, AnySource] = Field(min_length=1)
+    decontaminate: tuple[str, ...] = ()  # evaluation files; rows that hold one of their texts are left out
+    near_duplicates: float | None = Field(default=None, ge=0.5, le=1)  # Jaccard from which a row repeats an earlier one
+    near_across_splits: float | None = Field(default=0.8, ge=0.5, le=1)  # from which two rows must not straddle a split
+    on_overlap: Literal["remove", "keep"] = "remove"  # texts in two splits of a publisher: the held-out ones stay
 
     @model_validator(mode="after")
     def _check_shares(self) -> "Preset":
@@ -56,6 +60,17 @@ class Preset(BaseModel):
         total_share = sum(exact_share(source.share) for source in self.sources.values())
         if any(split.total is not None for split in self.splits.values()) and total_share != 1:
             raise ValueError(f"the sources' shares add up to {float(total_share):g}, expected 1")
+        return self
+
+    @model_validator(mode="after")
+    def _check_published_splits(self) -> "Preset":
+        for name, source in self.sources.items():
+            for plan in self.plans() if source.split else []:
+                if plan.name != source.split and plan.rows[name]:
+                    raise ValueError(
+                        f"sources.{name}: its split is {source.split}, but splits.{plan.name} asks for "
+                        f"{plan.rows[name]:,} of its rows; give splits.{plan.name}.rows without it"
+                    )
         return self
 
     def cells(self) -> list[Cell]:

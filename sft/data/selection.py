@@ -8,6 +8,7 @@ split leaves the others as they were.
 import itertools
 import operator
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,14 +17,44 @@ from sft.data.quotas import SPLITS, Quotas
 
 NOT_CHOSEN = -1
 TASK_STRIDE = np.uint64(0x9E3779B97F4A7C15)  # spreads one text's keys of several tasks
+ROWS_AT_A_TIME = 65_536
 DEALING_ORDER = ("test", "validation", "train")
 
 
-def find_duplicates(exact: np.ndarray) -> np.ndarray:
-    """For each row the number of the first row it equals, or -1: [7, 8, 7] -> [-1, -1, 0]. (N,) -> (N,) int64."""
+def find_duplicates(exact: np.ndarray, seniority: np.ndarray | None = None) -> np.ndarray:
+    """For each row the number of the first row it equals, or -1: [7, 8, 7] -> [-1, -1, 0]. (N,) -> (N,) int64.
+
+    Of equal rows the one of lowest `seniority` (N,) is the first, where that is given.
+    """
+    if seniority is not None:
+        order = np.argsort(seniority, kind="stable")
+        sorted_twins = find_duplicates(exact[order])
+        twins = np.full(len(exact), -1, dtype=np.int64)
+        twins[order] = np.where(sorted_twins < 0, -1, order[sorted_twins])
+        return twins
     _, first, inverse = np.unique(exact, return_index=True, return_inverse=True)
     earliest = first[inverse]
     return np.where(earliest == np.arange(len(exact)), -1, earliest)
+
+
+def find_held_out(group: np.ndarray, published: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """For each row that asks what a row of a published test or validation split asks that row's number, else -1.
+
+    `published`: (N,) position in SPLITS of the split a row was published in, or -1. The test split keeps its rows
+    against all others, validation against all but test. (N,) -> (N,) int64
+    """
+    twins = np.full(len(group), -1, dtype=np.int64)
+    for position, name in enumerate(DEALING_ORDER[:-1]):
+        seniors = [SPLITS.index(senior) for senior in DEALING_ORDER[: position + 1]]
+        holders = np.flatnonzero(alive & (published == SPLITS.index(name)) & (twins < 0))
+        others = np.flatnonzero(alive & ~np.isin(published, seniors) & (twins < 0))
+        if not len(holders) or not len(others):
+            continue
+        keys, first = np.unique(group[holders], return_index=True)
+        places = np.minimum(np.searchsorted(keys, group[others]), len(keys) - 1)
+        same = keys[places] == group[others]
+        twins[others[same]] = holders[first[places[same]]]
+    return twins
 
 
 def find_conflicts(index: CandidateIndex, alive: np.ndarray) -> np.ndarray:
@@ -34,8 +65,8 @@ def find_conflicts(index: CandidateIndex, alive: np.ndarray) -> np.ndarray:
     numbers = np.flatnonzero(alive & (index.task > 0))
     text_and_task = index.group[numbers] + index.task[numbers] * TASK_STRIDE  # uint64, wraps around
     _, inverse = np.unique(text_and_task, return_inverse=True)
-    lowest = np.full(len(numbers), np.iinfo(np.uint16).max, dtype=np.uint16)
-    highest = np.zeros(len(numbers), dtype=np.uint16)
+    lowest = np.full(len(numbers), np.iinfo(index.label.dtype).max, dtype=index.label.dtype)
+    highest = np.zeros(len(numbers), dtype=index.label.dtype)
     np.minimum.at(lowest, inverse, index.label[numbers])
     np.maximum.at(highest, inverse, index.label[numbers])
     conflicts = np.zeros(len(index), dtype=bool)
@@ -70,13 +101,13 @@ def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.nda
     room = {SPLITS.index(name): list(quotas[name]) for name in DEALING_ORDER if name in quotas}
     numbers = np.flatnonzero(alive)
     numbers = numbers[np.argsort(index.group[numbers], kind="stable")]
-    dealt = zip(index.group[numbers].tolist(), numbers.tolist(), index.cell[numbers].tolist(), strict=True)
+    dealt = _iterate(index.group, numbers, index.cell)
     to_fill = sum(sum(quota) for quota in room.values())
     for _, members in itertools.groupby(dealt, key=operator.itemgetter(0)):
         if not to_fill:
             break
         group = [(number, cell) for _, number, cell in members]
-        split = _find_split(room, Counter(cell for _, cell in group))
+        split = _find_split(room, group)
         for number, cell in group:
             if split is not None and room[split][cell]:
                 split_of[number] = split
@@ -85,7 +116,18 @@ def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.nda
     return split_of
 
 
-def _find_split(room: dict[int, list[int]], wanted: Counter[int]) -> int | None:
+def _iterate(group: np.ndarray, numbers: np.ndarray, cell: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """(group, number, cell) of each row as Python's integers, some at a time: all of 5 million would take 600 MB."""
+    for start in range(0, len(numbers), ROWS_AT_A_TIME):
+        part = numbers[start : start + ROWS_AT_A_TIME]
+        yield from zip(group[part].tolist(), part.tolist(), cell[part].tolist(), strict=True)
+
+
+def _find_split(room: dict[int, list[int]], group: list[tuple[int, int]]) -> int | None:
+    if len(group) == 1:  # nearly all: ten times faster than counting
+        cell = group[0][1]
+        return next((split for split, free in room.items() if free[cell]), None)
+    wanted = Counter(cell for _, cell in group)
     for split, free in room.items():
         if all(free[cell] >= count for cell, count in wanted.items()):
             return split

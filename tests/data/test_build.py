@@ -231,7 +231,11 @@ def test_the_manifest_tells_the_books_and_the_hashes(write_rows, tmp_path):
         "repeated": 0,
         "written": {"train": 3, "validation": 1, "test": 0},
         "strata": {},
+        "examples": {"over_quota": own["examples"]["over_quota"]},
     }
+    example = own["examples"]["over_quota"]
+    number = int(example["text"].removeprefix("question "))
+    assert example == {"where": f"{rows}:{number + 1}", "detail": "", "text": f"question {number}"}
     assert manifest["seed"] == 7
     assert manifest["splits"] == {"train": 3, "validation": 1, "test": 0}
     assert sorted(manifest["files"]) == ["ledger.jsonl", "test.jsonl", "train.jsonl", "validation.jsonl"]
@@ -240,7 +244,7 @@ def test_the_manifest_tells_the_books_and_the_hashes(write_rows, tmp_path):
 KILLED_BUILD = """
 import os, signal, sys
 from pathlib import Path
-from sft.data import build, folder
+from sft.data import build, collection, folder
 from sft.data.manifest import BuildOptions
 from sft.data.preset import load_preset
 
@@ -249,9 +253,9 @@ def die(*args, **kwargs):
 
 place, preset, target = sys.argv[1:]
 if place == "reading":
-    build.CandidateStore.add = die
+    collection.SpoolWriter.append = die
 elif place == "writing":
-    build.CandidateStore.read_bytes = die
+    build.CandidateStore.read_lines = die
 elif place == "manifest":
     build.make_manifest = die
 elif place == "flushing":

@@ -8,32 +8,63 @@ A record that cannot be read is yielded as a BadRecord and reading goes on; a fi
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sft.data.records.encoding import refuse_wrong_encoding
 from sft.data.records.found import BadRecord, GoodRecord
-from sft.data.records.json_files import read_json
+from sft.data.records.json_files import is_one_row_a_line, parse_lines, read_json
 from sft.data.records.tables import read_csv, read_parquet
 from sft.errors import DataError
 
-__all__ = ["READABLE", "BadRecord", "GoodRecord", "read_records"]
+__all__ = ["READABLE", "BadRecord", "GoodRecord", "parse_lines", "read_line_blocks", "read_records"]
 
+BLOCK_BYTES = 1 << 20
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def read_records(path: Path) -> Iterator[GoodRecord | BadRecord]:
     """The records of one file, by what its name ends in; raises DataError where the file as a whole cannot be read."""
+    with _explain_errors(path):
+        yield from _read_kind(path, _check_file(path))
+
+
+def read_line_blocks(path: Path) -> Iterator[tuple[int, bytes]] | None:
+    """A JSONL file as blocks of whole lines of a megabyte, each with its first line's number; None for other files.
+
+    Blocks can be parsed apart, by parse_lines. Raises DataError where the file as a whole cannot be read.
+    """
+    with _explain_errors(path):
+        if _check_file(path) not in (".jsonl", ".json") or not is_one_row_a_line(path):
+            return None
+        return _read_blocks(path)
+
+
+def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    with _explain_errors(path), path.open("rb") as file:
+        line = 1
+        while lines := file.readlines(BLOCK_BYTES):
+            yield line, b"".join(lines)
+            line += len(lines)
+
+
+def _check_file(path: Path) -> str:
     kind = path.suffix.lower()
     if kind in (".xlsx", ".xls"):
         raise DataError(f"{path}: Excel files cannot be read yet; save the sheet as CSV (UTF-8)")
     if kind not in READABLE:
         raise DataError(f"{path}: unknown kind of file {kind!r}; give one of: {', '.join(READABLE)}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    if kind != ".parquet":
+        refuse_wrong_encoding(path)
+    return kind
+
+
+@contextmanager
+def _explain_errors(path: Path) -> Iterator[None]:
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty")
-        if kind != ".parquet":
-            refuse_wrong_encoding(path)
-        yield from _read_kind(path, kind)
+        yield
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:

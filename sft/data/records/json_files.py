@@ -6,7 +6,7 @@ line it refuses, or that may hold a key twice, is read again by the standard lib
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -25,30 +25,39 @@ SPACE_OR_COMMA = re.compile(r"[\s,]*")
 
 def read_json(path: Path) -> Iterator[GoodRecord | BadRecord]:
     """One object a line, or one array of objects: the first character decides, whatever the file is called."""
+    yield from read_lines(path) if is_one_row_a_line(path) else read_array(path)
+
+
+def is_one_row_a_line(path: Path) -> bool:
+    """Whether a file is JSONL (else an array). Raises DataError where it is neither or holds nothing."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         start = next((line.lstrip() for line in file if line.strip()), "")
     if not start:
         raise DataError(f"{path}: the file holds no rows, only blank lines")
     if start.startswith("["):
-        yield from read_array(path)
-        return
+        return False
     if start.rstrip() == "{" and path.suffix.lower() == ".json":
         raise DataError(f"{path}: holds one object spread over lines; give an array of rows or one row a line")
-    yield from read_lines(path)
+    return True
 
 
 def read_lines(path: Path) -> Iterator[GoodRecord | BadRecord]:
     """JSONL. Blank lines are no rows; a byte-order mark is skipped; lines end in \\n or \\r\\n."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.isspace() or not line:
-                continue
-            try:
-                yield GoodRecord(number, parse_line(line))
-            except RowError as error:
-                yield BadRecord(number, error.reason, str(error))
+        yield from parse_lines(file, first_line=1)
+
+
+def parse_lines(lines: Iterable[bytes], first_line: int) -> Iterator[GoodRecord | BadRecord]:
+    """Records of some lines of a JSONL file, the first of which has this number."""
+    for number, line in enumerate(lines, start=first_line):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.isspace() or not line:
+            continue
+        try:
+            yield GoodRecord(number, parse_line(line))
+        except RowError as error:
+            yield BadRecord(number, error.reason, str(error))
 
 
 def parse_line(line: bytes) -> Record:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sft.data.canonical import Row, question_of
+from sft.data.chunks import Chunk, batch_rows
 from sft.data.filters import Filters
 from sft.data.places import package_folder, package_version, sha256_of
 from sft.data.rows import BadRow, FoundRow
@@ -56,6 +57,7 @@ class Source(BaseModel):
     share: float = Field(default=0, ge=0)  # of every split that gives a total
     strata: Strata | None = None
     filters: Filters = Filters()
+    split: Literal["train", "validation", "test"] | None = None  # the publisher's own: rows go there and nowhere else
     max_rows_per_text: int | None = Field(default=None, ge=1)  # rows that ask the same, e.g. 1: one answer a question
     on_bad_row: Literal["error", "quarantine"] | None = None  # overrides the flag, for defects that are not the user's
 
@@ -63,8 +65,12 @@ class Source(BaseModel):
         """Every row in the order of the files, without id and source; what cannot be used as a BadRow."""
         raise NotImplementedError
 
+    def chunks(self) -> Iterator[Chunk]:
+        """The rows in chunks; a source whose raw bytes can be cut overrides this: its parsing is spread, too."""
+        return batch_rows(self.read())
+
     def origin(self) -> Origin:
-        """Id, revision and file hashes for the manifest."""
+        """Id, revision and file hashes for the manifest; an interrupted build is resumed where they are unchanged."""
         raise NotImplementedError
 
     def cell_shares(self) -> list[tuple[str, Fraction]]:

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 from sft.console import say
+from sft.data.chunks import Chunk, LinesChunk
 from sft.data.places import find_file, sha256_of
+from sft.data.records import read_line_blocks
 from sft.data.rows import RowReader
 from sft.data.sources.base import BadRow, FoundRow, Origin, Source
 
@@ -21,6 +23,13 @@ class LocalFile(Source):
         reader = RowReader(find_file(self.path), shown_as=self.path, task=self.task)
         yield from reader
         say(reader.describe())
+
+    def chunks(self) -> Iterator[Chunk]:
+        """JSONL as unparsed lines; any other form as rows."""
+        blocks = read_line_blocks(find_file(self.path))
+        if blocks is None:
+            return super().chunks()
+        return (LinesChunk(self.path, self.task, first_line, data) for first_line, data in blocks)
 
     def origin(self) -> Origin:
         """The file as it was named; its own hash is the revision."""

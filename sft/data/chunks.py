@@ -1,0 +1,67 @@
+"""Sources cut into chunks: the unit that one process reads, filters and hashes while others do the next ones.
+
+A source that yields rows is cut by batch_rows. One whose raw bytes can be cut before they are parsed brings a chunk of
+its own (LinesChunk), so that parsing is spread over the processes too. Where the cuts fall never changes what is built.
+"""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from sft.data.records import parse_lines
+from sft.data.rows import BadRow, FoundRow, Recognised, convert_records
+from sft.errors import UserError
+
+CHUNK_ROWS = 1024
+
+
+class Chunk(Protocol):
+    """A part of a source that another process can read; it must pickle."""
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows in their order; what was recognised in which file is added to `recognised`, if anything."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowsChunk:
+    """Rows that are there already."""
+
+    found: list[FoundRow | BadRow]
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows; who read them has said what it recognised."""
+        return iter(self.found)
+
+
+@dataclass(frozen=True)
+class LinesChunk:
+    """Whole lines of a JSONL file, not yet parsed."""
+
+    shown_as: str
+    task: str | None
+    first_line: int
+    data: bytes
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows of these lines."""
+        records = parse_lines(io.BytesIO(self.data), self.first_line)
+        return convert_records(records, self.shown_as, self.task, recognised.setdefault(self.shown_as, Recognised()))
+
+
+def batch_rows(rows: Iterable[FoundRow | BadRow]) -> Iterator[RowsChunk]:
+    """Rows in chunks of CHUNK_ROWS. Where reading fails, the rows before come first, then the error."""
+    batch: list[FoundRow | BadRow] = []
+    try:
+        for found in rows:
+            batch.append(found)
+            if len(batch) == CHUNK_ROWS:
+                yield RowsChunk(batch)
+                batch = []
+    except UserError:
+        if batch:
+            yield RowsChunk(batch)
+        raise
+    if batch:
+        yield RowsChunk(batch)

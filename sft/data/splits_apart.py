@@ -1,0 +1,139 @@
+"""Keeping splits apart: which chosen rows nearly ask what a row of another split asks, and must go.
+
+guard = SplitGuard(store, staging / "questions", threshold=0.8)
+twins = guard.find_straddlers(mixture.split_of)      # for each row of train the row of test it is near, or -1
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from sft.console import Progress, progress
+from sft.data.candidates import CandidateStore
+from sft.data.canonical import Row, answer_of, question_of
+from sft.data.near_duplicates import SHOWN_FROM, IsNear, find_near_duplicates
+from sft.data.quotas import SPLITS
+from sft.data.selection import DEALING_ORDER, NOT_CHOSEN
+from sft.data.shingles import jaccard, shingles_of
+from sft.data.signatures import SignatureFile, sign_texts
+
+# Below 17 Han characters or 20 letters a text is near its equal only: there one character is another question.
+MIN_SHINGLES = 16
+KEPT_SHINGLES = 4096  # rows whose shingles are kept for the next comparison
+SIGNED_AT_A_TIME = 2048
+PARTS = Callable[[Row], list[str]]
+
+
+class SplitGuard:
+    """Signs the questions of rows when it first meets them. A context manager."""
+
+    def __init__(self, store: CandidateStore, path: Path, threshold: float) -> None:
+        self._store = store
+        self._threshold = threshold
+        self._signatures = SignatureFile(path)
+        self._compared = ComparedTexts(store, threshold, question_parts)
+        self._position = np.full(len(store), -1, dtype=np.int32)  # of each row in the signature file
+        self._numbers = np.zeros(0, dtype=np.int64)  # and back
+
+    def find_straddlers(self, split_of: np.ndarray, may_straddle: np.ndarray | None = None) -> np.ndarray:
+        """For each chosen row that is near one of a split before its own the number of that row, else -1: (N,) int64.
+
+        The test split keeps its rows against validation and train, validation against train. Two rows of
+        `may_straddle` (N,) bool are let be.
+        """
+        order = np.array([DEALING_ORDER.index(name) for name in SPLITS])
+        chosen = np.flatnonzero(split_of != NOT_CHOSEN)
+        side = np.full(len(split_of), -1, dtype=np.int64)
+        side[chosen] = order[split_of[chosen]]
+        return self.find_near(chosen, side, may_straddle)
+
+    def find_near(self, rows: np.ndarray, side: np.ndarray, let_be: np.ndarray | None = None) -> np.ndarray:
+        """For each of these rows that is near one of a lower side the number of that row, else -1: (N,) int64."""
+        self._sign(rows[self._position[rows] < 0])
+        numbers = self._numbers
+        alive = np.zeros(len(numbers), dtype=bool)
+        alive[self._position[rows]] = True
+        here = side[numbers]  # by position in the signature file
+
+        def is_near(later: int, earlier: int) -> bool:
+            first, second = int(numbers[later]), int(numbers[earlier])
+            if let_be is not None and let_be[first] and let_be[second]:
+                return False
+            return self._compared.is_near(first, second)
+
+        found = find_near_duplicates(self._signatures, alive, self._threshold, is_near, side=here)
+        twins = np.full(len(side), -1, dtype=np.int64)
+        near = np.flatnonzero(found >= 0)
+        twins[numbers[near]] = numbers[found[near]]
+        return twins
+
+    def similarity(self, first: int, second: int) -> float:
+        """How much two rows ask the same: 0 to 1."""
+        return self._compared.similarity(first, second)
+
+    def _sign(self, rows: np.ndarray) -> None:
+        bar: Progress[None]
+        with progress(total=len(rows), description="sign questions", shown=len(rows) >= SHOWN_FROM) as bar:
+            for start in range(0, len(rows), SIGNED_AT_A_TIME):
+                part = rows[start : start + SIGNED_AT_A_TIME]
+                texts = [question_of(self._store.read_row(number)) for number in part.tolist()]
+                self._signatures.append(sign_texts(texts))
+                bar.update(len(part))
+        self._position[rows] = np.arange(len(self._numbers), len(self._numbers) + len(rows))
+        self._numbers = np.concatenate([self._numbers, rows])
+
+    def __enter__(self) -> "SplitGuard":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._signatures.__exit__(kind, error, trace)
+
+
+class ComparedTexts:
+    """Compares rows part by part, each of which must be near: a long instruction does not hide a different input."""
+
+    def __init__(self, store: CandidateStore, threshold: float, parts: PARTS) -> None:
+        self._store = store
+        self._threshold = threshold
+        self._parts = parts
+        self._kept: dict[int, list[np.ndarray]] = {}
+
+    def is_near(self, first: int, second: int) -> bool:
+        """Whether every part reaches the threshold."""
+        return self.similarity(first, second) >= self._threshold
+
+    def similarity(self, first: int, second: int) -> float:
+        """The Jaccard similarity of the parts that are least alike; 0 where one row has a part more."""
+        a, b = self._shingles(first), self._shingles(second)
+        return min(map(_compare_part, a, b)) if len(a) == len(b) else 0.0
+
+    def _shingles(self, number: int) -> list[np.ndarray]:
+        if number not in self._kept:
+            if len(self._kept) >= KEPT_SHINGLES:
+                self._kept.clear()
+            self._kept[number] = [shingles_of(part) for part in self._parts(self._store.read_row(number))]
+        return self._kept[number]
+
+
+def _compare_part(first: np.ndarray, second: np.ndarray) -> float:
+    similarity = jaccard(first, second)
+    return similarity if similarity == 1 or min(len(first), len(second)) >= MIN_SHINGLES else 0.0
+
+
+def question_parts(row: Row) -> list[str]:
+    """What a row asks, an instruction apart from its input."""
+    return [row["instruction"], row["input"]] if row.get("input") else [question_of(row)]
+
+
+def all_parts(row: Row) -> list[str]:
+    """What a row asks and what it answers."""
+    return [*question_parts(row), answer_of(row)]
+
+
+def make_is_near(store: CandidateStore, threshold: float) -> IsNear:
+    """The comparison for near duplicates: questions and answers both."""
+    return ComparedTexts(store, threshold, all_parts).is_near

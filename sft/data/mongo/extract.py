@@ -34,6 +34,7 @@ from sft.errors import DataError
 
 FORMAT = 1
 PROGRESS_ROWS = 1000
+LONG_FILE_ROWS = 20_000  # a few seconds of writing; below it a bar is noise
 SHOWN_BAD_ROWS = 5
 
 
@@ -187,7 +188,9 @@ def _write_files(plan: ExtractPlan, draw: Draw, mixture: Mixture) -> None:
             staged[target] = target.with_name(f".{target.name}.partial")
             numbers = [number for number, _ in mixture.copies[split]]
             with open_writer(staged[target], plan.columns, kind) as writer:
-                for record in progress(draw.read(numbers), total=len(numbers), description=f"write {target.name}"):
+                shown = len(numbers) >= LONG_FILE_ROWS
+                rows = progress(draw.read(numbers), total=len(numbers), description=f"write {target.name}", shown=shown)
+                for record in rows:
                     writer.write(record)
         for target, path in staged.items():
             path.replace(target)

@@ -1,0 +1,56 @@
+"""A server of its own process for each test that needs one, ended with the test."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bson.json_util
+import pytest
+
+from tests.commands import ROOT
+
+LABELS = ("正常", "暴恐", "色情低俗")
+Documents = list[dict[str, object]]
+StartServer = Callable[..., int]
+RunExtract = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def make_documents(count: int) -> Documents:
+    """Documents of three labels in turn: [{"_id": 0, "text_cn": "文本 0", "n_labels": "正常"}, ...]."""
+    return [{"_id": n, "text_cn": f"文本 {n}", "n_labels": LABELS[n % 3]} for n in range(count)]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """start_server(documents, user="ada", password="x", hang_up_at=[3]) -> the port of database texts.rows."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(documents: Documents, **behaviour: object) -> int:
+        path = tmp_path / f"documents-{len(processes)}.json"
+        path.write_text(bson.json_util.dumps({"texts": {"rows": documents}}), encoding="utf-8")
+        argument = bson.json_util.dumps({"documents": str(path), "auth_database": "texts", **behaviour})
+        command = [sys.executable, str(ROOT / "tests/mongo_server.py"), argument]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return int(processes[-1].stdout.readline())
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run_extract(tmp_path: Path) -> RunExtract:
+    """run_extract("--port", 27017, password="x") -> the finished command, in an empty folder."""
+
+    def run(*arguments: object, password: str | None = None) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SFT_", "MONGO_"))}
+        env = {**kept, **({"MONGO_PASSWORD": password} if password else {})}
+        command = [sys.executable, str(ROOT / "extract_mongo.py"), *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        )
+
+    return run

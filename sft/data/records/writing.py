@@ -97,14 +97,14 @@ class CsvWriter(RecordWriter):
 
     def __init__(self, path: Path, columns: list[str]) -> None:
         self._file = path.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer = csv.writer(self._file)  # lines end in \r\n: so a text with either of them is quoted
         self._columns = columns
         self._writer.writerow(columns)
 
     def write(self, record: Record) -> None:
         cells = [_as_text(record.get(name)) for name in self._columns]
         if len(cells) == 1 and not cells[0]:
-            self._file.write('""\n')  # csv would write a blank line, which is no row
+            self._file.write('""\r\n')  # csv would write a blank line, which is no row
         else:
             self._writer.writerow(cells)
 

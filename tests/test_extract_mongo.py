@@ -20,7 +20,7 @@ def read_rows(path: Path) -> list[dict[str, object]]:
     return [found.fields for found in read_records(path)]
 
 
-def test_the_reference_command_line_works_as_it_is_written(start_server, run_extract, tmp_path):
+def test_the_reference_command_line_works_as_it_is_written(start_server, run_command_line, tmp_path):
     port = start_server(make_documents(90), user="ada", password=PASSWORD)
     reference = [
         *LOGIN,
@@ -35,7 +35,7 @@ def test_the_reference_command_line_works_as_it_is_written(start_server, run_ext
         "out.xlsx",
     ]
 
-    done = run_extract(*reference, "--port", port, password=PASSWORD)
+    done = run_command_line(*reference, "--port", port, password=PASSWORD)
 
     assert (done.returncode, done.stdout) == (0, "out.xlsx\n"), done.stderr
     rows = read_rows(tmp_path / "out.xlsx")
@@ -99,7 +99,7 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(arguments, m
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}{advice}\n")
 
 
-def test_a_password_in_a_recipe_or_in_the_environment_is_refused_and_not_repeated(run_extract, tmp_path, monkeypatch):
+def test_a_password_in_a_recipe_is_refused_and_not_repeated(run_extract, tmp_path):
     (tmp_path / "mine.yaml").write_text("mongo_uri: mongodb://ada:s3cret@localhost/texts\n", encoding="utf-8")
 
     done = run_extract("--config", "mine.yaml", "--list-labels")
@@ -136,7 +136,7 @@ def test_a_server_that_is_not_there_is_said_within_five_seconds(run_extract):
 
     done = run_extract("--port", 1, "--database", "texts", "--list-labels")
 
-    assert time.monotonic() - started < 5 + 3  # the start of Python on a busy machine comes on top
+    assert time.monotonic() - started < 5
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(
         "error: mongodb://localhost:1: the server cannot be reached (localhost:1: "
@@ -148,7 +148,7 @@ def test_a_connection_lost_midway_is_taken_up_behind_the_last_document(start_ser
     documents = make_documents(300)
     wanted = ["--database", "texts", "-l", "正常:40,暴恐:40", "--random", "-o"]
     sound = run_extract("--port", start_server(documents), *wanted, "sound.jsonl")
-    port = start_server(documents, batch=40, hang_up_at=[3, 5, 6], delay_s=0.05)
+    port = start_server(documents, batch=40, hang_up_at=[3, 5, 6, 7], delay_s=0.02)
 
     done = run_extract("--port", port, *wanted, "broken.jsonl")
 
@@ -175,7 +175,7 @@ def test_a_server_that_dies_is_given_up_with_one_line_and_nothing_is_written(sta
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == (
-        "error: texts.rows: the connection was lost behind _id 118 and 1 tries to take it up again failed (no server "
+        "error: texts.rows: the connection was lost behind _id 237 and 1 tries to take it up again failed (no server "
         "answers); nothing was written, run the command again when the server is back"
     )
     assert "Traceback" not in done.stderr

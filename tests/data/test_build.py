@@ -12,8 +12,9 @@ import pytest
 from sft.data import open_dataset
 from sft.data.build import build_dataset
 from sft.data.folder import Manifest, read_manifest, stage_folder
-from sft.data.manifest import BuildOptions, summarise
+from sft.data.manifest import BuildOptions
 from sft.data.preset import Preset
+from sft.data.summary import summary_table
 from sft.errors import DataError
 from tests.data.samples import instruct_rows
 
@@ -84,9 +85,10 @@ def test_every_row_read_is_kept_or_stands_in_the_ledger_with_its_line(write_rows
         (f"{rows}:{surplus.removeprefix('own-')}", "dropped", "over_quota", ""),
     }
     assert_balanced(folder, manifest)
-    assert summarise(manifest) == [
-        "own: asked 3, read 9, kept 3 (1 duplicate, 1 over_quota, 1 same_text, 1 too_long, 1 empty_answer, 1 not_json)",
-        "kept 3 of 9 rows; train 3, validation 0, test 0",
+    assert summary_table(manifest).splitlines()[2:] == [
+        "own         3     9     3        4    2  1 duplicate, 1 over_quota, 1 same_text, 1 too_long, 1 empty_answer, "
+        "1 not_json",
+        "all         3     9     3        4    2  written: train 3, validation 0, test 0",
     ]
 
 
@@ -110,6 +112,20 @@ def test_too_many_bad_rows_fail_the_build_and_are_named(write_rows, tmp_path):
 
     assert str(caught.value).startswith(f"more than 2 bad rows (--max_bad_rows); the first: {rows}:1: not valid JSON")
     assert str(caught.value).endswith(f"; {rows}:4: a number, expected an object")
+
+
+def test_known_defects_of_a_package_count_for_no_limit_of_bad_rows(write_rows, write_package, tmp_path):
+    package = write_package("lines", {"pos.txt": "很好\n不错\n".encode() + b"\xff\n\xfe\n"})
+    own = {"kind": "file", "path": str(write_rows("own.jsonl", GOOD_ROW, "{", "["))}
+    reviews = {"kind": "labelled_lines", "package": package, "task": "sentiment", "files": {"正面": "pos.txt"}}
+    splits = {"train": {"rows": {"own": 1, "reviews": 2}}}
+    preset = Preset.model_validate({"splits": splits, "sources": {"reviews": reviews, "own": own}})
+
+    manifest = build_dataset(preset, tmp_path / "two", BuildOptions(on_bad_row="quarantine", max_bad_rows=2))
+    with pytest.raises(DataError, match=r"^more than 1 bad rows \(--max_bad_rows\); the first: .*own\.jsonl:2: "):
+        build_dataset(preset, tmp_path / "one", BuildOptions(on_bad_row="quarantine", max_bad_rows=1))
+
+    assert manifest["sources"]["reviews"]["quarantined"] == {"invalid_utf8": 2}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_choice(write_rows, tmp_path):

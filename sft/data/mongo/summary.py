@@ -3,6 +3,7 @@
 from collections import Counter
 
 from sft.data.mongo.extract import ExtractManifest
+from sft.data.summary import list_counts
 
 
 def summary_rows(manifest: ExtractManifest) -> list[list[object]]:
@@ -12,8 +13,7 @@ def summary_rows(manifest: ExtractManifest) -> list[list[object]]:
     """
     rows: list[list[object]] = []
     for label, entry in manifest["labels"].items():
-        left_out = Counter(entry["dropped"]) + Counter(entry["quarantined"])
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common()) or "-"
+        reasons = list_counts(Counter(entry["dropped"]) + Counter(entry["quarantined"]))
         counts = (sum(entry["asked"].values()), entry["read"], entry["kept"], sum(entry["written"].values()))
         rows.append([label, *counts, reasons])
     return rows

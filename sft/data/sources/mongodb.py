@@ -1,7 +1,7 @@
 """A collection of a MongoDB server, streamed by ascending _id; on the same code as extract_mongo.py."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
@@ -24,6 +24,8 @@ class MongoDB(Source):
     MONGO_PASSWORD, the URI file or a prompt. `columns` names the field (a.b: b within a) of each column that the row
     reader knows; without it every field of a document is a column. `query` is a MongoDB filter.
     """
+
+    is_remote: ClassVar[bool] = True
 
     kind: Literal["mongodb"]
     mongo_uri: str | None = None

@@ -9,9 +9,9 @@ import pytest
 
 from sft.data.records import read_records
 from sft.data.rows import RowReader
-from tests.data.mongo.conftest import make_documents
+from tests.mongo_client import make_documents
 
-pytest_plugins = ("tests.data.mongo.conftest",)
+pytest_plugins = ("tests.mongo_client",)
 PASSWORD = "love:la@ce/?"
 LOGIN = ("-u", "ada", "--auth-database", "texts")
 

@@ -3,6 +3,7 @@
 read_text({"output": 7}, "output")           # RowError: 'output' is a number, expected text
 """
 
+from datetime import date, datetime
 from typing import NamedTuple
 
 import orjson
@@ -13,7 +14,7 @@ Record = dict[str, Json]  # one row as its file gives it
 
 
 class NotAValue(NamedTuple):
-    """What stands in an Excel cell and is no value of a row: kind "a formula; paste it as a value".
+    """What stands in an Excel cell and is no value of a row: kind "a formula (paste it as a value)".
 
     It travels as a field (to the types it is Json) and is named where a row needs that field.
     """
@@ -30,7 +31,17 @@ ROLES = {  # OpenAI's and ShareGPT's words
 }
 SENTIMENT_WORDS = {"0": 0, "1": 1, "负面": 0, "正面": 1, "negative": 0, "positive": 1}
 MODERATION_WORDS = {word: number for number, word in enumerate(MODERATION_LABELS)} | {str(n): n for n in range(6)}
-KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+KINDS: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    datetime: "a date",  # of Parquet
+    date: "a date",
+    bytes: "bytes",
+}
 
 
 def read_text(record: Record, name: str, called: str | None = None) -> str:

@@ -61,7 +61,7 @@ BAD_LINES = {
     "surrogate pair": (lines('{"instruction": "\\ud83d\\ude00", "output": "A"}'), [(1, "ok")]),
     "raw control character": (lines(b'{"instruction": "a\x01b", "output": "A"}'), [(1, "not_json")]),
     "escaped control character": (lines('{"instruction": "a\\u0000b", "output": "A"}'), [(1, "ok")]),
-    "number of 5,000 digits": (lines('{"instruction": "Q", "output": ' + "9" * 5000 + "}"), [(1, "not_json")]),
+    "number of 5,000 digits": (lines('{"instruction": "Q", "output": ' + "9" * 5000 + "}"), [(1, "long_number")]),
     "deep nesting": (lines('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"), [(1, "too_deep")]),
     "a list in place of an object": (lines('["Q", "A"]', GOOD), None),
     "a number in place of an object": (lines(GOOD, "17"), [(1, "ok"), (2, "not_an_object")]),

@@ -5,6 +5,7 @@ an error and a number whose digits Excel has rounded come as a NotAValue, and a 
 with words. The first visible sheet is read; its first row that is not empty names the columns.
 """
 
+import contextlib
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def _read_sheet(path: Path) -> Iterator[SheetRow]:
         raise
     except Exception as error:  # a damaged file can fail anywhere in zip, XML and openpyxl, with any exception
         where = f"{path}: after row {last}" if last else str(path)
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = str(error.args[0] if error.args else type(error).__name__).partition("\n")[0].rstrip(".")
         raise DataError(f"{where}: not a sound Excel file ({reason}); save it again as .xlsx") from None
 
 
@@ -121,9 +122,8 @@ class _Reader(ExcelReader):
 
     def read_strings(self) -> None:
         part = self.package.find(SHARED_STRINGS)
-        if part is not None:
-            with self.archive.open(part.PartName[1:]) as source:
-                self.shared_strings = SharedStrings(source)
+        with contextlib.nullcontext() if part is None else self.archive.open(part.PartName[1:]) as source:
+            self.shared_strings = SharedStrings(source)
 
     def read_properties(self) -> None:
         """Author and dates are nothing that rows need."""
@@ -180,14 +180,14 @@ def _read_value(value: object, data_type: str) -> Json:
     if data_type == "s" or value is None or isinstance(value, bool):
         return value  # type: ignore[return-value]  # text
     if data_type == "f":
-        return _not_a_value("a formula; paste it as a value")
+        return _not_a_value("a formula (paste it as a value)")
     if data_type == "e":
         return _not_a_value(f"an error ({value})")
     if data_type == "n" and isinstance(value, int | float):
         if abs(value) >= EXACT_NUMBERS:
-            return _not_a_value("a number of more than 15 digits, which Excel has rounded; format the column as text")
+            return _not_a_value("a number of more than 15 digits, which Excel has rounded (format the column as text)")
         return int(value) if float(value).is_integer() else value  # Excel has one kind of number: 1.0 is 1
-    return _not_a_value("a date; format the column as text")
+    return _not_a_value("a date (format the column as text)")
 
 
 def _not_a_value(kind: str) -> Json:

@@ -40,11 +40,11 @@ class SharedStrings:
     Used as openpyxl uses its list of strings: by number. The file has no name and goes when this does.
     """
 
-    def __init__(self, source: IO[bytes]) -> None:
+    def __init__(self, source: IO[bytes] | None) -> None:
         self._spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115  lives as long as this
         self._ends = array("Q", [0])
         root = None
-        for event, element in iterparse(source, events=("start", "end")):
+        for event, element in iterparse(source, events=("start", "end")) if source else ():
             root = element if root is None else root
             if event == "end" and element.tag == STRING:
                 data = unescape_text(Text.from_tree(element).content).encode("utf-8", "surrogatepass")
@@ -54,7 +54,7 @@ class SharedStrings:
 
     def __getitem__(self, number: int) -> str:
         if not 0 <= number < len(self._ends) - 1:
-            raise IndexError(f"text number {number} of {len(self._ends) - 1}")
+            raise IndexError(f"a cell names text {number} of {len(self._ends) - 1}")
         start, end = self._ends[number], self._ends[number + 1]
         self._spool.seek(start)
         return self._spool.read(end - start).decode("utf-8", "surrogatepass")

@@ -133,13 +133,13 @@ def test_numbers_are_numbers_and_what_is_no_value_is_named_where_a_row_needs_it(
 
     assert found == {
         2: "正面",
-        3: "'text' is a formula; paste it as a value, expected text",
+        3: "'text' is a formula (paste it as a value), expected text",
         4: "'text' is a number, expected text",
-        5: "'text' is a date; format the column as text, expected text",
+        5: "'text' is a date (format the column as text), expected text",
         6: "'text' is an error (#N/A), expected text",
         7: "'text' is true or false, expected text",
-        8: "label is a number of more than 15 digits, which Excel has rounded; format the column as text",
-        9: "label is a formula; paste it as a value",
+        8: "label is a number of more than 15 digits, which Excel has rounded (format the column as text)",
+        9: "label is a formula (paste it as a value)",
         11: "label is empty",
         12: "'text' is empty",
         13: "正面",

@@ -114,20 +114,6 @@ def test_too_many_bad_rows_fail_the_build_and_are_named(write_rows, tmp_path):
     assert str(caught.value).endswith(f"; {rows}:4: a number, expected an object")
 
 
-def test_known_defects_of_a_package_count_for_no_limit_of_bad_rows(write_rows, write_package, tmp_path):
-    package = write_package("lines", {"pos.txt": "很好\n不错\n".encode() + b"\xff\n\xfe\n"})
-    own = {"kind": "file", "path": str(write_rows("own.jsonl", GOOD_ROW, "{", "["))}
-    reviews = {"kind": "labelled_lines", "package": package, "task": "sentiment", "files": {"正面": "pos.txt"}}
-    splits = {"train": {"rows": {"own": 1, "reviews": 2}}}
-    preset = Preset.model_validate({"splits": splits, "sources": {"reviews": reviews, "own": own}})
-
-    manifest = build_dataset(preset, tmp_path / "two", BuildOptions(on_bad_row="quarantine", max_bad_rows=2))
-    with pytest.raises(DataError, match=r"^more than 1 bad rows \(--max_bad_rows\); the first: .*own\.jsonl:2: "):
-        build_dataset(preset, tmp_path / "one", BuildOptions(on_bad_row="quarantine", max_bad_rows=1))
-
-    assert manifest["sources"]["reviews"]["quarantined"] == {"invalid_utf8": 2}
-
-
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_choice(write_rows, tmp_path):
     rows = write_rows("own.jsonl", *instruct_rows(60))
     preset = preset_of({"train": {"own": 30}, "test": {"own": 10}}, own={"path": str(rows)})

@@ -150,7 +150,7 @@ BAD_FILES = {
         "GB18030, expected UTF-8; convert it: iconv -f GB18030 -t UTF-8 gbk.csv > gbk.utf8.csv",
     ),
     "gbk.jsonl": ('{"text": "房间很干净", "label": 1}'.encode("gb18030"), "the file is GB18030"),
-    "sheet.xlsx": (b"PK\x03\x04", "Excel files cannot be read yet; save the sheet as CSV (UTF-8)"),
+    "sheet.xlsx": (b"PK\x03\x04", "not a sound Excel file (no zip archive, or cut off); save it again as .xlsx"),
     "notes.txt": (b"hello", "unknown kind of file '.txt'; give one of: .jsonl, .json, .csv, .tsv, .parquet"),
     "broken.parquet": (b"PAR1", "not a sound Parquet file"),
     "quote.csv": (b'text,label\na,1\n"b,0\nc,1\n', "a quote opened here is never closed"),

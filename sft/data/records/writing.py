@@ -86,9 +86,11 @@ class JsonLinesWriter(RecordWriter):
         self._columns = columns
 
     def write(self, record: Record) -> None:
+        """Append one line."""
         self._file.write(orjson.dumps({name: record.get(name) for name in self._columns}) + b"\n")
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -102,6 +104,7 @@ class CsvWriter(RecordWriter):
         self._writer.writerow(columns)
 
     def write(self, record: Record) -> None:
+        """Append one line."""
         cells = [_as_text(record.get(name)) for name in self._columns]
         if len(cells) == 1 and not cells[0]:
             self._file.write('""\r\n')  # csv would write a blank line, which is no row
@@ -109,6 +112,7 @@ class CsvWriter(RecordWriter):
             self._writer.writerow(cells)
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -124,9 +128,11 @@ class ExcelWriter(RecordWriter):
         self._sheet.append([self._make_cell(name) for name in columns])
 
     def write(self, record: Record) -> None:
+        """Append one row to the sheet."""
         self._sheet.append([self._make_cell(record.get(name)) for name in self._columns])
 
     def close(self) -> None:
+        """Write the workbook around the sheet."""
         self._workbook.save(self._path)
 
     def _make_cell(self, value: Json) -> object:

@@ -13,16 +13,10 @@ import pytest
 from sft.console import repeat_warnings, run_command
 from tests.commands import ROOT
 
-LABELS = ("正常", "暴恐", "色情低俗")
 Documents = list[dict[str, object]]
 StartServer = Callable[..., int]
 Finished = subprocess.CompletedProcess[str]
 RunExtract = Callable[..., Finished]
-
-
-def make_documents(count: int) -> Documents:
-    """Documents of three labels in turn: [{"_id": 0, "text_cn": "文本 0", "n_labels": "正常"}, ...]."""
-    return [{"_id": n, "text_cn": f"文本 {n}", "n_labels": LABELS[n % 3]} for n in range(count)]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from sft.data.records import read_records
 from sft.data.rows import RowReader
-from tests.mongo_client import make_documents
+from tests.data.samples import make_documents
 
 pytest_plugins = ("tests.mongo_client",)
 PASSWORD = "love:la@ce/?"

@@ -18,7 +18,7 @@ from sft.data.mongo.extract import ExtractManifest, extract
 from sft.data.mongo.plan import ExtractPlan, parse_quotas, parse_shares
 from sft.data.records import read_records
 from sft.errors import DataError
-from tests.mongo_client import make_documents
+from tests.data.samples import make_documents
 
 SHARES = {"train": Fraction("0.8"), "validation": Fraction("0.1"), "test": Fraction("0.1")}
 

@@ -3,19 +3,21 @@
 Reads recipes/data/<preset>.yaml and its sources. Writes data/<name>/{train,validation,test}.jsonl, manifest.json and
 ledger.jsonl; an old dataset of that name is replaced only when the new one is whole.
     python build_dataset.py --preset demo
+    python build_dataset.py --preset demo --dry_run 1000
 """
 
 from sft.config.build import BuildSettings
 from sft.config.layers import load_settings
-from sft.console import run_command, say, to_json
+from sft.console import repeat_warnings, run_command, say, to_json
 
 
 def main(argv: list[str] | None = None) -> None:
     """Build the dataset, say what became of every source, print its folder."""
     settings = load_settings(BuildSettings, argv)
     from sft.data.build import BuildOptions, build_dataset  # after --help: numpy takes a moment
-    from sft.data.manifest import summarise
     from sft.data.preset import load_preset
+    from sft.data.preview import preview_sources, preview_table
+    from sft.data.summary import summary_table
 
     for line in settings.describe():
         say(line)
@@ -26,11 +28,17 @@ def main(argv: list[str] | None = None) -> None:
         settings.on_shortage,
         tuple(settings.decontaminate),
     )
+    if settings.dry_run:
+        previews = preview_sources(load_preset(settings.preset), options, settings.dry_run)
+        found = {name: preview.to_json() for name, preview in previews.items()}
+        print(to_json(found) if settings.json_output else preview_table(previews))
+        repeat_warnings()
+        return
     target = settings.data_dir / settings.name
     preset = load_preset(settings.preset)
     manifest = build_dataset(preset, target, options, num_proc=settings.num_proc, resume=settings.resume)
-    for line in summarise(manifest):
-        say(line)
+    say(summary_table(manifest))
+    repeat_warnings()
     say(f"ledger of every row not kept: {target / 'ledger.jsonl'}")
     print(to_json(manifest) if settings.json_output else target)
 

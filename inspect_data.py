@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     from sft.inspection_page import render_page
     from sft.models.loading import load_chat_format
 
-    dataset = open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed)
+    dataset = open_dataset(
+        settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed, on_bad_row=settings.on_bad_row
+    )
     rows = [dict(row) for row in (*dataset.train, *dataset.validation, *dataset.test)]
     chosen = [find_row(rows, settings.row)] if settings.row else inspection.choose_rows(rows, settings.num_rows)
     chat = load_chat_format(settings.model, revision=settings.revision, think=settings.think)

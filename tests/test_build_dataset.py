@@ -98,8 +98,32 @@ def test_the_demo_says_what_became_of_each_source(demo):
     said = demo[0].stderr
 
     assert "examples/my_dataset.json: 12 rows, recognised as instruction/input/output" in said
-    assert "own: asked 12, read 12, kept 12\n" in said
+    table = said.partition("source ")[2].splitlines()
+    assert [line.split()[:6] for line in table[2:7]] == [
+        ["reviews", "1160", "35123", "1160", "33963", "0"],
+        ["newspaper", "110", "47043", "110", "46910", "23"],
+        ["dialogues", "50", "1733", "50", "1682", "1"],
+        ["own", "12", "12", "12", "0", "0"],
+        ["all", "1332", "83911", "1332", "82555", "24"],
+    ]
+    assert "\x1b" not in said  # in a pipe: plain lines
     assert f"ledger of every row not kept: {demo[1]}/ledger.jsonl" in said
+
+
+def test_the_yield_of_the_demo_is_foreseen_without_writing(tmp_path):
+    done = run_script("--dry_run", "400", "--data_dir", str(tmp_path), "--json")
+
+    found = json.loads(done.stdout)
+    assert {name: (entry["asked"], entry["rows"], entry["sampled"]) for name, entry in found.items()} == {
+        "reviews": (1160, 35_123, 400),
+        "newspaper": (110, 40_000, 400),
+        "dialogues": (50, 1_733, 400),
+        "own": (12, 12, 12),
+    }
+    for entry in found.values():
+        assert entry["sampled"] == entry["usable"] + sum(entry["left_out"].values())
+    assert 0.1 < found["reviews"]["usable"] / 400 < 0.35  # 7,099 of 35,123 rows pass the filters and are no duplicates
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_build_of_the_demo_gives_the_same_bytes_within_a_minute(demo, tmp_path):

@@ -159,3 +159,17 @@ def test_the_training_flags_decide_what_is_shown(inspect, data, tiny_model_folde
     main([data, "--config", str(recipe), "--row", "a-1"])
 
     assert "<|im_start|>system\nBe kind.<|im_end|>\n" in capsys.readouterr().out
+
+
+def test_a_bad_row_is_left_out_by_the_flag_that_the_message_names(data, inspect):
+    with Path(data).open("a", encoding="utf-8") as file:
+        file.write('{"id": "b-3"}\n')
+
+    with pytest.raises(DataError) as caught:
+        inspect("--n", "0", "--json")
+    advice = str(caught.value).rpartition("or pass ")[2].split()
+    shown, said = inspect("--n", "0", "--json", *advice)
+
+    assert advice == ["--on_bad_row", "quarantine"]
+    assert json.loads(shown)["lengths"][-1]["rows"] == 4
+    assert f"warning: left out {data}:5: " in said

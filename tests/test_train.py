@@ -95,6 +95,20 @@ def test_a_model_that_cannot_be_had_is_one_line_and_exit_code_2_at_once(
     assert [path.name for path in tmp_path.iterdir() if path.name != "hf"] == []
 
 
+@pytest.mark.parametrize("flags", [(), ("--on_bad_row", "quarantine")])
+def test_a_bad_row_ends_the_command_or_is_left_out_by_the_flag_that_the_message_names(flags, run_script, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "Q", "output": "A"}\n{"instruction": "R", "output": "B"}\n{', encoding="utf-8")
+    done = run_script("--data", path, "--model", "Qwen/Nope", *flags)  # a model that ends it after the data is read
+    said = [line for line in done.stderr.splitlines() if " (flag)" not in line]
+    bad = f"{path}:3: not valid JSON: Expecting property name enclosed in double quotes at column 2 (cut off?)"
+    if flags:
+        assert said[:2] == [f"{path}: 2 rows, recognised as instruction/input/output", f"warning: left out {bad}"]
+        assert said[2].startswith("error: Qwen/Nope: ")
+    else:
+        assert said == [f"error: {bad}; fix the row, or pass --on_bad_row quarantine"]
+
+
 # What it prints, and how it ends
 
 

@@ -28,6 +28,9 @@ class BuildSettings(ResultSettings):
     decontaminate: list[str] = Field(
         default=[], description="evaluation files; rows that hold one of their texts are left out (beside the preset's)"
     )
+    dry_run: int | None = Field(
+        default=None, ge=1, description="show the yield of so many rows of each source, and write nothing"
+    )
     num_proc: int = Field(
         default=1, ge=1, description="processes that parse and filter; any number gives the same bytes"
     )

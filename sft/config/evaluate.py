@@ -34,6 +34,9 @@ class EvaluateSettings(ResultSettings):
     seed: int | None = Field(
         None, description="of the split of a single file, the choice of rows and the intervals; default: as trained"
     )
+    on_bad_row: Literal["error", "quarantine"] | None = Field(
+        None, description="a row of a single file that cannot be used: end, or leave it out; default: as trained"
+    )
     num_samples: int | None = Field(
         None, ge=1, description="score at most so many rows, each task by its share; default: all"
     )

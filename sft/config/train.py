@@ -53,6 +53,9 @@ class TrainSettings(ResultSettings):
     head_share: float = Field(0.5, ge=0, le=1, description="share of a shortened document kept from its beginning")
     eval_ratio: float = Field(0.1, gt=0, lt=1, description="validation share, where --data is a single file")
     split_seed: int = Field(42, description="seed of that split")
+    on_bad_row: Literal["error", "quarantine"] = Field(
+        "error", description="a row of a single file that cannot be used ends the command, or is left out and named"
+    )
 
     num_train_epochs: float = Field(3, gt=0, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps; overrides num_train_epochs")

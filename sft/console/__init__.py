@@ -16,6 +16,7 @@ from sft.console.narration import Progress, progress, say
 from sft.console.tables import table
 from sft.console.terminal import TerminalFilter, make_visible, to_json
 from sft.console.typed import LineReader, read_standard_input
+from sft.console.warned import repeat_warnings, warn
 
 __all__ = [
     "LineReader",
@@ -24,8 +25,10 @@ __all__ = [
     "make_visible",
     "progress",
     "read_standard_input",
+    "repeat_warnings",
     "run_command",
     "say",
     "table",
     "to_json",
+    "warn",
 ]

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sft.console import say
+from sft.console import say, warn
 from sft.data.candidates import CandidateStore
 from sft.data.choice import book_rows, choose_rows
 from sft.data.collection import Collection
@@ -56,7 +56,7 @@ def build_dataset(
             manifest["overlaps"] = choice.overlaps
         publish_folder(staging.dataset, target, manifest)
     for shortage in choice.mixture.shortages:
-        say(f"warning: {shortage.describe()} (--on_shortage {options.on_shortage})")
+        warn(f"{shortage.describe()} (--on_shortage {options.on_shortage})")
     for overlap in choice.overlaps:
         say(describe_overlap(overlap))
     return manifest

@@ -5,6 +5,7 @@ from pathlib import Path
 from sft.console import Progress, progress, say
 from sft.data.decontamination import EvaluationTexts
 from sft.data.digest import SHOWN_BAD_ROWS, Digest, Rules
+from sft.data.ledger import Tally
 from sft.data.manifest import BuildOptions
 from sft.data.places import sha256_of
 from sft.data.preset import Preset
@@ -28,7 +29,7 @@ class Collection:
         self._num_quarantined = 0
         self._bad_rows: list[BadRow] = []  # the first few of all sources, for a message
         self._rules = {
-            name: _make_rules(name, source, preset, options, evaluation) for name, source in preset.sources.items()
+            name: make_rules(name, source, preset, options, evaluation) for name, source in preset.sources.items()
         }
 
     def read_all(self) -> list[Spool]:
@@ -41,11 +42,12 @@ class Collection:
         spool = load_spool(folder)
         if spool is not None and spool.is_of(source.origin()):
             say(f"{name}: {spool.tally.read:,} rows were read before the interruption, and are used")
-            self._check_bad_rows(spool.tally.quarantined.total(), spool.bad_rows)
+            self._check_bad_rows(source, spool.tally.quarantined.total(), spool.bad_rows)
         else:
             spool = self._read(name, source, workers, folder)
-        self._num_quarantined += spool.tally.quarantined.total()
-        self._bad_rows = (self._bad_rows + spool.bad_rows)[:SHOWN_BAD_ROWS]
+        if not source.is_packaged:
+            self._num_quarantined += spool.tally.quarantined.total()
+            self._bad_rows = (self._bad_rows + spool.bad_rows)[:SHOWN_BAD_ROWS]
         return spool
 
     def _read(self, name: str, source: Source, workers: Workers, folder: Path) -> Spool:
@@ -56,7 +58,8 @@ class Collection:
                 spool.append(digest)
                 bar.update(digest.tally.read)
                 _merge_recognised(recognised, digest)
-                self._check_bad_rows(spool.tally.quarantined.total(), spool.bad_rows)
+                bar.note(self._describe_share(name, spool.tally))
+                self._check_bad_rows(source, spool.tally.quarantined.total(), spool.bad_rows)
                 if digest.failed is not None:
                     raise digest.failed.to_error()
             finished = spool.finish(source.origin())
@@ -64,18 +67,25 @@ class Collection:
             say(found.describe(shown_as))
         return finished
 
-    def _check_bad_rows(self, more: int, bad_rows: list[BadRow]) -> None:
+    def _describe_share(self, name: str, tally: Tally) -> str:
+        """How much of the quota the rows read so far could fill: `124 usable, 18% of 695 asked`."""
+        asked = sum(plan.rows.get(name, 0) for plan in self._preset.plans())
+        usable = tally.read - tally.dropped.total() - tally.quarantined.total()
+        return f"{usable:,} usable" + (f", {usable / asked:.0%} of {asked:,} asked" if asked else "")
+
+    def _check_bad_rows(self, source: Source, more: int, bad_rows: list[BadRow]) -> None:
         limit = self._options.max_bad_rows
-        if limit is None or self._num_quarantined + more <= limit:
+        if limit is None or source.is_packaged or self._num_quarantined + more <= limit:
             return
         shown = (self._bad_rows + bad_rows)[:SHOWN_BAD_ROWS]
         first = "; ".join(f"{bad.file}:{bad.line}: {bad.message}" for bad in shown)
         raise DataError(f"more than {limit} bad rows (--max_bad_rows); the first: {first}")
 
 
-def _make_rules(
+def make_rules(
     name: str, source: Source, preset: Preset, options: BuildOptions, evaluation: EvaluationTexts | None
 ) -> Rules:
+    """What a build does with the rows of one source."""
     return Rules(
         source=name,
         filters=source.filters,

@@ -18,7 +18,7 @@ from sft.data.canonical import Json, Row, RowError
 from sft.data.fields import Record
 
 TEXT_COLUMNS = ("text", "text_a", "text_cn")
-LABEL_COLUMNS = ("label", "n_labels", "extracted_label")
+LABEL_COLUMNS = ("label", "extracted_label", "n_labels")  # n_labels may be a list; what was extracted of it is one
 
 
 class Dialect(NamedTuple):
@@ -134,6 +134,6 @@ DIALECTS: tuple[Dialect, ...] = (
     _dialect("prompt/completion", "system", _convert_prompt_completion),
     _dialect("text/label", "", _convert_labelled),
     _dialect("text_a/label", "", _convert_labelled),
+    _dialect("text_cn/extracted_label", "n_labels", _convert_labelled),
     _dialect("text_cn/n_labels", "", _convert_labelled),
-    _dialect("text_cn/extracted_label", "", _convert_labelled),
 )

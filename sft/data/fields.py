@@ -3,11 +3,24 @@
 read_text({"output": 7}, "output")           # RowError: 'output' is a number, expected text
 """
 
+from datetime import date, datetime
+from typing import NamedTuple
+
 import orjson
 
 from sft.data.canonical import MODERATION_LABELS, SENTIMENT_LABELS, Entity, Json, Row, RowError, Turn
 
 Record = dict[str, Json]  # one row as its file gives it
+
+
+class NotAValue(NamedTuple):
+    """What stands in an Excel cell and is no value of a row: kind "a formula (paste it as a value)".
+
+    It travels as a field (to the types it is Json) and is named where a row needs that field.
+    """
+
+    kind: str
+
 
 ROLES = {  # OpenAI's and ShareGPT's words
     "system": "system",
@@ -18,7 +31,17 @@ ROLES = {  # OpenAI's and ShareGPT's words
 }
 SENTIMENT_WORDS = {"0": 0, "1": 1, "负面": 0, "正面": 1, "negative": 0, "positive": 1}
 MODERATION_WORDS = {word: number for number, word in enumerate(MODERATION_LABELS)} | {str(n): n for n in range(6)}
-KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+KINDS: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    datetime: "a date",  # of Parquet
+    date: "a date",
+    bytes: "bytes",
+}
 
 
 def read_text(record: Record, name: str, called: str | None = None) -> str:
@@ -73,7 +96,9 @@ def make_labelled_row(task: str, text: str, label: Json) -> Row:
     words = MODERATION_WORDS if task == "moderation" else SENTIMENT_WORDS
     key = str(label).strip().lower() if isinstance(label, str | int) and not isinstance(label, bool) else ""
     if not key:
-        raise RowError("empty_answer" if label in (None, "") else "unknown_label", f"label is {name_kind(label)}")
+        is_empty = label is None or (isinstance(label, str) and not label.strip())
+        kind = "empty" if isinstance(label, str) else name_kind(label)
+        raise RowError("empty_answer" if is_empty else "unknown_label", f"label is {kind}")
     if key not in words:
         raise RowError("unknown_label", f"label {label!r} is unknown to {task}; expected one of: {', '.join(words)}")
     number = words[key]
@@ -176,4 +201,6 @@ def _read_optional_text(record: Record, name: str, called: str) -> str:
 
 def name_kind(value: Json) -> str:
     """What a value is, in words: 7 -> "a number", None -> "missing"."""
+    if isinstance(value, NotAValue):
+        return value.kind
     return "missing" if value is None else KINDS.get(type(value), type(value).__name__)

@@ -3,7 +3,6 @@
 It holds nothing that differs between two builds of the same preset, sources and options: no date, no path of a machine.
 """
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,29 +51,6 @@ def make_manifest(
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in sorted(staged.iterdir())
         },
     }
-
-
-def summarise(manifest: Manifest) -> list[str]:
-    """What the build says at its end: a line for each source, then the sum.
-
-    reviews: asked 695, read 35,124, kept 695 (17,035 too_long, 16,429 over_quota)
-    kept 1,270 of 97,512 rows; train 900, validation 150, test 220
-    """
-    sources = manifest["sources"]
-    lines = [_summarise_source(name, entry) for name, entry in sources.items()]
-    kept, read = (sum(count) for count in zip(*((e["kept"], e["read"]) for e in sources.values()), strict=True))
-    splits = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
-    return [*lines, f"kept {kept:,} of {read:,} rows; {splits}"]
-
-
-def _summarise_source(name: str, entry: SourceEntry) -> str:
-    left_out = Counter(entry["dropped"]) + Counter(entry["quarantined"])
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
-    repeated = f", repeated {entry['repeated']:,}" if entry["repeated"] else ""
-    asked = sum(entry["asked"].values())
-    return f"{name}: asked {asked:,}, read {entry['read']:,}, kept {entry['kept']:,}{repeated}" + (
-        f" ({reasons})" if reasons else ""
-    )
 
 
 def _describe_source(

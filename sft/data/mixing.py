@@ -102,7 +102,7 @@ def mix(
     shortages = _find_shortages(index, split_of, cells, asked)
     if shortages and on_shortage == "error":
         listed = "; ".join(shortage.describe() for shortage in shortages)
-        raise DataError(f"{listed}; ask for fewer in the preset, or pass --on_shortage rescale|upsample|accept")
+        raise DataError(f"{listed}; ask for fewer, or pass --on_shortage rescale|upsample|accept")
     copies = {name: _rows_of(split_of, name) for name in SPLITS}
     if on_shortage == "upsample" and "train" in asked:
         _repeat_rows(index, copies["train"], cells, asked["train"])

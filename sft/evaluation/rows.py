@@ -13,6 +13,7 @@ from sft.config.train import TrainSettings
 from sft.data import Row, open_dataset
 from sft.data.places import sha256_of
 from sft.data.quotas import largest_remainder
+from sft.data.rows import OnBadRow
 from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError
 from sft.runs import Run
@@ -76,17 +77,19 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     path = Path(settings.data or str(run.data["path"]))
     seed = trained.split_seed if settings.seed is None else settings.seed
     if settings.data is not None and path.is_file() and sha256_of(path) != run.data["sha256"]:
-        rows, split, sha256 = _read_new_file(path, settings, seed)
+        rows, split, sha256 = _read_new_file(path, settings, seed, settings.on_bad_row or trained.on_bad_row)
     else:
         rows, split, sha256 = _read_split(path, run, settings, seed)
     chosen = rows if settings.num_samples is None else sample_by_task(rows, settings.num_samples, seed)
     return Selection(chosen, split, path, sha256, len(rows), seed)
 
 
-def _read_new_file(path: Path, settings: EvaluateSettings, seed: int) -> tuple[list[Row], str, str]:
+def _read_new_file(
+    path: Path, settings: EvaluateSettings, seed: int, on_bad_row: OnBadRow
+) -> tuple[list[Row], str, str]:
     if settings.split is not None:
         raise ConfigError(f"--split {settings.split}: {path} is a single file that has no splits; leave --split out")
-    dataset = open_dataset(path, eval_ratio=settings.eval_ratio or 0.0, seed=seed)
+    dataset = open_dataset(path, eval_ratio=settings.eval_ratio or 0.0, seed=seed, on_bad_row=on_bad_row)
     if settings.eval_ratio is None:
         return dataset.train, "whole", dataset.sha256
     return dataset.validation, "validation", dataset.sha256
@@ -101,7 +104,8 @@ def _read_split(path: Path, run: Run, settings: EvaluateSettings, seed: int) -> 
             f"{trained.split_seed}, another split would hold rows it was trained on; leave both out, or name other "
             "rows with --data"
         )
-    dataset = open_dataset(path, eval_ratio=ratio, seed=seed)
+    on_bad_row = settings.on_bad_row or trained.on_bad_row  # the same rows as training saw, or ids and split differ
+    dataset = open_dataset(path, eval_ratio=ratio, seed=seed, on_bad_row=on_bad_row)
     if settings.data is None and dataset.sha256 != run.data["sha256"]:
         raise DataError(
             f"{path} changed since the run was trained (sha256 {dataset.sha256[:12]}, then "

@@ -12,8 +12,9 @@ import pytest
 from sft.data import open_dataset
 from sft.data.build import build_dataset
 from sft.data.folder import Manifest, read_manifest, stage_folder
-from sft.data.manifest import BuildOptions, summarise
+from sft.data.manifest import BuildOptions
 from sft.data.preset import Preset
+from sft.data.summary import summary_table
 from sft.errors import DataError
 from tests.data.samples import instruct_rows
 
@@ -84,9 +85,10 @@ def test_every_row_read_is_kept_or_stands_in_the_ledger_with_its_line(write_rows
         (f"{rows}:{surplus.removeprefix('own-')}", "dropped", "over_quota", ""),
     }
     assert_balanced(folder, manifest)
-    assert summarise(manifest) == [
-        "own: asked 3, read 9, kept 3 (1 duplicate, 1 over_quota, 1 same_text, 1 too_long, 1 empty_answer, 1 not_json)",
-        "kept 3 of 9 rows; train 3, validation 0, test 0",
+    assert summary_table(manifest).splitlines()[2:] == [
+        "own         3     9     3        4    2  1 duplicate, 1 over_quota, 1 same_text, 1 too_long, 1 empty_answer, "
+        "1 not_json",
+        "all         3     9     3        4    2  written: train 3, validation 0, test 0",
     ]
 
 

@@ -106,7 +106,7 @@ def test_a_source_that_runs_dry_is_an_error_that_names_it():
         mix_sources(index, {"train": [2, 5]})
 
     assert str(caught.value) == (
-        "s1: 5 rows asked, 2 found; ask for fewer in the preset, or pass --on_shortage rescale|upsample|accept"
+        "s1: 5 rows asked, 2 found; ask for fewer, or pass --on_shortage rescale|upsample|accept"
     )
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sft.data.places import sha256_of
 from sft.errors import ConfigError, DataError
 from sft.evaluation.rows import prepare_rows, sample_by_task, select_rows
 from tests.evaluation.conftest import ROWS, settings_of
@@ -37,6 +38,22 @@ def test_the_file_trained_on_is_recognised_under_another_name_and_split_as_then(
     copy = shutil.copy(str(run.data["path"]), tmp_path / "copy.jsonl")
     asked = [row["instruction"] + row["input"] for row in select_rows(run, settings_of("--data", copy)).rows]
     assert asked == [row["instruction"] + row["input"] for row in select_rows(run, settings_of()).rows]
+
+
+def test_rows_that_training_left_out_are_left_out_again(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    shutil.copy(str(run.data["path"]), path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"instruction": "cut o')
+    data = {**run.data, "path": str(path), "sha256": sha256_of(path)}
+    lenient = replace(run, data=data, settings={**run.settings, "on_bad_row": "quarantine"})
+
+    asked = [row["instruction"] for row in select_rows(lenient, settings_of()).rows]
+
+    assert asked == [row["instruction"] for row in select_rows(run, settings_of()).rows]
+    with pytest.raises(DataError, match=r"rows\.jsonl:41: not valid JSON.*or pass --on_bad_row quarantine"):
+        select_rows(replace(run, data=data), settings_of())
+    assert len(select_rows(replace(run, data=data), settings_of("--on_bad_row", "quarantine")).rows) == len(asked)
 
 
 def test_of_a_new_file_all_rows_are_taken_in_their_order(run, mixed_file):

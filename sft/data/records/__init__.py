@@ -1,4 +1,4 @@
-"""Files as records: JSONL, a JSON array, CSV, TSV and Parquet, streamed, with the line of everything that is found.
+"""Files as records: JSONL, a JSON array, CSV, TSV, Parquet and Excel, streamed, with the line of all that is found.
 
     for found in read_records(Path("reports.jsonl")):
         found.line, found.fields           # 17, {"instruction": ..., "output": ...}
@@ -20,7 +20,8 @@ from sft.errors import DataError
 __all__ = ["READABLE", "BadRecord", "GoodRecord", "parse_lines", "read_line_blocks", "read_records"]
 
 BLOCK_BYTES = 1 << 20
-READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
+BINARY = (".parquet", ".xlsx")
 
 
 def read_records(path: Path) -> Iterator[GoodRecord | BadRecord]:
@@ -50,13 +51,13 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _check_file(path: Path) -> str:
     kind = path.suffix.lower()
-    if kind in (".xlsx", ".xls"):
-        raise DataError(f"{path}: Excel files cannot be read yet; save the sheet as CSV (UTF-8)")
+    if kind in (".xls", ".xlsb", ".xlsm", ".ods"):
+        raise DataError(f"{path}: of the spreadsheets only .xlsx is read; save it as that, or as CSV (UTF-8)")
     if kind not in READABLE:
         raise DataError(f"{path}: unknown kind of file {kind!r}; give one of: {', '.join(READABLE)}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
-    if kind != ".parquet":
+    if kind not in BINARY:
         refuse_wrong_encoding(path)
     return kind
 
@@ -74,6 +75,10 @@ def _explain_errors(path: Path) -> Iterator[None]:
 def _read_kind(path: Path, kind: str) -> Iterator[GoodRecord | BadRecord]:
     if kind == ".parquet":
         return read_parquet(path)
+    if kind == ".xlsx":
+        from sft.data.records.excel import read_xlsx  # openpyxl takes 0.2 s
+
+        return read_xlsx(path)
     if kind in (".csv", ".tsv"):
         return read_csv(path, delimiter="\t" if kind == ".tsv" else ",")
     return read_json(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from sft.errors import DataError
 
 SAMPLE_BYTES = 65536
+TELLING_CHARACTERS = 4  # two characters of GB18030; half a character of UTF-8 is at most three bytes
 BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -29,7 +30,7 @@ def guess_encoding(sample: bytes) -> str:
     r"""The encoding of a file by its first bytes: b"\xff\xfe{\x00" -> "UTF-16"; what nothing speaks against is UTF-8.
 
     A broken byte or two in UTF-8 text is a matter of its line, so GB18030 is only named where most characters
-    beyond ASCII are no UTF-8 and the whole reads as GB18030.
+    beyond ASCII, and more than a few, are no UTF-8 and the whole reads as GB18030.
     """
     for mark, name in BYTE_ORDER_MARKS:
         if sample.startswith(mark):
@@ -39,7 +40,7 @@ def guess_encoding(sample: bytes) -> str:
         return "UTF-16BE" if sample[:1] == b"\0" else "UTF-16LE"
     decoded = sample.decode("utf-8", errors="replace")
     beyond_ascii = sum(not character.isascii() for character in decoded)
-    if decoded.count("\ufffd") * 2 <= beyond_ascii or not beyond_ascii:
+    if decoded.count("\ufffd") * 2 <= beyond_ascii or beyond_ascii < TELLING_CHARACTERS:
         return "UTF-8"
     decoder = codecs.getincrementaldecoder("gb18030")()  # incremental: the sample may end inside a character
     try:

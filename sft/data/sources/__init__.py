@@ -11,8 +11,19 @@ from sft.data.sources.base import FoundRow, Origin, Source
 from sft.data.sources.dialogues import Dialogues
 from sft.data.sources.labelled_lines import LabelledLines
 from sft.data.sources.local_file import LocalFile
+from sft.data.sources.mongodb import MongoDB
 from sft.data.sources.tagged_newspaper import TaggedNewspaper
 
-__all__ = ["AnySource", "Dialogues", "FoundRow", "LabelledLines", "LocalFile", "Origin", "Source", "TaggedNewspaper"]
+__all__ = [
+    "AnySource",
+    "Dialogues",
+    "FoundRow",
+    "LabelledLines",
+    "LocalFile",
+    "MongoDB",
+    "Origin",
+    "Source",
+    "TaggedNewspaper",
+]
 
-AnySource = Annotated[LocalFile | LabelledLines | TaggedNewspaper | Dialogues, Field(discriminator="kind")]
+AnySource = Annotated[LocalFile | LabelledLines | TaggedNewspaper | Dialogues | MongoDB, Field(discriminator="kind")]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -54,6 +54,9 @@ class Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    is_packaged: ClassVar[bool] = False  # bad rows of a package are known and not the user's: no limit counts them
+    is_remote: ClassVar[bool] = False  # whether every row costs a transfer: a preview reads few of them
+
     share: float = Field(default=0, ge=0)  # of every split that gives a total
     strata: Strata | None = None
     filters: Filters = Filters()
@@ -82,6 +85,8 @@ class Source(BaseModel):
 
 class PackagedSource(Source):
     """A source whose files lie inside an installed package; the package is found, not imported."""
+
+    is_packaged: ClassVar[bool] = True
 
     package: str
 

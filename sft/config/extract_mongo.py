@@ -1,0 +1,69 @@
+"""Settings of extract_mongo.py. A password is none of them: it comes from MONGO_PASSWORD, a URI file or a prompt."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import AliasChoices, Field
+
+from sft.config.layers import ResultSettings
+from sft.config.secrets import refuse_password_words
+
+
+class ExtractSettings(ResultSettings):
+    """Draw rows from a MongoDB collection, so many of each label, into Excel, CSV or JSONL files.
+
+    The password of -u comes from the environment (MONGO_PASSWORD), from --mongo_uri_file, or is asked for.
+    """
+
+    prog: ClassVar[str] = "extract_mongo.py"
+
+    mongo_uri: str | None = Field(None, description="mongodb://USER@HOST:PORT/DATABASE?options, without a password")
+    mongo_uri_file: str | None = Field(None, description="file that holds such a URI; it may have the password")
+    host: str | None = Field(None, description="the server; default localhost")
+    port: int | None = Field(None, ge=1, le=65535, description="its port; default 27017")
+    user: str | None = Field(None, validation_alias=AliasChoices("user", "u"), description="name to log in with")
+    auth_database: str | None = Field(
+        None,
+        validation_alias=AliasChoices("auth_database", "auth-database"),
+        description="database that knows the user; default: the URI's, or admin",
+    )
+    database: str | None = Field(None, description="where the rows are; default: the URI's, or --auth-database")
+    collection: str | None = Field(None, description="default: the database's only one")
+    labels: tuple[str, ...] = Field(
+        (), validation_alias=AliasChoices("labels", "l"), description='rows of each label: "正常:15000,暴恐:6000"'
+    )
+    label_field: str = Field("n_labels", description="field that holds a document's label; a.b: b within a")
+    list_labels: bool = Field(
+        False,
+        validation_alias=AliasChoices("list_labels", "list-labels"),
+        description="print every label with its number of documents, and write nothing",
+    )
+    fields: tuple[str, ...] = Field(
+        ("text_cn", "n_labels"),
+        validation_alias=AliasChoices("fields", "f"),
+        description="columns to write, the text first; extracted_label is added",
+    )
+    random: bool = Field(False, description="draw at random by --seed; else the first rows by _id")
+    seed: int = Field(42, description="decides which rows are drawn, their split and their order")
+    splits: tuple[str, ...] = Field(
+        (), description="one file a split, no text in two: train:0.8,validation:0.1,test:0.1"
+    )
+    output: Path | None = Field(
+        None, validation_alias=AliasChoices("output", "o"), description="file to write: .xlsx, .csv or .jsonl"
+    )
+    on_shortage: Literal["error", "rescale", "upsample", "accept"] = Field(
+        default="error",
+        description="a label with too few rows: end, shrink the whole, repeat its training rows, or have fewer of it",
+    )
+    on_bad_row: Literal["error", "quarantine"] = Field(
+        default="error", description="a document that cannot be used ends the extraction, or is left out and counted"
+    )
+    max_bad_rows: int | None = Field(default=None, ge=0, description="fail when more documents than this are left out")
+    max_retries: int = Field(5, ge=0, description="tries to take up a lost connection; the waits double from 0.5 s")
+    timeout_s: float = Field(60, gt=0, description="seconds the server may take for one answer")
+
+    @classmethod
+    def spell_out(cls, values: dict[str, object]) -> dict[str, object]:
+        """Refuses a URI with a password in every layer, before anything can be printed."""
+        refuse_password_words([str(value) for value in values.values() if value is not None])
+        return values

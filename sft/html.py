@@ -70,13 +70,25 @@ def table(header: Sequence[Markup | str], rows: Sequence[Sequence[object]], *, s
     return element("div", body, attributes=f'class="{box}"')
 
 
-def page(title: object, body: Markup, *, style: str = "", language: str = "en", before: Markup | None = None) -> str:
-    """The whole document; `style` is CSS behind the common rules, `before` stands between <body> and the main part."""
+def page(
+    title: object,
+    body: Markup,
+    *,
+    style: str = "",
+    language: str = "en",
+    before: Markup | None = None,
+    tab: str | None = None,
+) -> str:
+    """The whole document; `style` is CSS behind the common rules, `before` stands between <body> and the main part.
+
+    tab: the window's title, where that is not the page's.
+    """
     parts = (before or Markup(""), element("main", element("h1", title), body))
     return (
         f'<!doctype html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>\n{STYLE}{style}</style>\n</head>\n<body>\n{join(*parts)}\n</body>\n</html>\n"
+        f"<title>{text(title if tab is None else tab)}</title>\n<style>\n{STYLE}{style}</style>\n</head>\n"
+        f"<body>\n{join(*parts)}\n</body>\n</html>\n"
     )
 
 

@@ -22,12 +22,13 @@ def score_labels(
     *,
     description: str = "score labels",
     shown: bool = True,
+    max_tokens: int | None = None,
 ) -> list[list[float]]:
     """Log-probability (nats, fp32) of each row's labels as the whole answer, end token included, in the order given.
 
     prompts[i] are the ids of encode_prompt; labels[i] the label texts the row allows. Sums over the answer's
     tokens, not normalised by length: the probabilities of all possible answers add up to 1, and the end token settles a
-    label that begins another.
+    label that begins another. max_tokens: of the prompts of a batch, padding left out.
     """
     answers = [[loaded.chat.encode_answer(label) for label in options] for options in labels]
     scores: list[list[float]] = [[] for _ in prompts]
@@ -35,7 +36,8 @@ def score_labels(
     was_training = loaded.model.training
     loaded.model.eval()
     with torch.inference_mode(), bar:
-        for indices in plan_batches([len(prompt) for prompt in prompts], TOKENS_PER_BATCH[loaded.device.type]):
+        limit = TOKENS_PER_BATCH[loaded.device.type]
+        for indices in plan_batches([len(prompt) for prompt in prompts], min(limit, max_tokens or limit)):
             found = _score_batch(loaded, [prompts[index] for index in indices], [answers[index] for index in indices])
             for index, row in zip(indices, found, strict=True):
                 scores[index] = row

@@ -9,6 +9,7 @@ from prompts import ChatFormat
 from sft.evaluation.answers import Answers
 from sft.evaluation.outcomes import Measured, Outcome, classes_of, places_by
 from sft.evaluation.rows import EvalRow, EvalRows, Selection, count_by, supervised_ids
+from sft.evaluation.slices import places_in_slices
 from sft.metrics.classification import ClassificationFigures, summarise_labels
 from sft.metrics.entities import NerFigures, summarise_entities
 from sft.metrics.generations import GenerationFigures, summarise_generations
@@ -17,10 +18,12 @@ from sft.metrics.rouge import rouge_signature
 
 
 class LossGroup(LossFigures):
-    """Loss over all rows, and by where they come from and what they ask."""
+    """Loss over all rows, and by where they come from, what they ask, how long they are (tokens) and their script."""
 
     by_source: dict[str, LossFigures]
     by_task: dict[str, LossFigures]
+    by_length: dict[str, LossFigures]
+    by_language: dict[str, LossFigures]
 
 
 class RougeFigures(TypedDict):
@@ -126,22 +129,27 @@ def describe_data(selection: Selection, prepared: EvalRows, max_length: int) -> 
 
 
 def _summarise_losses(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -> LossGroup:
-    num_bytes = [_count_supervised_bytes(row, chat) for row in rows]
+    num_bytes = [count_supervised_bytes(row, chat) for row in rows]
 
     def summarise(places: Sequence[int]) -> LossFigures:
         columns = (answers.nll, answers.num_tokens, num_bytes)
         nll, num_tokens, sizes = ([column[place] for place in places] for column in columns)
         return summarise_loss(nll, [int(count) for count in num_tokens], [int(size) for size in sizes])
 
-    by_source = places_by(rows, lambda row: row.row["source"])
+    parts = {
+        kind: {name: summarise(places) for name, places in slices.items()}
+        for kind, slices in places_in_slices(rows).items()
+    }
     return {
         **summarise(range(len(rows))),
-        "by_source": {source: summarise(places) for source, places in by_source.items()},
-        "by_task": {task: summarise(places) for task, places in places_by(rows, lambda row: row.task.name).items()},
+        "by_source": parts["source"],
+        "by_task": parts["task"],
+        "by_length": parts["length"],
+        "by_language": parts["language"],
     }
 
 
-def _count_supervised_bytes(row: EvalRow, chat: ChatFormat) -> int:
+def count_supervised_bytes(row: EvalRow, chat: ChatFormat) -> int:
     """UTF-8 length of the text that the supervised tokens spell."""
     return sum(len(chat.decode(supervised_ids(piece)).encode()) for piece in row.encoded)
 

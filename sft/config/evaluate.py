@@ -23,6 +23,18 @@ class EvaluateSettings(ResultSettings):
         None, description="which rows; default: test, or validation where the data has no test rows"
     )
     rouge: bool = Field(False, description="also ROUGE-1/2/L of the text answers, for Chinese and Latin script")
+    metric: list[str] = Field(
+        [],
+        description="also this metric of HF's evaluate, a folder or file of its code or a name on the hub, whose code "
+        "then runs here; may be given several times",
+    )
+    calibrate: bool = Field(
+        False, description="also fit a temperature for the label scores, on validation rows that are not evaluated"
+    )
+    robustness: bool = Field(
+        False, description="also score label rows rewritten (synonyms, typos, width, ...) and a suite of hard cases"
+    )
+    robustness_rows: int = Field(200, ge=1, description="rewrite at most so many rows, each task by its share")
     baseline: str = Field(
         BASE,
         description="what to compare with, on the same rows: base (what the run was tuned from), another run's folder, "

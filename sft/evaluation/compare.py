@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 
-from sft.evaluation.outcomes import Measured, Outcome, places_by
+from sft.evaluation.outcomes import Measured, Outcome, cluster_of, places_by
 from sft.evaluation.rows import EvalRow
 from sft.evaluation.slices import places_in_slices
 from sft.evaluation.verdict import LOSSES, Conclusion, judge
@@ -162,7 +162,11 @@ def headline_metrics(
         with_rouge = [place for place, value in enumerate(tuned.rouge["rougeL"]) if value is not None]
         scores = (_values(base.rouge["rougeL"]), _values(tuned.rouge["rougeL"]))
         headlines.append(Headline(PairedMetric("rougeL", *scores, ratio, higher_is_better=True), with_rouge))
-    return headlines
+    clusters = [cluster_of(row) for row in rows]  # the same text asked twice tells no more than asked once
+    return [
+        replace(headline, metric=replace(headline.metric, groups=[clusters[place] for place in headline.places]))
+        for headline in headlines
+    ]
 
 
 def _pair_labels(task: str, places: Sequence[int], base: Measured, tuned: Measured, way: str) -> PairedMetric:

@@ -6,6 +6,7 @@ write_evaluation(evaluation, run.evaluation_dir)      # metrics.json, prediction
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -16,15 +17,18 @@ from sft.console import say
 from sft.console.paths import show_path
 from sft.evaluation.answers import plan_budgets
 from sft.evaluation.baseline import Baseline, find_baseline
+from sft.evaluation.companions import list_companions, write_companions
 from sft.evaluation.compare import Change, Comparison, changes_of_rows, compare_models, headline_metrics
 from sft.evaluation.figures import DataStats, ModelFigures, describe_data, summarise_model
 from sft.evaluation.journal import PARTIAL_FILE
 from sft.evaluation.leaks import LeakFigures, Overlap, describe_leaks, find_overlaps
 from sft.evaluation.measuring import Measurements, measure_models, open_journal
+from sft.evaluation.other_metrics import OtherMetric, load_metric
 from sft.evaluation.predictions import Prediction, predict_rows
 from sft.evaluation.rows import prepare_rows, select_rows
 from sft.generation.backends import check_generator
 from sft.models.loading import load_run
+from sft.robustness.figures import HardAnswer, RobustnessFigures
 from sft.runs import Run, git_revision, package_versions, write_atomically
 from sft.training.log import LOG_FILE, read_log
 
@@ -73,17 +77,21 @@ class Metrics(ModelFigures):
     comparison: NotRequired[Comparison]
     leaks: LeakFigures
     without_overlaps: NotRequired[CleanFigures]
+    robustness: NotRequired[RobustnessFigures]
     run: RunFacts
     artifacts: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: the figures, a line for every row, and the steps of the training as log.jsonl tells them."""
+    """What was measured: the figures, a line for every row, the steps of the training as log.jsonl tells them, and the
+    answers to the hard cases of --robustness.
+    """
 
     metrics: Metrics
     predictions: list[Prediction]
     training_log: list[dict[str, float]] = field(default_factory=list)
+    hard_answers: list[HardAnswer] = field(default_factory=list)
 
 
 def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
@@ -94,6 +102,7 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     """
     started = time.monotonic()
     check_generator(settings.generator, settings.decoding)
+    other_metrics = [load_metric(name) for name in settings.metric]
     baseline = find_baseline(run, settings)
     selection = select_rows(run, settings)
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch)
@@ -115,7 +124,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     finally:
         journal.close()
 
-    figures = _summarise(measured, chat, selection.seed, _names(run, baseline))
+    figures = _summarise(measured, chat, selection.seed, _names(run, baseline), other_metrics)
+    robustness = measured.probes.robustness
     metrics: Metrics = {
         **figures,  # type: ignore[typeddict-unknown-key]  # num_rows goes below
         "data_stats": stats,
@@ -138,15 +148,25 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
             "predictions": PREDICTIONS_FILE,
             "report": REPORT_FILE,
             "summary": SUMMARY_FILE,
+            **list_companions(
+                labels="classification" in figures, base="base" in figures, robustness=robustness is not None
+            ),
         },
     }
+    if robustness is not None:
+        metrics["robustness"] = robustness.figures
     del metrics["num_rows"]  # type: ignore[typeddict-item]  # data_stats says it
     clean = [place for place, row in enumerate(measured.rows) if row.row["id"] not in overlaps]
     if overlaps and clean:
         part = measured.take(clean)
-        metrics["without_overlaps"] = _summarise(part, chat, selection.seed, _names(run, baseline))
+        metrics["without_overlaps"] = _summarise(part, chat, selection.seed, _names(run, baseline), other_metrics)
     log = run.path / LOG_FILE
-    return Evaluation(metrics, _predict(measured, chat, overlaps), read_log(log) if log.is_file() else [])
+    return Evaluation(
+        metrics,
+        _predict(measured, chat, overlaps),
+        read_log(log) if log.is_file() else [],
+        robustness.hard_answers if robustness else [],
+    )
 
 
 def _names(run: Run, baseline: Baseline | None) -> tuple[str, str] | None:
@@ -154,13 +174,21 @@ def _names(run: Run, baseline: Baseline | None) -> tuple[str, str] | None:
     return None if baseline is None or baseline.kind == "base" else (run.path.name, baseline.name)
 
 
-def _summarise(measured: Measurements, chat: ChatFormat, seed: int, against: tuple[str, str] | None) -> CleanFigures:
+def _summarise(
+    measured: Measurements,
+    chat: ChatFormat,
+    seed: int,
+    against: tuple[str, str] | None,
+    other_metrics: Sequence[OtherMetric],
+) -> CleanFigures:
+    temperatures = measured.probes.temperatures
     figures: CleanFigures = {
-        **summarise_model(measured.rows, measured.tuned, chat),
+        **summarise_model(measured.rows, measured.tuned, chat, temperatures=temperatures, other_metrics=other_metrics),
         "num_rows": len(measured.rows),
     }
     if measured.base is not None:
-        figures["base"] = summarise_model(measured.rows, measured.base, measured.base_chat or chat)
+        base_chat = measured.base_chat or chat
+        figures["base"] = summarise_model(measured.rows, measured.base, base_chat, other_metrics=other_metrics)
         figures["comparison"] = compare_models(
             measured.rows, measured.base, measured.tuned, seed=seed, num_bytes=measured.num_bytes, against=against
         )
@@ -180,6 +208,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in evaluation.predictions]
     write_atomically(folder / PREDICTIONS_FILE, "".join(lines))
+    metrics = evaluation.metrics
+    write_companions(folder, metrics, metrics.get("base"), metrics.get("robustness"), evaluation.hard_answers)
     write_atomically(
         folder / METRICS_FILE, json.dumps(evaluation.metrics, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     )

@@ -3,7 +3,7 @@
 import gc
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -15,7 +15,8 @@ from sft.evaluation.answers import Asking, answer_rows, plan_budgets
 from sft.evaluation.baseline import Baseline, load_baseline
 from sft.evaluation.figures import count_supervised_bytes
 from sft.evaluation.journal import Journal, Side, hash_of
-from sft.evaluation.outcomes import Measured, read_outcomes
+from sft.evaluation.outcomes import Measured, read_outcomes, text_places
+from sft.evaluation.probes import Probes, probe_model
 from sft.evaluation.rows import EvalRow, prepare_rows
 from sft.evaluation.subsets import take_rows
 from sft.generation.backends import open_writer
@@ -35,6 +36,7 @@ class Measurements:
     base: Measured | None = None
     base_chat: ChatFormat | None = None
     num_bytes: list[int] | None = None
+    probes: Probes = field(default_factory=Probes)
 
     def take(self, places: Sequence[int]) -> "Measurements":
         """The same for the rows at these places."""
@@ -93,19 +95,21 @@ def measure_models(
     max_tokens = trained.per_device_train_batch_size * trained.max_seq_length
     asking = Asking(writer, settings.decoding, seed, max_tokens, journal)
     tuned = _measure(loaded, rows, budgets, "tuned", asking, rouge=settings.rouge)
+    probes = probe_model(run, settings, loaded, rows, tuned, seed=seed, max_tokens=max_tokens)
     if baseline is None:
-        return Measurements(rows, tuned)
+        return Measurements(rows, tuned, probes=probes)
     if baseline.kind == "base":
         with loaded.adapter_off():
             asking = replace(asking, writer=writer.without_adapter())
-            return Measurements(rows, tuned, _measure(loaded, rows, budgets, "base", asking, rouge=settings.rouge))
+            base = _measure(loaded, rows, budgets, "base", asking, rouge=settings.rouge)
+            return Measurements(rows, tuned, base, probes=probes)
     num_bytes = [count_supervised_bytes(row, loaded.chat) for row in rows]
     _unload(loaded)
     del asking, writer
     other, system_prompt, its_settings = load_baseline(baseline, run, settings)
     max_length = min(settings.max_seq_length or trained.max_seq_length, other.max_context)
     prepared = prepare_rows([row.row for row in rows], other.chat, system_prompt, its_settings, max_length)
-    measured = Measurements(rows, tuned, num_bytes=num_bytes)
+    measured = Measurements(rows, tuned, num_bytes=num_bytes, probes=probes)
     if prepared.too_long:
         say(f"{len(prepared.too_long):,} rows do not fit {baseline.name}: both are measured on the others")
         measured = measured.take([place for place, row in enumerate(rows) if row.row["id"] not in prepared.too_long])
@@ -134,10 +138,10 @@ def _unload(loaded: LoadedModel) -> None:
 
 
 def _score_rouge(rows: Sequence[EvalRow], texts: Sequence[str]) -> dict[str, list[float | None]]:
-    """ROUGE of the free-text rows, or of all where there is none: a label has no summary to overlap with."""
+    """ROUGE of the rows that text metrics are taken over."""
     from sft.hf_rouge import rouge_of_rows  # imports HF's evaluate: only where it is asked for
 
-    places = [place for place, row in enumerate(rows) if row.task.kind == "text"] or list(range(len(rows)))
+    places = text_places(rows)
     scores = rouge_of_rows([rows[place].reference for place in places], [texts[place] for place in places])
     rouge: dict[str, list[float | None]] = {name: [None] * len(rows) for name in scores}
     for name, values in scores.items():

@@ -100,7 +100,12 @@ def _read_aloud(text: str) -> tuple[str, ...]:
     """Pinyin of each character as it is read where it stands: "好了" -> ("hao3", "le"); what is no ideograph as is."""
     from pypinyin import Style, lazy_pinyin  # 0.3 s, and only robustness needs it
 
-    return tuple(lazy_pinyin(text, style=Style.TONE3, errors=list))
+    return tuple(lazy_pinyin(text, style=Style.TONE3, errors=_split))  # type: ignore[arg-type]  # its stub forgets lists
+
+
+def _split(text: str) -> list[str]:
+    """What pypinyin cannot read, a character each, so that places stay what they are."""
+    return list(text)
 
 
 @functools.cache

@@ -97,7 +97,7 @@ def change_punctuation(text: str, rng: random.Random) -> str:
 def change_width(text: str, rng: random.Random) -> str:
     """Latin letters and digits in full width and punctuation in the other width: "4K，好" -> "４Ｋ,好"."""
     to_full = {code: code + 0xFEE0 for code in range(0x30, 0x7B) if chr(code).isalnum()}
-    other = {**to_full, **PUNCTUATION, **TO_FULL}
+    other: dict[int, int | str] = {**to_full, **PUNCTUATION, **TO_FULL}
     return "".join(char if stays else char.translate(other) for char, stays in zip(text, protect(text), strict=True))
 
 

@@ -103,7 +103,7 @@ def test_each_perturbation_does_what_it_is_called_after():
     assert perturb("width", "4K，好!", random.Random(0)) == "４Ｋ,好！"
     assert perturb("drawn_out", "服务很好。", random.Random(0)) in ("服务很好好。", "服务很好好好。")
     assert perturb("case", "I like the TV", random.Random(0)) == "i LIKE THE tv"
-    assert perturb("synonyms", "价格", random.Random(0)) in ("价钱", "价位")
+    assert perturb("synonyms", "价格", random.Random(0)) == "价钱"
     assert perturb("punctuation", "很好", random.Random(0)) == "很好。"
     assert perturb("punctuation", "1.5寸好吗？", random.Random(0)) == "1.5寸好吗？"  # a number and a question stay
     assert perturb("emoji", "很好", random.Random(0)).strip(NEUTRAL_EMOJI) == "很好"

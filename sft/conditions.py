@@ -8,7 +8,9 @@ Python's, read by its own parser; every other construct is refused before anythi
 """
 
 import ast
+import keyword
 import operator
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
@@ -87,8 +89,13 @@ def look_up(path: tuple[str, ...], metrics: Mapping[str, object]) -> object:
 
 def spell(path: tuple[str, ...]) -> str:
     """A path as one writes it: ("a", "b c") -> 'a["b c"]'."""
-    parts = [f".{name}" if name.isidentifier() else f'["{name}"]' for name in path]
+    parts = [f".{name}" if _is_plain(name) else f'["{name}"]' for name in path]
     return "".join(parts).removeprefix(".")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name behind a dot is read as itself: Python's parser normalises identifiers, and has keywords."""
+    return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.is_normalized("NFKC", name)
 
 
 def _check_path(path: tuple[str, ...], schema: object) -> None:

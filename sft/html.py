@@ -49,8 +49,9 @@ def cell(value: object, label: Markup | str = "") -> Markup:
     """One cell of a table: numbers to the right, None as "-"; `label` is its column's name, shown on narrow screens."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     shown = "-" if value is None else show_number(value) if is_number else value  # type: ignore[arg-type]
-    name = element("span", label, attributes="class=label") if label else ""
-    return element("td", name, shown, attributes="class=number" if is_number else "")
+    if label:
+        shown = join(element("span", label, attributes="class=label"), element("span", shown), by="")
+    return element("td", shown, attributes="class=number" if is_number else "")
 
 
 def table(header: Sequence[Markup | str], rows: Sequence[Sequence[object]], *, stacked: bool = False) -> Markup:
@@ -111,7 +112,8 @@ td > .label { display: none; }
   .stacked table, .stacked tbody, .stacked tr, .stacked td { display: block; max-width: none; }
   .stacked thead { display: none; }
   .stacked tr { border: 1px solid var(--line); border-radius: .4rem; margin: 0 0 .7rem; padding: .3rem .6rem; }
-  .stacked td, .stacked td.number { border: 0; padding: .1rem 0; text-align: left; }
-  .stacked td > .label { display: inline-block; min-width: 8.5rem; opacity: .75; margin-right: .5rem; }
+  .stacked td, .stacked td.number { border: 0; padding: .1rem 0; text-align: left; white-space: normal;
+    display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: .5rem; }
+  .stacked td > .label { display: block; opacity: .75; } .stacked td:first-child { font-weight: 600; }
 }
 """

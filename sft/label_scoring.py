@@ -1,4 +1,7 @@
-"""How probable the model finds each allowed label as the whole answer. The prompt is computed once for all its labels.
+"""How probable the model finds each allowed label as the whole answer.
+
+A prompt is computed once for all its labels, and what all prompts begin with (system prompt, the task's own words) once
+for all of them.
 
 score_labels(loaded, prompts, [("正面", "负面")] * len(prompts))     # [[-0.1, -2.3], ...] log-probabilities
 """
@@ -37,8 +40,10 @@ def score_labels(
     loaded.model.eval()
     with torch.inference_mode(), bar:
         limit = TOKENS_PER_BATCH[loaded.device.type]
+        prefix = _compute_prefix(loaded, prompts)
         for indices in plan_batches([len(prompt) for prompt in prompts], min(limit, max_tokens or limit)):
-            found = _score_batch(loaded, [prompts[index] for index in indices], [answers[index] for index in indices])
+            batch = [prompts[index] for index in indices]
+            found = _score_batch(loaded, prefix, batch, [answers[index] for index in indices])
             for index, row in zip(indices, found, strict=True):
                 scores[index] = row
             bar.update(len(indices))
@@ -46,14 +51,45 @@ def score_labels(
     return scores
 
 
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; at least one is left of each: [[1, 2, 3], [1, 2, 4]] -> 2."""
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # in the order of lists these two differ earliest
+    longest = min(map(len, prompts)) - 1
+    return next((place for place in range(longest) if first[place] != last[place]), longest)
+
+
+def _compute_prefix(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> DynamicCache:
+    """Keys and values of what the prompts have in common, (1, H, P, D) a layer; empty where that is nothing."""
+    cache = DynamicCache(config=loaded.causal_lm.config)
+    length = shared_length(prompts) if len(prompts) > 1 else 0
+    if length:
+        ids = torch.tensor([list(prompts[0][:length])])
+        _run(loaded, ids, torch.ones_like(ids), cache)
+    return cache
+
+
+def _copy_prefix(loaded: LoadedModel, prefix: DynamicCache, num_rows: int) -> DynamicCache:
+    """The same for every row of a batch: (1, H, P, D) -> (B, H, P, D) a layer."""
+    cache = DynamicCache(config=loaded.causal_lm.config)
+    for number, layer in enumerate(prefix.layers):
+        if layer.is_initialized:
+            cache.update(*(part.expand(num_rows, -1, -1, -1) for part in (layer.keys, layer.values)), number)
+    return cache
+
+
 def _score_batch(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
+    loaded: LoadedModel,
+    prefix: DynamicCache,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[float]]:
     """One batch: the prompts once into the cache, then the first label of every row, the second of every row, ..."""
-    width, pad_id = max(map(len, prompts)), loaded.chat.pad_id
-    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])  # (B, T), left padding
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    cache = DynamicCache(config=loaded.causal_lm.config)
+    shared, width, pad_id = prefix.get_seq_length(), max(map(len, prompts)), loaded.chat.pad_id
+    rests = [list(prompt[shared:]) for prompt in prompts]
+    ids = torch.tensor([[pad_id] * (width - shared - len(rest)) + rest for rest in rests])  # (B, T), left padding
+    # padding stands between the shared part, which is in the cache, and the rest
+    mask = torch.tensor([[1] * shared + [0] * (width - shared - len(rest)) + [1] * len(rest) for rest in rests])
+    cache = _copy_prefix(loaded, prefix, len(prompts))
     prompt_end = _run(loaded, ids, mask, cache)[:, -1:]  # (B, 1, D): what predicts an answer's first token
     scores: list[list[float]] = [[] for _ in prompts]
     for option in range(max(map(len, answers))):

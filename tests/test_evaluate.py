@@ -39,4 +39,5 @@ def test_with_rouge_and_json_it_measures_the_run_and_prints_metrics_json_alone(t
         "metrics.json",
         "predictions.jsonl",
         "report.html",
+        "report.md",
     ]

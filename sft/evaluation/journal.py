@@ -95,7 +95,7 @@ class Journal:
             return False
         names = dict.fromkeys((*before, *self._depends_on))
         if differing := [name for name in names if before.get(name) != self._depends_on.get(name)]:
-            say(f"{self.path.name}: of another evaluation ({', '.join(differing)} differ), so it starts anew")
+            say(f"{self.path.name}: of another evaluation (differing: {', '.join(differing)}), so it starts anew")
             return False
         self._answers = answers
         os.truncate(self.path, raw.rfind(b"\n") + 1)

@@ -121,7 +121,8 @@ def _plots(evaluation: Evaluation) -> list[Markup]:
     ]
     references = [row["reference_tokens"] for row in predictions]
     answers = [row["prediction_tokens"] for row in predictions]
-    return [plots.plot_losses(*curves), plots.plot_lengths(references, answers)]
+    drawn = join(plots.plot_losses(*curves), plots.plot_lengths(references, answers))
+    return [element("div", drawn, attributes="class=plots")]
 
 
 def _label_tables(metrics: Metrics) -> Iterable[Markup]:
@@ -141,7 +142,7 @@ def _entity_table(metrics: Metrics) -> list[Markup]:
     if "ner" not in metrics:
         return []
     rows: list[list[object]] = [
-        [name, one["precision"], one["recall"], one["f1"], one["found"], one["predicted"], one["gold"]]
+        [name, one["precision"], one["recall"], one["f1"], one["found"], one["predicted"], one["support"]]
         for name, one in [("all", metrics["ner"]), *metrics["ner"]["by_type"].items()]
     ]
     return [_table((["type", "precision", "recall", "F1", "found", "predicted", "in the reference"], rows))]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sft.html import Markup, element, show_number, text
-from sft.report.words import both
+from sft.html import Markup, element, text
+from sft.report.words import both, translate
 
-WIDTH, HEIGHT = 480, 240  # units of the view box; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 30
+WIDTH, HEIGHT = 480, 250  # units of the view box; the page scales it
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
 MAX_POINTS = 400  # of a curve; a longer one is averaged over equal stretches
 Point = tuple[float, float]
 
@@ -56,7 +56,7 @@ def plot_lengths(
             )
         name = f"≤{high}" if high in used else f">{low}"
         drawn.append(
-            f'<text x="{LEFT + slot * (number + 0.5):.1f}" y="{HEIGHT - 14}" class="middle">{text(name)}</text>'
+            f'<text x="{LEFT + slot * (number + 0.5):.1f}" y="{HEIGHT - 19}" class="middle">{text(name)}</text>'
         )
     return _figure("Answer lengths", drawn, [("soft", "reference"), ("strong", "answer")])
 
@@ -83,7 +83,9 @@ def plot_reliability(bins: Sequence[tuple[float, float, int]], title: str) -> Ma
 
 def confusion_table(references: Sequence[str], predictions: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
     """A confusion matrix as a table whose cells are as dark as their share of the row; it fits any width."""
-    head = element("tr", element("th", both("reference ↓ answer →")), *(element("th", name) for name in predictions))
+    head = element(
+        "tr", element("th", both("reference ↓ answer →")), *(element("th", both(name)) for name in predictions)
+    )
     lines = []
     for name, row in zip(references, counts, strict=True):
         total = sum(row) or 1
@@ -118,17 +120,15 @@ def _axes(low: float, high: float, across: str, name: str) -> str:
     parts = [f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>']
     for share in (0.0, 0.5, 1.0):
         value = low + share * (high - low)
-        shown = show_number(int(value)) if float(value).is_integer() else f"{value:.2f}"
+        shown = f"{value:,.0f}" if high - low >= 10 or float(value).is_integer() else f"{value:.2f}"
         parts.append(f'<text x="{LEFT - 6}" y="{_y(share) + 4:.1f}" class="end">{shown}</text>')
     label = f"{across} " if across else ""
-    parts.append(f'<text x="{right}" y="{HEIGHT - 1}" class="end">{text(label)}{both_svg(name)}</text>')
+    parts.append(f'<text x="{right}" y="{HEIGHT - 4}" class="end">{text(label)}{both_svg(name)}</text>')
     return "".join(parts)
 
 
 def both_svg(english: str) -> Markup:
     """A label in both languages inside SVG text."""
-    from sft.report.words import translate
-
     return Markup(f'<tspan class="en">{text(english)}</tspan><tspan class="zh">{text(translate(english))}</tspan>')
 
 
@@ -157,6 +157,8 @@ text.middle { text-anchor: middle; } text.end { text-anchor: end; }
 .key::before { content: ""; display: inline-block; width: .8rem; height: .8rem; border-radius: .15rem;
   margin-right: .3rem; background: var(--accent); vertical-align: -.1rem; }
 .key.soft::before { background: currentColor; opacity: .4; }
-.confusion { table-layout: fixed; } .confusion th, .confusion td { max-width: 6rem; min-width: 2.6rem;
+.plots { display: flex; flex-wrap: wrap; gap: 0 2rem; } .plots figure { flex: 1 1 20rem; }
+.confusion { table-layout: fixed; margin-bottom: .6rem; }
+.confusion th, .confusion td { max-width: 6rem; min-width: 2.6rem;
   padding: .25rem .4rem; overflow-wrap: anywhere; } .confusion td { text-align: right; }
 """

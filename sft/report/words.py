@@ -73,6 +73,7 @@ ZH = {
     "reference ↓ answer →": "参考 ↓ 答案 →",
     "label scoring": "标签打分",
     "generated": "自由生成",
+    "(none of the labels)": "（不在标签中）",
     "Examples": "样例",
     "Rows that got worse": "变差的行",
     "Rows that got better": "变好的行",

@@ -1,0 +1,33 @@
+from sft.report import render_table
+
+
+def test_the_table_shows_base_tuned_and_difference_with_its_interval_and_then_the_verdict(evaluation):
+    lines = render_table(evaluation.metrics).splitlines()
+    assert lines[:3] == [
+        "metric                base   tuned  difference  95 % interval       fixed  broken  finding",
+        "------------------  ------  ------  ----------  ------------------  -----  ------  -------",
+        "sentiment accuracy  0.5000  0.9000  +0.4000     [+0.3000, +0.5000]     60       2  better",
+    ]
+    assert lines[-3:] == [
+        "None of the rows stands in the 1,092 training rows, exactly or nearly.",
+        "",
+        "Tuning helped.",
+    ]
+
+
+def test_scores_without_rows_of_the_training_data_stand_below_their_count(full_evaluation):
+    text = render_table(full_evaluation.metrics)
+    assert (
+        "Of the rows, 1 stand in the 1,092 training rows and 1 nearly so (50.0%).\n\n"
+        "Without them, 2 rows:\nmetric                base   tuned" in text
+    )
+
+
+def test_another_run_stands_in_a_column_that_is_not_called_base(evaluation):
+    evaluation.metrics["run"]["baseline"] = {"kind": "run", "name": "earlier"}
+    assert render_table(evaluation.metrics).split()[:4] == ["metric", "baseline", "this", "run"]
+
+
+def test_text_cannot_steer_the_terminal(evaluation):
+    evaluation.metrics["comparison"]["verdict"] = "Tuning \x1b[2Jhelped"
+    assert "\x1b" not in render_table(evaluation.metrics)

@@ -32,7 +32,7 @@ def test_the_validation_is_drawn_as_points_and_a_line():
     figure = plot_losses([(0, 4.0), (10, 2.0)], [(10, 1.0)])
     assert figure.count("<circle") == 1
     assert figure.count("<polyline") == 2
-    assert 'class="line soft" points="46.0,12.0 470.0,111.0"' in figure  # loss 4 of 4 at the top, 2 in the middle
+    assert 'class="line soft" points="46.0,12.0 470.0,113.0"' in figure  # loss 4 of 4 at the top, 2 in the middle
 
 
 def test_a_long_curve_is_averaged_over_equal_stretches():
@@ -54,7 +54,7 @@ def test_every_answer_and_every_reference_is_in_one_bar(lengths):
 def test_reliability_shows_bins_that_hold_rows():
     figure = plot_reliability([(0.5, 0.4, 10), (0.7, 0.0, 0), (1.0, 1.0, 5)], "Reliability")
     assert re.findall(r'<circle class="dot" cx="([\d.]+)" cy="([\d.]+)"', figure) == [
-        ("258.0", "130.8"),
+        ("258.0", "133.2"),
         ("470.0", "12.0"),
     ]
     assert plot_reliability([(0.5, 0.4, 0)], "Reliability") == ""

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
+from sft.evaluation.companions import compare_labels, improvement_rows
 from sft.evaluation.compare import SliceFigures
 from sft.evaluation.figures import ModelFigures
 from sft.evaluation.flow import CleanFigures, Metrics
 from sft.metrics.comparison import PairedFigures
 
-HEADLINE = ["metric", "base", "tuned", "difference", "95 % interval", "fixed", "broken", "finding"]
+HEADLINE = ["metric", "base", "tuned", "difference", "95 % interval", "fixed", "broken", "finding", "detectable"]
 SLICE = ["slice", "rows", "metric", "base", "tuned", "difference", "fixed", "broken"]
 GENERATION_FIGURES = {
     "empty_rate": "empty answers",
@@ -17,6 +18,13 @@ GENERATION_FIGURES = {
     "len_ratio_pred_over_ref": "answer / reference length",
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
+}
+TEXT_FIGURES = {"bleu": "BLEU (0-100)", "chrf": "chrF (0-100)", "exact_match": "exact match"}
+CALIBRATION_FIGURES = {
+    "ece": "ECE",
+    "brier": "Brier",
+    "avg_confidence": "mean confidence",
+    "share_above_high": "confidence above 0.9",
 }
 Table = tuple[list[str], list[list[object]]]
 
@@ -37,7 +45,7 @@ def sides(metrics: Metrics) -> list[ModelFigures]:
 def headline_table(metrics: Metrics, part: CleanFigures | None = None) -> Table:
     """The headline figures, of all rows or of a part; without a baseline only the tuned ones.
 
-    (["metric", "base", ...], [["sentiment accuracy", 0.52, 0.91, "+0.3900", "[+0.3100, +0.4700]", 60, 2, "better"]])
+    (["metric", "base", ...], [["sentiment accuracy", 0.52, 0.91, "+0.3900", "[+0.3100, +0.4700]", 60, ...]])
     """
     figures = part or metrics
     comparison = figures.get("comparison")
@@ -59,7 +67,64 @@ def answers_table(metrics: Metrics) -> Table:
     for rouge_type in ("rouge1", "rouge2", "rougeL"):
         if "rouge" in metrics["generation"]:
             rows.append([rouge_type, *(side["generation"]["rouge"][rouge_type] for side in columns)])
+    for key, name in TEXT_FIGURES.items():
+        rows.append([name, *(side["generation"]["text"][key] for side in columns)])  # type: ignore[literal-required]
+    for metric, found in metrics["generation"].get("other", {}).items():
+        for name in found["figures"]:
+            label = metric if name == metric else f"{metric} {name}"
+            rows.append([label, *(side["generation"]["other"][metric]["figures"].get(name) for side in columns)])
     return ["answers", *side_names(metrics)], rows
+
+
+def improvement_tables(metrics: Metrics) -> dict[str, Table]:
+    """For each label task what label scoring gained, in points and relative: {"sentiment": (header, rows)}."""
+    if "base" not in metrics or "classification" not in metrics or "classification" not in metrics["base"]:
+        return {}
+    before = metrics["base"]["classification"]["by_task"]
+    return {
+        task: (
+            ["label scoring", *side_names(metrics), "change", "relative"],
+            improvement_rows(compare_labels(before[task]["label_scoring"], found["label_scoring"])),
+        )
+        for task, found in metrics["classification"]["by_task"].items()
+    }
+
+
+def calibration_table(metrics: Metrics) -> Table:
+    """How well each model knows how sure it may be, task by task; no rows without label tasks."""
+    columns = sides(metrics)
+    rows: list[list[object]] = []
+    for task in metrics["calibration"]["by_task"] if "calibration" in metrics else ():
+        found = [side["calibration"]["by_task"][task] for side in columns]
+        rows += [[f"{task} {name}", *(one[key] for one in found)] for key, name in CALIBRATION_FIGURES.items()]  # type: ignore[literal-required]
+        if "temperature" in found[-1]:
+            cooled = [one.get("temperature") for one in found]
+            rows.append([f"{task} ECE, temperature", *(one and one["ece"] for one in cooled)])
+    return ["calibration", *side_names(metrics)], rows
+
+
+def robustness_table(metrics: Metrics) -> Table:
+    """Accuracy on rewritten rows, test by test; no rows without --robustness."""
+    header = ["test", "rows", "original", "rewritten", "score", "flipped"]
+    if "robustness" not in metrics:
+        return header, []
+    tests = {**metrics["robustness"]["tests"], "all": metrics["robustness"]["overall"]}
+    rows: list[list[object]] = [
+        [name, test["num_rows"], test["original_accuracy"], test["perturbed_accuracy"], test["score"],
+         test["flip_rate"]]
+        for name, test in tests.items()
+    ]  # fmt: skip
+    return header, rows
+
+
+def hard_case_table(metrics: Metrics) -> Table:
+    """Accuracy on the hand-written hard cases, kind by kind; no rows without --robustness."""
+    header = ["hard cases", "rows", "accuracy"]
+    hard = metrics["robustness"].get("hard_cases") if "robustness" in metrics else None
+    if hard is None:
+        return header, []
+    kinds = {**hard["by_category"], "all": hard["overall"]}
+    return header, [[name, kind["num_rows"], kind["accuracy"]] for name, kind in kinds.items()]
 
 
 def loss_table(metrics: Metrics, kind: str) -> Table:
@@ -121,6 +186,7 @@ def _paired_row(name: str, figure: PairedFigures) -> list[object]:
         figure["rows_fixed"],
         figure["rows_broken"],
         figure["finding"],
+        figure["smallest_detectable"],
     ]
 
 

@@ -10,7 +10,17 @@ from sft.evaluation.predictions import Prediction
 from sft.html import Markup, element, heading, join, page, table
 from sft.report import plots
 from sft.report.examples import SHOWN, changed_rows, mark_differences, random_rows, shorten, worst_rows
-from sft.report.figures import answers_table, headline_table, leak_sentence, loss_table, slice_table
+from sft.report.figures import (
+    answers_table,
+    calibration_table,
+    hard_case_table,
+    headline_table,
+    improvement_tables,
+    leak_sentence,
+    loss_table,
+    robustness_table,
+    slice_table,
+)
 from sft.report.words import Language, both, english_and_chinese
 
 KINDS = {"source": "by source", "task": "by task", "length": "by length in tokens", "language": "by language"}
@@ -32,6 +42,8 @@ def render_report(evaluation: Evaluation, language: Language = "en") -> str:
         _table(answers_table(metrics), stacked=False),
         *_section("Plots", _plots(evaluation)),
         *_section("Labels", _label_tables(metrics)),
+        *_section("Calibration", [_table(calibration_table(metrics), stacked=False)]),
+        *_section("Robustness", [_table(robustness_table(metrics)), _table(hard_case_table(metrics), stacked=False)]),
         *_section("Entities, strict", _entity_table(metrics)),
         *_section("Slices", _slices(metrics)),
         heading(both("Examples")),
@@ -121,12 +133,22 @@ def _plots(evaluation: Evaluation) -> list[Markup]:
     ]
     references = [row["reference_tokens"] for row in predictions]
     answers = [row["prediction_tokens"] for row in predictions]
-    drawn = join(plots.plot_losses(*curves), plots.plot_lengths(references, answers))
+    reliability = [
+        plots.plot_reliability(
+            [(one["confidence"], one["accuracy"], one["num_rows"]) for one in found["reliability"]], task
+        )
+        for task, found in evaluation.metrics.get("calibration", {"by_task": {}})["by_task"].items()
+    ]
+    drawn = join(plots.plot_losses(*curves), plots.plot_lengths(references, answers), *reliability)
     return [element("div", drawn, attributes="class=plots")]
 
 
 def _label_tables(metrics: Metrics) -> Iterable[Markup]:
+    improvements = improvement_tables(metrics)
     for task, found in metrics.get("classification", {"by_task": {}})["by_task"].items():
+        if task in improvements:
+            yield heading(task, 3)
+            yield _table(improvements[task])
         for way, figures in (("label scoring", found["label_scoring"]), ("generated", found["generation"])):
             matrix = figures["confusion_matrix"]
             yield element("h3", f"{task}, ", both(way))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sft.html import Markup, element, text
+from sft.html import Markup, element, join, text
 from sft.report.words import both, translate
 
 WIDTH, HEIGHT = 480, 250  # units of the view box; the page scales it
@@ -29,7 +29,7 @@ def plot_losses(train: Sequence[Point], validation: Sequence[Point]) -> Markup:
     drawn.append(f'<polyline class="line soft" points="{_points(map(place, curve))}"/>' if curve else "")
     drawn.append(f'<polyline class="line strong" points="{_points(map(place, validation))}"/>')
     drawn += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in map(place, validation)]
-    return _figure("Loss while training", drawn, [("soft", "training loss"), ("strong", "validation loss")])
+    return _figure(both("Loss while training"), drawn, [("soft", "training loss"), ("strong", "validation loss")])
 
 
 def plot_lengths(
@@ -58,7 +58,7 @@ def plot_lengths(
         drawn.append(
             f'<text x="{LEFT + slot * (number + 0.5):.1f}" y="{HEIGHT - 19}" class="middle">{text(name)}</text>'
         )
-    return _figure("Answer lengths", drawn, [("soft", "reference"), ("strong", "answer")])
+    return _figure(both("Answer lengths"), drawn, [("soft", "reference"), ("strong", "answer")])
 
 
 def plot_reliability(bins: Sequence[tuple[float, float, int]], title: str) -> Markup:
@@ -78,7 +78,7 @@ def plot_reliability(bins: Sequence[tuple[float, float, int]], title: str) -> Ma
         drawn.append(
             f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{count:,}</title></circle>'
         )
-    return _figure(title, drawn, [("strong", "accuracy of the bin")])
+    return _figure(join(both("Reliability"), f": {title}", by=""), drawn, [("strong", "accuracy of the bin")])
 
 
 def confusion_table(references: Sequence[str], predictions: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
@@ -107,10 +107,10 @@ def thin_out(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
-def _figure(title: str, drawn: Sequence[str], legend: Sequence[tuple[str, str]]) -> Markup:
+def _figure(title: Markup, drawn: Sequence[str], legend: Sequence[tuple[str, str]]) -> Markup:
     svg = Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(drawn)}</svg>')
     keys = [element("span", both(name), attributes=f'class="key {kind}"') for kind, name in legend]
-    caption = element("figcaption", element("b", both(title)), " ", Markup(" ".join(keys)))
+    caption = element("figcaption", element("b", title), " ", Markup(" ".join(keys)))
     return element("figure", caption, svg)
 
 

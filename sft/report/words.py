@@ -63,6 +63,26 @@ ZH = {
     "Entities, strict": "实体（严格匹配）",
     "class": "类别",
     "type": "类型",
+    "detectable": "可检出的最小差值",
+    "change": "变化",
+    "relative": "相对变化",
+    "f1": "F1",
+    "auc_roc": "AUC",
+    "calibration": "校准",
+    "Calibration": "校准",
+    "ECE": "校准误差（ECE）",
+    "ECE, temperature": "校准误差（ECE，温度校正后）",
+    "Brier": "Brier 分数",
+    "mean confidence": "平均置信度",
+    "confidence above 0.9": "置信度高于 0.9 的比例",
+    "exact match": "完全匹配",
+    "Robustness": "鲁棒性",
+    "test": "测试",
+    "original": "原文准确率",
+    "rewritten": "改写后准确率",
+    "score": "得分",
+    "flipped": "答案改变比例",
+    "hard cases": "难例",
     "precision": "精确率",
     "recall": "召回率",
     "F1": "F1",
@@ -115,8 +135,10 @@ def translate(english: str) -> str:
     """The Chinese label; `sentiment accuracy` -> `sentiment 准确率`, `loss, base` -> `损失，微调前`."""
     if english in ZH:
         return ZH[english]
-    if match := re.fullmatch(r"(.+) (accuracy(?: \(generated\))?)", english):
-        return f"{match[1]} {ZH[match[2]]}"
+    if match := re.fullmatch(
+        r"(\S+) (accuracy(?: \(generated\))?|ECE.*|Brier|mean confidence|confidence above .*)", english
+    ):
+        return f"{match[1]} {translate(match[2])}"
     if ", " in english and all(part in ZH for part in english.split(", ")):
         return "，".join(ZH[part] for part in english.split(", "))
     return english

@@ -24,9 +24,15 @@ GENERATION = {
     "distinct_2": 0.75,
     "num_rows": 4,
     "by_task": {},
+    "text": {"bleu": 12.5, "chrf": 30.25, "exact_match": 0.5},
+    "other": {"wer": {"figures": {"wer": 0.4}, "left_out": [], "num_rows": 4}},
 }
 LABELS = {
     "accuracy": 0.75,
+    "macro_precision": 0.7,
+    "macro_recall": 0.8,
+    "macro_f1": 0.75,
+    "roc_auc": {"macro": 0.85, "per_class": {"负面": 0.85, "正面": 0.85}},
     "confusion_matrix": {
         "references": ["负面", "正面"],
         "predictions": ["负面", "正面", "(none of the labels)"],
@@ -52,6 +58,21 @@ SIDE = {
         "num_rows": 30,
         "by_task": {"sentiment": {"label_scoring": LABELS, "accuracy_per_token": 0.75, "generation": LABELS}},
     },
+    "calibration": {
+        "by_task": {
+            "sentiment": {
+                "ece": 0.1,
+                "brier": 0.3,
+                "avg_confidence": 0.8,
+                "share_above_high": 0.4,
+                "reliability": [
+                    {"confidence": 0.6, "accuracy": 0.5, "num_rows": 15, "low": 0.5, "high": 0.7},
+                    {"confidence": 0.9, "accuracy": 0.95, "num_rows": 15, "low": 0.7, "high": 1.0},
+                ],
+                "temperature": {"ece": 0.05},
+            }
+        }
+    },
     "ner": {**ENTITIES, "by_type": {"PER": ENTITIES}},
 }
 FIGURE = {
@@ -68,6 +89,15 @@ FIGURE = {
     "num_rows": 4,
     "rows_fixed": 60,
     "rows_broken": 2,
+    "smallest_detectable": 0.11,
+}
+TEST = {
+    "num_rows": 10,
+    "changed_share": 0.9,
+    "original_accuracy": 0.8,
+    "perturbed_accuracy": 0.6,
+    "score": 0.75,
+    "flip_rate": 0.3,
 }
 SLICE = {"base": 0.5, "tuned": 0.9, "difference": 0.4, "num_rows": 2, "rows_fixed": 1, "rows_broken": 0}
 LONG_WORD = "https://example.org/" + "a" * 300
@@ -154,6 +184,14 @@ def full_evaluation(evaluation) -> Evaluation:
         "num_rows": 2,
         "base": copy.deepcopy(SIDE),
         "comparison": copy.deepcopy(evaluation.metrics["comparison"]),
+    }
+    evaluation.metrics["robustness"] = {
+        "overall": TEST,
+        "tests": {"synonyms": TEST, "typos": TEST},
+        "hard_cases": {
+            "overall": {"num_rows": 2, "num_right": 1, "accuracy": 0.5},
+            "by_category": {"negation": {"num_rows": 2, "num_right": 1, "accuracy": 0.5}},
+        },
     }
     evaluation.metrics["generation"]["rouge"] = evaluation.metrics["base"]["generation"]["rouge"] = {
         "rouge1": 0.1, "rouge2": 0.1, "rougeL": 0.1, "num_rows": 2, "tasks": ["chat"], "signature": "rouge|" + "x" * 90,

@@ -23,6 +23,25 @@ def test_scores_without_rows_of_the_training_data_stand_below_their_count(full_e
     )
 
 
+def test_a_finding_that_stayed_unclear_says_how_large_a_difference_had_to_be(evaluation):
+    assert "unclear:" not in render_table(evaluation.metrics)
+    evaluation.metrics["comparison"]["metrics"]["sentiment accuracy"]["finding"] = "unclear"
+    assert "from this size on: sentiment accuracy 0.1100" in render_table(evaluation.metrics)
+
+
+def test_gains_calibration_and_robustness_have_tables_of_their_own(full_evaluation):
+    lines = [" ".join(line.split()) for line in render_table(full_evaluation.metrics).splitlines()]
+    for line in (
+        "label scoring base tuned change relative",
+        "accuracy 0.7500 0.7500 = 0.00 points = 0.0 %",
+        "sentiment ECE, temperature 0.0500 0.0500",
+        "synonyms 10 0.8000 0.6000 0.7500 0.3000",
+        "negation 2 0.5000",
+        "wer 0.4000 0.4000",
+    ):
+        assert line in lines
+
+
 def test_another_run_stands_in_a_column_that_is_not_called_base(evaluation):
     evaluation.metrics["run"]["baseline"] = {"kind": "run", "name": "earlier"}
     assert render_table(evaluation.metrics).split()[:4] == ["metric", "baseline", "this", "run"]

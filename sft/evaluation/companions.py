@@ -7,7 +7,7 @@ confidence_analysis.json    basic_stats, ece, reliability_diagram, low_confidenc
 robustness_result.json      categories and overall of the hard cases; tests: original, perturbed, score
 
 One label task stands at the top of each file, that of the most rows, named in `task`; all of them under by_task.
-docs/evaluation-files.md lists every key.
+docs/metrics.md lists every key.
 """
 
 import itertools

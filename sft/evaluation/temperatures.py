@@ -17,6 +17,7 @@ from sft.models.loaded import LoadedModel
 from sft.runs import Run
 
 MAX_ROWS = 500  # one number is fitted; more rows take time and move it in the third digit
+FEW_ROWS = 100
 SPLIT = "validation"
 
 
@@ -47,5 +48,7 @@ def fit_temperatures(
             loaded, prompts, labels, description=f"tuned: {task}, temperature", max_tokens=context.max_tokens
         )
         right = [row.labels.index(row.reference) for row in part]
+        if len(part) < FEW_ROWS:
+            say(f"the temperature of {task} rests on {len(part)} validation rows: too few to trust beyond these")
         fitted[task] = FittedTemperature(fit_temperature(scores, right), SPLIT, len(part))
     return fitted

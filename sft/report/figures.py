@@ -76,6 +76,19 @@ def answers_table(metrics: Metrics) -> Table:
     return ["answers", *side_names(metrics)], rows
 
 
+def signatures(metrics: Metrics) -> dict[str, str]:
+    """How each text metric came about, tokenisation and version: figures compare only where these agree.
+
+    {"ROUGE": "rouge-score:0.1.2|words:...", "BLEU": "nrefs:1|case:mixed|eff:no|tok:zh|..."}
+    """
+    generation = metrics["generation"]
+    found = {"ROUGE": generation["rouge"]["signature"]} if "rouge" in generation else {}
+    names = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match"}
+    found |= {name: generation["text"]["signatures"][key] for key, name in names.items()}
+    found["distinct"] = generation["distinct_signature"]
+    return found | {name: other["signature"] for name, other in generation.get("other", {}).items()}
+
+
 def improvement_tables(metrics: Metrics) -> dict[str, Table]:
     """For each label task what label scoring gained, in points and relative: {"sentiment": (header, rows)}."""
     if "base" not in metrics or "classification" not in metrics or "classification" not in metrics["base"]:

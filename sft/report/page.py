@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from sft.evaluation.flow import Evaluation, Metrics
 from sft.evaluation.predictions import Prediction
 from sft.html import Markup, element, heading, join, page, table
+from sft.metrics.entities import EntityFigures
 from sft.report import plots
 from sft.report.examples import SHOWN, changed_rows, mark_differences, random_rows, shorten, worst_rows
 from sft.report.figures import (
@@ -19,6 +20,7 @@ from sft.report.figures import (
     leak_sentence,
     loss_table,
     robustness_table,
+    signatures,
     slice_table,
 )
 from sft.report.words import Language, both, english_and_chinese
@@ -163,11 +165,15 @@ def _label_tables(metrics: Metrics) -> Iterable[Markup]:
 def _entity_table(metrics: Metrics) -> list[Markup]:
     if "ner" not in metrics:
         return []
+    partial = metrics["ner"]["partial"]
+    pairs: list[tuple[str, EntityFigures, float]] = [("all", metrics["ner"], partial["f1"])]
+    pairs += [(name, one, partial["by_type"][name]["f1"]) for name, one in metrics["ner"]["by_type"].items()]
     rows: list[list[object]] = [
-        [name, one["precision"], one["recall"], one["f1"], one["found"], one["predicted"], one["support"]]
-        for name, one in [("all", metrics["ner"]), *metrics["ner"]["by_type"].items()]
+        [name, one["precision"], one["recall"], one["f1"], overlap, one["found"], one["predicted"], one["support"]]
+        for name, one, overlap in pairs
     ]
-    return [_table((["type", "precision", "recall", "F1", "found", "predicted", "in the reference"], rows))]
+    header = ["type", "precision", "recall", "F1", "F1, partial", "found", "predicted", "in the reference"]
+    return [_table((header, rows))]
 
 
 def _slices(metrics: Metrics) -> Iterable[Markup]:
@@ -220,11 +226,12 @@ def _example(row: Prediction) -> Markup:
 
 
 def _provenance(metrics: Metrics) -> list[list[object]]:
-    run, rouge = metrics["run"], metrics["generation"].get("rouge")
+    run = metrics["run"]
+    written: list[list[object]] = [[name, signature] for name, signature in signatures(metrics).items()]
     limits = ", ".join(f"{limit} tokens ({task})" for task, limit in run["max_new_tokens"].items())
     return [
         ["answers", f"{run['decoding']} ({run['generator']}), at most {limits}"],
-        ["ROUGE", rouge["signature"] if rouge else "-"],
+        *written,
         [both("Leaks"), metrics["leaks"]["signature"]],
         ["data, sha256", metrics["data_stats"]["sha256"]],
         ["prompt fingerprint", run["fingerprint"]],

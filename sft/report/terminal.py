@@ -10,18 +10,20 @@ from sft.report.figures import (
     improvement_tables,
     leak_sentence,
     robustness_table,
+    signatures,
 )
 
 
 def render_table(metrics: Metrics) -> str:
-    """Headline figures with their intervals, what the answers look like, ROUGE's signature, leaks, the verdict."""
+    """Headline figures with their intervals, what the answers look like, signatures, leaks, the verdict."""
     parts = [_headline(metrics)]
     for task, improvements in improvement_tables(metrics).items():
         parts.append(f"{task}\n{_table(improvements)}")
     parts += [_table(content) for content in (calibration_table(metrics), answers_table(metrics)) if content[1]]
     parts += [_table(content) for content in (robustness_table(metrics), hard_case_table(metrics)) if content[1]]
-    if rouge := metrics["generation"].get("rouge"):
-        parts.append(f"ROUGE {rouge['signature']}, {rouge['num_rows']:,} rows ({', '.join(rouge['tasks'])})")
+    text = metrics["generation"]["text"]
+    told = [make_visible(f"{name} {signature}") for name, signature in signatures(metrics).items()]
+    parts.append("\n".join([f"text metrics over {text['num_rows']:,} rows ({', '.join(text['tasks'])})", *told]))
     parts.append(leak_sentence(metrics)[0])
     if clean := metrics.get("without_overlaps"):
         parts.append(f"Without them, {clean['num_rows']:,} rows:\n{_headline(metrics, clean)}")

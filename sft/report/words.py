@@ -109,6 +109,7 @@ ZH = {
     "what": "项目",
     "value": "值",
     "other": "其他",
+    "F1, partial": "F1（部分匹配）",
     "mixed": "混合",
     "latin": "拉丁字母",
     "zh": "中文",

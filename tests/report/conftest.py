@@ -24,8 +24,16 @@ GENERATION = {
     "distinct_2": 0.75,
     "num_rows": 4,
     "by_task": {},
-    "text": {"bleu": 12.5, "chrf": 30.25, "exact_match": 0.5},
-    "other": {"wer": {"figures": {"wer": 0.4}, "left_out": [], "num_rows": 4}},
+    "distinct_signature": "distinct:corpus",
+    "text": {
+        "bleu": 12.5,
+        "chrf": 30.25,
+        "exact_match": 0.5,
+        "num_rows": 4,
+        "tasks": ["instruct"],
+        "signatures": {"bleu": "tok:zh|version:2.6.0", "chrf": "nc:6", "exact_match": "exact:equal after strip"},
+    },
+    "other": {"wer": {"figures": {"wer": 0.4}, "left_out": [], "num_rows": 4, "signature": "evaluate:0.4.6|wer"}},
 }
 LABELS = {
     "accuracy": 0.75,
@@ -73,7 +81,11 @@ SIDE = {
             }
         }
     },
-    "ner": {**ENTITIES, "by_type": {"PER": ENTITIES}},
+    "ner": {
+        **ENTITIES,
+        "by_type": {"PER": ENTITIES},
+        "partial": {"f1": 0.4167, "by_type": {"PER": {"f1": 0.4167}}},
+    },
 }
 FIGURE = {
     "base": 0.5,

@@ -50,3 +50,16 @@ def test_another_run_stands_in_a_column_that_is_not_called_base(evaluation):
 def test_text_cannot_steer_the_terminal(evaluation):
     evaluation.metrics["comparison"]["verdict"] = "Tuning \x1b[2Jhelped"
     assert "\x1b" not in render_table(evaluation.metrics)
+
+
+def test_every_text_metric_comes_with_its_signature(full_evaluation):
+    lines = render_table(full_evaluation.metrics).split("\n")
+    start = lines.index("text metrics over 4 rows (instruct)")
+    assert lines[start + 1].startswith("ROUGE rouge|")
+    assert lines[start + 2 : start + 7] == [
+        "BLEU tok:zh|version:2.6.0",
+        "chrF nc:6",
+        "exact match exact:equal after strip",
+        "distinct distinct:corpus",
+        "wer evaluate:0.4.6|wer",
+    ]

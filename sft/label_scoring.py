@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from sft.batching import IGNORED, plan_batches
 from sft.console import progress
+from sft.generation.prefix import compute_prefix, copy_prefix, pad_behind, run_cached
 from sft.models.loaded import LoadedModel
 from sft.scoring import TOKENS_PER_BATCH
 
@@ -40,7 +41,7 @@ def score_labels(
     loaded.model.eval()
     with torch.inference_mode(), bar:
         limit = TOKENS_PER_BATCH[loaded.device.type]
-        prefix = _compute_prefix(loaded, prompts)
+        prefix = compute_prefix(loaded, prompts)
         for indices in plan_batches([len(prompt) for prompt in prompts], min(limit, max_tokens or limit)):
             batch = [prompts[index] for index in indices]
             found = _score_batch(loaded, prefix, batch, [answers[index] for index in indices])
@@ -51,32 +52,6 @@ def score_labels(
     return scores
 
 
-def shared_length(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; at least one is left of each: [[1, 2, 3], [1, 2, 4]] -> 2."""
-    first, last = min(map(list, prompts)), max(map(list, prompts))  # in the order of lists these two differ earliest
-    longest = min(map(len, prompts)) - 1
-    return next((place for place in range(longest) if first[place] != last[place]), longest)
-
-
-def _compute_prefix(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> DynamicCache:
-    """Keys and values of what the prompts have in common, (1, H, P, D) a layer; empty where that is nothing."""
-    cache = DynamicCache(config=loaded.causal_lm.config)
-    length = shared_length(prompts) if len(prompts) > 1 else 0
-    if length:
-        ids = torch.tensor([list(prompts[0][:length])])
-        _run(loaded, ids, torch.ones_like(ids), cache)
-    return cache
-
-
-def _copy_prefix(loaded: LoadedModel, prefix: DynamicCache, num_rows: int) -> DynamicCache:
-    """The same for every row of a batch: (1, H, P, D) -> (B, H, P, D) a layer."""
-    cache = DynamicCache(config=loaded.causal_lm.config)
-    for number, layer in enumerate(prefix.layers):
-        if layer.is_initialized:
-            cache.update(*(part.expand(num_rows, -1, -1, -1) for part in (layer.keys, layer.values)), number)
-    return cache
-
-
 def _score_batch(
     loaded: LoadedModel,
     prefix: DynamicCache,
@@ -85,12 +60,11 @@ def _score_batch(
 ) -> list[list[float]]:
     """One batch: the prompts once into the cache, then the first label of every row, the second of every row, ..."""
     shared, width, pad_id = prefix.get_seq_length(), max(map(len, prompts)), loaded.chat.pad_id
-    rests = [list(prompt[shared:]) for prompt in prompts]
-    ids = torch.tensor([[pad_id] * (width - shared - len(rest)) + rest for rest in rests])  # (B, T), left padding
-    # padding stands between the shared part, which is in the cache, and the rest
-    mask = torch.tensor([[1] * shared + [0] * (width - shared - len(rest)) + [1] * len(rest) for rest in rests])
-    cache = _copy_prefix(loaded, prefix, len(prompts))
-    prompt_end = _run(loaded, ids, mask, cache)[:, -1:]  # (B, 1, D): what predicts an answer's first token
+    ids, mask = pad_behind(prompts, shared, pad_id)
+    cache = copy_prefix(loaded, prefix, len(prompts))
+    prompt_end = run_cached(loaded, ids[:, shared:], mask, cache)[
+        :, -1:
+    ]  # (B, 1, D): what predicts an answer's first token
     scores: list[list[float]] = [[] for _ in prompts]
     for option in range(max(map(len, answers))):
         rows = [row[option] if option < len(row) else row[0] for row in answers]  # a row with fewer labels repeats one
@@ -102,7 +76,7 @@ def _score_batch(
             given = targets[:, :-1]
             is_given = (given != IGNORED).long()
             inputs = given.masked_fill(is_given == 0, pad_id)
-            hidden = torch.cat([prompt_end, _run(loaded, inputs, torch.cat([mask, is_given], 1), cache)], dim=1)
+            hidden = torch.cat([prompt_end, run_cached(loaded, inputs, torch.cat([mask, is_given], 1), cache)], dim=1)
             cache.crop(width)  # forget this label
         logits = loaded.causal_lm.get_output_embeddings()(hidden).float()  # (B, N, V)
         nll = cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none").sum(1)  # (B,)
@@ -110,16 +84,3 @@ def _score_batch(
             if option < len(answers[line]):
                 scores[line].append(-value)
     return scores
-
-
-def _run(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
-    """Hidden states (B, N, D) of ids (B, N) behind what is in the cache; mask (B, all columns so far)."""
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    output = loaded.causal_lm.base_model(
-        input_ids=ids.to(loaded.device),
-        attention_mask=mask.to(loaded.device),
-        position_ids=positions.to(loaded.device),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return output.last_hidden_state

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
-from sft.generation.call import call_generate, count_room
+from sft.generation.call import call_generate, count_room, in_eval_mode
+from sft.generation.prefix import compute_prefix
 
 if TYPE_CHECKING:
     from sft.models.loaded import LoadedModel
@@ -52,11 +53,14 @@ def generate_batch(
     budget = GPU_BATCH_TOKENS if str(loaded.device).startswith("cuda") else CPU_BATCH_TOKENS
     batches = plan_batches([len(prompt) for prompt in prompts], rooms, budget)
     answers = {place: known[place] for places in batches if all(place in known for place in places) for place in places}
+    with in_eval_mode(loaded.model):
+        prefix = compute_prefix(loaded, prompts) if len(answers) < len(prompts) else None
     with show_progress(total=len(prompts) - len(answers), description=progress, shown=bool(progress)) as bar:
         for places in batches:
             if places[0] in answers:
                 continue
-            written = call_generate(loaded, [prompts[place] for place in places], decoding, rooms[places[0]])
+            batch = [prompts[place] for place in places]
+            written = call_generate(loaded, batch, decoding, rooms[places[0]], prefix=prefix)
             new = {place: read_answer(loaded, ids) for place, ids in zip(places, written, strict=True)}
             answers |= new
             if on_answers is not None:

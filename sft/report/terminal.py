@@ -1,6 +1,7 @@
 """An evaluation as text for a terminal or a log: print(render_table(evaluation.metrics))."""
 
 from sft.console import make_visible, table
+from sft.console.figures import show_figure
 from sft.evaluation.flow import CleanFigures, Metrics
 from sft.report.figures import (
     answers_table,
@@ -38,7 +39,7 @@ def _headline(metrics: Metrics, part: CleanFigures | None = None) -> str:
     if header[-1] != "detectable":
         return _table((header, rows))
     shown = _table((header[:-1], [row[:-1] for row in rows]))
-    unclear = [f"{row[0]} {row[-1]:.4f}" for row in rows if "unclear" in row]
+    unclear = [f"{row[0]} {show_figure(row[-1])}" for row in rows if "unclear" in row]
     if not unclear:
         return shown
     return f"{shown}\nunclear: a difference shows in four of five such samples from this size on: {', '.join(unclear)}"

@@ -123,7 +123,7 @@ def test_an_adapter_speaks_in_batches_and_streams_and_is_silent_when_off(tiny, t
 
 
 def test_generating_in_the_middle_of_a_training_uses_no_dropout_and_trains_on_after(tiny_adapted):
-    prompts = prompts_of(tiny_adapted, TEXTS[:1])
+    prompts = prompts_of(tiny_adapted, TEXTS[:3])
     expected = generate_batch(tiny_adapted, prompts, SHORT["precise"])
     tiny_adapted.model.train()
     for module in tiny_adapted.model.modules():

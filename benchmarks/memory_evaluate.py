@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--config", default="recipes/demo.yaml")
     parser.add_argument("--data", type=Path, help="default: the demo's data, built below --work")
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--num_samples", type=int, default=10_000, help="rows evaluated; default: all there are")
     options, more = parser.parse_known_args()
     options.work.mkdir(parents=True, exist_ok=True)
     data = (options.data or options.work / "data" / "mixed").resolve()
@@ -53,7 +54,7 @@ def main() -> None:
     run = options.work.resolve() / "run"
     recipe = ["--config", ROOT / options.config, "--data", data, *more]
     training = measure(options.work, "train.py", *recipe, "--output_dir", run, "--max_steps", options.steps)
-    evaluation = measure(options.work, "evaluate.py", "--run", run, "--rouge")
+    evaluation = measure(options.work, "evaluate.py", "--run", run, "--rouge", "--num_samples", options.num_samples)
     unit = "gpu_gb" if training["gpu_gb"] else "resident_gb"
     within = (evaluation[unit] or 0) <= (training[unit] or 0)
     print(json.dumps({"training": training, "evaluation": evaluation, "compared": unit, "within": within}))

@@ -140,6 +140,8 @@ def translate(english: str) -> str:
         r"(\S+) (accuracy(?: \(generated\))?|ECE.*|Brier|mean confidence|confidence above .*)", english
     ):
         return f"{match[1]} {translate(match[2])}"
+    if english.endswith(" points"):
+        return english.removesuffix("points") + "个百分点"
     if ", " in english and all(part in ZH for part in english.split(", ")):
         return "，".join(ZH[part] for part in english.split(", "))
     return english

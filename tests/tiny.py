@@ -1,6 +1,7 @@
 """Makers of small real things: a random ChatML model with its tokenizer, and files of rows."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 CHATML = (
@@ -11,8 +12,11 @@ QUESTIONS = ["天气好吗", "What is LoRA?", "hello", "评论：很好", "2 + 2
 ANSWERS = ["很好", "An adapter.", "hi", "正面", "4"]
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
-    """A random Qwen2-shaped model with a byte-level ChatML tokenizer, saved in transformers' layout (0.2 MB)."""
+def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2, texts: Sequence[str] = ()) -> Path:
+    """A random Qwen2-shaped model with a byte-level ChatML tokenizer, saved in transformers' layout (0.2 MB).
+
+    texts: what its tokenizer learns up to 41 merges from; without any, a token is a byte.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
@@ -22,7 +26,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     core.train_from_iterator(
-        [], trainers.BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet)
+        texts, trainers.BpeTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=alphabet)
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tokenizer.chat_template = CHATML

@@ -130,6 +130,7 @@ def write_merged(exporter: Exporter, folder: Path, dtype: torch.dtype) -> dict[s
         "dtype": next(name for name, value in DTYPES.items() if value is dtype),
         "base": run.base,
         "fingerprint": run.fingerprint.digest,
+        "adapter": run.adapter,
         "agreement": agreement.to_json(),
         "same_prompts": same,
         "compared_prompts": compared,

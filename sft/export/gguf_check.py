@@ -4,7 +4,9 @@ check_vocabulary(path, merged)         # tokens, end token and template are thos
 loaded = load_gguf(path, like)         # the weights as they are after quantisation, in fp32
 """
 
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import gguf
@@ -37,7 +39,8 @@ def check_vocabulary(path: Path, folder: Path) -> None:
 def load_gguf(path: Path, like: LoadedModel) -> LoadedModel:
     """The file's weights in a transformers model, computing where and how `like` does; prompts are made by `like`."""
     quiet_libraries()
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=like.precision.dtype, attn_implementation="sdpa"
-    )
+    with redirect_stderr(StringIO()):  # a progress bar of transformers' that no setting switches off
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=like.precision.dtype, attn_implementation="sdpa"
+        )
     return replace(like, model=model.to(like.precision.device).eval())

@@ -61,14 +61,15 @@ def _search_scale_and_minimum(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     span = (high - low).where(~flat, 1.0)
     sum_w, sum_x = weight.sum(-1, keepdim=True), (weight * x).sum(-1, keepdim=True)
 
-    def round_by(inverse_scale: torch.Tensor) -> torch.Tensor:
-        return (inverse_scale * (x - low)).round().clamp(0, 15)
+    def round_by(steps: float, minimum: torch.Tensor) -> torch.Tensor:
+        reach = (high - minimum).where(~flat, 1.0)
+        return (steps / reach * (x - minimum)).round().clamp(0, 15)
 
     scale, minimum = span / 15, low
-    quants = round_by(15 / span)
+    quants = round_by(15, low)
     error = (weight * (scale * quants + minimum - x).square()).sum(-1, keepdim=True)
     for step in range(Q4_STEPS + 1):
-        quants = round_by((Q4_FIRST + Q4_STEP * step + 15) / span)
+        quants = round_by(Q4_FIRST + Q4_STEP * step + 15, minimum)  # around the best minimum so far, as ggml does
         sum_l, sum_l2 = (weight * quants).sum(-1, keepdim=True), (weight * quants.square()).sum(-1, keepdim=True)
         sum_xl = (weight * x * quants).sum(-1, keepdim=True)
         determinant = sum_w * sum_l2 - sum_l.square()
@@ -83,7 +84,7 @@ def _search_scale_and_minimum(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
         better = solvable & (new_error < error)
         error = new_error.where(better, error)
         scale, minimum = new_scale.where(better, scale), new_minimum.where(better, minimum)
-    return scale.where(~flat, 0.0).squeeze(-1), -minimum.squeeze(-1)
+    return scale.where(~flat, 0.0).squeeze(-1), (0.0 - minimum).squeeze(-1)  # no -0.0, whose sign would be stored
 
 
 def _q6_k(x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ The event loop's side of the engine: everything here is awaited, nothing compute
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from prompts.tasks import Unparseable
@@ -61,7 +61,7 @@ def prepare_answer(loaded: LoadedModel, settings: ServeSettings, request: ChatRe
     return Answer(asked, prompt_ids, decoding, min(wanted, room), request.stops)
 
 
-async def write_answer(engine: Engine, answer: Answer) -> AsyncIterator[str]:
+async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[str]:
     """The answer's text in pieces of whole characters, up to a stop word. Closing it stops the model.
 
     Raises ApiError 429 where too many wait, and 500 where the model fails.
@@ -69,9 +69,9 @@ async def write_answer(engine: Engine, answer: Answer) -> AsyncIterator[str]:
     if answer.asked.labels:
         yield await _choose_label(engine, answer)
         return
-    loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | EngineError | None]()
+    loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | Exception | None]()
 
-    def deliver(item: int | EngineError | None) -> None:
+    def deliver(item: int | Exception | None) -> None:
         loop.call_soon_threadsafe(tokens.put_nowait, item)
 
     try:
@@ -82,7 +82,7 @@ async def write_answer(engine: Engine, answer: Answer) -> AsyncIterator[str]:
     assembler, text = TextAssembler(chat.decode), StopFilter(answer.stops)
     try:
         while (token_id := await tokens.get()) is not None:
-            if isinstance(token_id, EngineError):
+            if isinstance(token_id, Exception):
                 raise ApiError(500, str(token_id))
             if token_id in chat.end_ids:
                 answer.finish_reason = "stop"

@@ -6,7 +6,7 @@ app = build_app(Service(engine, settings, list_served("demo", run), run.system_p
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -121,11 +121,11 @@ async def answer_request(service: Service, request: Request) -> Response:
 
 
 async def stream_events(
-    service: Service, asked: ChatRequest, answer: Answer, head: JSON, first: str, pieces: AsyncIterator[str]
+    service: Service, asked: ChatRequest, answer: Answer, head: JSON, first: str, pieces: AsyncGenerator[str]
 ) -> AsyncIterator[bytes]:
     """Server-sent events of an answer; an error on the way is an event, since the status is sent already."""
     try:
-        async with aclosing(pieces):  # type: ignore[type-var]
+        async with aclosing(pieces):
             yield event(chunk(head, {"role": "assistant", "content": first}))
             text = first
             async for piece in pieces:
@@ -154,10 +154,10 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _with_time_limit(pieces: AsyncIterator[str], limit_s: float) -> AsyncIterator[str]:
+async def _with_time_limit(pieces: AsyncGenerator[str], limit_s: float) -> AsyncGenerator[str]:
     """The same pieces; ApiError 504 where the last does not come within limit_s."""
     ends = asyncio.get_running_loop().time() + limit_s
-    async with aclosing(pieces):  # type: ignore[type-var]
+    async with aclosing(pieces):
         while True:
             try:
                 async with asyncio.timeout_at(ends):
@@ -169,7 +169,7 @@ async def _with_time_limit(pieces: AsyncIterator[str], limit_s: float) -> AsyncI
             yield piece
 
 
-async def _read_unless_gone(request: Request, pieces: AsyncIterator[str]) -> str:
+async def _read_unless_gone(request: Request, pieces: AsyncGenerator[str]) -> str:
     """The whole text; CancelledError, which stops the model, where the client hangs up before."""
 
     async def read() -> str:

@@ -44,7 +44,7 @@ class Ticket:
         return self._cancelled.is_set()
 
 
-Deliver = Callable[[int | EngineError | None], None]
+Deliver = Callable[[int | Exception | None], None]
 Scoring = tuple[Sequence[int], Sequence[str], "Future[list[float]]"]
 
 
@@ -133,7 +133,7 @@ class Engine:
             if compute == self._batch.step:
                 self._batch.clear()
             for row in concerned:
-                row.deliver(EngineError("the model failed on this request"))  # type: ignore[arg-type]
+                row.deliver(EngineError("the model failed on this request"))
 
     def _score(self, scorings: Sequence[Scoring]) -> None:
         try:

@@ -90,8 +90,8 @@ class ChatRequest(_Strict):
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     n: Literal[1] | None = None
-    frequency_penalty: Literal[0, 0.0] | None = None
-    presence_penalty: Literal[0, 0.0] | None = None
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
+    presence_penalty: float | None = Field(None, ge=0, le=0)
     logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
     user: str | None = None

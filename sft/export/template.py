@@ -6,10 +6,13 @@ without the system prompt it was trained with. A system message of the caller's 
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prompts import ChatFormat, Message
 from prompts.family import ThinkPolicy
-from sft.evaluation.rows import EvalRow
+
+if TYPE_CHECKING:
+    from sft.evaluation.rows import EvalRow
 
 
 def build_template(template: str, system_prompt: str | None, think: ThinkPolicy, *, has_think_block: bool) -> str:
@@ -29,7 +32,7 @@ def build_template(template: str, system_prompt: str | None, think: ThinkPolicy,
 
 
 def count_same_prompts(
-    tokenizer: object, chat: ChatFormat, rows: Sequence[EvalRow], messages: Sequence[Sequence[Message]]
+    tokenizer: object, chat: ChatFormat, rows: "Sequence[EvalRow]", messages: Sequence[Sequence[Message]]
 ) -> tuple[int, int]:
     """(rows whose ids by the exported template are the run's, rows compared): (50, 50).
 

@@ -3,7 +3,7 @@
 command = build_command(run, settings)      # ["vllm", "serve", ".../export/merged", "--served-model-name", "demo", ...]
 
 The merged weights where export.py made them of this run, else the base with the adapter. vLLM has its own decoding and
-knows no tasks; the chat template brings the run's system prompt.
+knows no tasks; the chat template brings the run's system prompt. Not run against vLLM itself here: it needs a GPU.
 """
 
 import json
@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
+from prompts import ChatFormat
 from sft.config.serve import ServeSettings
 from sft.console import say
 from sft.errors import ConfigError
@@ -43,20 +44,18 @@ def build_command(run: Run, settings: ServeSettings) -> list[str]:
     merged = run.path / "export" / "merged"
     if _is_of_this_run(run, merged):
         return ["vllm", "serve", str(merged), "--served-model-name", name, *common]
-    from sft.export.template import build_template
-    from sft.models.loading import load_tokenizer
+    from sft.export.template import build_template  # heavy: after it is known that vllm is there
+    from sft.models.loading import check_fingerprint, load_tokenizer
     from sft.models.source import find_source
 
     trained = run.train_settings()
-    tokenizer = load_tokenizer(run.adapter_dir)
-    from prompts import ChatFormat
-
-    chat = ChatFormat.from_tokenizer(tokenizer, think=trained.think)
+    chat = ChatFormat.from_tokenizer(load_tokenizer(run.adapter_dir), think=trained.think)
+    source = find_source(run.base["name"], run.base.get("revision"))
+    check_fingerprint(run, chat, source, allow_mismatch=settings.allow_mismatch)
     template = run.path / "export" / TEMPLATE_FILE
     template.parent.mkdir(exist_ok=True)
     text = build_template(chat.template, run.system_prompt, trained.think, has_think_block=chat.family.has_think_block)
     write_atomically(template, text)
-    source = find_source(run.base["name"], run.base.get("revision"))
     rank = next((allowed for allowed in RANKS if allowed >= trained.lora_r), trained.lora_r)
     lora = ["--enable-lora", "--lora-modules", f"{name}={run.adapter_dir}", "--max-lora-rank", str(rank)]
     four_bit = ["--quantization", "bitsandbytes"] if trained.method == "qlora" else []

@@ -60,7 +60,7 @@ def serve_model(
     finally:
         signal.signal(signal.SIGTERM, before)
         listener.close()
-    say("ended; every answer that was running has been sent")
+        say("ended; answers that were running have been finished")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -207,33 +208,45 @@ def test_thirty_two_clients_at_once_and_none_is_lost(server, loaded):
     assert found == [answer.text for answer in expected]
 
 
-def test_a_client_that_goes_away_frees_its_place(server):
-    long = {"model": "tiny", "messages": HI, "max_tokens": 480, "temperature": 1.0, "repetition_penalty": 1.2}
-    stream = server.client().chat.completions.create(
-        model="tiny", messages=HI, max_tokens=480, temperature=1, stream=True
-    )
+SLOW = {"model": "tiny", "messages": HI, "max_tokens": 450, "temperature": 1.0, "seed": 5}
+
+
+@pytest.fixture
+def slow_steps(monkeypatch):
+    """slow_steps(server): 20 ms for each token, so that a long answer is still running when a test looks at it."""
+
+    def slow(server):
+        step = server.service.engine._batch.step
+        monkeypatch.setattr(server.service.engine._batch, "step", lambda: (time.sleep(0.02), step()))
+
+    return slow
+
+
+def test_a_client_that_goes_away_frees_its_place(server, slow_steps):
+    slow_steps(server)
+    stream = server.client().chat.completions.create(**SLOW, stream=True)
     next(iter(stream))
     stream.close()
     wait_until(lambda: server.service.engine.num_running == 0)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/chat/completions", json=long, headers=BEARER, timeout=0.1)
+        httpx.post(f"{server.url}/v1/chat/completions", json=SLOW, headers=BEARER, timeout=0.2)
     wait_until(lambda: server.service.engine.num_running == 0)
 
 
-def test_too_many_at_once_are_told_to_come_back_and_slow_answers_are_cut_off(loaded, tiny_run):
-    with run_server(loaded, open_run(tiny_run), max_batch=1, max_waiting=0, timeout_s=0.3) as server:
-        slow = {"model": "tiny", "messages": HI, "max_tokens": 480, "temperature": 1.5}
+def test_too_many_at_once_are_told_to_come_back_and_slow_answers_are_cut_off(loaded, tiny_run, slow_steps):
+    with run_server(loaded, open_run(tiny_run), max_batch=1, max_waiting=0, timeout_s=0.5) as server:
+        slow_steps(server)
         create = server.client().chat.completions.create
-        stream = iter(create(**slow, stream=True))
+        stream = iter(create(**SLOW, stream=True))
         next(stream)
         with pytest.raises(openai.RateLimitError) as found:
-            create(**slow)
+            create(**SLOW)
         assert (found.value.code, found.value.response.headers["retry-after"]) == ("queue_full", "1")
-        with pytest.raises(openai.APIError, match=r"no whole answer within 0\.3 s"):
+        with pytest.raises(openai.APIError, match=r"no whole answer within 0\.5 s"):
             list(stream)
         wait_until(lambda: server.service.engine.num_running == 0)
         with pytest.raises(openai.InternalServerError) as late:
-            create(**slow)
+            create(**SLOW)
         assert (late.value.status_code, late.value.code) == (504, "timeout")
 
 

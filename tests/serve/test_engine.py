@@ -44,10 +44,10 @@ def prompts_of(loaded, count):
 
 def test_answers_that_come_and_go_in_one_batch_are_those_each_would_get_alone(loaded):
     rng = random.Random(1)
-    prompts = prompts_of(loaded, 24)
-    decodings = [rng.choice([GREEDY, choose_decoding("chat", seed=n)]) for n in range(24)]
-    lengths = [rng.randint(1, 30) for _ in prompts]
-    engine = Engine(loaded, max_batch=5, max_waiting=100)
+    prompts = prompts_of(loaded, 12)
+    decodings = [rng.choice([GREEDY, choose_decoding("chat", seed=n)]) for n in range(12)]
+    lengths = [rng.randint(1, 16) for _ in prompts]
+    engine = Engine(loaded, max_batch=4, max_waiting=100)
     asked = [collect(engine, *given)[1] for given in zip(prompts, decodings, lengths, strict=True)]
     found = [read(received) for received in asked]
     engine.close()

@@ -13,7 +13,7 @@ HEAVY = ("accelerate", "bitsandbytes", "liger_kernel", "peft", "torch", "transfo
 # Rooms of sft that stand on a framework; every other room is pure: it imports neither a framework nor one of these.
 FRAMEWORK_ROOMS = (
     "backend", "batching", "evaluation", "generation", "hf_evaluate", "hf_rouge", "label_scoring", "models",
-    "report", "scoring", "training",
+    "export", "report", "scoring", "serve", "training",
 )  # fmt: skip
 MAX_LINES_SCRIPT = 120
 MAX_LINES = 300

@@ -74,20 +74,25 @@ def load_for_training(settings: TrainSettings, backend: str) -> LoadedModel:
     return LoadedModel(model, tokenizer, chat, source, precision, backend)
 
 
-def load_run(run: Run, *, allow_mismatch: bool = False) -> LoadedModel:
+def load_run(
+    run: Run, *, allow_mismatch: bool = False, precision: Precision | None = None, four_bit: bool | None = None
+) -> LoadedModel:
     """The tuned model of a finished run, on the base and with the prompt it was trained with.
 
+    precision and four_bit: how the base is held, where not as in training (export reloads it in 16 bits).
     Raises RunError when base weights, tokenizer, template, prompt, labels or adapter are not the run's;
     allow_mismatch says so aloud and goes on.
     """
     settings = run.train_settings()
-    source, precision = find_source(run.base["name"], run.base.get("revision")), decide_precision(settings.dtype)
+    source, precision = (
+        find_source(run.base["name"], run.base.get("revision")),
+        precision or decide_precision(settings.dtype),
+    )
+    four_bit = settings.method == "qlora" if four_bit is None else four_bit
     tokenizer = load_tokenizer(run.adapter_dir)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
-    model = load_weights(
-        source, precision, four_bit=settings.method == "qlora", trust_remote_code=settings.trust_remote_code
-    )
+    model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=settings.trust_remote_code)
     model = PeftModel.from_pretrained(model, run.adapter_dir, use_safetensors=True)
     say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}")
     return LoadedModel(model.eval(), tokenizer, chat, source, precision)

@@ -65,10 +65,15 @@ class RowTrainer(SFTTrainer):
             data_collator=RowCollator(flat=loaded.takes_flat_rows, pad_id=loaded.chat.pad_id),
             callbacks=[self.guard, *callbacks],
         )
+        # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
+        loaded.model.create_or_update_model_card = lambda folder: None
         for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate
             self.remove_callback(built_in)
         if len(self.train_dataset) != len(train_rows):
             raise RuntimeError(f"the trainer kept {len(self.train_dataset)} of {len(train_rows)} rows")
+
+    def create_model_card(self, *args: object, **kwargs: object) -> None:
+        """None here: TRL's says "a fine-tuned version of None". export.py --push writes ours (sft.export.card)."""
 
     def train_from(self, checkpoint: Path | None, num_steps: int) -> None:
         """Train from a checkpoint, or from the beginning, to num_steps, and take up the best weights.

@@ -1,3 +1,4 @@
+import codecs
 import os
 import pty
 import re
@@ -16,6 +17,7 @@ from sft.config.decoding import DECODING
 from sft.conversation import Conversation
 from sft.errors import ModelError
 from sft.models.loading import load_base
+from tests.tiny import make_reciting_model
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "chat.py"
@@ -192,6 +194,7 @@ class Terminal:
 
     def __init__(self, *argv: str) -> None:
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end inside a character
         pid, self.fd = pty.fork()
         if pid == 0:
             os.chdir(ROOT)
@@ -223,7 +226,7 @@ class Terminal:
             raw = os.read(self.fd, 65536)
         except OSError:  # Linux: the other end is closed
             return False
-        text = raw.decode("utf-8", "replace")
+        text = self._decoder.decode(raw)
         self.shown += re.sub(r"\x1b\[\?2004[hl]", "", text)  # readline itself: bracketed paste on and off
         return bool(raw)
 
@@ -232,55 +235,59 @@ class Terminal:
 
 
 @pytest.fixture(scope="module")
-def endless_model(tiny_model_folder, tmp_path_factory) -> Path:
-    """The tiny model, kept from ever writing an end token; its folder."""
-    import torch
-
-    loaded = load_base(str(tiny_model_folder), dtype="fp32")
-    with torch.no_grad():
-        loaded.model.lm_head.weight[list(loaded.chat.end_ids)] = 0.0  # logit 0 among 256 others of either sign
-    folder = tmp_path_factory.mktemp("endless")
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
-    return folder
+def endless_model(tmp_path_factory) -> Path:
+    """A model that never ends an answer: Ctrl-C always comes in time."""
+    return make_reciting_model(tmp_path_factory.mktemp("endless"), "ans\x1b[2J\x9b \x07\x00wer\n", ends=False)
 
 
 @pytest.fixture
 def terminal(endless_model):
-    """chat.py with the endless model, at its first prompt."""
-    opened = Terminal(str(SCRIPT), "--model", str(endless_model), "--decoding", "precise", "--max_new_tokens", "250")
-    opened.wait_for(re.escape("you> "))
-    yield opened
-    opened.close()
+    """open_chat("--seed", "1") starts chat.py with the endless model and waits for its first prompt."""
+    opened = []
+
+    def open_chat(*flags: str) -> Terminal:
+        opened.append(Terminal(str(SCRIPT), "--model", str(endless_model), *flags))
+        opened[-1].wait_for(re.escape("you> "))
+        return opened[-1]
+
+    yield open_chat
+    for each in opened:
+        each.close()
 
 
 def test_in_a_terminal_one_talks_stops_an_answer_edits_a_line_and_leaves_with_ctrl_d(terminal):
-    terminal.type("你好 hello\r")
-    terminal.wait_for("你好 hello\r\n\r*[^\r]")  # the answer has begun
-    terminal.type("\x03")
-    stopped = terminal.wait_for(r"\(\d+ tokens, [\d.]+ tokens/s, stopped\)")
-    assert int(re.findall(r"\((\d+) tokens", stopped)[0]) < 250
-    terminal.wait_for("you> ")
-    terminal.type("/unXX\x7f\x7fdo\r")  # backspace twice
-    terminal.wait_for(r"\(last question forgotten\)")
-    terminal.type("\x1b[A\r")  # arrow up: the line typed last
-    terminal.wait_for(r"\(there is nothing to forget\)")
-    terminal.type("x\r")
-    shown = terminal.wait_for(r"\(250 tokens, [\d.]+ tokens/s, cut off: raise --max_new_tokens for more\)")
-    # The random model writes any byte; not one of those that steer a terminal is shown.
+    chat = terminal("--decoding", "precise", "--max_new_tokens", "90000")
+    chat.type("你好 hello\r")
+    chat.wait_for("ans␛\\[2J.*wer")  # the answer has begun
+    chat.type("\x03")
+    stopped = chat.wait_for(r"\(\d+ tokens, [\d.]+ tokens/s, stopped\)")
+    assert int(re.findall(r"\((\d+) tokens", stopped)[0]) < 90_000
+    chat.wait_for("you> ")
+    chat.type("/unXX\x7f\x7fdo\r")  # backspace twice
+    chat.wait_for(r"\(last question forgotten\)")
+    chat.type("\x1b[A\r")  # arrow up: the line typed last
+    chat.wait_for(r"\(there is nothing to forget\)")
+    chat.wait_for("you> ")
+    chat.type("\x04")
+    assert chat.wait_for_exit() == 0
+
+
+def test_in_a_terminal_bytes_of_the_model_that_steer_it_are_shown_as_text(terminal):
+    chat = terminal("--decoding", "precise", "--max_new_tokens", "20")
+    chat.type("x\r")
+    shown = chat.wait_for(r"\(20 tokens, [\d.]+ tokens/s, cut off: raise --max_new_tokens for more\)")
+    assert "ans␛[2J\\x9b ␇␀wer\r\nans␛\r\n" in shown
     assert re.findall("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", shown) == []
-    terminal.wait_for("you> ")
-    terminal.type("\x04")
-    assert terminal.wait_for_exit() == 0
 
 
 def test_in_a_terminal_ctrl_c_twice_leaves_with_130(terminal):
-    terminal.type("\x03")
-    terminal.wait_for(re.escape("(Ctrl-C once more leaves; so do exit and Ctrl-D)"))
-    terminal.wait_for("you> ")
-    terminal.type("\x03")
-    assert terminal.wait_for_exit() == 130
-    assert terminal.shown.endswith("interrupted\r\n")
+    chat = terminal()
+    chat.type("\x03")
+    chat.wait_for(re.escape("(Ctrl-C once more leaves; so do exit and Ctrl-D)"))
+    chat.wait_for("you> ")
+    chat.type("\x03")
+    assert chat.wait_for_exit() == 130
+    assert chat.shown.endswith("interrupted\r\n")
 
 
 def test_the_embedded_model_says_hello_through_a_pipe(embedded_folder):

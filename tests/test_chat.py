@@ -4,6 +4,7 @@ import pty
 import re
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -197,6 +198,7 @@ class Terminal:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end inside a character
         pid, self.fd = pty.fork()
         if pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it, and so would we
             os.chdir(ROOT)
             os.execve(sys.executable, [sys.executable, *argv], ENVIRONMENT)
         self.pid = pid
@@ -205,7 +207,7 @@ class Terminal:
         """Read until something matches; give and forget everything up to there."""
         deadline = time.monotonic() + timeout_s
         while not (match := re.search(pattern, self.shown)):
-            assert time.monotonic() < deadline, f"never saw {pattern!r}, but {self.shown!r}"
+            assert time.monotonic() < deadline, f"never saw {pattern!r}, but {self.shown[-2000:]!r}"
             self._read()
         before, self.shown = self.shown[: match.end()], self.shown[match.end() :]
         return before
@@ -232,6 +234,11 @@ class Terminal:
 
     def close(self) -> None:
         os.close(self.fd)
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):  # it has ended, and wait_for_exit saw it
+            pass
 
 
 @pytest.fixture(scope="module")

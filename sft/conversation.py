@@ -40,9 +40,9 @@ class Conversation:
 
         Raises PromptError where the turns are not [system?, user, assistant, user, assistant, ...].
         """
-        if not messages:
-            return cls()
-        check_conversation(messages, last_role=messages[-1]["role"] if len(messages) > 1 else "user")
+        if not messages or (len(messages) == 1 and messages[0]["role"] == "system"):
+            return cls(messages[0]["content"] if messages else None)  # nothing was said yet
+        check_conversation(messages, last_role=messages[-1]["role"])
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
         turns = messages[1:] if system is not None else messages
         chat = cls(system)

@@ -75,13 +75,18 @@ def test_a_conversation_comes_back_from_its_messages_with_an_open_question():
     assert chat.messages() == messages[:3]
 
 
+def test_a_conversation_in_which_nothing_was_said_comes_back_too():
+    assert Conversation.from_messages([]).messages() == []
+    assert Conversation.from_messages(Conversation("Be brief.").messages()).system_prompt == "Be brief."
+
+
 @pytest.mark.parametrize(
     "messages",
     [
         [{"role": "assistant", "content": "a"}],
         [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
         [{"role": "user", "content": 7}],
-        [{"role": "system", "content": "only"}],
+        [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}],
     ],
 )
 def test_turns_that_are_no_conversation_are_refused(messages):

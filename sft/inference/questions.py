@@ -58,7 +58,7 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
     messages = conversation_of(row, None, with_answer=False)  # raises for what is missing or of another type
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
         raise PromptError(f"there is nothing to answer in {asked!r}; mend the row")
-    if not text_of(row, asked).strip() if asked != "messages" else False:
+    if asked != "messages" and not text_of(row, asked).strip():
         raise PromptError(f"{asked!r} is empty; mend the row")
     return row
 

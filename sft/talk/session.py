@@ -59,6 +59,7 @@ class Session:
         self.saved_as: Path | None = None  # the file that holds the conversation as it is under a name
         self.is_saved = False
         self._make_writer, self._head_share = make_writer, head_share
+        self._leaves = False  # Ctrl-C came a second time while an answer was being stopped
 
     def run(self) -> None:
         """Read and answer lines until the input ends or the user leaves; Ctrl-C twice raises KeyboardInterrupt."""
@@ -144,7 +145,7 @@ class Session:
             except (UserError, PromptError) as error:  # a question that is too long must not end the conversation
                 say(f"error: {error}")
             except KeyboardInterrupt:
-                if was_interrupted:
+                if was_interrupted or self._leaves:
                     raise
                 was_interrupted = True
             if was_interrupted and not self.reader.is_terminal:
@@ -163,6 +164,7 @@ class Session:
                         self._keep_part(pieces)
                         kept_at = time.monotonic()
             except KeyboardInterrupt:
+                self._leaves = interrupted.is_set()
                 interrupted.set()
             except torch.OutOfMemoryError:
                 raise ModelError("the GPU has no memory left for this answer; /clear, or /set max_new_tokens") from None
@@ -174,6 +176,8 @@ class Session:
         stopped = ", stopped" if interrupted.is_set() else ""
         ending = stopped or ("" if pieces.finished else ", cut off: raise it with /set max_new_tokens")
         say(f"({num_tokens} tokens, {num_tokens / duration_s:.1f} tokens/s{ending})")
+        if self._leaves:
+            raise KeyboardInterrupt
         return interrupted.is_set()
 
     def _keep_part(self, pieces: TextStream) -> None:

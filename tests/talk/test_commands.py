@@ -92,9 +92,7 @@ def test_compare_asks_both_with_one_seed_and_remembers_nothing(tuned_partner, tu
     tuned_partner.answers = [["fine"], ["base\x1b says"], ["tuned says"], ["b"], ["t"]]
     start = tuned_partner.session.start
     tuned_partner.session.start = lambda prompt, decoding: (
-        adapted.append(
-            not tuned_partner.loaded.model.base_model.model.model.layers[0].self_attn.q_proj.disable_adapters
-        ),
+        adapted.append(not layer.disable_adapters),
         start(prompt, decoding),
     )[1]
     tuned_partner.talk("a", "/compare", "/compare other", is_terminal=False)

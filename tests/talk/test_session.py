@@ -114,6 +114,19 @@ def test_a_real_sigint_ends_the_answer_and_not_the_chat(partner, turns, capsys):
     assert ", stopped)\n(Ctrl-C once more leaves; so do exit and Ctrl-D)\n" in capsys.readouterr().err
 
 
+def test_ctrl_c_twice_during_an_answer_leaves_and_keeps_what_was_said(partner):
+    class Interrupting(list):
+        def __iter__(self):
+            yield "one"
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    partner.answers = [Interrupting(["x"])]
+    with pytest.raises(KeyboardInterrupt):
+        partner.talk("count", "never read")
+    assert partner.chats.load(partner.chats.path_of("last")).last.answer == "one"
+
+
 def test_what_is_said_is_on_the_disk_while_it_is_said(partner, monkeypatch):
     monkeypatch.setattr(session_module, "AUTOSAVE_INTERVAL_S", 0.0)
     kept = []

@@ -12,7 +12,9 @@ QUESTIONS = ["天气好吗", "What is LoRA?", "hello", "评论：很好", "2 + 2
 ANSWERS = ["很好", "An adapter.", "hi", "正面", "4"]
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2, texts: Sequence[str] = ()) -> Path:
+def make_tiny_model(
+    folder: Path, *, seed: int = 0, layers: int = 2, texts: Sequence[str] = (), max_context: int = 512
+) -> Path:
     """A random Qwen2-shaped model with a byte-level ChatML tokenizer, saved in transformers' layout (0.2 MB).
 
     texts: what its tokenizer learns up to 41 merges from; without any, a token is a byte.
@@ -38,13 +40,47 @@ def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2, texts: Sequ
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=max_context,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_reciting_model(folder: Path, text: str, *, ends: bool, max_context: int = 100_000) -> Path:
+    """A tiny model that says one text whatever it is asked, drawn or greedy: over and over, or once where it `ends`.
+
+    Layers add nothing, so what comes next depends on the last token alone: a byte of the text is followed by the next
+    one, any other token by the first. So no byte may stand twice in the text, 30 at most; and a newline, with which
+    prompts end, may only be the last byte of a text without end.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    make_tiny_model(folder, max_context=max_context)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    said = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+    assert len(set(said)) == len(said) <= 30, f"a byte stands twice in {text!r}, or it is too long"
+    followers = [*said, "<|im_end|>"] if ends else said
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight  # (V, D) each
+        embeddings.zero_()
+        head.zero_()
+        embeddings[:, 0] = 1.0  # any token: the text begins
+        for place, token_id in enumerate(tokenizer.convert_tokens_to_ids(said)):
+            embeddings[token_id] = torch.nn.functional.one_hot(torch.tensor(place + 1), 32)
+        for place, token_id in enumerate(tokenizer.convert_tokens_to_ids(followers)):
+            head[token_id, place] = 20.0  # a logit of 113 beside zeros: no draw takes another
+        if not ends:
+            head[tokenizer.convert_tokens_to_ids(said[0]), len(said)] = 20.0
+    model.save_pretrained(folder)
     return folder
 
 

@@ -134,9 +134,7 @@ def _read_training_rows(run: Run) -> list[Row]:
     advice = "restore it, or pass --no-leak_check"
     if not path.exists():
         raise DataError(f"{path}: what the run was trained on is gone, so leaks cannot be looked for; {advice}")
-    dataset = open_dataset(
-        path, eval_ratio=trained.eval_ratio, seed=trained.split_seed, on_bad_row=trained.on_bad_row
-    )
+    dataset = open_dataset(path, eval_ratio=trained.eval_ratio, seed=trained.split_seed, on_bad_row=trained.on_bad_row)
     if dataset.sha256 != run.data["sha256"]:
         raise DataError(f"{path}: changed since the run was trained, so leaks cannot be looked for; {advice}")
     return dataset.train

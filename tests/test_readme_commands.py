@@ -7,6 +7,7 @@ import io
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,14 @@ def own_run(newcomer, embedded_folder) -> dict[str, object]:
     return newcomer.read_run("outputs/latest")
 
 
+@pytest.fixture(scope="module")
+def small_run(newcomer, tiny_run) -> dict[str, str]:
+    """Variables that name a run of the tiny model in the clone, which commands may write into, and keep them short."""
+    shutil.copytree(tiny_run, newcomer.clone / "outputs/small")
+    shutil.copytree(tiny_run, newcomer.clone / "outputs/earlier")
+    return {"SFT_RUN": "outputs/small", "SFT_MAX_NEW_TOKENS": "4"}
+
+
 def test_ones_own_file_is_split_and_trained_on(own_run):
     assert (own_run["status"], own_run["base"]["name"]) == ("complete", "embedded")
     assert own_run["data"]["split"] == "by content hash, eval_ratio 0.1, seed 42"
@@ -83,7 +92,31 @@ def test_one_can_talk_with_the_latest_run(newcomer, own_run, capsys):
     newcomer.types("python chat.py", stdin="hello\nexit\n", SFT_MAX_NEW_TOKENS=3)
     out, said = capsys.readouterr()
     assert out.count("\n") >= 1
-    assert re.search(r"^\(3 tokens, [\d.]+ tokens/s, cut off: raise --max_new_tokens for more\)$", said, re.MULTILINE)
+    assert re.search(r"^\(3 tokens, [\d.]+ tokens/s, cut off: raise it with /set max_new_tokens\)$", said, re.MULTILINE)
+
+
+def test_a_run_is_compared_with_an_earlier_one_and_a_condition_is_checked(newcomer, small_run, capsys):
+    newcomer.types("python evaluate.py --baseline outputs/earlier", **small_run)
+    newcomer.types("""python evaluate.py --fail_if 'comparison.outcome == "hurt"'""", **small_run)
+    assert "eval_loss" in capsys.readouterr().out
+    assert (newcomer.clone / "outputs/small/evaluation/report.html").is_file()
+
+
+def test_a_file_is_answered_line_by_line_and_held_out_rows_are_shown(newcomer, small_run, capsys):
+    newcomer.types("python inference.py --file examples/my_dataset.json --output answers.jsonl", **small_run)
+    answers = (newcomer.clone / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(answers) == len(json.loads((ROOT / "examples/my_dataset.json").read_text(encoding="utf-8")))
+    newcomer.types("python inference.py --demo", **small_run)
+    assert capsys.readouterr().out
+
+
+def test_a_run_is_merged_written_as_gguf_and_ready_to_push(newcomer, small_run, capsys):
+    newcomer.types("python export.py --merge", **small_run)
+    newcomer.types("python export.py --gguf q8_0 --modelfile", **small_run)
+    exported = newcomer.clone / "outputs/small/export"
+    assert {path.name for path in exported.iterdir()} >= {"merged", "gguf"}
+    newcomer.types("python export.py --push you/reviews --dry_run", **small_run)
+    assert "adapter_model.safetensors" in capsys.readouterr().out
 
 
 def test_a_row_is_shown_as_the_model_sees_it(newcomer, embedded_folder, capsys):

@@ -62,16 +62,26 @@ class HubServer(ThreadingHTTPServer):
         self._lock = threading.Lock()
 
     def add(
-        self, kind: str, name: str, folder: Path, *, branch: str = "main", token: str | None = None, gated: bool = False
+        self,
+        kind: str,
+        name: str,
+        folder: Path,
+        *,
+        commit: str | None = None,
+        token: str | None = None,
+        gated: bool = False,
     ) -> str:
-        """Make `folder` the newest commit of a repository and return that commit; older ones stay reachable."""
+        """Make `folder` the newest commit of a repository and return that commit; older ones stay reachable.
+
+        `commit`: the name it shall have, where something pins it; else a hash of the content.
+        """
         repository = self.repositories.setdefault((kind, name), Repository(kind, name))
         sha = hashlib.sha1(f"{kind}/{name}".encode())
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             sha.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-        commit = sha.hexdigest()
+        commit = commit or sha.hexdigest()
         repository.commits[commit] = folder
-        repository.branches[branch] = commit
+        repository.branches["main"] = commit
         repository.token, repository.gated = token, gated
         return commit
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from sft.data.records import parse_lines
+from sft.data.mapping import NOTHING, Mapping
+from sft.data.records import BadRecord, GoodRecord, parse_lines
 from sft.data.rows import BadRow, FoundRow, Recognised, convert_records
 from sft.errors import UserError
 
@@ -43,11 +44,27 @@ class LinesChunk:
     task: str | None
     first_line: int
     data: bytes
+    mapping: Mapping = NOTHING
 
     def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
         """The rows of these lines."""
-        records = parse_lines(io.BytesIO(self.data), self.first_line)
+        records = self.mapping.map_records(parse_lines(io.BytesIO(self.data), self.first_line))
         return convert_records(records, self.shown_as, self.task, recognised.setdefault(self.shown_as, Recognised()))
+
+
+@dataclass(frozen=True)
+class RecordsChunk:
+    """Records that are parsed, but not yet mapped and converted."""
+
+    shown_as: str
+    task: str | None
+    records: list[GoodRecord | BadRecord]
+    mapping: Mapping = NOTHING
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows of these records."""
+        found = recognised.setdefault(self.shown_as, Recognised())
+        return convert_records(self.mapping.map_records(self.records), self.shown_as, self.task, found)
 
 
 def batch_rows(rows: Iterable[FoundRow | BadRow]) -> Iterator[RowsChunk]:

@@ -11,7 +11,11 @@ from sft.data.registry import SHIPPED
 from tests.hub_server import HubServer
 
 TOPICS = ("pytorch", "fpga", "plasmid", "sourdough")  # the last is of no topic that a preset asks for
-NEWS_LABELS = ["Agriculture", "Art", "Communication", "Computer", "Economy", "Education", "Electronics", "Energy", "Enviornment", "History", "Law", "Literature", "Medical", "Military", "Mine", "Philosophy", "Politics", "Space", "Sports", "Transport"]
+NEWS_LABELS = (
+    "Agriculture", "Art", "Communication", "Computer", "Economy", "Education", "Electronics", "Energy", "Enviornment",
+    "History", "Law", "Literature", "Medical", "Military", "Mine", "Philosophy", "Politics", "Space", "Sports",
+    "Transport",
+)  # fmt: skip
 
 
 def write_parquet(path: Path, rows: list[dict[str, object]], row_group: int = 100) -> None:

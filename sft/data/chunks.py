@@ -5,9 +5,9 @@ its own (LinesChunk), so that parsing is spread over the processes too. Where th
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sft.data.mapping import NOTHING, Mapping
 from sft.data.records import BadRecord, GoodRecord, parse_lines
@@ -15,6 +15,7 @@ from sft.data.rows import BadRow, FoundRow, Recognised, convert_records
 from sft.errors import UserError
 
 CHUNK_ROWS = 1024
+Item = TypeVar("Item")
 
 
 class Chunk(Protocol):
@@ -58,7 +59,7 @@ class RecordsChunk:
 
     shown_as: str
     task: str | None
-    records: list[GoodRecord | BadRecord]
+    records: Sequence[GoodRecord | BadRecord]
     mapping: Mapping = NOTHING
 
     def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
@@ -69,16 +70,21 @@ class RecordsChunk:
 
 def batch_rows(rows: Iterable[FoundRow | BadRow]) -> Iterator[RowsChunk]:
     """Rows in chunks of CHUNK_ROWS. Where reading fails, the rows before come first, then the error."""
-    batch: list[FoundRow | BadRow] = []
+    return map(RowsChunk, cut(rows))
+
+
+def cut(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Lists of CHUNK_ROWS. Where reading fails, what came before is given first, then the error."""
+    batch: list[Item] = []
     try:
-        for found in rows:
-            batch.append(found)
+        for item in items:
+            batch.append(item)
             if len(batch) == CHUNK_ROWS:
-                yield RowsChunk(batch)
+                yield batch
                 batch = []
     except UserError:
         if batch:
-            yield RowsChunk(batch)
+            yield batch
         raise
     if batch:
-        yield RowsChunk(batch)
+        yield batch

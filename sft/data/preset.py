@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sft.config.layers import nearest_name, read_yaml
 from sft.data.places import PROJECT_ROOT
 from sft.data.quotas import Cell, SplitPlan, largest_remainder, parse_label_quota, scale_plans
-from sft.data.registry import insert_named
-from sft.data.sources import AnySource
+from sft.data.registry import find_entry, insert_named
+from sft.data.sources import AnySource, Source
 from sft.data.sources.strata import Strata
 from sft.errors import ConfigError
 
@@ -168,6 +168,14 @@ def load_preset(name: str, *, registry: Path | None = None, total: int | None = 
     except ValidationError as error:
         raise ConfigError(f"{shown}: {explain_validation(error)}") from None
     return preset if total is None else preset.model_copy(update={"total": total})
+
+
+def make_source(name: str) -> Source:
+    """The source that a registry names; raises ConfigError for an unknown name and a mistake in its entry."""
+    try:
+        return Preset.model_validate({"splits": {}, "sources": {name: find_entry(name)}}).sources[name]
+    except ValidationError as error:
+        raise ConfigError(f"the registry's {explain_validation(error)}") from None
 
 
 def explain_validation(error: ValidationError) -> str:

@@ -188,7 +188,7 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(hub: HubServer, tm
     assert refusal({"id": "owner/two", "config": "esay"}) == (
         "owner/two: no configuration 'esay'; did you mean 'easy'? (it has: easy, hard)"
     )
-    assert refusal({"id": "owner/two", "config": "easy", "split": "tset"}) == (
+    assert refusal({"id": "owner/two", "config": "easy", "hub_split": "tset"}) == (
         "owner/two: no split 'tset'; did you mean 'test'? (it has: train, test)"
     )
     assert refusal({"id": "owner/two", "files": "*.jsonl"}) == (

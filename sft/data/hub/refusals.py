@@ -43,7 +43,7 @@ def find_status(error: BaseException) -> int | None:
     return None
 
 
-def explain_repository(error: BaseException, name: str, revision: str, page: str) -> DataError:
+def explain_repository(error: BaseException, name: str, revision: str, page: str, tries: int) -> DataError:
     """The line for a repository that cannot be opened: unknown, gated, no such revision, wrong token, no network."""
     names = {kind for cause in _chain(error) for kind in _names_of(cause)}
     if "OfflineModeIsEnabled" in names:
@@ -57,7 +57,7 @@ def explain_repository(error: BaseException, name: str, revision: str, page: str
     status = find_status(error)
     if status in (401, 403):
         return DataError(f"{name}: the hub refuses the token (status {status}); check HF_TOKEN")
-    return explain_silence(error, name, 0, 1)
+    return explain_silence(error, name, 0, tries)
 
 
 def explain_silence(error: BaseException, name: str, rows: int, tries: int) -> DataError:
@@ -72,7 +72,7 @@ def explain_silence(error: BaseException, name: str, rows: int, tries: int) -> D
 def explain_content(error: BaseException, name: str, config: str, data_files: list[str]) -> DataError:
     """The line for a repository whose content is not what was asked for: configuration, script, broken file."""
     text = " ".join(str(error).split())
-    listed = re.findall(r"'([^']*)'", text.rpartition("[")[2])
+    listed = re.findall(r"'([^']*)'", text.partition("[")[2].partition("]")[0])
     if text.startswith("Config name is missing"):
         return DataError(f"{name}: it has several configurations; give one as config: {', '.join(listed)}")
     if "BuilderConfig" in text:

@@ -8,6 +8,7 @@ What the clients do by themselves (up to five tries of one request, waiting 1 to
 connection that then still fails is opened again at the last batch of rows, so no row is lost or read twice.
 """
 
+import csv
 import fnmatch
 import functools
 import logging
@@ -29,7 +30,6 @@ WAITS_S = (2.0, 5.0, 10.0)  # before a broken stream is opened again; counted an
 OPENING_WAITS_S = (0.5, 1.0, 2.0)  # nobody should wait long to hear that there is no network
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 PACKED = (".gz", ".zst", ".xz", ".bz2")
-ALWAYS_TEXT = {"dtype": str, "keep_default_na": False}  # CSV cells stay what they are: "001", "NA"
 
 
 class Commit(NamedTuple):
@@ -77,7 +77,8 @@ def _find_commit(endpoint: str, name: str, revision: str | None) -> Commit:
             failed = error
         if not is_transient(failed) or not waits:
             page = f"{endpoint}/datasets/{name}"
-            raise explain_repository(failed, name, revision or "main", page) from None
+            tries = len(OPENING_WAITS_S) - len(waits) + 1
+            raise explain_repository(failed, name, revision or "main", page, tries) from None
         time.sleep(waits.pop(0))
 
 
@@ -157,11 +158,27 @@ def _open_files(part: HubPart) -> "IterableDataset":
     builders = {BUILDERS.get(kind, "") for kind in kinds}
     if len(builders) > 1 or "" in builders:
         raise DataError(f"{part.name}: files of kind {', '.join(sorted(kinds))}; give one of: {', '.join(BUILDERS)}")
-    options: dict[str, object] = {}
-    if builders == {"csv"}:
-        options = ALWAYS_TEXT | ({"sep": "\t"} if kinds == {".tsv"} else {})
     urls = [f"hf://datasets/{part.name}@{part.commit.sha}/{name}" for name in names]
+    options = _keep_cells_as_text(urls[0], "\t" if kinds == {".tsv"} else ",") if builders == {"csv"} else {}
     return datasets.load_dataset(builders.pop(), data_files=urls, split="train", streaming=True, **options)
+
+
+def _keep_cells_as_text(url: str, delimiter: str) -> dict[str, object]:
+    """Options that keep CSV cells what they are, "001" and "NA" too; the client wants each column named for that."""
+    import datasets
+    from huggingface_hub import HfFileSystem
+
+    with HfFileSystem(endpoint=datasets.config.HF_ENDPOINT).open(url, encoding="utf-8-sig", mode="r") as file:
+        header = next(csv.reader(file, delimiter=delimiter), [])
+    features = datasets.Features({column: datasets.Value("string") for column in header})
+    return {"features": features, "keep_default_na": False, "sep": delimiter}
+
+
+def _refuse_guessed_cells(part: HubPart) -> None:
+    files = _data_files(part.commit)
+    if files and all(_suffix_of(name) in (".csv", ".tsv") for name in files):
+        shown = ", ".join(files[:6])
+        raise DataError(f"{part.name}: its rows are CSV; name the files, so that cells like 001 stay text: {shown}")
 
 
 def _explain(error: Exception, part: HubPart) -> DataError:

@@ -12,18 +12,17 @@ A row's place is the data set, configuration and split as far as they are named,
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from sft.console import say
-from sft.data.chunks import CHUNK_ROWS, Chunk, RecordsChunk
+from sft.data.chunks import Chunk, RecordsChunk, cut
 from sft.data.hub.stream import HubPart, find_commit, stream_records
-from sft.data.records import BadRecord, GoodRecord
+from sft.data.records import GoodRecord
 from sft.data.rows import Recognised
 from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
-from sft.errors import UserError
 
 
 class HubDataset(MappedSource):
@@ -60,7 +59,7 @@ class HubDataset(MappedSource):
             part = HubPart(self.id, commit, config, split, self.files)
             shown_as = "/".join([self.id, *(name for name in (config, split) if name)])
             found = itertools.starmap(GoodRecord, itertools.islice(stream_records(part), self.limit))
-            for records in batch_records(found):
+            for records in cut(found):
                 yield RecordsChunk(shown_as, self.task, records, mapping)
 
     def check(self) -> None:
@@ -70,20 +69,3 @@ class HubDataset(MappedSource):
     def origin(self) -> Origin:
         """The repository and the commit that was read, which fixes every file."""
         return Origin(self.id, find_commit(self.id, self.revision).sha, {})
-
-
-def batch_records(records: Iterable[GoodRecord]) -> Iterator[list[GoodRecord | BadRecord]]:
-    """Lists of CHUNK_ROWS records. Where reading fails, those before come first, then the error."""
-    batch: list[GoodRecord | BadRecord] = []
-    try:
-        for record in records:
-            batch.append(record)
-            if len(batch) == CHUNK_ROWS:
-                yield batch
-                batch = []
-    except UserError:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch

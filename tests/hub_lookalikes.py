@@ -1,5 +1,6 @@
 """Small data sets in the layout of those that the presets name, every row made up."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,6 +17,12 @@ NEWS_LABELS = (
     "History", "Law", "Literature", "Medical", "Military", "Mine", "Philosophy", "Politics", "Space", "Sports",
     "Transport",
 )  # fmt: skip
+
+
+def words_of(number: int, count: int = 8) -> str:
+    """Words that no two numbers share, for rows must not be near duplicates of each other: "4b22 7777 d3f1 ..."."""
+    digest = hashlib.sha256(str(number).encode()).hexdigest()
+    return " ".join(digest[start : start + 4] for start in range(0, 4 * count, 4))
 
 
 def write_parquet(path: Path, rows: list[dict[str, object]], row_group: int = 100) -> None:
@@ -50,7 +57,7 @@ def make_slimorca(folder: Path, rows: int = 60) -> Path:
             {
                 "conversations": [
                     {"from": "system", "value": systems[n % 2], "weight": None},
-                    {"from": "human", "value": f"Orca question {n}?", "weight": 0.0},
+                    {"from": "human", "value": f"Orca question {n}: {words_of(n)}?", "weight": 0.0},
                     {"from": "gpt", "value": f"Orca answer {n}.", "weight": 1.0},
                 ]
             }
@@ -68,8 +75,12 @@ def make_pubmedqa(folder: Path, labeled: int = 40, artificial: int = 60) -> Path
             [
                 {
                     "pubid": n,
-                    "question": f"Does drug {n} help ({config})?",
-                    "context": {"contexts": [f"Background {n}.", f"Results {n}."], "labels": ["A", "B"], "meshes": []},
+                    "question": f"Does {config} {n} help {words_of(n + len(config) * 1000)}?",
+                    "context": {
+                        "contexts": [f"Background {n}.", f"Results {words_of(n, 4)}."],
+                        "labels": ["A", "B"],
+                        "meshes": [],
+                    },
                     "long_answer": f"It helps {n} times.",
                     "final_decision": "yes",
                 }
@@ -85,10 +96,10 @@ def make_stack_exchange(folder: Path, rows: int = 120, files: int = 3) -> Path:
     made: list[dict[str, object]] = [
         {
             "qid": n,
-            "question": f"<p>How does <b>{TOPICS[n % 4]}</b> work, case {n}?</p>",
+            "question": f"<p>How does <b>{TOPICS[n % 4]}</b> work, case {n}? {words_of(n)}</p>",
             "answers": [
                 make_answer(1, f"<p>Poor answer {n}</p>", 0, "Bo"),
-                make_answer(2, f"<p>Best answer {n} &amp; <code>x &lt; {n}</code></p>", 4, "Ada"),
+                make_answer(2, f"<p>Best answer {words_of(n, 2)} &amp; <code>x &lt; {n}</code></p>", 4, "Ada"),
             ],
             "metadata": [
                 f"https://example.stackexchange.com/questions/{n}",
@@ -119,12 +130,15 @@ def make_answer(number: int, html: str, score: int, author: str, *, selected: bo
 
 def make_chnsenticorp(folder: Path, rows: int = 40) -> Path:
     """lansinuote/ChnSentiCorp: three splits; every fourth test row stands word for word in train."""
-    train: list[dict[str, object]] = [{"label": n % 2, "text": f"第{n}间房，还可以"} for n in range(rows)]
-    test = [train[n] if n % 4 == 0 else {"label": n % 2, "text": f"第{n}本书，一般"} for n in range(rows // 2)]
+    train: list[dict[str, object]] = [{"label": n % 2, "text": f"第{n}间房，还可以 {words_of(n)}"} for n in range(rows)]
+    test = [
+        train[n] if n % 4 == 0 else {"label": n % 2, "text": f"第{n}本书，一般 {words_of(n + 1000)}"}
+        for n in range(rows // 2)
+    ]
     write_parquet(folder / "data" / "train-00000-of-00001.parquet", train)
     write_parquet(
         folder / "data" / "validation-00000-of-00001.parquet",
-        [{"label": n % 2, "text": f"第{n}台电脑，不错"} for n in range(rows // 2)],
+        [{"label": n % 2, "text": f"第{n}台电脑，不错 {words_of(n + 2000)}"} for n in range(rows // 2)],
     )
     write_parquet(folder / "data" / "test-00000-of-00001.parquet", test)
     return folder
@@ -137,7 +151,7 @@ def make_fudan_news(folder: Path, rows: int = 40, test_rows: int = 20) -> Path:
             folder / f"{name}.jsonl",
             [
                 {
-                    "text": f"{name}文章{n}",
+                    "text": f"{name}文章{n} {words_of(n + len(name) * 1000)}",
                     "category": [NEWS_LABELS[n % 20], NEWS_LABELS[(n + 7) % 20]],
                     "output": NEWS_LABELS[n % 20],
                 }
@@ -160,7 +174,7 @@ def make_chinese_ner(folder: Path, rows: int = 40) -> Path:
     write_jsonl(
         folder / "data" / "ccfbdci.jsonl",
         [
-            {"text": f"张华看见{n}只鸟", "entities": [entity] if n % 3 else [], "data_source": "CCFBDCI"}
+            {"text": f"张华看见{n}只鸟 {words_of(n)}", "entities": [entity] if n % 3 else [], "data_source": "CCFBDCI"}
             for n in range(rows)
         ],
     )

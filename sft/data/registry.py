@@ -36,9 +36,10 @@ def find_entry(name: str, given: Path | None = None) -> Entry:
     for path in find_registries(given):
         known |= _read_registry(path)
     if name not in known:
+        read = ["recipes/datasets.yaml" if path == SHIPPED else str(path) for path in find_registries(given)]
         raise ConfigError(
-            f"no data set {name!r} in {', '.join(path.name for path in find_registries(given))}"
-            f"{nearest_name(name, known)}; name it in datasets.yaml (it has: {', '.join(known)})"
+            f"no data set {name!r} in {', '.join(read)}{nearest_name(name, known)}; known: {', '.join(known)}; "
+            "another one is named in a datasets.yaml of your own"
         )
     entry = known[name]
     if isinstance(entry, ConfigError):

@@ -8,7 +8,7 @@ from sft.data.registry import find_entry
 from sft.data.rows import BadRow, FoundRow
 from sft.data.sources import HubDataset
 from sft.errors import DataError
-from tests.hub_lookalikes import make_slimorca, write_card, write_jsonl, write_parquet
+from tests.hub_lookalikes import make_slimorca, words_of, write_card, write_jsonl, write_parquet
 from tests.hub_server import HubServer
 
 
@@ -35,7 +35,7 @@ def test_slimorca_is_read_as_conversations_with_their_system_text(lookalikes):
             "source": "",
             "task": "chat",
             "messages": [
-                {"role": "user", "content": "Orca question 0?"},
+                {"role": "user", "content": f"Orca question 0: {words_of(0)}?"},
                 {"role": "assistant", "content": "Orca answer 0."},
             ],
         },
@@ -55,7 +55,8 @@ def test_pubmedqa_joins_both_configurations_and_lays_its_input_out(lookalikes):
         "source": "",
         "task": "instruct",
         "instruction": "作为生物医学专家，请基于提供的背景信息详细回答问题。",
-        "input": "背景信息：\nBackground 3.\nResults 3.\n\n问题：Does drug 3 help (pqa_labeled)?",
+        "input": f"背景信息：\nBackground 3.\nResults {words_of(3, 4)}.\n\n"
+        f"问题：Does pqa_labeled 3 help {words_of(11003)}?",
         "output": "It helps 3 times.",
     }
 
@@ -68,16 +69,16 @@ def test_stack_exchange_gives_the_best_answer_as_text_with_its_author(lookalikes
         "id": "",
         "source": "",
         "task": "instruct",
-        "instruction": "How does sourdough work, case 3?",
+        "instruction": f"How does sourdough work, case 3? {words_of(3)}",
         "input": "",
-        "output": "Best answer 3 & `x < 3`",
+        "output": f"Best answer {words_of(3, 2)} & `x < 3`",
         "attribution": "https://example.stackexchange.com/questions/3; "
         "answer by Ada, https://example.stackexchange.com/users/2; CC BY-SA 4.0",
     }
 
 
 def test_reviews_news_and_entities_need_no_adapter(lookalikes):
-    reviews = rows_of(named("chnsenticorp"))
+    reviews = rows_of(named("chnsenticorp", hub_split=["train", "validation"]))
     news = rows_of(named("fudan_news"))
     entities = rows_of(named("chinese_ner"))
 
@@ -199,8 +200,11 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(hub: HubServer, tm
     )
     assert refusal({"id": "owner/bare"}) == "owner/bare: it holds no data files that can be read (files: none)"
     assert refusal({"id": "owner/broken"}).startswith("owner/broken: a data file cannot be read (")
-    hub.fail("api/datasets/owner/two", "401")
-    assert refusal({"id": "owner/two", "config": "hard"}) != ""
+    hub.add("datasets", "owner/forbidden", two)
+    hub.fail("api/datasets/owner/forbidden", "403")
+    assert refusal({"id": "owner/forbidden"}) == (
+        "owner/forbidden: the hub refuses the token (status 403); check HF_TOKEN"
+    )
 
 
 def test_a_token_is_sent_to_the_hub_and_stands_in_no_message(hub, tmp_path, monkeypatch, capsys):

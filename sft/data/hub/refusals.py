@@ -62,7 +62,8 @@ def explain_repository(error: BaseException, name: str, revision: str, page: str
 
 def explain_silence(error: BaseException, name: str, rows: int, tries: int) -> DataError:
     """The line for a hub that does not answer (any more)."""
-    when = f"stopped answering after {rows:,} rows" if rows else "cannot be reached"
+    when = "fails" if find_status(error) else "cannot be reached"
+    when = f"stopped answering after {rows:,} rows" if rows else when
     tried = f", tried {tries} times" if tries > 1 else ""
     return DataError(
         f"{name}: the hub {when} ({name_trouble(error)}{tried}); check the network or HF_ENDPOINT and run it again"

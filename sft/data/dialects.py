@@ -43,7 +43,10 @@ def recognise_dialect(columns: Iterable[str]) -> Dialect:
             return dialect
     known = ", ".join(dialect.name for dialect in DIALECTS)
     shown = ", ".join(sorted(given)[:8]) or "none"
-    raise RowError("unknown_dialect", f"columns ({shown}) fit no known form; expected one of: {known}")
+    raise RowError(
+        "unknown_dialect",
+        f"columns ({shown}) fit no known form; expected one of: {known}; or name them with `columns` in a preset",
+    )
 
 
 def _convert_canonical(record: Record, task: str | None) -> Row:

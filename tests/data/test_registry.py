@@ -46,7 +46,9 @@ def test_an_unknown_name_is_told_the_nearest(folder):
 
     with pytest.raises(ConfigError) as caught:
         find_entry("mina")
-    assert str(caught.value).startswith("no data set 'mina' in recipes/datasets.yaml, datasets.yaml; did you mean 'mine'?")
+    assert str(caught.value).startswith(
+        "no data set 'mina' in recipes/datasets.yaml, datasets.yaml; did you mean 'mine'?"
+    )
     with pytest.raises(ConfigError) as caught:
         find_entry("bare")
     assert str(caught.value) == "datasets.yaml: bare: no 'kind'; write what the source is, as in a preset"

@@ -110,7 +110,7 @@ def stream_records(part: HubPart) -> Iterator[tuple[int, Record]]:
 
 
 def _open_stream(part: HubPart) -> "IterableDataset":
-    """The stream, as Arrow tables: lists of Python rows are made by the batch, ten times as fast as one by one."""
+    """The stream, as Arrow tables: rows are made of them a batch at a time, and its state is known between batches."""
     import datasets
 
     datasets.disable_progress_bars()

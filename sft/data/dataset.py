@@ -18,9 +18,9 @@ from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.places import sha256_of
 from sft.data.preset import make_source
 from sft.data.records import READABLE
-from sft.data.registry import has_entry
+from sft.data.registry import known_names
 from sft.data.rows import BadRow, FoundRow, OnBadRow, RowReader
-from sft.errors import DataError
+from sft.errors import DataError, nearest_name
 
 SHOWN_BAD_ROWS = 5
 
@@ -53,7 +53,7 @@ def open_dataset(
         train, validation, test = (read_split(path, manifest, name) for name in ("train", "validation", "test"))
         return Dataset(train, validation, test, sha256_of(path / MANIFEST), str(path), "as built")
     if not path.exists():
-        if has_entry(str(path)):
+        if str(path) in known_names():
             return _open_named(str(path), eval_ratio, seed, on_bad_row)
         raise _explain_missing(path)
     rows = _read_file(path, on_bad_row)
@@ -70,6 +70,8 @@ def _explain_missing(path: Path) -> DataError:
             f"{path}: no such folder here; if it is a data set of the Hugging Face hub, name it in datasets.yaml "
             f"({path.name}: {{kind: hub, id: {path}}}) and pass --data {path.name}"
         )
+    if near := nearest_name(str(path), known_names()):
+        return DataError(f"{path}: no such folder, file or name of recipes/datasets.yaml{near}")
     flags = "" if path.name == "mixed" else f" --name {path.name}"
     flags += "" if path.parent.name == "data" else f" --data_dir {path.parent}"
     return DataError(f"{path}: no such dataset; run first: python build_dataset.py --preset demo{flags}")

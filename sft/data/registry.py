@@ -47,9 +47,9 @@ def find_entry(name: str, given: Path | None = None) -> Entry:
     return entry
 
 
-def has_entry(name: str) -> bool:
-    """Whether a registry names this data set."""
-    return any(name in _read_registry(path) for path in find_registries())
+def known_names() -> list[str]:
+    """Every name that a registry has."""
+    return list(dict.fromkeys(name for path in find_registries() for name in _read_registry(path)))
 
 
 def insert_named(preset: dict[str, object], given: Path | None, shown: str) -> dict[str, object]:

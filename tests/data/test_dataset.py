@@ -89,6 +89,12 @@ def test_a_data_set_of_the_hub_is_brought_through_the_registry(hub, tmp_path, mo
         "(rows.v1: {kind: hub, id: owner/rows.v1}) and pass --data rows.v1"
     )
 
+    with pytest.raises(DataError) as caught:
+        open_dataset("slimorka")
+    assert str(caught.value) == (
+        "slimorka: no such folder, file or name of recipes/datasets.yaml; did you mean 'slimorca'?"
+    )
+
     for part in ("a", "b"):
         write_jsonl(tmp_path / "d" / f"{part}.jsonl", [{"text": f"{part}{n}", "label": n % 2} for n in range(10)])
     commit = hub.add("datasets", "owner/rows.v1", tmp_path / "d")

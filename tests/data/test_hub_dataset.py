@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sft.data.build import build_dataset
+from sft.data.manifest import BuildOptions
+from sft.data.preset import Preset
 from sft.data.registry import find_entry
 from sft.data.rows import BadRow, FoundRow
 from sft.data.sources import HubDataset
@@ -207,16 +210,19 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(hub: HubServer, tm
     )
 
 
-def test_a_token_is_sent_to_the_hub_and_stands_in_no_message(hub, tmp_path, monkeypatch, capsys):
+def test_a_token_is_sent_to_the_hub_and_stands_in_no_message_and_no_file(hub, tmp_path, monkeypatch, capsys):
     token = "hf_aVerySecretToken"
     monkeypatch.setenv("HF_TOKEN", token)
     hub.add("datasets", "owner/gated", make_slimorca(tmp_path / "d"), token=token, gated=True)
     hub.fail("sharegpt.jsonl", "503", times=2)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
-    rows = rows_of(HubDataset(kind="hub", id="owner/gated"))
+    source = {"kind": "hub", "id": "owner/gated"}
+    preset = Preset.model_validate({"splits": {"train": {"rows": {"orca": 60}}}, "sources": {"orca": source}})
+    manifest = build_dataset(preset, tmp_path / "built", BuildOptions())
 
-    assert len(rows) == 60
+    assert manifest["splits"]["train"] == 60
+    assert not [path for path in (tmp_path / "built").iterdir() if token.encode() in path.read_bytes()]
     assert {request.headers.get("authorization") for request in hub.requests} == {f"Bearer {token}"}
     said = capsys.readouterr()
     assert "owner/gated: HTTP Error 503; retrying in 1s [Retry 1/5]." in said.err

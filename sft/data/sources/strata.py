@@ -5,7 +5,6 @@ strata: {by: label, rows: "正常:15000,暴恐:6000"}            # in this ratio
 strata: {by: topic, shares: {ai: 0.5, ic: 0.5}, topics: {ai: recipes/keywords/ai.txt, ic: [fpga, 集成电路]}}
 """
 
-import functools
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -16,8 +15,6 @@ from sft.data.canonical import Row, answer_of, question_of
 from sft.data.keywords import KeywordSet, read_terms
 from sft.data.places import find_file
 from sft.data.quotas import parse_label_quota
-
-Topics = tuple[tuple[str, KeywordSet], ...]
 
 
 class Strata(BaseModel):
@@ -63,26 +60,26 @@ class Strata(BaseModel):
         """The topics' keyword files, by the name that the preset gives."""
         return {terms: find_file(terms) for terms in (self.topics or {}).values() if isinstance(terms, str)}
 
-    def find_stratum(self, row: Row) -> str:
+
+class StratumFinder:
+    """Strata made ready for use: keyword files read. Raises DataError for a missing file."""
+
+    def __init__(self, strata: Strata) -> None:
+        self._by = strata.by
+        self._topics = [
+            (name, KeywordSet(read_terms(terms) if isinstance(terms, str) else terms))
+            for name, terms in (strata.topics or {}).items()
+        ]
+
+    def find(self, row: Row) -> str:
         """The stratum of a row: its label (of news the right option); "some" or "none" for entities; "zh" or "en" by
-        its characters; the first topic of which it holds a term.
+        its characters; the first topic of which a term stands in question or answer, "" where none does.
         """
-        if self.by == "label":
+        if self._by == "label":
             return str(row.get("label", row.get("output", "") if "category" in row else ""))
-        if self.topics is not None:
-            return _find_topic(_topic_terms(tuple(self.topics.items())), row)
-        if self.by == "entities":
+        if self._by == "topic":
+            text = f"{question_of(row)}\n{answer_of(row)}"
+            return next((name for name, terms in self._topics if terms.find(text) is not None), "")
+        if self._by == "entities":
             return "some" if row.get("entities") else "none"
         return "zh" if any("\u4e00" <= character <= "\u9fff" for character in question_of(row)) else "en"
-
-
-@functools.lru_cache
-def _topic_terms(topics: tuple[tuple[str, tuple[str, ...] | str], ...]) -> Topics:
-    """The keyword set of every topic, made once."""
-    return tuple((name, KeywordSet(read_terms(terms) if isinstance(terms, str) else terms)) for name, terms in topics)
-
-
-def _find_topic(topics: Topics, row: Row) -> str:
-    """The first topic of which a term stands in question or answer; "" where none does."""
-    text = f"{question_of(row)}\n{answer_of(row)}"
-    return next((name for name, terms in topics if terms.find(text) is not None), "")

@@ -1,5 +1,7 @@
 """A stream of the hub that breaks: it goes on where it broke, or ends in one line soon after the last try."""
 
+import logging
+import logging.handlers
 import time
 from pathlib import Path
 
@@ -47,6 +49,8 @@ def test_what_fails_for_a_while_loses_and_repeats_no_row(part, hub, waits, how):
 
 
 def test_a_stream_is_opened_again_where_the_client_gives_up(part, hub, waits, capsys):
+    clients_own = logging.handlers.BufferingHandler(100)
+    logging.getLogger("huggingface_hub").addHandler(clients_own)
     hub.fail("part-1", "503", times=8)  # the client tries six times, the stream is opened again, two more tries fail
 
     found = list(stream_records(part))
@@ -56,6 +60,8 @@ def test_a_stream_is_opened_again_where_the_client_gives_up(part, hub, waits, ca
     assert "owner/rows: status 503 after 768 rows; going on in 2 s" in said
     assert "owner/rows: HTTP Error 503; retrying in 1s [Retry 1/5]." in said
     assert "http://" not in said
+    assert clients_own.buffer == []
+    logging.getLogger("huggingface_hub").removeHandler(clients_own)
 
 
 def test_giving_up_is_one_line_at_once_after_the_last_try(part, hub, waits):

@@ -130,9 +130,10 @@ def test_csv_cells_of_the_hub_stay_text(hub, tmp_path):
 def test_files_are_read_in_the_order_of_the_patterns_and_a_limit_ends_early(hub, tmp_path):
     for name in ("b", "a2", "a1"):
         write_jsonl(tmp_path / "d" / f"{name}.jsonl", [{"text": f"{name} {n}", "label": 1} for n in range(3)])
+    (tmp_path / "d" / "README.txt").write_text("no rows", encoding="utf-8")
     hub.add("datasets", "owner/rows", tmp_path / "d")
 
-    source = HubDataset(kind="hub", id="owner/rows", files=["b.jsonl", "*.jsonl"], limit=5)
+    source = HubDataset(kind="hub", id="owner/rows", files=["b.jsonl", "*"], limit=5)
 
     assert [row.row["text"] for row in rows_of(source)] == ["b 0", "b 1", "b 2", "a1 0", "a1 1"]
 

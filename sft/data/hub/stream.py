@@ -149,7 +149,8 @@ def _open_files(part: HubPart) -> "IterableDataset":
 
     names: list[str] = []
     for pattern in part.files:
-        found = sorted(name for name in part.commit.files if fnmatch.fnmatchcase(name, pattern))
+        data_files = [name for name in part.commit.files if name == pattern or _suffix_of(name) in BUILDERS]
+        found = sorted(name for name in data_files if fnmatch.fnmatchcase(name, pattern))
         if not found:
             there = ", ".join(_data_files(part.commit)[:6]) or "no data files"
             raise DataError(f"{part.name}: no file {pattern!r} at this revision (it has: {there})")

@@ -13,7 +13,7 @@ A row's place is the data set, configuration and split as far as they are named,
 
 import itertools
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -27,6 +27,8 @@ from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
 
 class HubDataset(MappedSource):
     """`kind: hub`, `id: Open-Orca/SlimOrca`, and what of it is read. The token is HF_TOKEN, never a key here."""
+
+    is_remote: ClassVar[bool] = True
 
     kind: Literal["hub"]
     id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         repeat_warnings()
         return
     target = settings.data_dir / settings.name
-    preset = load_preset(settings.preset)
+    preset = load_preset(settings.preset, registry=settings.registry, total=settings.total)
     manifest = build_dataset(preset, target, options, num_proc=settings.num_proc, resume=settings.resume)
     say(summary_table(manifest))
     repeat_warnings()

@@ -15,6 +15,12 @@ class BuildSettings(ResultSettings):
 
     preset: str = Field(default="demo", description="name of a file in recipes/data, or the path of one of your own")
     name: str = Field(default="mixed", pattern=r"^\w[\w.-]*$", description="name of the dataset's folder")
+    total: int | None = Field(
+        default=None, ge=1, description="rows of all splits together: the preset's mixture in another size"
+    )
+    registry: Path | None = Field(
+        default=None, description="names further data sets: a datasets.yaml or LLaMA-Factory's dataset_info.json"
+    )
     data_dir: Path = Field(default=Path("data"), description="folder that holds the datasets")
     seed: int = Field(default=42, description="decides which rows are chosen, their split and their order")
     on_bad_row: Literal["error", "quarantine"] = Field(

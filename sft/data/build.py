@@ -30,6 +30,8 @@ def build_dataset(
     `num_proc` processes parse and filter; `resume` uses the sources that an interrupted build had read. Neither changes
     a byte. Raises DataError for unusable rows (by `on_bad_row`), too many of them, missing files and short sources.
     """
+    for source in preset.sources.values():
+        source.check()  # a missing file is told before hours of reading the others
     cells = preset.cells()
     files = [*preset.decontaminate, *options.decontaminate]
     evaluation = EvaluationTexts.read(dict.fromkeys(files)) if files else None

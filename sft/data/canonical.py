@@ -44,6 +44,7 @@ class Row(TypedDict):
     output: NotRequired[str]  # instruct, news
     system: NotRequired[str]  # instruct; only where the row brings its own
     messages: NotRequired[list[Turn]]  # chat
+    attribution: NotRequired[str]  # any task; who wrote it and where it stands, where a licence asks for that
 
 
 class RowError(Exception):

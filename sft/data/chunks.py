@@ -5,15 +5,17 @@ its own (LinesChunk), so that parsing is spread over the processes too. Where th
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from sft.data.records import parse_lines
+from sft.data.mapping import NOTHING, Mapping
+from sft.data.records import BadRecord, GoodRecord, parse_lines
 from sft.data.rows import BadRow, FoundRow, Recognised, convert_records
 from sft.errors import UserError
 
 CHUNK_ROWS = 1024
+Item = TypeVar("Item")
 
 
 class Chunk(Protocol):
@@ -43,25 +45,46 @@ class LinesChunk:
     task: str | None
     first_line: int
     data: bytes
+    mapping: Mapping = NOTHING
 
     def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
         """The rows of these lines."""
-        records = parse_lines(io.BytesIO(self.data), self.first_line)
+        records = self.mapping.map_records(parse_lines(io.BytesIO(self.data), self.first_line))
         return convert_records(records, self.shown_as, self.task, recognised.setdefault(self.shown_as, Recognised()))
+
+
+@dataclass(frozen=True)
+class RecordsChunk:
+    """Records that are parsed, but not yet mapped and converted."""
+
+    shown_as: str
+    task: str | None
+    records: Sequence[GoodRecord | BadRecord]
+    mapping: Mapping = NOTHING
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows of these records."""
+        found = recognised.setdefault(self.shown_as, Recognised())
+        return convert_records(self.mapping.map_records(self.records), self.shown_as, self.task, found)
 
 
 def batch_rows(rows: Iterable[FoundRow | BadRow]) -> Iterator[RowsChunk]:
     """Rows in chunks of CHUNK_ROWS. Where reading fails, the rows before come first, then the error."""
-    batch: list[FoundRow | BadRow] = []
+    return map(RowsChunk, cut(rows))
+
+
+def cut(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Lists of CHUNK_ROWS. Where reading fails, what came before is given first, then the error."""
+    batch: list[Item] = []
     try:
-        for found in rows:
-            batch.append(found)
+        for item in items:
+            batch.append(item)
             if len(batch) == CHUNK_ROWS:
-                yield RowsChunk(batch)
+                yield batch
                 batch = []
     except UserError:
         if batch:
-            yield RowsChunk(batch)
+            yield batch
         raise
     if batch:
-        yield RowsChunk(batch)
+        yield batch

@@ -107,7 +107,7 @@ def _decisive_facts(source: Source, rules: Rules) -> dict[str, object]:
         "strata": list(rules.stratum_numbers),
         "on_bad_row": rules.on_bad_row,
         "seed": rules.seed,
-        "keyword_files": {name: sha256_of(path) for name, path in source.filters.files().items()},
+        "keyword_files": {name: sha256_of(path) for name, path in source.keyword_files().items()},
         "evaluation": rules.evaluation.files if rules.evaluation else {},
         "signed": rules.signed,
     }

@@ -43,7 +43,10 @@ def recognise_dialect(columns: Iterable[str]) -> Dialect:
             return dialect
     known = ", ".join(dialect.name for dialect in DIALECTS)
     shown = ", ".join(sorted(given)[:8]) or "none"
-    raise RowError("unknown_dialect", f"columns ({shown}) fit no known form; expected one of: {known}")
+    raise RowError(
+        "unknown_dialect",
+        f"columns ({shown}) fit no known form; expected one of: {known}; or name them with `columns` in a preset",
+    )
 
 
 def _convert_canonical(record: Record, task: str | None) -> Row:
@@ -52,7 +55,14 @@ def _convert_canonical(record: Record, task: str | None) -> Row:
         raise RowError("unknown_task", f"task {found!r} is unknown; expected one of: {', '.join(READ_TASK)}")
     row = READ_TASK[found](record)
     row["id"], row["source"] = fields.read_text(record, "id"), fields.read_text(record, "source")
+    _keep_attribution(record, row)
     return row
+
+
+def _keep_attribution(record: Record, row: Row) -> None:
+    attribution = record.get("attribution")
+    if isinstance(attribution, str) and attribution:
+        row["attribution"] = attribution
 
 
 def _convert_labelled(record: Record, task: str | None) -> Row:
@@ -77,6 +87,7 @@ def _convert_news(record: Record, task: str | None) -> Row:
 def _convert_instruct(record: Record, task: str | None) -> Row:
     """instruction/input/output; a `history` of earlier exchanges (LLaMA-Factory) makes it a conversation."""
     row = fields.read_instruct(record)
+    _keep_attribution(record, row)
     history = record.get("history")
     if not history:
         return row
@@ -116,7 +127,7 @@ READ_TASK: dict[str, Callable[[Record], Row]] = {
     "chat": lambda record: fields.make_chat_row(fields.read_list(record, "messages"), None),
 }
 
-_CANONICAL_FIELDS = "text label entities category output instruction input system messages"
+_CANONICAL_FIELDS = "text label entities category output instruction input system messages attribution"
 
 
 def _dialect(name: str, optional: str, convert: Callable[[Record, str | None], Row]) -> Dialect:
@@ -130,7 +141,9 @@ DIALECTS: tuple[Dialect, ...] = (
     _dialect("conversations", "system", _convert_conversations),
     _dialect("text/entities", "", _convert_entities),
     _dialect("text/category/output", "", _convert_news),
-    _dialect("instruction/output", "input system history", _convert_instruct)._replace(name="instruction/input/output"),
+    _dialect("instruction/output", "input system history attribution", _convert_instruct)._replace(
+        name="instruction/input/output"
+    ),
     _dialect("prompt/completion", "system", _convert_prompt_completion),
     _dialect("text/label", "", _convert_labelled),
     _dialect("text_a/label", "", _convert_labelled),

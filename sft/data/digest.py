@@ -22,7 +22,7 @@ from sft.data.filters import Filters, Reason, RowFilter
 from sft.data.ledger import Tally, make_line
 from sft.data.rows import BadRow, OnBadRow, Recognised
 from sft.data.signatures import sign_texts
-from sft.data.sources.base import Strata
+from sft.data.sources.strata import Strata, StratumFinder
 
 LABEL_TASKS = ("sentiment", "sentiment_json", "moderation")  # one text, one right label (news: options differ per row)
 ROW_START = b'{"id":"","source":"",'  # of every row as it is spooled; its id and source are put in when it is written
@@ -77,6 +77,7 @@ class Digester:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._filter = RowFilter(rules.filters)
+        self._strata = StratumFinder(rules.strata) if rules.strata else None
         self._label_keys: dict[str, int] = {}
 
     def digest(self, chunk: Chunk) -> Digest:
@@ -131,7 +132,7 @@ class Digester:
         reason = self._filter.find_reason(row)
         if reason is not None:
             return reason, 0
-        stratum = rules.stratum_numbers.get(rules.strata.find_stratum(row) if rules.strata else "")
+        stratum = rules.stratum_numbers.get(self._strata.find(row) if self._strata else "")
         if stratum is None:
             return Reason("no_quota"), 0
         if rules.evaluation is not None and (held := rules.evaluation.find(row)) is not None:

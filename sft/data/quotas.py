@@ -5,8 +5,9 @@
 A cell is one source's one stratum (reviews labelled 正面, or all of a source without strata).
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 SPLITS = ("train", "validation", "test")
@@ -28,6 +29,28 @@ def largest_remainder(total: int, shares: Sequence[Fraction | int]) -> list[int]
     return parts
 
 
+def parse_label_quota(text: str) -> dict[str, int]:
+    """Rows of each label: "正常:15000,暴恐:6000" -> {"正常": 15000, "暴恐": 6000}; full-width ：and ，will do.
+
+    Raises ValueError where a part is no label:number, or a label stands twice.
+    """
+    quota: dict[str, int] = {}
+    for part in re.split("[,，]", text):
+        label, _, number = (piece.strip() for piece in part.replace("：", ":").rpartition(":"))
+        if not label or not number.isascii() or not number.isdigit():
+            raise ValueError(f"{part.strip()!r} is no label:number; write 正常:15000,暴恐:6000")
+        if label in quota:
+            raise ValueError(f"label {label!r} is given twice")
+        quota[label] = int(number)
+    return quota
+
+
+def scale_plans(plans: Sequence["SplitPlan"], total: int) -> list["SplitPlan"]:
+    """The same mixture with `total` rows in all, the splits in their old ratio."""
+    parts = largest_remainder(total, [plan.total for plan in plans])
+    return [plan.scaled_to(part) for plan, part in zip(plans, parts, strict=True)]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One stratum of one source; `stratum` is "" where the source has none. `share` is its part of the source."""
@@ -44,6 +67,7 @@ class SplitPlan:
     name: str
     rows: dict[str, int]
     source_shares: dict[str, Fraction]
+    stratum_shares: dict[str, dict[str, Fraction]] = field(default_factory=dict)  # where they are this split's own
 
     @property
     def total(self) -> int:
@@ -53,7 +77,7 @@ class SplitPlan:
     def scaled_to(self, total: int) -> "SplitPlan":
         """The same mixture of another size."""
         parts = largest_remainder(total, list(self.source_shares.values()))
-        return SplitPlan(self.name, dict(zip(self.source_shares, parts, strict=True)), self.source_shares)
+        return replace(self, rows=dict(zip(self.source_shares, parts, strict=True)))
 
 
 Quotas = dict[str, list[int]]  # split -> rows of each cell, in the order of the cells
@@ -66,7 +90,9 @@ def divide_over_cells(plans: Sequence[SplitPlan], cells: Sequence[Cell]) -> Quot
         quotas[plan.name] = [0] * len(cells)
         for source, rows in plan.rows.items():
             numbers = [number for number, cell in enumerate(cells) if cell.source == source]
-            for number, part in zip(numbers, largest_remainder(rows, [cells[n].share for n in numbers]), strict=True):
+            own = plan.stratum_shares.get(source)
+            shares = [cells[n].share if own is None else own.get(cells[n].stratum, Fraction(0)) for n in numbers]
+            for number, part in zip(numbers, largest_remainder(rows, shares), strict=True):
                 quotas[plan.name][number] = part
     return quotas
 
@@ -90,8 +116,7 @@ def rescale_plans(plans: Sequence[SplitPlan], cells: Sequence[Cell], available: 
     ratios = [Fraction(available[n], asked_of(quotas, n)) for n in range(len(cells)) if asked_of(quotas, n)]
     total = int(whole * min([Fraction(1), *ratios]))
     while total > 0:
-        parts = largest_remainder(total, [plan.total for plan in plans])
-        shrunk = [plan.scaled_to(part) for plan, part in zip(plans, parts, strict=True)]
+        shrunk = scale_plans(plans, total)
         quotas = divide_over_cells(shrunk, cells)
         if all(asked_of(quotas, number) <= has for number, has in enumerate(available)):
             return shrunk

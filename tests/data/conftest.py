@@ -2,13 +2,43 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.hub_clients import use_hub
+from tests.hub_lookalikes import add_lookalikes
+from tests.hub_server import HubServer
+
 WriteRows = Callable[..., Path]
 WritePackage = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def lookalike_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub with small look-alikes of every data set that the presets name."""
+    with HubServer() as server:
+        add_lookalikes(server, tmp_path_factory.mktemp("lookalikes"))
+        yield server
+
+
+@pytest.fixture
+def lookalikes(
+    lookalike_hub: HubServer, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> HubServer:
+    """The same, and the clients of this process use it."""
+    use_hub(lookalike_hub, tmp_path_factory.getbasetemp() / "hub_home", monkeypatch)
+    lookalike_hub.requests.clear()
+    return lookalike_hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """An empty hub of a test's own, which the clients of this process use."""
+    with HubServer() as server:
+        use_hub(server, tmp_path / "hub_home", monkeypatch)
+        yield server
 
 
 @pytest.fixture

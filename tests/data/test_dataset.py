@@ -9,8 +9,9 @@ from sft.data.build import build_dataset
 from sft.data.content import normalise_text
 from sft.data.manifest import BuildOptions
 from sft.data.preset import Preset
-from sft.errors import DataError
+from sft.errors import ConfigError, DataError
 from tests.data.samples import instruct_rows
+from tests.hub_lookalikes import write_jsonl
 
 
 @pytest.fixture
@@ -66,15 +67,56 @@ def test_a_folder_without_manifest_is_no_dataset(folder):
         ("data/mixed", "python build_dataset.py --preset demo"),
         ("data/small", "python build_dataset.py --preset demo --name small"),
         ("sets/small", "python build_dataset.py --preset demo --name small --data_dir sets"),
+        ("far/off/small", "python build_dataset.py --preset demo --name small --data_dir far/off"),
     ],
 )
 def test_missing_data_says_what_to_run_first(path, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sets").mkdir()
 
     with pytest.raises(DataError) as caught:
         open_dataset(path)
 
     assert str(caught.value) == f"{path}: no such dataset; run first: {command}"
+
+
+def test_a_data_set_of_the_hub_is_brought_through_the_registry(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        open_dataset("owner/rows.v1")
+    assert str(caught.value) == (
+        "owner/rows.v1: no such folder here; if it is a data set of the Hugging Face hub, name it in datasets.yaml "
+        "(rows.v1: {kind: hub, id: owner/rows.v1}) and pass --data rows.v1"
+    )
+
+    with pytest.raises(DataError) as caught:
+        open_dataset("slimorka")
+    assert str(caught.value) == (
+        "slimorka: no such folder, file or name of recipes/datasets.yaml; did you mean 'slimorca'?"
+    )
+
+    for part in ("a", "b"):
+        write_jsonl(tmp_path / "d" / f"{part}.jsonl", [{"text": f"{part}{n}", "label": n % 2} for n in range(10)])
+    commit = hub.add("datasets", "owner/rows.v1", tmp_path / "d")
+    (tmp_path / "datasets.yaml").write_text("rows.v1: {kind: hub, id: owner/rows.v1, files: '*.jsonl'}\n")
+    dataset = open_dataset("rows.v1", eval_ratio=0.2)
+
+    assert (len(dataset.train), len(dataset.validation), dataset.path) == (16, 4, "rows.v1")
+    assert sorted(row["id"] for row in dataset.train + dataset.validation) == sorted(
+        f"rows.v1-{n}" for n in range(1, 21)
+    )
+    assert dataset.split == f"owner/rows.v1 at {commit}, by content hash, eval_ratio 0.2, seed 42"
+    assert dataset == open_dataset("rows.v1", eval_ratio=0.2)
+
+
+def test_a_mistake_in_the_registry_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets.yaml").write_text("mine: {kind: hub, id: owner/rows, flies: x}\n")
+
+    with pytest.raises(ConfigError) as caught:
+        open_dataset("mine")
+
+    assert str(caught.value) == "the registry's sources.mine.flies: no such key; did you mean 'files'?"
 
 
 def test_a_single_file_is_split_by_content_and_the_same_texts_stay_together(write_rows):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sft.data.preset import load_preset, preset_names
+from sft.data.quotas import divide_over_cells
 from sft.errors import ConfigError
 
 SOURCES = """
@@ -59,6 +60,26 @@ def test_shares_are_the_decimals_that_were_written(tmp_path):
             "sources.own: Input tag 'fiel'",
         ),
         ("splits: {train: {total: 1}}", "sources: Field required"),
+        ("total: 0\nsplits: {train: {total: 1}}" + SOURCES, "total: Input should be greater than or equal to 1"),
+        ("splits: {train: {rows: {own: '正常'}}}" + SOURCES, "splits.train.rows: '正常' is no label:number"),
+        ("splits: {train: {rows: {own: {a: -1}}}}" + SOURCES, "splits.train: rows must not be negative"),
+        (
+            "splits: {train: {rows: {own: 'a:1'}}}\n"
+            "sources: {own: {kind: file, path: a, strata: {by: language, shares: {zh: 1}}}}",
+            "sources.own: rows are asked by label, but strata are by language",
+        ),
+        (
+            "splits: {train: {total: 1}}\nsources: {own: {kind: file, path: a, strata: {by: topic, shares: {a: 1}}}}",
+            "'topics' belongs to by: topic, which needs it",
+        ),
+        (
+            "splits: {train: {total: 1}}\nsources: {own: {kind: file, path: a, columns: {output: a}, template: {}}}",
+            "sources.own.template: no such key; did you mean 'templates'?",
+        ),
+        (
+            "splits: {train: {total: 1}}\nsources: {own: {dataset: slimorka, share: 1}}",
+            "sources.own.dataset: no data set 'slimorka' in recipes/datasets.yaml; did you mean 'slimorca'?",
+        ),
         (
             "splits: {train: {total: 1}}\nsources: {own: {kind: file, path: a.jsonl, filters: {max_char: 3}}}",
             "sources.own.filters.max_char: no such key; did you mean 'max_chars'?",
@@ -79,6 +100,41 @@ def test_a_mistake_in_a_preset_is_one_line_that_names_the_place(text, message, t
 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_can_be_asked_of_every_label(tmp_path):
+    preset = load(
+        tmp_path,
+        "splits: {train: {rows: {own: '正常:150，暴恐:60'}}, test: {rows: {own: {暴恐: 5, 歧视: 1}}}}\n"
+        "sources: {own: {kind: file, path: own.jsonl}}",
+    )
+
+    assert [(cell.stratum, str(cell.share)) for cell in preset.cells()] == [
+        ("正常", "25/36"),
+        ("暴恐", "65/216"),
+        ("歧视", "1/216"),
+    ]
+    assert divide_over_cells(preset.plans(), preset.cells()) == {"train": [150, 60, 0], "test": [0, 5, 1]}
+    again = preset.model_validate(preset.model_dump(exclude_defaults=True))
+    assert divide_over_cells(again.plans(), again.cells()) == {"train": [150, 60, 0], "test": [0, 5, 1]}
+
+
+def test_another_total_keeps_splits_and_shares(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("splits: {train: {total: 1800}, validation: {total: 200}}" + SOURCES, encoding="utf-8")
+
+    assert [plan.rows for plan in load_preset(str(path), total=20).plans()] == [
+        {"own": 9, "orca": 5, "pubmed": 4},
+        {"own": 1, "orca": 1, "pubmed": 0},
+    ]
+    assert load_preset(str(path)).plans()[0].total == 1800
+
+
+def test_a_preset_takes_a_named_data_set_and_its_own_keys_win(tmp_path):
+    preset = load(tmp_path, "splits: {train: {total: 1}}\nsources: {a: {dataset: slimorca, share: 1, revision: main}}")
+
+    source = preset.sources["a"].model_dump(exclude_defaults=True)
+    assert source == {"kind": "hub", "id": "Open-Orca/SlimOrca", "share": 1, "revision": "main"}
 
 
 def test_a_mistyped_preset_is_told_the_nearest_name():

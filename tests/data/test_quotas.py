@@ -1,11 +1,22 @@
 """Exact quotas."""
 
+import re
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.data.quotas import Cell, SplitPlan, asked_of, divide_over_cells, largest_remainder, rescale_plans
+from sft.data.quotas import (
+    Cell,
+    SplitPlan,
+    asked_of,
+    divide_over_cells,
+    largest_remainder,
+    parse_label_quota,
+    rescale_plans,
+    scale_plans,
+)
 
 shares = st.lists(st.integers(0, 1000), min_size=1, max_size=8).filter(any)
 
@@ -52,6 +63,53 @@ def test_rescaling_by_a_source_with_two_thirds_of_its_rows_leaves_two_thirds():
     cells = [Cell("own", "", Fraction(1)), Cell("reviews", "", Fraction(1))]
 
     assert rescale_plans(plans, cells, [12, 9999])[0].rows == {"own": 12, "reviews": 588}
+
+
+@given(st.dictionaries(st.text("正常暴恐ab :", min_size=1).filter(str.strip), st.integers(0, 10**6), min_size=1))
+def test_a_quota_per_label_is_read_as_it_was_written(quota):
+    quota = {label.strip(): rows for label, rows in quota.items()}
+
+    assert parse_label_quota(",".join(f" {label} : {rows}" for label, rows in quota.items())) == quota
+    assert parse_label_quota("，".join(f"{label}：{rows}" for label, rows in quota.items())) == quota
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("正常", "'正常' is no label:number; write 正常:15000,暴恐:6000"),
+        ("正常:1,暴恐:", "'暴恐:' is no label:number"),
+        ("正常:-1", "'正常:-1' is no label:number"),
+        (":3", "':3' is no label:number"),
+        ("正常:1,正常:2", "label '正常' is given twice"),
+    ],
+)
+def test_a_quota_that_cannot_be_read_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_label_quota(text)
+
+
+@given(
+    st.integers(1, 10**5),
+    st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 500)), min_size=1, max_size=3),
+)
+def test_quotas_of_labels_are_met_in_every_split_also_when_it_is_scaled(total, quotas):
+    quotas = [quota for quota in quotas if sum(quota.values())]
+    cells = [Cell("own", label, Fraction(1, 3)) for label in "abc"]
+    plans = [label_plan(f"split{number}", quota) for number, quota in enumerate(quotas)]
+
+    exact = divide_over_cells(plans, cells)
+    scaled = scale_plans(plans, total) if plans else []
+
+    assert list(exact.values()) == [[quota.get(label, 0) for label in "abc"] for quota in quotas]
+    assert sum(split.total for split in scaled) == (total if plans else 0)
+    for split, quota, parts in zip(scaled, quotas, divide_over_cells(scaled, cells).values(), strict=True):
+        assert parts == largest_remainder(split.total, [quota.get(label, 0) for label in "abc"])
+
+
+def label_plan(name: str, quota: dict[str, int]) -> SplitPlan:
+    rows = {"own": sum(quota.values())}
+    shares = {"own": {label: Fraction(count) for label, count in quota.items()}}
+    return SplitPlan(name, rows, {"own": Fraction(rows["own"])}, shares)
 
 
 def plan(name: str, rows: dict[str, int]) -> SplitPlan:

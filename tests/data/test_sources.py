@@ -2,10 +2,15 @@
 
 import pytest
 
+from sft.data import open_dataset
+from sft.data.build import build_dataset
 from sft.data.canonical import Row
 from sft.data.filters import Filters, RowFilter
+from sft.data.manifest import BuildOptions
+from sft.data.preset import Preset
 from sft.data.sources import Dialogues, FoundRow, LabelledLines, TaggedNewspaper
-from sft.data.sources.base import BadRow, Strata
+from sft.data.sources.base import BadRow
+from sft.data.sources.strata import Strata, StratumFinder
 from sft.data.sources.tagged_newspaper import make_ner_row, parse_line, split_sentences
 from sft.errors import DataError
 
@@ -165,8 +170,26 @@ def test_bounds_include_their_ends(filters, expected):
 def test_strata_tell_rows_apart_by_label_entities_or_language():
     place = (0, 2, "北京", "LOC")
 
-    assert Strata(by="label", shares={"正面": 1}).find_stratum(sentiment_row("很好")) == "正面"
-    assert Strata(by="entities", shares={"some": 1}).find_stratum(ner_row("北京", place)) == "some"
-    assert Strata(by="entities", shares={"some": 1}).find_stratum(ner_row("你好")) == "none"
-    assert Strata(by="language", shares={"zh": 1}).find_stratum(instruct_row("什么是AI", "x")) == "zh"
-    assert Strata(by="language", shares={"zh": 1}).find_stratum(instruct_row("What is AI", "x")) == "en"
+    assert StratumFinder(Strata(by="label", shares={"正面": 1})).find(sentiment_row("很好")) == "正面"
+    assert StratumFinder(Strata(by="entities", shares={"some": 1})).find(ner_row("北京", place)) == "some"
+    assert StratumFinder(Strata(by="entities", shares={"some": 1})).find(ner_row("你好")) == "none"
+    assert StratumFinder(Strata(by="language", shares={"zh": 1})).find(instruct_row("什么是AI", "x")) == "zh"
+    assert StratumFinder(Strata(by="language", shares={"zh": 1})).find(instruct_row("What is AI", "x")) == "en"
+
+
+def test_topics_are_told_by_their_terms_and_a_changed_list_of_terms_is_read_anew(write_rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = write_rows("own.jsonl", *({"instruction": f"{word}?", "output": "A"} for word in ("gan", "organ", "fpga")))
+    bad = write_rows("bad.jsonl", "{")
+    topics = {"ai": "ai.txt", "ic": ["FPGA", "gan"]}
+    own = {"kind": "file", "path": str(rows), "strata": {"by": "topic", "rows": {"ai": 1, "ic": 1}, "topics": topics}}
+    sources = {"own": own, "bad": {"kind": "file", "path": str(bad)}}
+    preset = Preset.model_validate({"splits": {"train": {"rows": {"own": 2}}}, "sources": sources})
+
+    (tmp_path / "ai.txt").write_text("organ", encoding="utf-8")
+    with pytest.raises(DataError, match=r"bad\.jsonl:1"):
+        build_dataset(preset, tmp_path / "mixed", BuildOptions())
+    (tmp_path / "ai.txt").write_text("Gan", encoding="utf-8")
+    build_dataset(preset, tmp_path / "mixed", BuildOptions(on_bad_row="quarantine"), resume=True)
+
+    assert {row["instruction"] for row in open_dataset(tmp_path / "mixed").train} == {"gan?", "fpga?"}

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sft.data.sources.base import FoundRow, Origin, Source
 from sft.data.sources.dialogues import Dialogues
+from sft.data.sources.hub_dataset import HubDataset
 from sft.data.sources.labelled_lines import LabelledLines
 from sft.data.sources.local_file import LocalFile
 from sft.data.sources.mongodb import MongoDB
@@ -18,6 +19,7 @@ __all__ = [
     "AnySource",
     "Dialogues",
     "FoundRow",
+    "HubDataset",
     "LabelledLines",
     "LocalFile",
     "MongoDB",
@@ -26,4 +28,6 @@ __all__ = [
     "TaggedNewspaper",
 ]
 
-AnySource = Annotated[LocalFile | LabelledLines | TaggedNewspaper | Dialogues | MongoDB, Field(discriminator="kind")]
+AnySource = Annotated[
+    LocalFile | HubDataset | LabelledLines | TaggedNewspaper | Dialogues | MongoDB, Field(discriminator="kind")
+]

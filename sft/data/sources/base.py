@@ -7,14 +7,15 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sft.data.canonical import Row, question_of
 from sft.data.chunks import Chunk, batch_rows
 from sft.data.filters import Filters
+from sft.data.mapping import Mapping, Tags
 from sft.data.places import package_folder, package_version, sha256_of
 from sft.data.rows import BadRow, FoundRow
+from sft.data.sources.strata import Strata
 from sft.errors import DataError
 
-__all__ = ["BadRow", "FoundRow", "Origin", "Source", "Strata"]
+__all__ = ["BadRow", "FoundRow", "MappedSource", "Origin", "Source", "Strata"]
 
 
 class Origin(NamedTuple):
@@ -23,30 +24,6 @@ class Origin(NamedTuple):
     id: str
     revision: str
     files: dict[str, str]
-
-
-class Strata(BaseModel):
-    """Parts of one source with exact shares, told apart by the label, by having entities, or by language."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    by: Literal["label", "entities", "language"]
-    shares: dict[str, float] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> "Strata":
-        total = sum(Fraction(str(share)) for share in self.shares.values())
-        if total != 1 or min(self.shares.values()) < 0:
-            raise ValueError(f"strata shares add up to {float(total):g}, expected 1")
-        return self
-
-    def find_stratum(self, row: Row) -> str:
-        """The stratum of a row: its label; "some" or "none" for entities; "zh" or "en" by its characters."""
-        if self.by == "label":
-            return str(row.get("label", ""))
-        if self.by == "entities":
-            return "some" if row.get("entities") else "none"
-        return "zh" if any("\u4e00" <= character <= "\u9fff" for character in question_of(row)) else "en"
 
 
 class Source(BaseModel):
@@ -63,6 +40,7 @@ class Source(BaseModel):
     split: Literal["train", "validation", "test"] | None = None  # the publisher's own: rows go there and nowhere else
     max_rows_per_text: int | None = Field(default=None, ge=1)  # rows that ask the same, e.g. 1: one answer a question
     on_bad_row: Literal["error", "quarantine"] | None = None  # overrides the flag, for defects that are not the user's
+    needs: str | None = None  # what the user has to bring: said where it is not there
 
     def read(self) -> Iterator[FoundRow | BadRow]:
         """Every row in the order of the files, without id and source; what cannot be used as a BadRow."""
@@ -76,11 +54,37 @@ class Source(BaseModel):
         """Id, revision and file hashes for the manifest; an interrupted build is resumed where they are unchanged."""
         raise NotImplementedError
 
+    def keyword_files(self) -> dict[str, Path]:
+        """The keyword files of filters and strata, by the name that the preset gives: they decide what is kept."""
+        return self.filters.files() | (self.strata.files() if self.strata else {})
+
+    def check(self) -> None:
+        """Raise DataError or ConfigError where it is plain, before anything is read, that this cannot be read."""
+
     def cell_shares(self) -> list[tuple[str, Fraction]]:
         """The strata with their shares of this source: [("正面", 1/2), ("负面", 1/2)]; [("", 1)] without strata."""
         if self.strata is None:
             return [("", Fraction(1))]
-        return [(stratum, Fraction(str(share))) for stratum, share in self.strata.shares.items()]
+        return list(self.strata.parts().items())
+
+
+class MappedSource(Source):
+    """A source of records, whose columns may have other names than the reader knows (see sft/data/mapping.py)."""
+
+    columns: dict[str, str] = {}
+    templates: dict[str, str] = {}
+    tags: Tags | None = None
+    adapter: str | None = None
+    task: Literal["sentiment", "sentiment_json", "moderation"] | None = None
+
+    @model_validator(mode="after")
+    def _check_mapping(self) -> "MappedSource":
+        self.mapping()
+        return self
+
+    def mapping(self) -> Mapping:
+        """What this source says about its records."""
+        return Mapping(columns=self.columns, templates=self.templates, tags=self.tags, adapter=self.adapter)
 
 
 class PackagedSource(Source):

@@ -1,0 +1,233 @@
+"""The rows of a hub data set at one commit, in the order of its files; a stream that breaks goes on where it broke.
+
+commit = find_commit("qiaojin/PubMedQA", None)                       # 40 hex digits; what `main` is now
+part = HubPart("qiaojin/PubMedQA", commit.sha, config="pqa_labeled", split="train")
+for number, record in stream_records(part): ...                      # 1, {"pubid": 21645374, "question": ...}
+
+What the clients do by themselves (up to five tries of one request, waiting 1 to 8 seconds) is told in a line each; a
+connection that then still fails is opened again at the last batch of rows, so no row is lost or read twice.
+"""
+
+import csv
+import fnmatch
+import functools
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from sft.console import say
+from sft.data.fields import Record
+from sft.data.hub.refusals import explain_content, explain_repository, explain_silence, is_transient, name_trouble
+from sft.errors import DataError, nearest_name
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+BATCH_ROWS = 256  # what is held in memory, and read again after a break
+WAITS_S = (2.0, 5.0, 10.0)  # before a broken stream is opened again; counted anew after every batch that arrives
+OPENING_WAITS_S = (0.5, 1.0, 2.0)  # nobody should wait long to hear that there is no network
+BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
+PACKED = (".gz", ".zst", ".xz", ".bz2")
+
+
+class Commit(NamedTuple):
+    """A commit of a repository and the names of its files."""
+
+    sha: str
+    files: tuple[str, ...]
+
+
+class HubPart(NamedTuple):
+    """What is read of a repository: one configuration's split, or the files named."""
+
+    name: str
+    commit: Commit
+    config: str | None = None
+    split: str | None = None  # train, or the only one there is
+    files: tuple[str, ...] = ()
+
+
+def find_commit(name: str, revision: str | None) -> Commit:
+    """The commit that a revision (a branch, tag or commit; default `main`) means now. Raises DataError in one line.
+
+    Asked once in a process, so that all of a build reads one commit whatever is pushed meanwhile.
+    """
+    from huggingface_hub import constants
+
+    return _find_commit(constants.ENDPOINT, name, revision)
+
+
+@functools.lru_cache
+def _find_commit(endpoint: str, name: str, revision: str | None) -> Commit:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    waits = list(OPENING_WAITS_S)
+    while True:
+        try:
+            info = HfApi(endpoint=endpoint).dataset_info(name, revision=revision, timeout=10)
+            return Commit(str(info.sha), tuple(file.rfilename for file in info.siblings or ()))
+        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, RuntimeError) as error:
+            failed: BaseException = error
+        except Exception as error:
+            if not is_transient(error):  # httpx's errors share no ancestor with the others
+                raise
+            failed = error
+        if not is_transient(failed) or not waits:
+            page = f"{endpoint}/datasets/{name}"
+            tries = len(OPENING_WAITS_S) - len(waits) + 1
+            raise explain_repository(failed, name, revision or "main", page, tries) from None
+        time.sleep(waits.pop(0))
+
+
+def stream_records(part: HubPart) -> Iterator[tuple[int, Record]]:
+    """Every row with its number, from 1. Raises DataError where it cannot be opened or the hub falls silent."""
+    with _tell_retries(part.name):
+        stream = _open_stream(part)
+        state, number, tries = stream.state_dict(), 0, 0
+        while True:
+            try:
+                for batch in stream.iter(batch_size=BATCH_ROWS):
+                    for record in batch.to_pylist():
+                        number += 1
+                        yield number, record
+                    state, tries = stream.state_dict(), 0
+                return
+            except GeneratorExit:
+                raise
+            except Exception as error:
+                if not is_transient(error):
+                    raise _explain(error, part) from None
+                failed = error
+            if tries == len(WAITS_S):
+                raise explain_silence(failed, part.name, number, tries + 1) from None
+            say(f"{part.name}: {name_trouble(failed)} after {number:,} rows; going on in {WAITS_S[tries]:g} s")
+            time.sleep(WAITS_S[tries])
+            tries += 1
+            stream.load_state_dict(state)
+
+
+def _open_stream(part: HubPart) -> "IterableDataset":
+    """The stream, as Arrow tables: rows are made of them a batch at a time, and its state is known between batches."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.config.STREAMING_READ_MAX_RETRIES = 1  # its own are silent and take 20 x 20 s; ours follow
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
+    waits = list(OPENING_WAITS_S)
+    while True:
+        try:
+            if part.files:
+                return _open_files(part).with_format("arrow")
+            splits = datasets.load_dataset(part.name, part.config, revision=part.commit.sha, streaming=True)
+            return splits[_choose_split(part, list(splits))].with_format("arrow")
+        except DataError:
+            raise
+        except Exception as error:
+            if not is_transient(error):
+                raise _explain(error, part) from None
+            failed = error
+        if not waits:
+            raise explain_silence(failed, part.name, 0, len(OPENING_WAITS_S) + 1) from None
+        time.sleep(waits.pop(0))
+
+
+def _choose_split(part: HubPart, there: list[str]) -> str:
+    wanted = part.split or ("train" if "train" in there or len(there) > 1 else there[0])
+    if wanted not in there:
+        raise DataError(f"{part.name}: no split {wanted!r}{nearest_name(wanted, there)} (it has: {', '.join(there)})")
+    return wanted
+
+
+def _open_files(part: HubPart) -> "IterableDataset":
+    """The files named, in the order of their names within each pattern; `*` also spans folders."""
+    import datasets
+
+    names: list[str] = []
+    for pattern in part.files:
+        data_files = [name for name in part.commit.files if name == pattern or _suffix_of(name) in BUILDERS]
+        found = sorted(name for name in data_files if fnmatch.fnmatchcase(name, pattern))
+        if not found:
+            there = ", ".join(_data_files(part.commit)[:6]) or "no data files"
+            raise DataError(f"{part.name}: no file {pattern!r} at this revision (it has: {there})")
+        names += [name for name in found if name not in names]
+    kinds = {_suffix_of(name) for name in names}
+    builders = {BUILDERS.get(kind, "") for kind in kinds}
+    if len(builders) > 1 or "" in builders:
+        raise DataError(f"{part.name}: files of kind {', '.join(sorted(kinds))}; give one of: {', '.join(BUILDERS)}")
+    urls = [f"hf://datasets/{part.name}@{part.commit.sha}/{name}" for name in names]
+    options = _keep_cells_as_text(urls[0], "\t" if kinds == {".tsv"} else ",") if builders == {"csv"} else {}
+    return datasets.load_dataset(builders.pop(), data_files=urls, split="train", streaming=True, **options)
+
+
+def _keep_cells_as_text(url: str, delimiter: str) -> dict[str, object]:
+    """Options that keep CSV cells what they are, "001" and "NA" too; the client wants each column named for that."""
+    import datasets
+    from huggingface_hub import HfFileSystem
+
+    with HfFileSystem(endpoint=datasets.config.HF_ENDPOINT).open(url, encoding="utf-8-sig", mode="r") as file:
+        header = next(csv.reader(file, delimiter=delimiter), [])
+    features = datasets.Features({column: datasets.Value("string") for column in header})
+    return {"features": features, "keep_default_na": False, "sep": delimiter}
+
+
+def _refuse_guessed_cells(part: HubPart) -> None:
+    files = _data_files(part.commit)
+    if files and all(_suffix_of(name) in (".csv", ".tsv") for name in files):
+        shown = ", ".join(files[:6])
+        raise DataError(f"{part.name}: its rows are CSV; name the files, so that cells like 001 stay text: {shown}")
+
+
+def _explain(error: Exception, part: HubPart) -> DataError:
+    return explain_content(error, part.name, part.config or "default", _data_files(part.commit))
+
+
+def _data_files(commit: Commit) -> list[str]:
+    return [name for name in commit.files if _suffix_of(name) in BUILDERS]
+
+
+def _suffix_of(name: str) -> str:
+    """The kind of a file, packed or not: ".jsonl" of data/train.jsonl.gz."""
+    for packing in PACKED:
+        name = name.removesuffix(packing)
+    return name[name.rfind(".") :].lower() if "." in name else ""
+
+
+class _Teller(logging.Handler):
+    """Turns the client's two warnings a retry (with the address asked for) into one line without it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.WARNING)
+        self._name = name
+        self._trouble = "no answer"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep what went wrong, tell it when the wait begins."""
+        text = record.getMessage()
+        if text.startswith("Retrying in"):
+            say(f"{self._name}: {self._trouble}; {text[0].lower()}{text[1:]}")
+        elif " thrown while requesting" in text:
+            self._trouble = text.partition(" thrown while requesting")[0].strip("'\"") or "no answer"
+
+
+@contextmanager
+def _tell_retries(name: str) -> Iterator[None]:
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    quiet = [logging.getLogger(other) for other in ("datasets", "huggingface_hub.repocard", "fsspec")]
+    levels = [other.level for other in quiet]
+    teller, propagate = _Teller(name), logger.propagate
+    logger.addHandler(teller)
+    logger.propagate = False
+    for other in quiet:
+        other.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+        logger.propagate = propagate
+        for other, level in zip(quiet, levels, strict=True):
+            other.setLevel(level)

@@ -95,7 +95,10 @@ def test_in_a_terminal_one_talks_stops_an_answer_edits_a_line_saves_and_leaves(o
 
 
 def test_in_a_terminal_a_chat_that_was_killed_is_taken_up_again_and_ctrl_c_twice_leaves_with_130(open_chat):
-    chat = open_chat("--max_new_tokens", "20")
+    chat = open_chat()
+    chat.type("/set max_new_tokens 20\r")
+    chat.wait_for(r"\(max_new_tokens = 20\)")
+    chat.wait_for("you>")
     chat.type("remember me\r")
     chat.wait_for("cut off: raise it with /set max_new_tokens")
     chat.wait_for("you>")

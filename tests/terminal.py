@@ -2,12 +2,9 @@
 
 import codecs
 import fcntl
-import io
-import multiprocessing
 import os
 import pty
 import re
-import runpy
 import select
 import signal
 import struct
@@ -18,10 +15,8 @@ from pathlib import Path
 
 from tests.commands import ROOT
 
-# Started once, with what takes seconds to import; each script is a fork of it.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["sft.talk.session", "sft.console.markdown", "prompt_toolkit", "tests.terminal"])
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": ""}
+OURS = {"OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")} | OURS
 
 
 class Terminal:
@@ -30,14 +25,15 @@ class Terminal:
     def __init__(self, *argv: str, cwd: Path = ROOT, columns: int = 90, lines: int = 40) -> None:
         self.shown = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end inside a character
-        self.fd, far_end = pty.openpty()
-        fcntl.ioctl(far_end, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        arguments = (os.ttyname(far_end), [str(ROOT / argv[0]), *argv[1:]], str(cwd))
-        self.process = SERVER.Process(target=run_script, args=arguments, daemon=True)
-        self.process.start()
-        self._far_end = far_end  # open, so that the terminal is there before the script is
+        self._exit_code: int | None = None
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it, and so would we
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+            os.chdir(cwd)
+            os.execve(sys.executable, [sys.executable, str(ROOT / argv[0]), *argv[1:]], ENVIRONMENT)
 
-    def wait_for(self, pattern: str, timeout_s: float = 120) -> str:
+    def wait_for(self, pattern: str, timeout_s: float = 240) -> str:
         """Read until something matches; give and forget everything up to there."""
         deadline = time.monotonic() + timeout_s
         while not (match := re.search(pattern, self.shown)):
@@ -52,52 +48,36 @@ class Terminal:
 
     def kill(self) -> None:
         """kill -9, as a crash would."""
-        self.process.kill()
-        self.process.join()
+        if self._exit_code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._reap()
 
     def wait_for_exit(self) -> int:
         """Exit code, once it has ended and all that it showed is read."""
         while self._read():
             pass
-        self.process.join()
-        assert self.process.exitcode is not None
-        return self.process.exitcode
+        return self._reap()
 
     def close(self) -> None:
         """Leave nothing running."""
         self.kill()
-        os.close(self._far_end)
         os.close(self.fd)
+
+    def _reap(self) -> int:
+        if self._exit_code is None:
+            self._exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._exit_code
 
     def _read(self) -> bool:
         """False once the script has ended and everything is read."""
-        if not select.select([self.fd], [], [], 0.05)[0]:
-            return self.process.is_alive()
-        self.shown += self._decoder.decode(os.read(self.fd, 65536))
-        return True
-
-
-def run_script(terminal: str, argv: list[str], cwd: str) -> None:
-    """In a fork of the server: become the script, with the terminal as its own."""
-    os.setsid()
-    fd = os.open(terminal, os.O_RDWR)
-    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)  # Ctrl-C reaches it
-    for number in (0, 1, 2):
-        os.dup2(fd, number)
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")  # type: ignore[arg-type]
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", write_through=True)  # type: ignore[arg-type]
-        for number in (1, 2)
-    )
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name, value in ENVIRONMENT.items():
-        if value:
-            os.environ[name] = value
-        else:
-            os.environ.pop(name, None)
-    os.chdir(cwd)
-    sys.argv = argv
-    runpy.run_path(argv[0], run_name="__main__")
+        if not select.select([self.fd], [], [], 0.2)[0]:
+            return True
+        try:
+            raw = os.read(self.fd, 65536)
+        except OSError:  # Linux: the other end is closed
+            return False
+        self.shown += self._decoder.decode(raw)
+        return bool(raw)
 
 
 class Screen:

@@ -136,6 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"files": files})
         elif rest[:1] == ["commit"]:
             self._commit(repo_id, repository, body)
+        elif rest[:1] == ["tree"]:
+            files = repository.files.items()
+            listing = [
+                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for name, content in sorted(files)
+            ]
+            self._send(200, listing)
         else:  # repository info, with or without a revision
             siblings = [{"rfilename": name} for name in sorted(repository.files)]
             info = {"_id": "1", "id": repo_id, "modelId": repo_id, "sha": repository.sha, "tags": [], "downloads": 0}

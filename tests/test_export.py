@@ -1,9 +1,7 @@
-"""`python export.py` as a process."""
+"""`python export.py`: its settings, and one command from a run to files. tests/export has the parts."""
 
 import json
-import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -31,18 +29,11 @@ def test_settings_that_ask_for_nothing_or_the_impossible_are_refused(flags, mess
         load_settings(ExportSettings, flags)
 
 
-def test_a_run_is_merged_and_converted_by_one_command(tiny_run, tmp_path):
+def test_a_run_is_merged_and_converted_by_one_command(tiny_run, tmp_path, capsys):
     flags = ["--run", str(tiny_run), "--merge", "--gguf", "f16,q4_k_m", "--num_prompts", "3", "--max_new_tokens", "4"]
-    done = subprocess.run(
-        [sys.executable, "export.py", *flags, "--json", "--output_dir", str(tmp_path / "out")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    runpy.run_path(str(ROOT / "export.py"))["main"]([*flags, "--json", "--output_dir", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    result = json.loads(out)
     assert (result["run"], list(result["gguf"])) == ("run", ["f16", "q4_k_m"])
-    assert "top-1 agreement" in done.stderr
+    assert "top-1 agreement" in err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["export.json", "gguf", "merged"]

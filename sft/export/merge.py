@@ -5,7 +5,9 @@ save_merged(loaded, folder, torch.bfloat16, template)
 reloaded = load_merged(folder, loaded)
 """
 
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -66,7 +68,8 @@ def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template:
     model.config.eos_token_id, model.config.pad_token_id = turn_end, chat.pad_id
     model.generation_config.eos_token_id = list(chat.end_ids)
     model.generation_config.pad_token_id = chat.pad_id
-    model.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD_SIZE)
+    with redirect_stderr(StringIO()):  # a progress bar of transformers' that no setting switches off
+        model.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD_SIZE)
     tokenizer.eos_token = TURN_END
     if TEXT_END in chat.encoder.control_tokens:
         tokenizer.pad_token = TEXT_END

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sft.export.k_quants import quantise_q4_k, quantise_q6_k
@@ -39,6 +39,7 @@ def test_the_bytes_are_ggmls_but_for_near_ties_and_lose_no_more(quantise, kind, 
     assert (found[0] == expected[0]).all()  # zeros
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-30, 1e-6, 0.02, 1.0, 1e4]))
 def test_what_is_read_back_is_near_what_was_written(seed, scale):
     weights = torch.randn((2, 512), generator=torch.Generator().manual_seed(seed)) * scale

@@ -44,7 +44,8 @@ def test_merged_weights_of_this_very_run_are_served_instead(run):
     (run.path / "export" / "export.json").write_text(json.dumps(record))
     expected = ["vllm", "serve", str(merged), "--served-model-name", "shop", "--host", "127.0.0.1", "--port", "8000"]
     assert build_command(run, ServeSettings(name="shop"))[:9] == expected
-    run.adapter = "sha256 of another training"
+    record["merged"]["adapter"] = "sha256 of another training"
+    (run.path / "export" / "export.json").write_text(json.dumps(record))
     assert "--enable-lora" in build_command(run, ServeSettings())
 
 

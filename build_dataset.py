@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     if settings.dry_run:
         previews = preview_sources(load_preset(settings.preset), options, settings.dry_run)
         found = {name: preview.to_json() for name, preview in previews.items()}
+        say("a sample: of duplicates it shows only those whose twin was sampled too")
         print(to_json(found) if settings.json_output else preview_table(previews))
         repeat_warnings()
         return

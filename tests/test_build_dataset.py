@@ -122,7 +122,7 @@ def test_the_yield_of_the_demo_is_foreseen_without_writing(tmp_path):
     }
     for entry in found.values():
         assert entry["sampled"] == entry["usable"] + sum(entry["left_out"].values())
-    assert 0.1 < found["reviews"]["usable"] / 400 < 0.35  # 7,099 of 35,123 rows pass the filters and are no duplicates
+    assert 0.1 < found["reviews"]["usable"] / 400 < 0.35  # 7,701 of 35,123 rows pass the filters
     assert list(tmp_path.iterdir()) == []
 
 

@@ -56,9 +56,9 @@ class Collection:
         with SpoolWriter(folder) as spool, progress(description=f"read {name}", unit="row") as bar:
             for digest in workers.digest(name, iter(source.chunks())):
                 spool.append(digest)
-                bar.update(digest.tally.read)
                 _merge_recognised(recognised, digest)
                 bar.note(self._describe_share(name, spool.tally))
+                bar.update(digest.tally.read)
                 self._check_bad_rows(source, spool.tally.quarantined.total(), spool.bad_rows)
                 if digest.failed is not None:
                     raise digest.failed.to_error()
@@ -71,7 +71,7 @@ class Collection:
         """How much of the quota the rows read so far could fill: `124 usable, 18% of 695 asked`."""
         asked = sum(plan.rows.get(name, 0) for plan in self._preset.plans())
         usable = tally.read - tally.dropped.total() - tally.quarantined.total()
-        return f"{usable:,} usable" + (f", {usable / asked:.0%} of {asked:,} asked" if asked else "")
+        return f"{usable:,} usable" + (f", {min(1, usable / asked):.0%} of {asked:,} asked" if asked else "")
 
     def _check_bad_rows(self, source: Source, more: int, bad_rows: list[BadRow]) -> None:
         limit = self._options.max_bad_rows

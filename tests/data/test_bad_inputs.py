@@ -114,7 +114,7 @@ def test_the_commands_themselves_end_in_one_line_and_exit_code_2(script, name):
     CORPUS[name](Path(name))
 
     command = [sys.executable, str(ROOT / script), "--data", name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     said = EXPECTED[name][1][0]
     if name in WITH_BAD_ROWS:

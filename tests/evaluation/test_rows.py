@@ -125,7 +125,7 @@ def test_a_dataset_folder_gives_its_test_rows(run, tmp_path, monkeypatch):
     folder = tmp_path / "built"
     rows = {"train": ROWS[:2], "validation": ROWS[2:4], "test": ROWS[4:]}
     dataset = SimpleNamespace(**rows, sha256=run.data["sha256"], path=str(folder), split="as built")
-    monkeypatch.setattr("sft.evaluation.rows.open_dataset", lambda path, eval_ratio, seed: dataset)
+    monkeypatch.setattr("sft.evaluation.rows.open_dataset", lambda path, **how: dataset)
     same = replace(run, data={**run.data, "path": str(folder)})
     assert select_rows(same, settings_of()).split == "test"
     assert select_rows(same, settings_of("--split", "validation")).rows == ROWS[2:4]

@@ -25,8 +25,8 @@ from sft.data.quotas import SPLITS, Cell
 from sft.data.selection import DEALING_ORDER, NOT_CHOSEN, find_conflicts, find_duplicates, find_held_out, find_surplus
 from sft.data.signatures import SignatureFile
 from sft.data.splits_apart import SplitGuard, make_is_near
-from sft.errors import DataError
 from sft.data.spool import Spool
+from sft.errors import DataError
 
 # Why a candidate is not chosen, and what the ledger says of the row it repeats, if there is one.
 REASONS = {

@@ -165,3 +165,25 @@ def test_help_answers_fast_and_without_numpy():
     assert done.returncode == 0
     assert "--on_shortage" in done.stdout
     assert not [line for line in done.stderr.splitlines() if line.rpartition("|")[2].strip() in ("numpy", "torch")]
+
+
+def test_evaluation_files_named_on_the_command_line_are_kept_out_of_the_dataset(tmp_path):
+    rows = [{"instruction": f"第{number}个问题：怎样训练一个小模型？", "output": "答"} for number in "一二三四五"]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for name, row in (("first", rows[1]), ("second", rows[3])):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    source = {"kind": "file", "path": str(tmp_path / "own.jsonl")}
+    preset = {"splits": {"train": {"rows": {"own": 3}}}, "sources": {"own": source}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(preset), encoding="utf-8")  # JSON is YAML
+    flags = ["--preset", str(tmp_path / "mine.yaml"), "--data_dir", str(tmp_path / "data"), "--num_proc", "2", "--json"]
+    held_out = [str(tmp_path / "first.jsonl"), str(tmp_path / "second.jsonl")]
+
+    done = run_script(*flags, "--decontaminate", held_out[0], "--decontaminate", held_out[1])
+
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert manifest["sources"]["own"]["dropped"] == {"contaminated": 2}
+    assert manifest["sources"]["own"]["examples"]["contaminated"]["detail"] == f"holds 100% of {held_out[0]}:1"
+    assert list(manifest["decontaminated"]) == held_out
+    kept = [json.loads(line)["instruction"] for line in (tmp_path / "data" / "mixed" / "train.jsonl").open()]
+    assert sorted(kept) == sorted(rows[number]["instruction"] for number in (0, 2, 4))

@@ -26,6 +26,7 @@ from sft.data.selection import DEALING_ORDER, NOT_CHOSEN, find_conflicts, find_d
 from sft.data.signatures import SignatureFile
 from sft.data.splits_apart import SplitGuard, make_is_near
 from sft.data.spool import Spool
+from sft.errors import DataError
 
 # Why a candidate is not chosen, and what the ledger says of the row it repeats, if there is one.
 REASONS = {
@@ -131,7 +132,16 @@ def _deal(
     """Deal out, take back what is near a row of another split, and deal again: others take the places."""
     while True:
         rng = random.Random(options.seed)
-        choice.mixture = mix(choice.index, choice.alive, cells, preset.plans(), options.on_shortage, rng)
+        try:
+            choice.mixture = mix(choice.index, choice.alive, cells, preset.plans(), options.on_shortage, rng)
+        except DataError as error:
+            near = int(np.count_nonzero(choice.reason == NAMES.index("near_other_split")))
+            if not near:
+                raise
+            raise DataError(
+                f"{error} ({near:,} rows were left out as nearly the same as a row of another split; "
+                "near_across_splits in the preset)"
+            ) from None
         filled = [name for name in SPLITS if len(choice.mixture.copies[name])]
         if guard is None or len(filled) < 2:
             return

@@ -9,6 +9,7 @@ import pytest
 from sft.data.build import build_dataset
 from sft.data.manifest import BuildOptions
 from sft.data.preset import Preset
+from sft.errors import DataError
 from tests.data.planted import make_near_pairs, make_text
 
 PLANTED = 300
@@ -124,3 +125,18 @@ def test_near_texts_with_other_labels_answers_or_inputs_are_no_near_duplicates(t
     ]
 
     assert build(rows, tmp_path, near_duplicates=0.8) == {"own-7": "near_duplicate"}
+
+
+def test_a_source_that_is_short_for_its_near_duplicates_says_so(tmp_path):
+    texts = [text for pair in make_near_pairs("zh", 10, 0.85, 0.95, random.Random(6)) for text in pair[:2]]
+    path = tmp_path / "own.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(instruct(text)) + b"\n" for text in texts))
+    preset = {
+        "splits": {"train": {"rows": {"own": 10}}, "test": {"rows": {"own": 10}}},
+        "sources": {"own": {"kind": "file", "path": str(path)}},
+    }
+
+    with pytest.raises(
+        DataError, match=r"own: 20 rows asked, 1\d found; .* \(\d rows were left out as nearly the same"
+    ):
+        build_dataset(Preset.model_validate(preset), tmp_path / "mixed", BuildOptions())

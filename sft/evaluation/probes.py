@@ -41,5 +41,5 @@ def probe_model(
         num_rows = settings.robustness_rows
         robustness = measure_robustness(loaded, rows, measured, context, num_rows=num_rows, seed=seed)
     if settings.calibrate:
-        temperatures = fit_temperatures(run, loaded, context, {row.row["id"] for row in rows}, seed=seed)
+        temperatures = fit_temperatures(run, settings, loaded, context, {row.row["id"] for row in rows}, seed=seed)
     return Probes(robustness, temperatures)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -78,19 +79,33 @@ def labelled_run(run, tmp_path_factory):
     return changed, dataset
 
 
-def test_a_temperature_is_fitted_on_validation_rows_only(labelled_run, loaded):
+def test_a_temperature_is_fitted_on_validation_rows_only(labelled_run, loaded, capsys):
     run, dataset = labelled_run
     context = Context(run.system_prompt, run.train_settings(), 400)
-    fitted = fit_temperatures(run, loaded, context, set(), seed=0)["sentiment"]
+    fitted = fit_temperatures(run, settings_of(), loaded, context, set(), seed=0)["sentiment"]
     assert (fitted.split, fitted.num_rows) == ("validation", len(dataset.validation))
+    assert "rests on 4 validation rows: too few to trust" in capsys.readouterr().err
     assert 0.05 <= fitted.value <= 20.0
 
 
 def test_no_temperature_is_fitted_on_the_rows_that_are_evaluated(labelled_run, loaded, capsys):
     run, dataset = labelled_run
     context = Context(run.system_prompt, run.train_settings(), 400)
-    assert fit_temperatures(run, loaded, context, {dataset.validation[0]["id"]}, seed=0) == {}
+    assert fit_temperatures(run, settings_of(), loaded, context, {dataset.validation[0]["id"]}, seed=0) == {}
     assert "no temperature is fitted: the rows evaluated are the validation rows" in capsys.readouterr().err
+
+
+def test_data_that_changed_since_cost_the_temperature_and_not_the_evaluation(labelled_run, loaded, capsys):
+    run, _ = labelled_run
+    context = Context(run.system_prompt, run.train_settings(), 400)
+    path = Path(str(run.data["path"]))
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before + before.splitlines()[0].replace("s0", "new") + "\n", encoding="utf-8")
+    try:
+        assert fit_temperatures(run, settings_of(), loaded, context, set(), seed=0) == {}
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert "no temperature is fitted: " in capsys.readouterr().err
 
 
 def test_a_class_is_what_the_label_says_not_the_label_itself(loaded, run):

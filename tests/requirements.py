@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 from tests.house import Module, read_imports
 
 NOT_IMPORTED = "not imported:"
+# What code of ours works with where the user has installed it, and says so in one line where not.
+OPTIONAL = {"datatrove", "llama-cpp-python", "llama-cpp", "vllm"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ def third_party_imports(modules: Iterable[Module], own: set[str]) -> dict[str, s
         for found in read_imports(module):
             package = found.name.partition(".")[0]
             if package and package not in own and package not in sys.stdlib_module_names:
-                distribution = providers.get(package, [package])[0]
-                places.setdefault(normalise_name(distribution), f"{module.path}:{found.line}")
+                distribution = normalise_name(providers.get(package, [package])[0])
+                if distribution not in OPTIONAL:
+                    places.setdefault(distribution, f"{module.path}:{found.line}")
     return places
 
 

@@ -18,10 +18,13 @@ RUN_BY: dict[str, str | tuple[str, str]] = {
     "make check": ".ci/run",
     "python build_dataset.py --preset demo": "Makefile",
     "python build_dataset.py --preset demo --dry_run 1000": ("tests/test_build_dataset.py", "--dry_run 400"),
-    "python build_dataset.py --preset small --name small --total 200": "tests/data/test_presets_from_hub.py",
+    "python build_dataset.py --preset small --name small --total 200": (
+        "tests/data/test_presets_from_hub.py",
+        "--preset small --name small --total 40",
+    ),
     "python extract_mongo.py -u ada --auth-database texts --list-labels": (
         "tests/test_extract_mongo.py",
-        "LOGIN --list-labels",
+        "--database texts --list-labels",
     ),
     'python extract_mongo.py -u ada --auth-database texts -l "正常:15000,暴恐:6000" -f text_cn,n_labels --random '
     "--seed 123 -o out.xlsx": ("tests/test_extract_mongo.py", "-f text_cn,n_labels --random --seed 123 -o out.xlsx"),

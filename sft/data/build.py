@@ -19,6 +19,7 @@ from sft.data.manifest import BuildOptions, make_manifest
 from sft.data.overlaps import describe_overlap
 from sft.data.preset import Preset
 from sft.data.quotas import SPLITS, Cell
+from sft.data.shuffled_writing import write_rows
 from sft.data.spool import Spool
 
 
@@ -46,8 +47,8 @@ def build_dataset(
             choice = choose_rows(preset, cells, store, spools, options, staging.dataset, staging.scratch)
             book_rows(choice, list(preset.sources), store, ledger)
             for split in SPLITS:
-                with (staging.dataset / f"{split}.jsonl").open("wb") as file:
-                    file.writelines(store.read_lines(choice.mixture.copies[split]))
+                path = staging.dataset / f"{split}.jsonl"
+                write_rows(path, store, choice.mixture.copies[split], staging.scratch)
         for name, tally in ledger.tallies.items():
             tally.check_balance(name)
         origins = {name: spool.origin for name, spool in zip(preset.sources, spools, strict=True)}

@@ -89,6 +89,11 @@ class CandidateStore:
             first = int(ends[row - 1]) if row else 0
             yield start + os.pread(self._files[source].fileno(), int(ends[row]) - first, first)
 
+    def count_bytes(self, numbers: np.ndarray) -> int:
+        """How large these rows are in the spool: (M,) -> bytes."""
+        sizes = np.concatenate([spool.read_column("size") for spool in self._spools])
+        return int(sizes[numbers].sum(dtype=np.uint64))
+
     def close(self) -> None:
         """Let go of the files."""
         for file in self._files:

@@ -1,5 +1,6 @@
 """Chunks of a source put together again: numbers run on, files keep their names, and an unfinished spool is none."""
 
+from array import array
 from pathlib import Path
 
 import orjson
@@ -9,7 +10,9 @@ from sft.data.candidates import CandidateStore
 from sft.data.chunks import CHUNK_ROWS, RowsChunk, batch_rows
 from sft.data.digest import Digester, Rules
 from sft.data.filters import Filters
+from sft.data.mixing import Copies
 from sft.data.rows import BadRow, FoundRow
+from sft.data.shuffled_writing import write_rows
 from sft.data.sources import Origin
 from sft.data.spool import FINISHED, Spool, SpoolWriter, load_spool
 from sft.errors import DataError
@@ -80,3 +83,19 @@ def test_rows_read_before_an_error_come_before_it():
     assert [len(next(chunks).found), len(next(chunks).found)] == [CHUNK_ROWS, 3]
     with pytest.raises(DataError, match="the line was cut"):
         next(chunks)
+
+
+@pytest.mark.parametrize("part_bytes", [1, 100, 10_000])
+def test_rows_are_written_in_their_order_however_many_parts_they_take(part_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("sft.data.shuffled_writing.PART_BYTES", part_bytes)
+    store = CandidateStore([write(tmp_path / "a"), write(tmp_path / "b")], ["a", "b"], [0, 0])
+    copies = Copies(array("I", [7, 0, 3, 3, 5, 1]), array("I", [1, 1, 2, 1, 1, 1]))
+
+    write_rows(tmp_path / "train.jsonl", store, copies, tmp_path)
+
+    lines = (tmp_path / "train.jsonl").read_bytes().splitlines()
+    assert [orjson.loads(line)["id"] for line in lines] == ["b-6", "a-1", "a-6#2", "a-6", "b-3", "a-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "train.jsonl"]
+    write_rows(tmp_path / "test.jsonl", store, Copies(array("I"), array("I")), tmp_path)
+    assert (tmp_path / "test.jsonl").read_bytes() == b""
+    store.close()

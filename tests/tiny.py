@@ -11,7 +11,7 @@ QUESTIONS = ["天气好吗", "What is LoRA?", "hello", "评论：很好", "2 + 2
 ANSWERS = ["很好", "An adapter.", "hi", "正面", "4"]
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
+def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2, tied: bool = False) -> Path:
     """A random Qwen2-shaped model with a byte-level ChatML tokenizer, saved in transformers' layout (0.2 MB)."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -35,6 +35,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
+        tie_word_embeddings=tied,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

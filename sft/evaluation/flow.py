@@ -99,8 +99,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     tuned = _measure(loaded, prepared.rows, budgets, settings, "tuned")
     base = None
     if settings.baseline:
-        with loaded.adapter_off():
-            base = _measure(loaded, prepared.rows, budgets, settings, "base")
+        with loaded.adapter_off() as untuned:
+            base = _measure(untuned, prepared.rows, budgets, settings, "base")
 
     metrics: Metrics = {
         **summarise_model(prepared.rows, tuned, loaded.chat),

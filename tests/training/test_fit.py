@@ -29,8 +29,15 @@ def files_of(folder: Path) -> set[str]:
 def test_a_finished_run_holds_exactly_the_contracted_files(tiny_run):
     adapter = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
     adapter |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-    state = {"optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json", "training_args.bin"}
-    expected = {"run.json", "log.jsonl", "loss.png", "checkpoints/README.md"}
+    state = {
+        "optimizer.pt",
+        "rng_state.pth",
+        "scheduler.pt",
+        "trainer_state.json",
+        "training_args.bin",
+        "manifest.json",
+    }
+    expected = {"run.json", "log.jsonl", "loss.png"}
     expected |= {f"adapter/{name}" for name in adapter | {"prompt_fingerprint.json"}}
     expected |= {f"checkpoints/checkpoint-{step}/{name}" for step in (2, 4) for name in adapter | state}
     assert files_of(tiny_run) - {name for name in files_of(tiny_run) if name.startswith("evaluation/")} == expected
@@ -126,9 +133,12 @@ def test_a_dry_run_reports_memory_steps_and_time_and_writes_nothing(train, tmp_p
     assert result.run_dir is None
     assert list(result.metrics) == [
         "steps",
+        "micro_batch_tokens",
+        "micro_batches_per_step",
         "longest_batch_tokens",
         "tokens_per_second",
         "peak_gb",
+        "step_s",
         "estimated_duration_s",
     ]
     assert result.metrics["steps"] == 5

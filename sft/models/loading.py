@@ -25,7 +25,7 @@ from sft.console import say
 from sft.errors import ModelError, RunError
 from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable
-from sft.models.precision import Precision, decide_precision, precision_for_training
+from sft.models.precision import Precision, decide_precision, is_launched_sharded, precision_for_training
 from sft.models.quiet import quiet_libraries
 from sft.models.source import ModelSource, describe_weights, find_source
 from sft.runs import Run
@@ -173,7 +173,7 @@ def load_weights(
             source.folder,
             dtype=precision.dtype,
             quantization_config=quantisation,
-            device_map={"": precision.device},
+            device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=trust_remote_code,

@@ -61,3 +61,8 @@ def precision_for_training(settings: TrainSettings) -> Precision:
     if settings.has_adapter or settings.dtype != "auto" or decided.device != "cpu":
         return decided
     return Precision("cpu", torch.float32, f"method {settings.method} trains the weights themselves")
+
+
+def is_launched_sharded() -> bool:
+    """Whether accelerate was told to cut the weights into pieces; known before anything is loaded."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))

@@ -37,6 +37,7 @@ from sft.training.guard import check_kept
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
+from sft.training.sharded import check_method
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog
 from sft.training.trainer import RowTrainer
@@ -73,6 +74,7 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
     SIGTERM saves after the step, says how to go on, and raises KeyboardInterrupt.
     """
     with stop_on_signals() as stop:
+        check_method(settings.method)
         join(on_cpu=not torch.cuda.is_available())
         run_dir = from_first(lambda: find_run_dir(settings))
         checkpoint = from_first(lambda: find_checkpoint(settings, run_dir))
@@ -100,7 +102,7 @@ def train_and_finish(
         say(f"{done}; go on with: {continue_command(run.path)}")
         raise
     stop.is_saving = False  # from here on a signal ends the command at once; the checkpoints hold everything
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_sharded else None
+    weights = trainer.gather_weights() if trainer.is_sharded else None
     best = trainer.state.best_metric
     loss = best_loss(trainer.state.log_history, trainer.state.best_global_step)
     metrics: dict[str, object] = {
@@ -151,7 +153,7 @@ def tell_plan(rehearsal: Rehearsal) -> None:
 def best_loss(history: Sequence[dict[str, float]], step: int | None) -> float | None:
     """The validation loss of the best step, whichever figure chose it; of the last one where none was chosen."""
     losses = {int(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line}
-    return losses.get(step) if step else (list(losses.values()) or [None])[-1]
+    return losses.get(step or max(losses, default=0))
 
 
 def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared:

@@ -67,6 +67,7 @@ class FiniteGuard(TrainerCallback):
             raise DivergedError(f"step {step}: the loss is not finite in another process, which names the rows")
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # in pieces over several processes
         if not args.fp16 and not norm.isfinite():
             rows = name_rows([self.row_names[place] for part in places for place in part])
             raise DivergedError(f"step {step}: a gradient is not finite, though the loss is, on {rows}; {ADVICE}")

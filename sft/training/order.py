@@ -34,7 +34,7 @@ class StepOrder(Sampler[list[int]]):
 
 def step_loader(order: StepOrder) -> DataLoader[dict[str, list[int]]]:
     """One item a step: {"places": [17, 4, ...]}; the trainer makes tensors of them when it knows how many fit."""
-    return DataLoader(range(order.num_rows), batch_sampler=order, collate_fn=_name_places)  # type: ignore[arg-type]
+    return DataLoader(range(order.num_rows), batch_sampler=order, collate_fn=_name_places)
 
 
 def _name_places(places: list[int]) -> dict[str, list[int]]:

@@ -152,6 +152,7 @@ def _nothing_left(trainer: "RowTrainer", model: torch.nn.Module, *, clear_optimi
     """At a learning rate of zero an update changes no weight; the optimizer's state, the gradients, random states and
     counters are put back."""
     optimizer = trainer.optimizer
+    assert optimizer is not None  # _prepare_for_training has made it
     rates = [group["lr"] for group in optimizer.param_groups]
     scaler = getattr(trainer.accelerator, "scaler", None)
     scale = scaler.state_dict() if scaler is not None else None
@@ -166,7 +167,8 @@ def _nothing_left(trainer: "RowTrainer", model: torch.nn.Module, *, clear_optimi
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         if clear_optimizer:
-            getattr(optimizer, "optimizer", optimizer).state.clear()
+            inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+            inner.state.clear()
         if scaler is not None and scale is not None:
             scaler.load_state_dict(scale)
         model.zero_grad()

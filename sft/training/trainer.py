@@ -25,6 +25,7 @@ from sft.training.order import StepOrder, step_loader
 from sft.training.processes import gather_parts, largest
 from sft.training.rehearsal import Rehearsal, rehearse
 from sft.training.saving import SavesCheckpoints
+from sft.training.sharded import score_in_step
 
 Measure = Callable[[LoadedModel], Mapping[str, float]]  # more figures of a validation: {"eval_macro_f1": 0.91}
 
@@ -206,6 +207,11 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
             loss = loss * self.accelerator.num_processes  # counted over all processes, and DDP averages
         return loss
 
+    def gather_weights(self) -> dict[str, torch.Tensor]:
+        """The whole state dict, put together from the pieces; all processes have to ask for it."""
+        whole = self.deepspeed if self.is_deepspeed_enabled else self.model
+        return dict(self.accelerator.get_state_dict(whole))
+
     # Validation
 
     def evaluate(
@@ -227,6 +233,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
     def score_validation(self) -> list[RowScore]:
         """Score of every validation row, in order, gathered from the processes."""
         part = self.validation_rows[self.args.process_index :: self.args.world_size]
+        if self.is_sharded:
+            return gather_parts(score_in_step(self.model_wrapped, self.loaded, part))
         with self.compute_loss_context_manager():
             scores = score_rows(self.loaded, part, description="validation", shown=False)
         return gather_parts(scores)

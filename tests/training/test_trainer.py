@@ -12,6 +12,7 @@ from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
 from sft.scoring import score_rows, token_weighted_loss
 from sft.training.arguments import build_arguments
+from sft.training.sharded import score_in_step
 from sft.training.trainer import RowTrainer
 
 
@@ -145,3 +146,12 @@ def test_gradient_checkpointing_gives_the_same_losses(tiny_model_folder: Path, t
     plain, _ = train(tiny_model_folder, tmp_path / "plain", steps=3)
     recomputed, _ = train(tiny_model_folder, tmp_path / "recomputed", "--gradient_checkpointing", steps=3)
     assert recomputed == pytest.approx(plain, abs=1e-6)
+
+
+def test_validation_through_the_whole_models_forward_scores_as_the_usual_one(tiny_model_folder: Path):
+    _, loaded = load(tiny_model_folder)
+    rows = make_rows(loaded, 9)
+    usual = score_rows(loaded, rows, shown=False)
+    in_step = score_in_step(loaded.model, loaded, rows)
+    assert [score.num_tokens for score in in_step] == [score.num_tokens for score in usual]
+    assert [score.nll for score in in_step] == pytest.approx([score.nll for score in usual], abs=1e-5)

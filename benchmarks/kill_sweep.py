@@ -88,7 +88,17 @@ def sweep(model: Path, rows: Path, folder: Path, num_points: int) -> dict[str, o
     def train(output: Path, *more: str, counter: LineCounter | None = None) -> None:
         flags = ["--model", str(model), "--data", str(rows), "--output_dir", str(output), "--method", "lora"]
         flags += ["--dtype", "fp32", "--max_steps", str(STEPS), "--eval_steps", str(EVERY), "--warmup_steps", "0"]
-        flags += ["--learning_rate", "1e-2", "--save_total_limit", "2", "--max_seq_length", "192", *more]
+        flags += [
+            "--learning_rate",
+            "1e-2",
+            "--save_total_limit",
+            "2",
+            "--max_seq_length",
+            "192",
+            "--system_prompt",
+            "Be brief.",
+            *more,
+        ]
         settings = load_settings(TrainSettings, flags)
         if counter:
             SavesCheckpoints._save_checkpoint = counter.watch(SavesCheckpoints._save_checkpoint)  # type: ignore

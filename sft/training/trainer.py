@@ -234,7 +234,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         """Score of every validation row, in order, gathered from the processes."""
         part = self.validation_rows[self.args.process_index :: self.args.world_size]
         if self.is_sharded:
-            return gather_parts(score_in_step(self.model_wrapped, self.loaded, part))
+            scores = score_in_step(self.model_wrapped, self.loaded, part or self.validation_rows[:1])
+            return gather_parts(scores[: len(part)])
         with self.compute_loss_context_manager():
             scores = score_rows(self.loaded, part, description="validation", shown=False)
         return gather_parts(scores)

@@ -1,4 +1,4 @@
-"""What safe checkpoints cost: ours (staged, checksums, flushed, renamed) against the stock trainer's, on the same trainer.
+"""What safe checkpoints cost: ours (staged, checksums, flushed, renamed) against the stock trainer's.
 
 python benchmarks/checkpoint_cost.py --method full      # last line: {"stock_s": 1.9, "safe_s": 1.6, "ratio": 0.84}
 """

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sft.errors import UserError
 MANIFEST = "manifest.json"
 STAGE_PREFIX, DELETED_PREFIX = ".staged-", ".deleted-"
 CHUNK_BYTES = 1 << 22
+NUM_THREADS = 8
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SPARE = 1.02  # tokenizer, configuration and the file system's own needs, beside the tensors
 
@@ -60,10 +62,18 @@ def begin_stage(folder: Path, *, num_bytes: int = 0) -> Path:
 def finish_stage(stage: Path, folder: Path) -> None:
     """Checksums of all files into the manifest, everything flushed to the disk, then the rename that makes it count."""
     files = sorted(path for path in stage.rglob("*") if path.is_file())
-    entries = {str(path.relative_to(stage)): {"bytes": path.stat().st_size, "sha256": _hash(path)} for path in files}
+    with ThreadPoolExecutor(NUM_THREADS) as pool:  # hashing and waiting for the disk overlap, and both leave the GIL
+        flushes = [pool.submit(_flush, path) for path in files]
+        sums = list(pool.map(_hash, files))
+        for flush in flushes:
+            flush.result()
+    entries = {
+        str(path.relative_to(stage)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, sums, strict=True)
+    }
     manifest = stage / MANIFEST
     manifest.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    for path in [*files, manifest, *(path for path in stage.rglob("*") if path.is_dir()), stage]:
+    for path in [manifest, *(path for path in stage.rglob("*") if path.is_dir()), stage]:
         _flush(path)
     if folder.exists():  # a step that was saved before, and is done again
         remove(folder)

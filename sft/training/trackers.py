@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prompts import Encoded
@@ -77,6 +78,7 @@ def _send(tracker: TrainerCallback, table: Sequence[Sequence[str]], step: int) -
             text = "\n".join(f"{name}: {reference} -> {prediction}" for name, reference, prediction in table)
             tracker._swanlab.log({"samples": tracker._swanlab.Text(text)}, step=step)
         elif kind == "TrackioCallback":
-            tracker._trackio.log({"samples": tracker._trackio.Table(columns=columns, data=list(table))})
+            rows = Dataset.from_list([dict(zip(columns, row, strict=True)) for row in table])
+            tracker._trackio.log({"samples": tracker._trackio.Table(dataframe=rows.to_pandas())})
     except Exception as error:  # whatever goes wrong on the way to a tracker, the weights matter more
         say(f"{kind}: samples were not sent ({type(error).__name__}: {' '.join(str(error).split())[:120]})")

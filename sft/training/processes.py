@@ -26,10 +26,10 @@ def is_first() -> bool:
 
 def join(on_cpu: bool) -> None:
     """Meet the other processes (gloo on CPUs, NCCL on GPUs); they can talk to each other from here on."""
-    if world_size() > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=on_cpu)
+    if world_size() > 1 and not distributed.is_initialized():
+        if not on_cpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("gloo" if on_cpu else "cuda:nccl,cpu:gloo")  # objects travel by gloo
 
 
 def from_first(compute: Callable[[], Value]) -> Value:

@@ -31,12 +31,10 @@ def test_samples_are_answered_at_every_validation_and_change_nothing_of_the_run(
 
 
 def test_tensorboard_gets_the_figures_and_the_samples(train, tmp_path):
-    pytest.importorskip("tensorboard", reason="optional: pip install tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="optional package")
     train("--max_steps", "2", "--eval_steps", "1", "--report_to", "tensorboard", "--num_sample_predictions", "2")
     [folder] = {path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*")}
-    events = EventAccumulator(str(folder))
+    events = reader.EventAccumulator(str(folder))
     events.Reload()
     assert {"train/loss", "eval/loss", "train/learning_rate"} <= set(events.Tags()["scalars"])
     assert "samples/text_summary" in events.Tags()["tensors"]

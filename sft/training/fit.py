@@ -37,7 +37,7 @@ from sft.training.guard import check_kept
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
-from sft.training.sharded import check_method
+from sft.training.sharded import check_settings
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog
 from sft.training.trainer import RowTrainer
@@ -74,7 +74,7 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
     SIGTERM saves after the step, says how to go on, and raises KeyboardInterrupt.
     """
     with stop_on_signals() as stop:
-        check_method(settings.method)
+        check_settings(settings)
         join(on_cpu=not torch.cuda.is_available())
         run_dir = from_first(lambda: find_run_dir(settings))
         checkpoint = from_first(lambda: find_checkpoint(settings, run_dir))

@@ -4,6 +4,7 @@ Pieces are gathered by the outermost module's forward, in all processes at once.
 forward, and every process runs as many as the others.
 """
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
 from sft.batching import flatten_rows, plan_batches, tensor_of, to_device
+from sft.config.train import TrainSettings
 from sft.errors import ConfigError
 from sft.models.loaded import LoadedModel
 from sft.models.precision import is_launched_sharded
@@ -18,10 +20,16 @@ from sft.scoring import LOGITS_AT_ONCE, RowScore
 from sft.training.processes import largest
 
 
-def check_method(method: str) -> None:
-    """Raises ConfigError for a method whose weights cannot be cut into pieces."""
-    if method == "qlora" and is_launched_sharded():
+def check_settings(settings: TrainSettings) -> None:
+    """Raises ConfigError for what cannot be done with weights in pieces."""
+    if not is_launched_sharded():
+        return
+    if settings.method == "qlora":
         raise ConfigError("method qlora: weights in 4 bits cannot be cut into pieces; take --method lora, or torchrun")
+    if settings.num_sample_predictions:
+        raise ConfigError("num_sample_predictions: one process cannot generate with weights in pieces; leave it out")
+    if settings.dry_run and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise ConfigError("dry_run: DeepSpeed's engine cannot take a step back; take --max_steps 2")
 
 
 def score_in_step(model: torch.nn.Module, loaded: LoadedModel, rows: Sequence[Encoded]) -> list[RowScore]:

@@ -5,7 +5,8 @@ formed only at supervised positions. Validation is token-weighted (sft.scoring) 
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from datasets import Dataset
@@ -103,9 +104,16 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         self, max_steps: int, train_dataloader: DataLoader[object], resume_from_checkpoint: str | None
     ) -> tuple[torch.nn.Module, DataLoader[object]]:
         model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.on_rehearsed is not None:
+        if self.on_rehearsed is not None and not self.is_deepspeed_enabled:  # whose engine cannot take a step back
             self.on_rehearsed(rehearse(self, model, is_resumed=resume_from_checkpoint is not None))
         return model, loader
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, list[int]]], num_batches: int, device: object
+    ) -> tuple[list[dict[str, list[int]]], torch.Tensor]:
+        """The steps that come next (one) and their supervised tokens. Unsloth replaces the stock method by its own."""
+        steps = list(itertools.islice(epoch_iterator, num_batches))
+        return steps, self._get_num_items_in_batch(steps, device)
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, list[int]]], device: object) -> torch.Tensor:
         """Supervised tokens of the step over all processes: what its loss is divided by."""
@@ -155,7 +163,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
             # A process without rows left computes its shortest row for nothing, so that the others need not wait.
             chosen = [self._shortest] if is_idle else [places[index] for index in batches[number]]
             self.accelerator.gradient_state._set_sync_gradients(is_last)
-            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model), self.loaded.flat_rows():
+            is_alone = is_last or self.is_deepspeed_enabled  # DeepSpeed goes by the flag above
+            with contextlib.nullcontext() if is_alone else self.accelerator.no_sync(model), self.loaded.flat_rows():
                 batch = {**self.collate(chosen), "is_idle": is_idle}
                 total += super().training_step(model, batch, divisor)
         return total
@@ -236,7 +245,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         if self.is_sharded:
             scores = score_in_step(self.model_wrapped, self.loaded, part or self.validation_rows[:1])
             return gather_parts(scores[: len(part)])
-        with self.compute_loss_context_manager():
+        # Weights of two types (freeze and full on a GPU) need autocast; an adapter is scored as evaluate.py does it.
+        with contextlib.nullcontext() if self.loaded.has_adapter else self.compute_loss_context_manager():
             scores = score_rows(self.loaded, part, description="validation", shown=False)
         return gather_parts(scores)
 

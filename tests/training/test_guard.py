@@ -48,7 +48,7 @@ def test_the_row_whose_loss_is_no_number_is_named_and_the_checkpoint_before_stay
     rows, name = write_flaw(tmp_path / "rows.jsonl", "train")
     flags = ["--model", flawed_model, "--data", rows, "--num_train_epochs", "1", "--warmup_steps", "0"]
     with pytest.raises(DivergedError) as caught:
-        train(*flags, "--batch_size", "1", "--eval_steps", "1")
+        train(*flags, "--micro_batch_tokens", "1", "--eval_steps", "1")
     steps = [line["step"] for line in read_log(tmp_path / "run/log.jsonl") if "loss" in line]
     assert str(caught.value) == f"step {len(steps) + 1}: the loss is nan on row {name}; {ADVICE}"
     assert are_finite(tmp_path / "run")

@@ -1,14 +1,20 @@
 """Score a run on rows it was not trained on, beside the model it was tuned from.
 
-Reads the run folder (model, prompt, data, split) and writes metrics.json, predictions.jsonl and report.html into its
-folder evaluation/. The verdict says in words whether tuning helped.
+Reads the run folder (model, prompt, data, split) and writes metrics.json, predictions.jsonl, report.html and report.md
+into its folder evaluation/. The verdict says in words whether tuning helped. Interrupted, it goes on where it was.
 
     python evaluate.py --run outputs/demo --rouge
+    python evaluate.py --baseline outputs/earlier --fail_if 'comparison.outcome == "hurt"'      # exit code 1
 """
 
+import sys
+
+from sft.conditions import parse_condition
 from sft.config.evaluate import EvaluateSettings
 from sft.config.layers import load_settings
 from sft.console import run_command, say, to_json
+from sft.console.commands import EXIT_FAILED
+from sft.console.paths import show_path
 from sft.runs import open_run
 
 
@@ -18,14 +24,20 @@ def main(argv: list[str] | None = None) -> None:
         say(line)
     run = open_run(settings.run)
 
-    from sft.evaluation import evaluate_run, write_evaluation  # heavy: after --help, and after a run was found
-    from sft.report import render_table, write_report
+    from sft.evaluation import Metrics, evaluate_run, write_evaluation  # heavy: after --help, and after a run was found
+    from sft.report import render_table, write_reports
 
+    condition = parse_condition(settings.fail_if) if settings.fail_if else None
+    if condition:
+        condition.check_names(Metrics)  # a misspelt name is told now, not after the measurements
     evaluation = evaluate_run(run, settings)
-    write_report(evaluation, run.evaluation_dir / "report.html")
+    write_reports(evaluation, run.evaluation_dir, language=settings.lang)
     write_evaluation(evaluation, run.evaluation_dir)
     print(to_json(evaluation.metrics, indent=2) if settings.json_output else render_table(evaluation.metrics))
-    say(f"written: {run.evaluation_dir}/metrics.json, predictions.jsonl, report.html")
+    say(f"written: {show_path(run.evaluation_dir)}/{', '.join(evaluation.metrics['artifacts'].values())}")
+    if condition and condition.holds(evaluation.metrics):
+        say(f"failed: {condition.text} ({condition.values(evaluation.metrics)})")
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

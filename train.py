@@ -11,6 +11,7 @@ from sft.checkpoints import run_to_continue
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.console import run_command, say, to_json
+from sft.console.figures import show_figure
 from sft.runs import RUN_FILE
 
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         print(to_json({"run": str(result.run_dir) if result.run_dir else None, **result.metrics}))
         return
     for name, value in result.metrics.items():
-        print(f"{name}: {value}")
+        print(f"{name}: {show_figure(value)}")
     if result.run_dir:
         print(f"run: {result.run_dir}")
         say("next: python evaluate.py --rouge, or python chat.py")

@@ -1,53 +1,26 @@
-"""A chat's memory and the words that steer it. Pure: no model, no terminal, no files.
+"""A chat's memory, and what of it the model is sent. Pure: no model, no terminal, no files.
 
 chat = Conversation(system_prompt="Be brief.")
 chat.ask("What is LoRA?")          # [system, user]: what the model is to answer
 chat.keep_answer("A low-rank adapter.")
-read_line("exit")                  # Command("exit", "")
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prompts import ChatFormat, Message
+from prompts import ChatFormat, Message, PromptError
+from prompts.messages import check_conversation
 
-COMMANDS = {
-    "/help": "what can be typed",
-    "/clear": "forget the conversation",
-    "/undo": "forget the last question and its answer",
-    "/exit": "leave; so do exit, quit and Ctrl-D",
-}
-LEAVING = ("exit", "quit", "/exit", "/quit")
+LEAVING = ("exit", "quit", "/exit", "/quit")  # what leaves wherever lines are typed
 
 
 @dataclass(frozen=True)
-class Question:
-    """A line that is for the model, blanks around it left out."""
+class Exchange:
+    """A question with its answer, and what the model thought before it answered."""
 
-    text: str
-
-
-@dataclass(frozen=True)
-class Command:
-    """A line that is for the chat itself: Command("undo"). An unknown one has its name: Command("udno")."""
-
-    name: str
-
-
-def read_line(line: str) -> Question | Command | None:
-    """What a typed line is: a question, a command, or nothing at all (None, a blank line).
-
-    Commands begin with a slash; `exit` and `quit` need none. "/etc/hosts: what is it?" is a question: a command is a
-    single word of letters.
-    """
-    text = line.strip()
-    if not text:
-        return None
-    if text.lower() in LEAVING:
-        return Command("exit")
-    if text.startswith("/") and text[1:].isalpha() and text.isascii():
-        return Command(text[1:].lower())
-    return Question(text)
+    question: str
+    answer: str
+    reasoning: str = ""
 
 
 class Conversation:
@@ -56,9 +29,31 @@ class Conversation:
     def __init__(self, system_prompt: str | None = None) -> None:
         """system_prompt: None leaves it to the chat template's own default."""
         self.system_prompt = system_prompt
-        self._exchanges: list[tuple[str, str]] = []
+        self._exchanges: list[Exchange] = []
         self._question: str | None = None
+        self._replaced: Exchange | None = None  # what /retry asks anew, until there is another answer
         self._num_asked = 0
+
+    @classmethod
+    def from_messages(cls, messages: Sequence[Message]) -> "Conversation":
+        """A conversation as messages() gave it; one that ends with a question has it as its open one.
+
+        Raises PromptError where the turns are not [system?, user, assistant, user, assistant, ...].
+        """
+        if not messages or (len(messages) == 1 and messages[0]["role"] == "system"):
+            return cls(messages[0]["content"] if messages else None)  # nothing was said yet
+        check_conversation(messages, last_role=messages[-1]["role"])
+        system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        turns = messages[1:] if system is not None else messages
+        chat = cls(system)
+        for place, turn in enumerate(turns):
+            if turn["role"] != ("user", "assistant")[place % 2]:
+                raise PromptError(f"turn {place + 1} is {turn['role']!r}; questions and answers must take turns")
+            if turn["role"] == "user":
+                chat._question = turn["content"]
+            else:
+                chat.keep_answer(turn["content"], turn.get("reasoning_content", ""))
+        return chat
 
     @property
     def num_exchanges(self) -> int:
@@ -70,38 +65,65 @@ class Conversation:
         """Questions asked since the chat began, forgotten ones too: tells one draw from the next."""
         return self._num_asked
 
+    @property
+    def last(self) -> Exchange | None:
+        """The last question that was answered, with its answer."""
+        return self._exchanges[-1] if self._exchanges else None
+
+    @property
+    def open_question(self) -> str | None:
+        """A question that has no answer yet."""
+        return self._question
+
     def ask(self, question: str) -> list[Message]:
         """Everything the model is to see, with a new question last; keep_answer closes it."""
         self._question = question
         self._num_asked += 1
-        return [*self.messages(), {"role": "user", "content": question}]
+        return self.messages()
 
-    def keep_answer(self, answer: str) -> None:
-        """Remember the answer to the last question, also a part of one; with "" the question is forgotten."""
-        if self._question is not None and answer:
-            self._exchanges.append((self._question, answer))
-        self._question = None
+    def keep_answer(self, answer: str, reasoning: str = "") -> None:
+        """Remember the answer to the last question, also a part of one; with "" the question is forgotten.
+
+        After retry(), "" brings the former answer back.
+        """
+        if self._question is not None and (answer or reasoning):
+            self._exchanges.append(Exchange(self._question, answer, reasoning))
+        elif self._replaced is not None:
+            self._exchanges.append(self._replaced)
+        self._question = self._replaced = None
+
+    def retry(self) -> str | None:
+        """Take the last question back to ask it again, and give it; None where there is none."""
+        if self._question is None and self._exchanges:
+            self._replaced = self._exchanges.pop()
+            self._question = self._replaced.question
+        return self._question
 
     def messages(self) -> list[Message]:
-        """[system?, user, assistant, user, assistant, ...]: all that is remembered."""
+        """[system?, user, assistant, user, assistant, ...]: all that is remembered, an open question last."""
         turns: list[Message] = []
         if self.system_prompt is not None:
             turns.append({"role": "system", "content": self.system_prompt})
-        for question, answer in self._exchanges:
-            turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        for exchange in self._exchanges:
+            answer: Message = {"role": "assistant", "content": exchange.answer}
+            if exchange.reasoning:
+                answer["reasoning_content"] = exchange.reasoning
+            turns += [{"role": "user", "content": exchange.question}, answer]
+        if self._question is not None:
+            turns.append({"role": "user", "content": self._question})
         return turns
 
     def undo(self) -> bool:
         """Forget the last question and its answer; False where there is none."""
-        if not self._exchanges:
-            return False
-        self._exchanges.pop()
-        return True
+        if self._question is not None:
+            self._question = None
+            return True
+        return bool(self._exchanges and self._exchanges.pop())
 
     def clear(self) -> None:
         """Forget everything but the system prompt."""
         self._exchanges.clear()
-        self._question = None
+        self._question = self._replaced = None
 
 
 @dataclass(frozen=True)
@@ -112,15 +134,18 @@ class FittedPrompt:
     num_cut: int
 
 
-def fit_prompt(chat: ChatFormat, messages: Sequence[Message], *, max_context: int, max_new_tokens: int) -> FittedPrompt:
+def fit_prompt(
+    chat: ChatFormat, messages: Sequence[Message], *, max_context: int, max_new_tokens: int, head_share: float = 0.5
+) -> FittedPrompt:
     """The prompt of a conversation, shortened as in training where it would leave no room for the answer.
 
-    Of max_context tokens the answer may take max_new_tokens, but never more than half. Raises prompts.TooLong where
-    the last question alone is too long and cannot be shortened.
+    Of max_context tokens the answer may take max_new_tokens, but never more than half. Of a document that is shortened
+    head_share stays at its head. Raises prompts.TooLong where the last question alone is too long and cannot be
+    shortened.
     """
     max_length = max(max_context - max_new_tokens, max_context // 2)
     whole = chat.encode_prompt(messages)
     if len(whole) <= max_length:
         return FittedPrompt(whole, 0)
-    ids = chat.encode_prompt(messages, max_length=max_length)
+    ids = chat.encode_prompt(messages, max_length=max_length, head_share=head_share)
     return FittedPrompt(ids, len(whole) - len(ids))

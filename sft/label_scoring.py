@@ -1,4 +1,7 @@
-"""How probable the model finds each allowed label as the whole answer. The prompt is computed once for all its labels.
+"""How probable the model finds each allowed label as the whole answer.
+
+A prompt is computed once for all its labels, and what all prompts begin with (system prompt, the task's own words) once
+for all of them.
 
 score_labels(loaded, prompts, [("正面", "负面")] * len(prompts))     # [[-0.1, -2.3], ...] log-probabilities
 """
@@ -11,6 +14,7 @@ from transformers import DynamicCache
 
 from sft.batching import IGNORED, plan_batches
 from sft.console import progress
+from sft.generation.prefix import compute_prefix, copy_prefix, pad_behind, run_cached
 from sft.models.loaded import LoadedModel
 from sft.scoring import TOKENS_PER_BATCH
 
@@ -22,12 +26,13 @@ def score_labels(
     *,
     description: str = "score labels",
     shown: bool = True,
+    max_tokens: int | None = None,
 ) -> list[list[float]]:
     """Log-probability (nats, fp32) of each row's labels as the whole answer, end token included, in the order given.
 
     prompts[i] are the ids of encode_prompt; labels[i] the label texts the row allows. Sums over the answer's
     tokens, not normalised by length: the probabilities of all possible answers add up to 1, and the end token settles a
-    label that begins another.
+    label that begins another. max_tokens: of the prompts of a batch, padding left out.
     """
     answers = [[loaded.chat.encode_answer(label) for label in options] for options in labels]
     scores: list[list[float]] = [[] for _ in prompts]
@@ -35,8 +40,11 @@ def score_labels(
     was_training = loaded.model.training
     loaded.model.eval()
     with torch.inference_mode(), bar:
-        for indices in plan_batches([len(prompt) for prompt in prompts], TOKENS_PER_BATCH[loaded.device.type]):
-            found = _score_batch(loaded, [prompts[index] for index in indices], [answers[index] for index in indices])
+        limit = TOKENS_PER_BATCH[loaded.device.type]
+        prefix = compute_prefix(loaded, prompts)
+        for indices in plan_batches([len(prompt) for prompt in prompts], min(limit, max_tokens or limit)):
+            batch = [prompts[index] for index in indices]
+            found = _score_batch(loaded, prefix, batch, [answers[index] for index in indices])
             for index, row in zip(indices, found, strict=True):
                 scores[index] = row
             bar.update(len(indices))
@@ -45,14 +53,18 @@ def score_labels(
 
 
 def _score_batch(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
+    loaded: LoadedModel,
+    prefix: DynamicCache,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[float]]:
     """One batch: the prompts once into the cache, then the first label of every row, the second of every row, ..."""
-    width, pad_id = max(map(len, prompts)), loaded.chat.pad_id
-    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])  # (B, T), left padding
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    cache = DynamicCache(config=loaded.causal_lm.config)
-    prompt_end = _run(loaded, ids, mask, cache)[:, -1:]  # (B, 1, D): what predicts an answer's first token
+    shared, width, pad_id = prefix.get_seq_length(), max(map(len, prompts)), loaded.chat.pad_id
+    ids, mask = pad_behind(prompts, shared, pad_id)
+    cache = copy_prefix(loaded, prefix, len(prompts))
+    prompt_end = run_cached(loaded, ids[:, shared:], mask, cache)[
+        :, -1:
+    ]  # (B, 1, D): what predicts an answer's first token
     scores: list[list[float]] = [[] for _ in prompts]
     for option in range(max(map(len, answers))):
         rows = [row[option] if option < len(row) else row[0] for row in answers]  # a row with fewer labels repeats one
@@ -64,7 +76,7 @@ def _score_batch(
             given = targets[:, :-1]
             is_given = (given != IGNORED).long()
             inputs = given.masked_fill(is_given == 0, pad_id)
-            hidden = torch.cat([prompt_end, _run(loaded, inputs, torch.cat([mask, is_given], 1), cache)], dim=1)
+            hidden = torch.cat([prompt_end, run_cached(loaded, inputs, torch.cat([mask, is_given], 1), cache)], dim=1)
             cache.crop(width)  # forget this label
         logits = loaded.causal_lm.get_output_embeddings()(hidden).float()  # (B, N, V)
         nll = cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none").sum(1)  # (B,)
@@ -72,16 +84,3 @@ def _score_batch(
             if option < len(answers[line]):
                 scores[line].append(-value)
     return scores
-
-
-def _run(loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
-    """Hidden states (B, N, D) of ids (B, N) behind what is in the cache; mask (B, all columns so far)."""
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    output = loaded.causal_lm.base_model(
-        input_ids=ids.to(loaded.device),
-        attention_mask=mask.to(loaded.device),
-        position_ids=positions.to(loaded.device),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return output.last_hidden_state

@@ -53,6 +53,11 @@ class Run:
     metrics: dict[str, object] = field(default_factory=dict)
 
     @property
+    def tasks(self) -> list[str]:
+        """Tasks of the rows it was trained on: ["instruct", "sentiment"]."""
+        return [str(task) for task in self.data["tasks"]]  # type: ignore[attr-defined]
+
+    @property
     def weights_dir(self) -> Path:
         """The tuned weights and their tokenizer: adapter/, or model/ where the weights themselves were trained."""
         return self.path / ("model" if self.settings.get("method") in ("freeze", "full") else "adapter")
@@ -112,23 +117,24 @@ def new_run_dir(recipe: str | None) -> Path:
     return OUTPUTS / name
 
 
-def open_run(path: str | Path | None = None) -> Run:
+def open_run(path: str | Path | None = None, *, or_else: str = "") -> Run:
     """The finished run in a folder (default: the newest, outputs/latest).
 
-    Raises RunError when there is none, when it never finished, or when its run.json cannot be read.
+    Raises RunError when there is none, when it never finished, or when its run.json cannot be read; `or_else` is what
+    else the user can do where there is none.
     """
     folder = Path(path) if path else OUTPUTS / LATEST
-    run = read_run(folder)
+    run = read_run(folder, or_else=or_else)
     if run.status != COMPLETE:
         raise RunError(f"{folder}: this run has status {run.status!r}; continue it with `{continue_command(folder)}`")
     return run
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, *, or_else: str = "") -> Run:
     """A run in whatever state it is; raises RunError where there is none."""
     if not (folder / RUN_FILE).is_file():
         what = "no finished run yet" if folder == OUTPUTS / LATEST else f"no {RUN_FILE} in {folder}"
-        raise RunError(f"{what}; run `python train.py` first, or name a run folder with --run")
+        raise RunError(f"{what}; run `python train.py` first, or name a run folder with --run{or_else}")
     try:
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         fingerprint = Fingerprint.from_json(content.pop("fingerprint"))
@@ -142,11 +148,14 @@ def continue_command(folder: Path) -> str:
     return f"python train.py --output_dir {shlex.quote(str(folder))} --resume_from_checkpoint auto"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, finds the old content or the new, never half of it."""
+def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write a text file so that a reader, or a crash, finds the old content or the new, never half of it.
+
+    mode: who may read it, less what the umask forbids; 0o600 for what is private.
+    """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -30,11 +30,22 @@ class RowScore(NamedTuple):
 
 
 def score_rows(
-    loaded: LoadedModel, encoded: Sequence[Encoded], *, description: str = "score", shown: bool = True
+    loaded: LoadedModel,
+    encoded: Sequence[Encoded],
+    *,
+    description: str = "score",
+    shown: bool = True,
+    max_tokens: int | None = None,
+    max_rows: int | None = None,
 ) -> list[RowScore]:
-    """Score of every row, in the order given. Batches are formed by length under a token budget."""
+    """Score of every row, in the order given. Batches are formed by length, of at most max_tokens tokens and max_rows.
+
+    With the max_tokens of a training micro-batch no more memory is taken than training took: nothing is kept for a
+    backward pass, and logits are formed for LOGITS_AT_ONCE positions at a time.
+    """
     scores: list[RowScore] = [RowScore(0.0, 0)] * len(encoded)
-    batches = plan_batches([len(row.input_ids) for row in encoded], TOKENS_PER_BATCH[loaded.device.type])
+    limit = TOKENS_PER_BATCH[loaded.device.type]
+    batches = plan_batches([len(row.input_ids) for row in encoded], min(limit, max_tokens or limit), max_rows)
     was_training = loaded.model.training
     loaded.model.eval()
     bar = progress(total=len(encoded), description=description, shown=shown)

@@ -1,21 +1,7 @@
 import pytest
 
-from prompts import TooLong
-from sft.conversation import Command, Conversation, Question, fit_prompt, read_line
-
-
-@pytest.mark.parametrize("line", ["exit", " quit\n", "EXIT", "/exit", "/quit"])
-def test_exit_and_quit_leave_with_or_without_a_slash(line):
-    assert read_line(line) == Command("exit")
-
-
-def test_a_single_word_behind_a_slash_is_a_command_and_anything_else_a_question():
-    assert read_line("/Undo ") == Command("undo")
-    assert read_line("/udno") == Command("udno")
-    assert read_line("/etc/hosts: what is it?") == Question("/etc/hosts: what is it?")
-    assert read_line("/ what is a slash?") == Question("/ what is a slash?")
-    assert read_line("  how do I exit?  ") == Question("how do I exit?")
-    assert read_line(" \t") is None
+from prompts import PromptError, TooLong
+from sft.conversation import Conversation, Exchange, fit_prompt
 
 
 def test_a_conversation_remembers_every_answered_question_behind_the_system_prompt():
@@ -54,6 +40,58 @@ def test_undo_forgets_the_last_exchange_and_clear_all_of_them():
     assert chat.messages() == [{"role": "system", "content": "Be brief."}]
     assert not chat.undo()
     assert chat.num_asked == 3
+
+
+def test_a_question_asked_again_replaces_its_answer_or_gets_it_back():
+    chat = Conversation()
+    chat.ask("a")
+    chat.keep_answer("first")
+    assert chat.retry() == "a"
+    assert chat.ask("a") == [{"role": "user", "content": "a"}]
+    chat.keep_answer("second")
+    assert chat.last == Exchange("a", "second")
+    chat.ask(str(chat.retry()))
+    chat.keep_answer("")  # stopped before a word was said
+    assert (chat.last, chat.num_exchanges) == (Exchange("a", "second"), 1)
+    assert Conversation().retry() is None
+
+
+def test_what_was_thought_stays_with_its_answer():
+    chat = Conversation("Be brief.")
+    chat.ask("2 + 2?")
+    chat.keep_answer("4", "two and two")
+    answer = {"role": "assistant", "content": "4", "reasoning_content": "two and two"}
+    assert chat.messages()[2:] == [answer]
+    assert Conversation.from_messages(chat.messages()).messages() == chat.messages()
+
+
+def test_a_conversation_comes_back_from_its_messages_with_an_open_question():
+    messages = [{"role": "system", "content": "Be brief."}, *talk_of("a", "A", "b")]
+    chat = Conversation.from_messages(messages)
+    assert chat.messages() == messages
+    assert (chat.system_prompt, chat.num_exchanges, chat.open_question) == ("Be brief.", 1, "b")
+    assert chat.retry() == "b"
+    assert chat.undo()
+    assert chat.messages() == messages[:3]
+
+
+def test_a_conversation_in_which_nothing_was_said_comes_back_too():
+    assert Conversation.from_messages([]).messages() == []
+    assert Conversation.from_messages(Conversation("Be brief.").messages()).system_prompt == "Be brief."
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "assistant", "content": "a"}],
+        [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+        [{"role": "user", "content": 7}],
+        [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}],
+    ],
+)
+def test_turns_that_are_no_conversation_are_refused(messages):
+    with pytest.raises(PromptError):
+        Conversation.from_messages(messages)
 
 
 def talk_of(*texts: str) -> list[dict[str, str]]:

@@ -39,4 +39,27 @@ def test_with_rouge_and_json_it_measures_the_run_and_prints_metrics_json_alone(t
         "metrics.json",
         "predictions.jsonl",
         "report.html",
+        "report.md",
     ]
+
+
+def test_a_condition_that_holds_ends_in_1_with_one_line_after_the_results_are_written(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    flags = ("--run", "run", "--max_new_tokens", 4, "--num_samples", 3)
+    result = run_script(*flags, "--fail_if", "teacher_forcing.eval_loss > 0.1", cwd=tmp_path)
+    assert result.returncode == 1
+    loss = json.loads((run / "evaluation" / "metrics.json").read_text())["teacher_forcing"]["eval_loss"]
+    assert result.stderr.splitlines()[-2:] == [
+        "written: run/evaluation/metrics.json, predictions.jsonl, report.html, report.md",
+        f"failed: teacher_forcing.eval_loss > 0.1 (teacher_forcing.eval_loss is {loss:.4g})",
+    ]
+    assert "metric" in result.stdout
+
+
+def test_a_misspelt_figure_is_told_before_anything_is_measured(tiny_run):
+    result = run_script("--run", tiny_run, "--fail_if", "teacher_forcing.evalloss > 0.1")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: --fail_if: teacher_forcing has no 'evalloss'; did you mean 'eval_loss'?"
+    )
+    assert "of the validation split" not in result.stderr

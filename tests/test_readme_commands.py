@@ -75,7 +75,8 @@ def test_a_question_is_answered_by_the_latest_run(newcomer, own_run, capsys):
 def test_a_task_is_answered_as_json(newcomer, own_run, capsys):
     newcomer.types('python inference.py --task sentiment --text "房间很干净" --json', SFT_MAX_NEW_TOKENS=3)
     result = json.loads(capsys.readouterr().out)
-    assert list(result) == ["task", "answer", "parsed", "problem", "finished", "num_tokens", "duration_s"]
+    assert list(result["probabilities"]) == ["负面", "正面"]
+    assert result["confidence"] == result["probabilities"][result["label"]] >= 0.5
 
 
 def test_one_can_talk_with_the_latest_run(newcomer, own_run, capsys):

@@ -1,5 +1,6 @@
 """sft.scoring and sft.label_scoring against independent float64 computations on a real tiny model."""
 
+import math
 import random
 from pathlib import Path
 
@@ -34,13 +35,19 @@ def rows(loaded: LoadedModel) -> list[Encoded]:
     ]
 
 
-def nll_in_float64(loaded: LoadedModel, row: Encoded) -> float:
-    """The plain way: one row, all logits, float64, log_softmax, pick."""
+@pytest.fixture(scope="module")
+def in_float64(loaded: LoadedModel) -> torch.nn.Module:
+    """The same model in double precision."""
     model = type(loaded.causal_lm)(loaded.causal_lm.config).double()
     model.load_state_dict(loaded.causal_lm.state_dict())
+    return model.eval()
+
+
+def nll_in_float64(model: torch.nn.Module, row: Encoded) -> float:
+    """The plain way: one row, all logits, float64, log_softmax, pick."""
     ids = torch.tensor([row.input_ids])
     with torch.no_grad():
-        log_probs = model.eval()(input_ids=ids).logits[0].log_softmax(-1)
+        log_probs = model(input_ids=ids).logits[0].log_softmax(-1)
     return -sum(
         log_probs[place - 1, token].item()
         for place, (token, flag) in enumerate(zip(row.input_ids, row.loss_mask, strict=True))
@@ -48,11 +55,11 @@ def nll_in_float64(loaded: LoadedModel, row: Encoded) -> float:
     )
 
 
-def test_row_scores_equal_an_independent_float64_computation(loaded, rows):
+def test_row_scores_equal_an_independent_float64_computation(loaded, in_float64, rows):
     found = score_rows(loaded, rows, shown=False)
     assert [score.num_tokens for score in found] == [row.num_supervised for row in rows]
     for score, row in zip(found, rows, strict=True):
-        assert score.nll == pytest.approx(nll_in_float64(loaded, row), rel=1e-6)
+        assert score.nll == pytest.approx(nll_in_float64(in_float64, row), rel=1e-6)
 
 
 def test_the_loss_does_not_depend_on_the_batch(loaded, rows, monkeypatch):
@@ -63,11 +70,42 @@ def test_the_loss_does_not_depend_on_the_batch(loaded, rows, monkeypatch):
     assert max(losses) - min(losses) < 1e-6
 
 
+def test_loss_and_perplexity_are_the_same_at_1_4_16_and_64_rows_a_batch_and_those_of_float64(loaded, in_float64):
+    rng = random.Random(1)
+    rows = [
+        loaded.chat.encode(
+            [
+                {"role": "user", "content": "问题 question " * rng.randint(1, 12)},
+                {"role": "assistant", "content": "an answer 答案 " * rng.randint(1, 5)},
+            ]
+        )
+        for _ in range(70)
+    ]
+    num_tokens = sum(row.num_supervised for row in rows)
+    expected = math.fsum(nll_in_float64(in_float64, row) for row in rows) / num_tokens
+    for max_rows in (1, 4, 16, 64):
+        scores = score_rows(loaded, rows, shown=False, max_rows=max_rows)
+        loss = token_weighted_loss(scores)
+        assert loss == pytest.approx(expected, rel=1e-6)
+        assert math.exp(loss) == pytest.approx(math.exp(expected), rel=1e-6)
+
+
 def test_logits_in_chunks_give_the_same_scores(loaded, rows, monkeypatch):
     whole = score_rows(loaded, rows, shown=False)
     monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 3)
     for before, after in zip(whole, score_rows(loaded, rows, shown=False), strict=True):
         assert after.nll == pytest.approx(before.nll, rel=1e-6)
+
+
+def test_a_batch_holds_at_most_so_many_tokens_as_training_had(loaded, rows, monkeypatch):
+    sizes = []
+    real = scoring.score_batch
+    monkeypatch.setattr(
+        scoring, "score_batch", lambda *args: (sizes.append([len(row.input_ids) for row in args[1]]), real(*args))[1]
+    )
+    score_rows(loaded, rows, shown=False, max_tokens=300)
+    assert max(sum(batch) for batch in sizes if len(batch) > 1) <= 300
+    assert max(map(len, sizes)) > 1
 
 
 def test_the_loss_weighs_tokens_not_rows():

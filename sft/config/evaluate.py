@@ -2,9 +2,14 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import CliToggleFlag
 
-from sft.config.layers import ResultSettings
+from sft.conditions import parse_condition
+from sft.config.decoding import Preset
+from sft.config.layers import ResultSettings, read_boolean
+
+BASE = "base"  # --baseline: the model the run was tuned from
 
 
 class EvaluateSettings(ResultSettings):
@@ -18,12 +23,48 @@ class EvaluateSettings(ResultSettings):
         None, description="which rows; default: test, or validation where the data has no test rows"
     )
     rouge: bool = Field(False, description="also ROUGE-1/2/L of the text answers, for Chinese and Latin script")
-    baseline: bool = Field(True, description="also score the untuned model on the same rows (--no-baseline: do not)")
+    metric: list[str] = Field(
+        [],
+        description="also this metric of HF's evaluate, a folder or file of its code or a name on the hub, whose code "
+        "then runs here; may be given several times",
+    )
+    calibrate: bool = Field(
+        False, description="also fit a temperature for the label scores, on validation rows that are not evaluated"
+    )
+    robustness: bool = Field(
+        False, description="also score label rows rewritten (synonyms, typos, width, ...) and a suite of hard cases"
+    )
+    robustness_rows: int = Field(200, ge=1, description="rewrite at most so many rows, each task by its share")
+    baseline: str = Field(
+        BASE,
+        description="what to compare with, on the same rows: base (what the run was tuned from), another run's folder, "
+        "or a model (embedded, a hub id, a folder)",
+    )
+    no_baseline: CliToggleFlag[bool] = Field(
+        False,
+        validation_alias=AliasChoices("no_baseline", "no-baseline"),
+        description="compare with nothing: score the tuned model alone",
+    )
+    fail_if: str | None = Field(
+        None,
+        description="exit with 1 where this holds of metrics.json: 'classification.accuracy < 0.9 or "
+        'comparison.metrics["ner f1"].finding == "worse"\'',
+    )
+    leak_check: bool = Field(True, description="count rows that stand in the training data; score without them, too")
     max_seq_length: int | None = Field(
         None, ge=16, description="tokens a row may have, longer documents are shortened; default: as trained"
     )
     max_new_tokens: int = Field(
         512, ge=1, description="most tokens generated per answer; less where a task's longest reference is shorter"
+    )
+    decoding: Preset = Field(
+        "precise", description="precise: greedy; chat: drawn as chat.py does (temperature 0.8, top_p 0.9, penalties)"
+    )
+    generator: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what writes the answers; vllm: faster on a GPU, a package of its own"
+    )
+    lang: Literal["en", "zh"] = Field(
+        "en", description="language report.html opens in (it holds both) and of report.md"
     )
     eval_ratio: float | None = Field(
         None,
@@ -41,3 +82,22 @@ class EvaluateSettings(ResultSettings):
         None, ge=1, description="score at most so many rows, each task by its share; default: all"
     )
     allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether there is anything to compare with."""
+        return not self.no_baseline
+
+    @field_validator("baseline", mode="before")
+    @classmethod
+    def _read_baseline(cls, value: object) -> object:
+        if read_boolean(value) is False or value is None:
+            raise ValueError("names a run or a model; to compare with nothing give --no-baseline")
+        return BASE if read_boolean(value) else value
+
+    @field_validator("fail_if")
+    @classmethod
+    def _check_condition(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_condition(value)
+        return value

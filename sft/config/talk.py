@@ -1,11 +1,15 @@
 """Settings of inference.py and chat.py. Model and prompt come from the run folder and have no second default here."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sft.config.decoding import DecodingSettings, Preset
+from prompts.tasks import Task
+from sft.config.decoding import Decoding, DecodingSettings, Preset
 from sft.config.layers import ResultSettings
+
+OR_UNTUNED = ", or talk to an untuned model with --model embedded"
 
 
 class TalkSettings(DecodingSettings):
@@ -25,24 +29,54 @@ class TalkSettings(DecodingSettings):
 
 
 class InferenceSettings(TalkSettings, ResultSettings):
-    """Answer one text, streamed as it is written."""
+    """Answer one text (streamed), a file of texts, or line after line."""
 
     prog: ClassVar[str] = "inference.py"
 
     text: str | None = Field(None, description="what to answer; default: standard input, else an example of the task")
-    task: str = Field("instruct", description="whose prompt the text is put into: instruct, sentiment, ner, news, ...")
+    file: Path | None = Field(
+        None, description="answer every row of this file (JSONL, JSON, CSV, TSV, Parquet); needs --output"
+    )
+    output: Path | None = Field(
+        None, description="JSONL for the answers to --file, in its order; begun already, it is gone on with"
+    )
+    on_bad_row: Literal["error", "quarantine"] = Field(
+        "error", description="--file: a row that cannot be asked ends the command, or gets a line that says why"
+    )
+    interactive: bool = Field(False, description="answer each line that is typed, by itself, until exit or quit")
+    demo: bool = Field(False, description="answer a handful of rows that the run was not trained on")
+    task: str | None = Field(
+        None,
+        description="whose prompt the text is put into: instruct, sentiment, ner, news, ...; default: the task the run "
+        "was trained on, instruct where there are several",
+    )
     input: str | None = Field(None, description="task instruct: supplementary information below the instruction")
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
     decoding: Literal["auto", "chat", "precise"] = Field(
         "auto",
-        description="chat: drawn, for free text; precise: greedy, for labels and entities; auto: by task",
+        description="chat: drawn, for free text; precise: greedy, for entities; auto: by task; labels are scored",
     )
 
-    def preset_for(self, kind: Literal["text", "label", "entities"]) -> Preset:
-        """The preset to answer a kind of task with: penalties would spoil labels and repeated JSON keys."""
+    @model_validator(mode="after")
+    def _one_question(self) -> "InferenceSettings":
+        given = [
+            f"--{name}" for name in ("text", "file", "interactive", "demo") if getattr(self, name) not in (None, False)
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; keep one of them")
+        if (self.file is None) != (self.output is None):
+            raise ValueError("--file and --output belong together: the rows to answer, and the JSONL for the answers")
+        if self.file is not None and self.output is not None and self.file.absolute() == self.output.absolute():
+            raise ValueError(f"--output {self.output} is the file to answer; name another")
+        if self.file is not None and (self.input is not None or self.category):
+            raise ValueError("--input and --category go with one text; write them into the rows of --file")
+        return self
+
+    def decoding_for(self, task: Task) -> Decoding:
+        """How answers to a task are drawn: penalties would spoil labels and repeated JSON keys."""
         if self.decoding == "auto":
-            return "chat" if kind == "text" else "precise"
-        return self.decoding
+            return self.decoding_of("chat" if task.kind == "text" else "precise")
+        return self.decoding_of(self.decoding)
 
 
 class ChatSettings(TalkSettings):
@@ -51,3 +85,9 @@ class ChatSettings(TalkSettings):
     prog: ClassVar[str] = "chat.py"
 
     decoding: Preset = Field("chat", description="chat: drawn, with penalties; precise: greedy")
+    markdown: bool = Field(
+        True, description="show an answer's Markdown as headings, lists, tables, code; in a terminal"
+    )
+    chats_dir: Path = Field(
+        Path("outputs/chats"), description="folder of saved conversations, and of the one that goes on"
+    )

@@ -11,19 +11,25 @@ if __name__ == "__main__":
     run_command(main)
 """
 
+from sft.console.answers import AnswerWriter
 from sft.console.commands import run_command
+from sft.console.keyboard import on_interrupt, quiet_keyboard
 from sft.console.narration import Progress, progress, say
 from sft.console.tables import table
 from sft.console.terminal import TerminalFilter, make_visible, to_json
-from sft.console.typed import LineReader, read_standard_input
+from sft.console.typed import LineReader, has_cursor, read_standard_input
 from sft.console.warned import repeat_warnings, warn
 
 __all__ = [
+    "AnswerWriter",
     "LineReader",
     "Progress",
     "TerminalFilter",
+    "has_cursor",
     "make_visible",
+    "on_interrupt",
     "progress",
+    "quiet_keyboard",
     "read_standard_input",
     "repeat_warnings",
     "run_command",

@@ -1,10 +1,16 @@
 """What a person types or a pipe brings, on standard input."""
 
+import os
 import stat
 import sys
 from os import fstat
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sft.errors import DataError
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
 
 
 class LineReader:
@@ -12,13 +18,15 @@ class LineReader:
 
     reader = LineReader("you> ")
     reader.read()                # "hello", or None at the end of the input (Ctrl-D)
+
+    At a terminal Enter sends; Alt-Enter begins another line, and what is pasted keeps its lines. `history` is a file
+    that remembers what was typed for the arrow keys; without one they know this session only.
     """
 
-    def __init__(self, prompt: str) -> None:
+    def __init__(self, prompt: str, *, history: Path | None = None) -> None:
         self._prompt = prompt
         self.is_terminal = is_terminal()
-        if self.is_terminal:
-            import readline  # noqa: F401  its import gives input() arrow keys and history; not every Python has it
+        self._editor = make_editor(prompt, history) if self.is_terminal and has_cursor() else None
         if sys.stdin is not None:
             sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a stray byte must not end a chat
 
@@ -26,12 +34,55 @@ class LineReader:
         """The next line without its end, None when there is none. Ctrl-C raises KeyboardInterrupt."""
         if self.is_terminal:
             try:
-                return input(self._prompt)
+                text = self._editor.prompt() if self._editor else input(self._prompt)
+                return text.encode("utf-8", "replace").decode()  # no lone surrogates
             except EOFError:
                 print()  # the shell's own prompt begins a line of its own
                 return None
         line = sys.stdin.readline() if sys.stdin is not None else ""
         return line.rstrip("\r\n") if line else None
+
+
+def make_editor(prompt: str, history: Path | None) -> "PromptSession[str]":
+    """prompt_toolkit's line editor with our keys."""
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")  # asked where the cursor is, some terminals answer too late
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def begin_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return PromptSession(
+        prompt,
+        history=FileHistory(history) if history is not None and can_keep(history) else InMemoryHistory(),
+        key_bindings=keys,
+        multiline=True,  # a line may hold several; `send` is Enter all the same
+        prompt_continuation=lambda width, number, wraps: " " * width if wraps else "." * (width - 1) + " ",
+        enable_history_search=False,
+    )
+
+
+def can_keep(history: Path) -> bool:
+    """Whether a file of typed lines can be written; made now, for its owner alone to read."""
+    try:
+        history.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        history.touch(mode=0o600)
+    except OSError:
+        return False
+    return os.access(history, os.W_OK)
+
+
+def has_cursor() -> bool:
+    """Whether the terminal can move its cursor; an editor's buffer, for example, cannot."""
+    return os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def is_terminal() -> bool:

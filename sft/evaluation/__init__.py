@@ -1,12 +1,14 @@
 """Did tuning help? A run and the model it was tuned from answer the same rows, and every figure stands beside its like.
 
-rows      which rows, as token ids            (run folder, dataset)
-answers   loss, label scores, generated text  (the only part that needs the model)
-figures   answers -> groups of metrics.json
-compare   base against tuned: intervals, rows fixed and broken, the verdict
-flow      all of it in order, and what is written into outputs/<run>/evaluation/
+rows       which rows, as token ids            (run folder, dataset)
+leaks      which of them stand in the training data
+baseline   what the run is compared with
+measuring  the models, one after the other; answers: loss, label scores, generated text; journal: kept as they come
+figures    answers -> groups of metrics.json; slices: by source, task, length, language
+compare    base against tuned: intervals, rows fixed and broken; verdict: what it comes to in words
+flow       all of it in order, and what is written into outputs/<run>/evaluation/
 """
 
-from sft.evaluation.flow import Evaluation, evaluate_run, write_evaluation
+from sft.evaluation.flow import Evaluation, Metrics, evaluate_run, write_evaluation
 
-__all__ = ["Evaluation", "evaluate_run", "write_evaluation"]
+__all__ = ["Evaluation", "Metrics", "evaluate_run", "write_evaluation"]

@@ -10,16 +10,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prompts import Encoded
-from sft.config.decoding import choose_decoding
+from sft.config.decoding import Preset, choose_decoding
 from sft.errors import ModelError
+from sft.evaluation.journal import Journal, Side
 from sft.evaluation.rows import EvalRow, supervised_ids
-from sft.generation import generate_batch
+from sft.generation import Generated
+from sft.generation.backends import TransformersWriter, Writer
 from sft.label_scoring import score_labels
 from sft.models.loaded import LoadedModel
 from sft.scoring import score_rows
 
 MARGIN_TOKENS = 8  # beyond the longest reference: room to go on after it, which then shows as unfinished or wrong
 MARGIN_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked. max_tokens: of a scoring batch; journal: where answers are kept as they come."""
+
+    writer: Writer
+    preset: Preset = "precise"
+    seed: int = 42  # of the draws, where the preset draws
+    max_tokens: int | None = None
+    journal: Journal | None = None
 
 
 @dataclass(frozen=True)
@@ -37,20 +50,28 @@ class Answers:
     finished: list[bool]
 
 
-def answer_rows(loaded: LoadedModel, rows: Sequence[EvalRow], budgets: dict[str, int], name: str) -> Answers:
+def answer_rows(
+    loaded: LoadedModel,
+    rows: Sequence[EvalRow],
+    budgets: dict[str, int],
+    name: Side,
+    *,
+    asking: Asking | None = None,
+) -> Answers:
     """Ask a model everything about the rows; `name` ("tuned", "base") stands in front of the progress.
 
     Raises ModelError, naming rows, where a loss is not finite.
     """
-    label_scores = _score_labels(loaded, rows, name)
-    nll, num_tokens = _score_references(loaded, rows, label_scores, name)
+    asking = asking or Asking(TransformersWriter(loaded))
+    label_scores = _score_labels(loaded, rows, name, asking.max_tokens)
+    nll, num_tokens = _score_references(loaded, rows, label_scores, name, asking.max_tokens)
     broken = [row.row["id"] for row, value in zip(rows, nll, strict=True) if not math.isfinite(value)]
     if broken:
         raise ModelError(
             f"{name}: the loss of {len(broken)} of {len(rows)} rows is not finite, first {', '.join(broken[:3])}; "
             "the weights hold NaN or overflow, train again with a lower learning rate"
         )
-    texts, finished = _generate(loaded, rows, budgets, name)
+    texts, finished = _generate(rows, budgets, name, asking)
     return Answers(nll, num_tokens, label_scores, texts, finished)
 
 
@@ -74,19 +95,24 @@ def plan_budgets(rows: Sequence[EvalRow], loaded: LoadedModel, max_new_tokens: i
     }
 
 
-def _score_labels(loaded: LoadedModel, rows: Sequence[EvalRow], name: str) -> list[list[float]]:
+def _score_labels(loaded: LoadedModel, rows: Sequence[EvalRow], name: str, max_tokens: int | None) -> list[list[float]]:
     places = [place for place, row in enumerate(rows) if row.labels]
     scores: list[list[float]] = [[] for _ in rows]
     if places:
         prompts = [rows[place].prompt_ids for place in places]
-        found = score_labels(loaded, prompts, [rows[place].labels for place in places], description=f"{name}: labels")
+        labels = [rows[place].labels for place in places]
+        found = score_labels(loaded, prompts, labels, description=f"{name}: labels", max_tokens=max_tokens)
         for place, row_scores in zip(places, found, strict=True):
             scores[place] = row_scores
     return scores
 
 
 def _score_references(
-    loaded: LoadedModel, rows: Sequence[EvalRow], label_scores: list[list[float]], name: str
+    loaded: LoadedModel,
+    rows: Sequence[EvalRow],
+    label_scores: list[list[float]],
+    name: str,
+    max_tokens: int | None,
 ) -> tuple[list[float], list[int]]:
     nll, num_tokens = [0.0] * len(rows), [0] * len(rows)
     pieces: list[Encoded] = []
@@ -99,7 +125,7 @@ def _score_references(
             pieces += row.encoded
             owners += [place] * len(row.encoded)
     if pieces:
-        scored = score_rows(loaded, pieces, description=f"{name}: loss")
+        scored = score_rows(loaded, pieces, description=f"{name}: loss", max_tokens=max_tokens)
         for place, score in zip(owners, scored, strict=True):
             nll[place] += score.nll
             num_tokens[place] += score.num_tokens
@@ -117,14 +143,25 @@ def _reference_from_labels(loaded: LoadedModel, row: EvalRow, scores: list[float
 
 
 def _generate(
-    loaded: LoadedModel, rows: Sequence[EvalRow], budgets: dict[str, int], name: str
+    rows: Sequence[EvalRow], budgets: dict[str, int], name: Side, asking: Asking
 ) -> tuple[list[str], list[bool]]:
     texts, finished = [""] * len(rows), [False] * len(rows)
     for task, budget in budgets.items():
         places = [place for place, row in enumerate(rows) if row.task.name == task]
-        decoding = choose_decoding("precise", max_new_tokens=budget)
-        prompts = [rows[place].prompt_ids for place in places]
-        answers = generate_batch(loaded, prompts, decoding, progress=f"{name}: {task} answers")
+        ids = {place: rows[place].row["id"] for place in places}
+        known = asking.journal.answers(name, ids) if asking.journal else {}
+
+        def keep(new: dict[int, Generated], places: list[int] = places, ids: dict[int, str] = ids) -> None:
+            if asking.journal:
+                asking.journal.add(name, ids, {places[number]: answer for number, answer in new.items()})
+
+        answers = asking.writer.generate(
+            [rows[place].prompt_ids for place in places],
+            choose_decoding(asking.preset, max_new_tokens=budget, seed=asking.seed),
+            progress=f"{name}: {task} answers",
+            known={number: known[place] for number, place in enumerate(places) if place in known},
+            on_answers=keep,
+        )
         for place, answer in zip(places, answers, strict=True):
             texts[place], finished[place] = answer.text, answer.finished
     return texts, finished

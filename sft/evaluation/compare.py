@@ -1,12 +1,16 @@
 """Base against tuned: the headline figures of both, how sure each difference is, and what it comes to in words."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
 import numpy as np
 
-from sft.evaluation.outcomes import Measured, Outcome, places_by
+from sft.evaluation.outcomes import Measured, Outcome, cluster_of, places_by
 from sft.evaluation.rows import EvalRow
+from sft.evaluation.slices import places_in_slices
+from sft.evaluation.verdict import LOSSES, Conclusion, judge
 from sft.metrics.comparison import (
     CONFIDENCE,
     NUM_RESAMPLES,
@@ -19,33 +23,71 @@ from sft.metrics.comparison import (
     ratio,
 )
 
-Conclusion = Literal["helped", "hurt", "mixed", "unclear"]
+Change = Literal["fixed", "broken"]
+
+
+class SliceFigures(TypedDict):
+    """One headline figure on part of the rows; no test is made there, so many comparisons would find one by chance."""
+
+    base: float
+    tuned: float
+    difference: float
+    num_rows: int
+    rows_fixed: int
+    rows_broken: int
 
 
 class Comparison(TypedDict):
-    """The family of headline figures, with what was found over all of them."""
+    """The family of headline figures, with what was found over all of them.
+
+    slices: kind -> slice -> figure: {"language": {"zh": {"sentiment accuracy": {...}}}}; kinds with one slice are left
+    out.
+    """
 
     outcome: Conclusion
     verdict: str
+    verdict_zh: str
     metrics: dict[str, PairedFigures]
+    slices: dict[str, dict[str, dict[str, SliceFigures]]]
     confidence: float
     num_resamples: int
     seed: int
     adjustment: Literal["holm"]
 
 
-def compare_models(rows: Sequence[EvalRow], base: Measured, tuned: Measured, *, seed: int) -> Comparison:
+@dataclass(frozen=True)
+class Headline:
+    """One figure of the family and the rows it is taken over: `metric` has a line for each of `places`."""
+
+    metric: PairedMetric
+    places: list[int]
+
+
+def compare_models(
+    rows: Sequence[EvalRow],
+    base: Measured,
+    tuned: Measured,
+    *,
+    seed: int,
+    num_bytes: Sequence[int] | None = None,
+    against: tuple[str, str] | None = None,
+) -> Comparison:
     """Compare the two on every headline figure the rows allow.
 
     eval_loss over all rows; per label task `<task> accuracy` by label scoring, the fair headline (no model can lose it
-    by talking around), and `<task> accuracy (generated)` by free generation; `ner f1`; `rougeL`.
+    by talking around), and `<task> accuracy (generated)` by free generation; `ner f1`; `rougeL`. num_bytes: of each
+    row's supervised text, where the two have different tokenizers; bits per byte then takes the place of eval_loss,
+    since a token of one is not one of the other. against: see judge.
     """
-    found = compare_metrics(_headline_metrics(rows, base, tuned), seed=seed)
-    outcome, verdict = judge(found, len(rows))
+    headlines = headline_metrics(rows, base, tuned, num_bytes)
+    found = compare_metrics([headline.metric for headline in headlines], seed=seed)
+    outcome, verdict = judge(found, len(rows), against)
     return {
         "outcome": outcome,
-        "verdict": verdict,
+        "verdict": verdict["en"],
+        "verdict_zh": verdict["zh"],
         "metrics": found,
+        "slices": _compare_slices(rows, headlines),
         "confidence": CONFIDENCE,
         "num_resamples": NUM_RESAMPLES,
         "seed": seed,
@@ -53,41 +95,78 @@ def compare_models(rows: Sequence[EvalRow], base: Measured, tuned: Measured, *, 
     }
 
 
-def judge(metrics: dict[str, PairedFigures], num_rows: int) -> tuple[Conclusion, str]:
-    """The verdict in words, from the findings that hold after Holm's adjustment.
-
-    ("helped", "Tuning helped: sentiment accuracy 0.520 -> 0.910; nothing got worse (240 rows).")
-    """
-    better, worse, unclear = (_list_changes(metrics, finding) for finding in ("better", "worse", "unclear"))
-    undecided = f"; no clear difference in {unclear}" if unclear else ""
-    rows = f"({num_rows:,} rows)"
-    if better and worse:
-        return "mixed", f"Tuning helped in part: better {better}; worse {worse}{undecided} {rows}."
-    if better:
-        return "helped", f"Tuning helped: {better}{undecided or '; nothing got worse'} {rows}."
-    if worse:
-        return "hurt", f"Tuning hurt: {worse}{undecided} {rows}."
-    return "unclear", f"No clear difference between base and tuned: {unclear} {rows}."
+def changes_of_rows(headlines: Sequence[Headline], num_rows: int) -> list[dict[str, Change]]:
+    """What the tuned model answers better or worse, row by row: [{"sentiment accuracy": "fixed"}, {}]; losses aside."""
+    changes: list[dict[str, Change]] = [{} for _ in range(num_rows)]
+    for headline in headlines:
+        if headline.metric.name in LOSSES:
+            continue
+        for place, gain in zip(headline.places, row_gains(headline.metric), strict=True):
+            if gain:
+                changes[place][headline.metric.name] = "fixed" if gain > 0 else "broken"
+    return changes
 
 
-def _list_changes(metrics: dict[str, PairedFigures], finding: str) -> str:
-    """`ner f1 0.010 -> 0.450, eval_loss 1.200 -> 0.800` of those with the finding, "" where there is none."""
-    found = {name: figure for name, figure in metrics.items() if figure["finding"] == finding}
-    return ", ".join(f"{name} {figure['base']:.3f} -> {figure['tuned']:.3f}" for name, figure in found.items())
+def row_gains(metric: PairedMetric) -> Sums:
+    """By how much each row got better, (N,): above 0 fixed, below 0 broken; as compare_metrics counts them."""
+    score = metric.row_score or metric.combine
+    return (score(metric.tuned) - score(metric.base)) * (1 if metric.higher_is_better else -1)
 
 
-def _headline_metrics(rows: Sequence[EvalRow], base: Measured, tuned: Measured) -> list[PairedMetric]:
-    metrics = [PairedMetric("eval_loss", _losses(base), _losses(tuned), ratio, higher_is_better=False)]
+def _compare_slices(
+    rows: Sequence[EvalRow], headlines: Sequence[Headline]
+) -> dict[str, dict[str, dict[str, SliceFigures]]]:
+    found: dict[str, dict[str, dict[str, SliceFigures]]] = {}
+    for kind, slices in places_in_slices(rows).items():
+        if len(slices) < 2:
+            continue
+        found[kind] = {name: {} for name in slices}
+        for name, places in slices.items():
+            inside = set(places)
+            for headline in headlines:
+                lines = [line for line, place in enumerate(headline.places) if place in inside]
+                if lines:
+                    found[kind][name][headline.metric.name] = _summarise_slice(headline.metric, lines)
+    return found
+
+
+def _summarise_slice(metric: PairedMetric, lines: list[int]) -> SliceFigures:
+    part = replace(metric, base=metric.base[lines], tuned=metric.tuned[lines])
+    base, tuned = (float(metric.combine(side.sum(0))) for side in (part.base, part.tuned))
+    gains = row_gains(part)
+    return {
+        "base": base,
+        "tuned": tuned,
+        "difference": tuned - base,
+        "num_rows": len(lines),
+        "rows_fixed": int((gains > 0).sum()),
+        "rows_broken": int((gains < 0).sum()),
+    }
+
+
+def headline_metrics(
+    rows: Sequence[EvalRow], base: Measured, tuned: Measured, num_bytes: Sequence[int] | None = None
+) -> list[Headline]:
+    """The family: every figure that decides whether one model is better than the other, see compare_models."""
+    headlines = [Headline(_pair_losses(base, tuned, num_bytes), list(range(len(rows))))]
     for task, places in places_by(rows, lambda row: row.task.name).items():
         if rows[places[0]].labels:
-            metrics += [_pair_labels(task, places, base, tuned, way) for way in ("scored", "generated")]
-    if any(outcome.entities for outcome in tuned.outcomes):
+            pairs = [_pair_labels(task, places, base, tuned, way) for way in ("scored", "generated")]
+            headlines += [Headline(pair, places) for pair in pairs]
+    with_entities = [place for place, outcome in enumerate(tuned.outcomes) if outcome.entities]
+    if with_entities:
         counts = (_entity_counts(base), _entity_counts(tuned))
-        metrics.append(PairedMetric("ner f1", *counts, micro_f1, higher_is_better=True, row_score=fewer_errors))
+        pair = PairedMetric("ner f1", *counts, micro_f1, higher_is_better=True, row_score=fewer_errors)
+        headlines.append(Headline(pair, with_entities))
     if tuned.rouge is not None and base.rouge is not None:
+        with_rouge = [place for place, value in enumerate(tuned.rouge["rougeL"]) if value is not None]
         scores = (_values(base.rouge["rougeL"]), _values(tuned.rouge["rougeL"]))
-        metrics.append(PairedMetric("rougeL", *scores, ratio, higher_is_better=True))
-    return metrics
+        headlines.append(Headline(PairedMetric("rougeL", *scores, ratio, higher_is_better=True), with_rouge))
+    clusters = [cluster_of(row) for row in rows]  # the same text asked twice tells no more than asked once
+    return [
+        replace(headline, metric=replace(headline.metric, groups=[clusters[place] for place in headline.places]))
+        for headline in headlines
+    ]
 
 
 def _pair_labels(task: str, places: Sequence[int], base: Measured, tuned: Measured, way: str) -> PairedMetric:
@@ -96,9 +175,14 @@ def _pair_labels(task: str, places: Sequence[int], base: Measured, tuned: Measur
     return PairedMetric(name, hits[0], hits[1], ratio, higher_is_better=True, is_right_or_wrong=True)
 
 
-def _losses(side: Measured) -> Sums:
-    """(N, 2): nll, tokens."""
-    return np.array([side.answers.nll, side.answers.num_tokens], dtype=np.float64).T
+def _pair_losses(base: Measured, tuned: Measured, num_bytes: Sequence[int] | None) -> PairedMetric:
+    """(N, 2): nll in nats and tokens; or bits and bytes."""
+    sides = []
+    for side in (base, tuned):
+        nll = np.array(side.answers.nll, dtype=np.float64)
+        scale, sizes = (1.0, side.answers.num_tokens) if num_bytes is None else (math.log(2), num_bytes)
+        sides.append(np.stack([nll / scale, np.array(sizes, dtype=np.float64)], axis=1))
+    return PairedMetric(LOSSES[num_bytes is not None], sides[0], sides[1], ratio, higher_is_better=False)
 
 
 def _hits(outcomes: Sequence[Outcome], way: str) -> Sums:

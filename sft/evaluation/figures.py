@@ -1,26 +1,37 @@
 """One model's answers -> the groups of metrics.json. No model is needed any more, only its tokenizer's lengths."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 import numpy as np
 
 from prompts import ChatFormat
 from sft.evaluation.answers import Answers
-from sft.evaluation.outcomes import Measured, Outcome, classes_of, places_by
+from sft.evaluation.label_figures import (
+    CalibrationGroup,
+    ClassificationGroup,
+    FittedTemperature,
+    summarise_calibrations,
+    summarise_label_tasks,
+)
+from sft.evaluation.other_metrics import OtherFigures, OtherMetric
+from sft.evaluation.outcomes import Measured, places_by, text_places
 from sft.evaluation.rows import EvalRow, EvalRows, Selection, count_by, supervised_ids
-from sft.metrics.classification import ClassificationFigures, summarise_labels
+from sft.evaluation.slices import places_in_slices
 from sft.metrics.entities import NerFigures, summarise_entities
-from sft.metrics.generations import GenerationFigures, summarise_generations
+from sft.metrics.generations import DISTINCT_SIGNATURE, GenerationFigures, summarise_generations
 from sft.metrics.loss import LossFigures, summarise_loss
 from sft.metrics.rouge import rouge_signature
+from sft.metrics.text import TextFigures, summarise_text
 
 
 class LossGroup(LossFigures):
-    """Loss over all rows, and by where they come from and what they ask."""
+    """Loss over all rows, and by where they come from, what they ask, how long they are (tokens) and their script."""
 
     by_source: dict[str, LossFigures]
     by_task: dict[str, LossFigures]
+    by_length: dict[str, LossFigures]
+    by_language: dict[str, LossFigures]
 
 
 class RougeFigures(TypedDict):
@@ -34,30 +45,24 @@ class RougeFigures(TypedDict):
     signature: str
 
 
+class TextGroup(TextFigures):
+    """BLEU, chrF and exact match over the rows of the tasks named, those ROUGE is taken over."""
+
+    tasks: list[str]
+
+
 class GenerationGroup(GenerationFigures):
-    """Generated answers; unparseable_rate is over the label and entity rows, which alone have a form to miss."""
+    """Generated answers; unparseable_rate is over the label and entity rows, which alone have a form to miss.
 
-    unparseable_rate: float
-    rouge: NotRequired[RougeFigures]
-    by_task: dict[str, GenerationFigures]
-
-
-class LabelTask(TypedDict):
-    """One label task. label_scoring takes the label whose log-probability (label and end token, summed) is highest;
-    accuracy_per_token divides that by the label's tokens first; generation reads the answer written freely.
+    other: what --metric asked for, by its name.
     """
 
-    label_scoring: ClassificationFigures
-    accuracy_per_token: float
-    generation: ClassificationFigures
-
-
-class ClassificationGroup(TypedDict):
-    """accuracy is by label scoring over the rows of all label tasks."""
-
-    accuracy: float
-    num_rows: int
-    by_task: dict[str, LabelTask]
+    unparseable_rate: float
+    distinct_signature: str
+    rouge: NotRequired[RougeFigures]
+    text: TextGroup
+    other: NotRequired[dict[str, OtherFigures]]
+    by_task: dict[str, GenerationFigures]
 
 
 class ModelFigures(TypedDict):
@@ -66,6 +71,7 @@ class ModelFigures(TypedDict):
     teacher_forcing: LossGroup
     generation: GenerationGroup
     classification: NotRequired[ClassificationGroup]
+    calibration: NotRequired[CalibrationGroup]
     ner: NotRequired[NerFigures]
 
 
@@ -89,14 +95,27 @@ class DataStats(TypedDict):
     by_task: dict[str, int]
 
 
-def summarise_model(rows: Sequence[EvalRow], measured: Measured, chat: ChatFormat) -> ModelFigures:
-    """All groups of one model."""
+def summarise_model(
+    rows: Sequence[EvalRow],
+    measured: Measured,
+    chat: ChatFormat,
+    *,
+    temperatures: Mapping[str, FittedTemperature] | None = None,
+    other_metrics: Sequence[OtherMetric] = (),
+) -> ModelFigures:
+    """All groups of one model; temperatures: of its label tasks, fitted on other rows."""
     figures: ModelFigures = {
         "teacher_forcing": _summarise_losses(rows, measured.answers, chat),
         "generation": _summarise_answers(rows, measured, chat),
     }
+    if other_metrics:
+        texts, outcomes = measured.answers.texts, measured.outcomes
+        figures["generation"]["other"] = {
+            metric.name: metric.summarise(rows, texts, outcomes) for metric in other_metrics
+        }
     if any(row.labels for row in rows):
-        figures["classification"] = _summarise_label_tasks(rows, measured.outcomes)
+        figures["classification"] = summarise_label_tasks(rows, measured.answers, measured.outcomes)
+        figures["calibration"] = summarise_calibrations(rows, measured.answers, temperatures)
     counts = [outcome.entities for outcome in measured.outcomes if outcome.entities is not None]
     if counts:
         figures["ner"] = summarise_entities(counts)
@@ -126,22 +145,27 @@ def describe_data(selection: Selection, prepared: EvalRows, max_length: int) -> 
 
 
 def _summarise_losses(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -> LossGroup:
-    num_bytes = [_count_supervised_bytes(row, chat) for row in rows]
+    num_bytes = [count_supervised_bytes(row, chat) for row in rows]
 
     def summarise(places: Sequence[int]) -> LossFigures:
         columns = (answers.nll, answers.num_tokens, num_bytes)
         nll, num_tokens, sizes = ([column[place] for place in places] for column in columns)
         return summarise_loss(nll, [int(count) for count in num_tokens], [int(size) for size in sizes])
 
-    by_source = places_by(rows, lambda row: row.row["source"])
+    parts = {
+        kind: {name: summarise(places) for name, places in slices.items()}
+        for kind, slices in places_in_slices(rows).items()
+    }
     return {
         **summarise(range(len(rows))),
-        "by_source": {source: summarise(places) for source, places in by_source.items()},
-        "by_task": {task: summarise(places) for task, places in places_by(rows, lambda row: row.task.name).items()},
+        "by_source": parts["source"],
+        "by_task": parts["task"],
+        "by_length": parts["length"],
+        "by_language": parts["language"],
     }
 
 
-def _count_supervised_bytes(row: EvalRow, chat: ChatFormat) -> int:
+def count_supervised_bytes(row: EvalRow, chat: ChatFormat) -> int:
     """UTF-8 length of the text that the supervised tokens spell."""
     return sum(len(chat.decode(supervised_ids(piece)).encode()) for piece in row.encoded)
 
@@ -167,11 +191,19 @@ def _summarise_answers(rows: Sequence[EvalRow], measured: Measured, chat: ChatFo
     group: GenerationGroup = {
         **summarise(range(len(rows))),
         "unparseable_rate": sum(with_form) / len(with_form) if with_form else 0.0,
+        "distinct_signature": DISTINCT_SIGNATURE,
+        "text": _summarise_text(rows, answers.texts),
         "by_task": {task: summarise(places) for task, places in places_by(rows, lambda row: row.task.name).items()},
     }
     if measured.rouge is not None:
         group["rouge"] = _summarise_rouge(rows, measured.rouge)
     return group
+
+
+def _summarise_text(rows: Sequence[EvalRow], texts: Sequence[str]) -> TextGroup:
+    places = text_places(rows)
+    figures = summarise_text([rows[place].reference for place in places], [texts[place] for place in places])
+    return {**figures, "tasks": sorted({rows[place].task.name for place in places})}
 
 
 def _summarise_rouge(rows: Sequence[EvalRow], rouge: dict[str, list[float | None]]) -> RougeFigures:
@@ -185,21 +217,3 @@ def _summarise_rouge(rows: Sequence[EvalRow], rouge: dict[str, list[float | None
         "tasks": sorted({rows[place].task.name for place in places}),
         "signature": rouge_signature(),
     }
-
-
-def _summarise_label_tasks(rows: Sequence[EvalRow], outcomes: Sequence[Outcome]) -> ClassificationGroup:
-    by_task: dict[str, LabelTask] = {}
-    for task, places in places_by(rows, lambda row: row.task.name).items():
-        if not rows[places[0]].labels:
-            continue
-        classes = classes_of([rows[place] for place in places])
-        found = [outcomes[place] for place in places]
-        references = [str(outcome.reference) for outcome in found]
-        by_task[task] = {
-            "label_scoring": summarise_labels(references, [outcome.scored for outcome in found], classes),
-            "accuracy_per_token": sum(outcome.scored_per_token == outcome.reference for outcome in found) / len(found),
-            "generation": summarise_labels(references, [outcome.generated for outcome in found], classes),
-        }
-    labelled = [outcome for outcome in outcomes if outcome.reference is not None]
-    accuracy = sum(outcome.scored == outcome.reference for outcome in labelled) / len(labelled)
-    return {"accuracy": accuracy, "num_rows": len(labelled), "by_task": by_task}

@@ -1,33 +1,48 @@
 """An evaluation from beginning to end, and its folder.
 
 evaluation = evaluate_run(run, settings)
-write_evaluation(evaluation, run.evaluation_dir)      # metrics.json, predictions.jsonl; sft.report adds report.html
+write_evaluation(evaluation, run.evaluation_dir)      # metrics.json, predictions.jsonl; sft.report adds the reports
 """
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from prompts import ChatFormat
 from sft.config.evaluate import EvaluateSettings
 from sft.console import say
-from sft.evaluation.answers import answer_rows, plan_budgets
-from sft.evaluation.compare import Comparison, compare_models
-from sft.evaluation.figures import (
-    DataStats,
-    ModelFigures,
-    describe_data,
-    summarise_model,
-)
-from sft.evaluation.outcomes import Measured, read_outcomes
-from sft.evaluation.rows import EvalRow, prepare_rows, select_rows
-from sft.models.loaded import LoadedModel
+from sft.console.paths import show_path
+from sft.evaluation.answers import plan_budgets
+from sft.evaluation.baseline import Baseline, find_baseline
+from sft.evaluation.companions import list_companions, write_companions
+from sft.evaluation.compare import Change, Comparison, changes_of_rows, compare_models, headline_metrics
+from sft.evaluation.figures import DataStats, ModelFigures, describe_data, summarise_model
+from sft.evaluation.journal import PARTIAL_FILE
+from sft.evaluation.leaks import LeakFigures, Overlap, describe_leaks, find_overlaps
+from sft.evaluation.measuring import Measurements, measure_models, open_journal
+from sft.evaluation.other_metrics import OtherMetric, load_metric
+from sft.evaluation.predictions import Prediction, predict_rows
+from sft.evaluation.rows import prepare_rows, select_rows
+from sft.generation.backends import check_generator
 from sft.models.loading import load_run
+from sft.robustness.figures import HardAnswer, RobustnessFigures
 from sft.runs import Run, git_revision, package_versions, write_atomically
+from sft.training.log import LOG_FILE, read_log
 
-METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE = "metrics.json", "predictions.jsonl", "report.html"
+METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE = (
+    *("metrics.json", "predictions.jsonl", "report.html"),
+    "report.md",
+)
+
+
+class BaselineFacts(TypedDict):
+    """What stands in the place of `base`: the run's own base model, another run, or another model."""
+
+    kind: str
+    name: str
 
 
 class RunFacts(TypedDict):
@@ -35,93 +50,157 @@ class RunFacts(TypedDict):
 
     name: str
     base_model: dict[str, str]
+    baseline: BaselineFacts | None
     fingerprint: str
     max_new_tokens: dict[str, int]  # per task
     decoding: str
+    generator: str
     seed: int
     duration_s: float
     versions: dict[str, str]
     git_revision: str | None
 
 
+class CleanFigures(ModelFigures):
+    """Every figure again, over the rows that do not stand in the training data."""
+
+    num_rows: int
+    base: NotRequired[ModelFigures]
+    comparison: NotRequired[Comparison]
+
+
 class Metrics(ModelFigures):
-    """metrics.json: the tuned model's groups on top, the untuned model's under `base`."""
+    """metrics.json: the tuned model's groups on top, those of the baseline (the untuned model) under `base`."""
 
     data_stats: DataStats
     base: NotRequired[ModelFigures]
     comparison: NotRequired[Comparison]
+    leaks: LeakFigures
+    without_overlaps: NotRequired[CleanFigures]
+    robustness: NotRequired[RobustnessFigures]
     run: RunFacts
     artifacts: dict[str, str]
 
 
-class Prediction(TypedDict):
-    """A line of predictions.jsonl. nll is in nats; label is the one scored highest, for label tasks."""
-
-    id: str
-    source: str
-    task: str
-    instruction: str
-    input: str
-    reference: str
-    prediction: str
-    base_prediction: NotRequired[str]
-    finished: bool
-    base_finished: NotRequired[bool]
-    nll: float
-    base_nll: NotRequired[float]
-    label: NotRequired[str]
-    base_label: NotRequired[str]
-
-
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: the figures, and a line for every row."""
+    """What was measured: the figures, a line for every row, the steps of the training as log.jsonl tells them, and the
+    answers to the hard cases of --robustness.
+    """
 
     metrics: Metrics
     predictions: list[Prediction]
+    training_log: list[dict[str, float]] = field(default_factory=list)
+    hard_answers: list[HardAnswer] = field(default_factory=list)
 
 
 def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
-    """Measure a run, and unless --no-baseline the model it was tuned from, on the same rows.
+    """Measure a run, and unless --no-baseline what it is compared with, on the same rows.
 
-    Raises UserErrors of the parts: data that changed, a split without rows, weights that do not fit the run.
+    Answers are kept on the disk as they come; after an interruption the same call goes on behind them. Raises
+    UserErrors of the parts: data that changed, a split without rows, weights that do not fit the run.
     """
     started = time.monotonic()
+    check_generator(settings.generator, settings.decoding)
+    other_metrics = [load_metric(name) for name in settings.metric]
+    baseline = find_baseline(run, settings)
     selection = select_rows(run, settings)
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch)
-    trained = run.train_settings()
+    trained, chat = run.train_settings(), loaded.chat
     max_length = min(settings.max_seq_length or trained.max_seq_length, loaded.max_context)
-    prepared = prepare_rows(selection.rows, loaded.chat, run.system_prompt, trained, max_length)
+    prepared = prepare_rows(selection.rows, chat, run.system_prompt, trained, max_length)
     budgets = plan_budgets(prepared.rows, loaded, settings.max_new_tokens)
     stats = describe_data(selection, prepared, max_length)
-    _tell_plan(stats, budgets)
+    overlaps = find_overlaps([row.row for row in prepared.rows], selection.training) if settings.leak_check else {}
+    leaks = describe_leaks(selection.training, overlaps, len(prepared.rows), checked=settings.leak_check)
+    _tell_plan(stats, budgets, settings, leaks)
 
-    tuned = _measure(loaded, prepared.rows, budgets, settings, "tuned")
-    base = None
-    if settings.baseline:
-        with loaded.adapter_off() as untuned:
-            base = _measure(untuned, prepared.rows, budgets, settings, "base")
+    journal = open_journal(run, settings, loaded, prepared.rows, budgets, selection.seed, baseline)
+    try:
+        measured = measure_models(run, settings, loaded, prepared.rows, budgets, selection.seed, baseline, journal)
+    except KeyboardInterrupt:
+        say(f"the answers so far are kept in {show_path(journal.path)}; the same command goes on behind them")
+        raise
+    finally:
+        journal.close()
 
+    figures = _summarise(measured, chat, selection.seed, _names(run, baseline), other_metrics)
+    robustness = measured.probes.robustness
     metrics: Metrics = {
-        **summarise_model(prepared.rows, tuned, loaded.chat),
+        **figures,  # type: ignore[typeddict-unknown-key]  # num_rows goes below
         "data_stats": stats,
+        "leaks": leaks,
         "run": {
             "name": run.path.name,
             "base_model": run.base,
+            "baseline": {"kind": baseline.kind, "name": baseline.name} if baseline else None,
             "fingerprint": run.fingerprint.digest,
             "max_new_tokens": budgets,
-            "decoding": "greedy",
+            "decoding": "greedy" if settings.decoding == "precise" else settings.decoding,
+            "generator": settings.generator,
             "seed": selection.seed,
             "duration_s": round(time.monotonic() - started, 1),
             "versions": package_versions(),
             "git_revision": git_revision(),
         },
-        "artifacts": {"metrics": METRICS_FILE, "predictions": PREDICTIONS_FILE, "report": REPORT_FILE},
+        "artifacts": {
+            "metrics": METRICS_FILE,
+            "predictions": PREDICTIONS_FILE,
+            "report": REPORT_FILE,
+            "summary": SUMMARY_FILE,
+            **list_companions(
+                labels="classification" in figures, base="base" in figures, robustness=robustness is not None
+            ),
+        },
     }
+    if robustness is not None:
+        metrics["robustness"] = robustness.figures
+    del metrics["num_rows"]  # type: ignore[typeddict-item]  # data_stats says it
+    clean = [place for place, row in enumerate(measured.rows) if row.row["id"] not in overlaps]
+    if overlaps and clean:
+        part = measured.take(clean)
+        metrics["without_overlaps"] = _summarise(part, chat, selection.seed, _names(run, baseline), other_metrics)
+    log = run.path / LOG_FILE
+    return Evaluation(
+        metrics,
+        _predict(measured, chat, overlaps),
+        read_log(log) if log.is_file() else [],
+        robustness.hard_answers if robustness else [],
+    )
+
+
+def _names(run: Run, baseline: Baseline | None) -> tuple[str, str] | None:
+    """What a verdict calls the two, where it is not the model before and after tuning."""
+    return None if baseline is None or baseline.kind == "base" else (run.path.name, baseline.name)
+
+
+def _summarise(
+    measured: Measurements,
+    chat: ChatFormat,
+    seed: int,
+    against: tuple[str, str] | None,
+    other_metrics: Sequence[OtherMetric],
+) -> CleanFigures:
+    temperatures = measured.probes.temperatures
+    figures: CleanFigures = {
+        **summarise_model(measured.rows, measured.tuned, chat, temperatures=temperatures, other_metrics=other_metrics),
+        "num_rows": len(measured.rows),
+    }
+    if measured.base is not None:
+        base_chat = measured.base_chat or chat
+        figures["base"] = summarise_model(measured.rows, measured.base, base_chat, other_metrics=other_metrics)
+        figures["comparison"] = compare_models(
+            measured.rows, measured.base, measured.tuned, seed=seed, num_bytes=measured.num_bytes, against=against
+        )
+    return figures
+
+
+def _predict(measured: Measurements, chat: ChatFormat, overlaps: dict[str, Overlap]) -> list[Prediction]:
+    rows, tuned, base = measured.rows, measured.tuned, measured.base
+    changes: list[dict[str, Change]] = [{} for _ in rows]
     if base is not None:
-        metrics["base"] = summarise_model(prepared.rows, base, loaded.chat)
-        metrics["comparison"] = compare_models(prepared.rows, base, tuned, seed=selection.seed)
-    return Evaluation(metrics, [_predict(row, place, tuned, base) for place, row in enumerate(prepared.rows)])
+        changes = changes_of_rows(headline_metrics(rows, base, tuned, measured.num_bytes), len(rows))
+    return predict_rows(rows, chat, tuned, base, changes, overlaps)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -129,12 +208,15 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in evaluation.predictions]
     write_atomically(folder / PREDICTIONS_FILE, "".join(lines))
+    metrics = evaluation.metrics
+    write_companions(folder, metrics, metrics.get("base"), metrics.get("robustness"), evaluation.hard_answers)
     write_atomically(
         folder / METRICS_FILE, json.dumps(evaluation.metrics, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     )
+    (folder / PARTIAL_FILE).unlink(missing_ok=True)  # all of it stands in predictions.jsonl now
 
 
-def _tell_plan(stats: DataStats, budgets: dict[str, int]) -> None:
+def _tell_plan(stats: DataStats, budgets: dict[str, int], settings: EvaluateSettings, leaks: LeakFigures) -> None:
     tasks = ", ".join(f"{count:,} {task}" for task, count in stats["by_task"].items())
     say(f"{stats['eval_size']:,} of {stats['available']:,} rows of the {stats['split']} split ({tasks})")
     if stats["truncation_rate"] or stats["dropped_too_long"]:
@@ -143,47 +225,12 @@ def _tell_plan(stats: DataStats, budgets: dict[str, int]) -> None:
             f"{stats['dropped_too_long']:,} that do not fit {stats['max_seq_length']:,} tokens"
         )
     limits = ", ".join(f"{task} {budget}" for task, budget in budgets.items())
-    say(f"greedy answers of at most so many tokens, by the longest reference: {limits}")
-
-
-def _measure(
-    loaded: LoadedModel, rows: Sequence[EvalRow], budgets: dict[str, int], settings: EvaluateSettings, name: str
-) -> Measured:
-    answers = answer_rows(loaded, rows, budgets, name)
-    outcomes = read_outcomes(rows, answers, loaded.chat)
-    return Measured(answers, outcomes, _score_rouge(rows, answers.texts) if settings.rouge else None)
-
-
-def _score_rouge(rows: Sequence[EvalRow], texts: Sequence[str]) -> dict[str, list[float | None]]:
-    """ROUGE of the free-text rows, or of all where there is none: a label has no summary to overlap with."""
-    from sft.hf_rouge import rouge_of_rows  # imports HF's evaluate: only where it is asked for
-
-    places = [place for place, row in enumerate(rows) if row.task.kind == "text"] or list(range(len(rows)))
-    scores = rouge_of_rows([rows[place].reference for place in places], [texts[place] for place in places])
-    rouge: dict[str, list[float | None]] = {name: [None] * len(rows) for name in scores}
-    for name, values in scores.items():
-        for place, value in zip(places, values, strict=True):
-            rouge[name][place] = value
-    return rouge
-
-
-def _predict(row: EvalRow, place: int, tuned: Measured, base: Measured | None) -> Prediction:
-    prediction: Prediction = {
-        "id": row.row["id"],
-        "source": row.row["source"],
-        "task": row.task.name,
-        "instruction": row.row.get("instruction", row.question),
-        "input": row.row.get("input", ""),
-        "reference": row.reference,
-        "prediction": tuned.answers.texts[place],
-        "finished": tuned.answers.finished[place],
-        "nll": tuned.answers.nll[place],
-    }
-    if base is not None:
-        prediction["base_prediction"] = base.answers.texts[place]
-        prediction["base_finished"] = base.answers.finished[place]
-        prediction["base_nll"] = base.answers.nll[place]
-    for key, side in (("label", tuned), ("base_label", base)):
-        if side is not None and (label := side.outcomes[place].scored) is not None:
-            prediction[key] = label  # type: ignore[literal-required]
-    return prediction
+    manner = (
+        "greedy answers" if settings.decoding == "precise" else f"answers drawn as preset {settings.decoding} says,"
+    )
+    say(f"{manner} of at most so many tokens, by the longest reference: {limits}")
+    if leaks["exact"] or leaks["near"]:
+        say(
+            f"{leaks['exact']:,} of the rows stand in the training data, {leaks['near']:,} nearly so: every score is "
+            "also told without them"
+        )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from prompts import ChatFormat
 from prompts.tasks import Unparseable
+from sft.data.canonical import question_of
+from sft.data.content import normalise_text
 from sft.evaluation.answers import Answers
 from sft.evaluation.rows import EvalRow
 from sft.metrics.entities import EntityCounts, Span, count_entities, place_mentions
@@ -47,16 +49,16 @@ def read_outcomes(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -
 
 def classes_of(rows: Sequence[EvalRow]) -> list[str]:
     """Every class the rows allow, in the order of their first mention: ["负面", "正面"]."""
-    return list(dict.fromkeys(_class_of(row, label) for row in rows for label in row.labels))
+    return list(dict.fromkeys(class_of(row, label) for row in rows for label in row.labels))
 
 
 def _read_label(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -> Outcome:
     parsed = row.task.parse_answer(text, row.row)
     means = [score / len(chat.encode_answer(label)) for label, score in zip(row.labels, scores, strict=True)]
     return Outcome(
-        reference=_class_of(row, row.reference),
-        scored=_class_of(row, row.labels[scores.index(max(scores))]),
-        scored_per_token=_class_of(row, row.labels[means.index(max(means))]),
+        reference=class_of(row, row.reference),
+        scored=class_of(row, row.labels[scores.index(max(scores))]),
+        scored_per_token=class_of(row, row.labels[means.index(max(means))]),
         generated=parsed if isinstance(parsed, str) else None,
         unparseable=isinstance(parsed, Unparseable),
     )
@@ -75,11 +77,24 @@ def _read_text(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -
     return Outcome()
 
 
-def _class_of(row: EvalRow, answer: str) -> str:
+def class_of(row: EvalRow, answer: str) -> str:
     """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面"."""
     parsed = row.task.parse_answer(answer, row.row)
     assert isinstance(parsed, str), f"task {row.task.name} cannot read its own label {answer!r}"
     return parsed
+
+
+def text_places(rows: Sequence[EvalRow]) -> list[int]:
+    """Row numbers that text metrics are taken over: the free-text rows, or all where there is none.
+
+    A label has no summary to overlap with.
+    """
+    return [place for place, row in enumerate(rows) if row.task.kind == "text"] or list(range(len(rows)))
+
+
+def cluster_of(row: EvalRow) -> str:
+    """What rows must share to count as one in a comparison: the text they ask about, normalised."""
+    return normalise_text(question_of(row.row))
 
 
 def places_by(rows: Sequence[EvalRow], key: Callable[[EvalRow], str]) -> dict[str, list[int]]:

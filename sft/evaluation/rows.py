@@ -3,7 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prompts import ChatFormat, Encoded, conversation_of
@@ -21,7 +21,10 @@ from sft.runs import Run
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows of one split before they are encoded; `available` counts what there was to choose from."""
+    """Rows of one split before they are encoded; `available` counts what there was to choose from.
+
+    training: the rows the run was trained on, to look for leaks in.
+    """
 
     rows: list[Row]
     split: str
@@ -29,6 +32,7 @@ class Selection:
     sha256: str
     available: int
     seed: int
+    training: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,13 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     seed = trained.split_seed if settings.seed is None else settings.seed
     if settings.data is not None and path.is_file() and sha256_of(path) != run.data["sha256"]:
         rows, split, sha256 = _read_new_file(path, settings, seed, settings.on_bad_row or trained.on_bad_row)
+        training = None
     else:
-        rows, split, sha256 = _read_split(path, run, settings, seed)
+        rows, split, sha256, training = _read_split(path, run, settings, seed)
+    if training is None and settings.leak_check:
+        training = _read_training_rows(run)
     chosen = rows if settings.num_samples is None else sample_by_task(rows, settings.num_samples, seed)
-    return Selection(chosen, split, path, sha256, len(rows), seed)
+    return Selection(chosen, split, path, sha256, len(rows), seed, training or [])
 
 
 def _read_new_file(
@@ -95,7 +102,10 @@ def _read_new_file(
     return dataset.validation, "validation", dataset.sha256
 
 
-def _read_split(path: Path, run: Run, settings: EvaluateSettings, seed: int) -> tuple[list[Row], str, str]:
+def _read_split(
+    path: Path, run: Run, settings: EvaluateSettings, seed: int
+) -> tuple[list[Row], str, str, list[Row] | None]:
+    """Rows, name of the split, hash of the data, and the training rows where it is the data the run was trained on."""
     trained = run.train_settings()
     ratio = trained.eval_ratio if settings.eval_ratio is None else settings.eval_ratio
     if path.is_file() and (ratio, seed) != (trained.eval_ratio, trained.split_seed):
@@ -115,7 +125,19 @@ def _read_split(path: Path, run: Run, settings: EvaluateSettings, seed: int) -> 
     rows = dataset.test if split == "test" else dataset.validation
     if not rows:
         raise DataError(f"{path}: the {split} split has no rows; choose the other one with --split, or --data")
-    return rows, split, dataset.sha256
+    return rows, split, dataset.sha256, dataset.train if dataset.sha256 == run.data["sha256"] else None
+
+
+def _read_training_rows(run: Run) -> list[Row]:
+    """What the run was trained on; raises DataError where that is not there any more, since nothing else can tell."""
+    trained, path = run.train_settings(), Path(str(run.data["path"]))
+    advice = "restore it, or pass --no-leak_check"
+    if not path.exists():
+        raise DataError(f"{path}: what the run was trained on is gone, so leaks cannot be looked for; {advice}")
+    dataset = open_dataset(path, eval_ratio=trained.eval_ratio, seed=trained.split_seed, on_bad_row=trained.on_bad_row)
+    if dataset.sha256 != run.data["sha256"]:
+        raise DataError(f"{path}: changed since the run was trained, so leaks cannot be looked for; {advice}")
+    return dataset.train
 
 
 def sample_by_task(rows: Sequence[Row], num_samples: int, seed: int) -> list[Row]:

@@ -1,12 +1,14 @@
 """Many prompts at once: batches of like lengths, answers in the order of the prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
-from sft.generation.call import call_generate, count_room
+from sft.generation.call import call_generate, count_room, in_eval_mode
+from sft.generation.prefix import compute_prefix
 
 if TYPE_CHECKING:
     from sft.models.loaded import LoadedModel
@@ -26,22 +28,43 @@ class Generated:
     finished: bool  # False where max_new_tokens or the context cut the answer off
 
 
+NOTHING_KNOWN: Mapping[int, Generated] = MappingProxyType({})
+
+
 def generate_batch(
-    loaded: "LoadedModel", prompts: Sequence[Sequence[int]], decoding: Decoding, *, progress: str = ""
+    loaded: "LoadedModel",
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    progress: str = "",
+    known: Mapping[int, Generated] = NOTHING_KNOWN,
+    on_answers: Callable[[dict[int, Generated]], None] | None = None,
 ) -> list[Generated]:
     """The answer to each prompt (ids as ChatFormat.encode_prompt gives them), in the order of the prompts.
 
     A prompt's answer does not depend on the others: batches change the speed alone. `progress` names the bar shown
     while it works, "" shows none. Raises ModelError for a prompt that fills the model's context.
+
+    known: answers of an interrupted run by place. Batches are planned as if there were none and left out where every
+    answer is known, so that rounding, which depends on the neighbours, is that of an uninterrupted run. on_answers is
+    called after each batch with its answers by place.
     """
     rooms = [count_room(loaded, prompt, decoding) for prompt in prompts]
     budget = GPU_BATCH_TOKENS if str(loaded.device).startswith("cuda") else CPU_BATCH_TOKENS
-    answers: dict[int, Generated] = {}
-    with show_progress(total=len(prompts), description=progress, shown=bool(progress)) as bar:
-        for places in plan_batches([len(prompt) for prompt in prompts], rooms, budget):
+    batches = plan_batches([len(prompt) for prompt in prompts], rooms, budget)
+    answers = {place: known[place] for places in batches if all(place in known for place in places) for place in places}
+    with in_eval_mode(loaded.model):
+        prefix = compute_prefix(loaded, prompts) if len(answers) < len(prompts) else None
+    with show_progress(total=len(prompts) - len(answers), description=progress, shown=bool(progress)) as bar:
+        for places in batches:
+            if places[0] in answers:
+                continue
             batch = [prompts[place] for place in places]
-            for place, ids in zip(places, call_generate(loaded, batch, decoding, rooms[places[0]]), strict=True):
-                answers[place] = read_answer(loaded, ids)
+            written = call_generate(loaded, batch, decoding, rooms[places[0]], prefix=prefix)
+            new = {place: read_answer(loaded, ids) for place, ids in zip(places, written, strict=True)}
+            answers |= new
+            if on_answers is not None:
+                on_answers(new)
             bar.update(len(places))
     return [answers[place] for place in range(len(prompts))]
 

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from sft.config.decoding import Decoding
 from sft.errors import ModelError
+from sft.generation.prefix import copy_prefix, pad_behind
 from sft.generation.sampling import make_processors
 
 if TYPE_CHECKING:
@@ -37,17 +38,20 @@ def call_generate(
     decoding: Decoding,
     max_new_tokens: int,
     *,
+    prefix: DynamicCache | None = None,
     streamer: BaseStreamer | None = None,
     stopping: StoppingCriteriaList | None = None,
 ) -> list[list[int]]:
     """New token ids of each prompt, up to and with its end token where it wrote one: [[5303, 2], [17, 4, 2]].
 
-    The prompts are padded on the left, so that every answer continues from the last column.
+    The prompts are padded on the left, so that every answer continues from the last column; behind what they share,
+    where prefix (sft.generation.prefix) holds that already.
     """
     width = max(map(len, prompts))
     pad_id, end_ids = loaded.chat.pad_id, loaded.chat.end_ids
-    rows = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    shared = prefix.get_seq_length() if prefix is not None else 0
+    ids, mask = pad_behind(prompts, shared, pad_id)
+    computed = {"past_key_values": copy_prefix(loaded, prefix, len(prompts))} if prefix is not None and shared else {}
     device = torch.device(loaded.device)
     config = ExplicitConfig(
         max_new_tokens=max_new_tokens,
@@ -57,14 +61,15 @@ def call_generate(
         pad_token_id=pad_id,
         use_cache=True,
     )
-    with _in_eval_mode(loaded.model):
+    with in_eval_mode(loaded.model):
         output = loaded.model.generate(
-            input_ids=torch.tensor(rows, device=device),  # (B, width)
-            attention_mask=torch.tensor(mask, device=device),
+            input_ids=ids.to(device),  # (B, width)
+            attention_mask=mask.to(device),
             generation_config=config,
             logits_processor=make_processors(decoding, prompts, width, device),
             stopping_criteria=stopping,
             streamer=streamer,
+            **computed,
         )  # (B, width + new)
     return [cut_at_end(row, end_ids) for row in output[:, width:].tolist()]
 
@@ -90,7 +95,7 @@ def count_room(loaded: "LoadedModel", prompt: Sequence[int], decoding: Decoding)
 
 
 @contextmanager
-def _in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
+def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
     """Without dropout, also in the middle of a training."""
     was_training = model.training
     model.eval()

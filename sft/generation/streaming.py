@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from prompts import Message
+from prompts.family import THINK_END, THINK_START
 from sft.config.decoding import Decoding
 from sft.generation.call import call_generate, count_room
 
@@ -18,16 +21,21 @@ if TYPE_CHECKING:
     from sft.models.loaded import LoadedModel
 
 INCOMPLETE = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
+THINK_TOKENS = (THINK_START, THINK_END)
+WAIT_S = 0.05  # how often one who waits for the model looks whether it was told to stop
 
 
-def stream(loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding) -> "TextStream":
+def stream(
+    loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, *, lock: "threading.Lock | None" = None
+) -> "TextStream":
     """The answer to a prompt as pieces of text, each of whole characters: "Hel", "lo", "好".
 
     Joined they are what generate_batch gives. An error of the model is raised where the pieces are read. Closing the
-    stream (or leaving its `with` block) stops the model within one token. Raises ModelError for a prompt that fills
-    the model's context.
+    stream (or leaving its `with` block) stops the model within one token. While the model writes it holds `lock`, also
+    where nobody reads: who reads slowly keeps nobody waiting. Raises ModelError for a prompt that fills the model's
+    context.
     """
-    return TextStream(loaded, prompt_ids, decoding, count_room(loaded, prompt_ids, decoding))
+    return TextStream(loaded, prompt_ids, decoding, count_room(loaded, prompt_ids, decoding), lock)
 
 
 @dataclass
@@ -36,6 +44,8 @@ class _Written:
 
     token_ids: list[int] = field(default_factory=list)
     finished: bool = False
+    is_thought: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None  # the model's; None before the first piece
 
 
@@ -43,11 +53,17 @@ class TextStream(Iterator[str]):
     """Pieces of one answer; made by stream(). Generation starts with the first piece that is asked for."""
 
     def __init__(
-        self, loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int
+        self,
+        loaded: "LoadedModel",
+        prompt_ids: Sequence[int],
+        decoding: Decoding,
+        max_new_tokens: int,
+        lock: "threading.Lock | None" = None,
     ) -> None:
+        self._chat = loaded.chat
         self._written = _Written()
         # A generator, because Python closes it, and so stops the model, also when the stream is merely forgotten.
-        self._pieces = _read_pieces(loaded, prompt_ids, decoding, max_new_tokens, self._written)
+        self._pieces = _read_pieces(loaded, prompt_ids, decoding, max_new_tokens, self._written, lock)
 
     @property
     def token_ids(self) -> list[int]:
@@ -58,6 +74,20 @@ class TextStream(Iterator[str]):
     def finished(self) -> bool:
         """Whether the model ended the answer itself; False while it writes, and where it was cut off or stopped."""
         return self._written.finished
+
+    @property
+    def is_thought(self) -> bool:
+        """Whether the piece given last stands in a think block; the block's own tokens are in no piece."""
+        return self._written.is_thought
+
+    @property
+    def message(self) -> Message:
+        """What was written so far as a turn: {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}."""
+        return self._chat.read_answer(self._written.token_ids)
+
+    def stop(self) -> None:
+        """Let the answer end with the token the model is at; does not wait, so a signal handler may call it."""
+        self._written.stop.set()
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -105,20 +135,27 @@ class TextAssembler:
 
 
 def _read_pieces(
-    loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int, written: _Written
+    loaded: "LoadedModel",
+    prompt_ids: Sequence[int],
+    decoding: Decoding,
+    max_new_tokens: int,
+    written: _Written,
+    lock: "threading.Lock | None",
 ) -> Generator[str, None, None]:
     tokens = _TokenQueue()
-    stop = threading.Event()
 
     def generate() -> None:
         try:
-            stopping = StoppingCriteriaList([_StopOnEvent(stop)])
-            call_generate(loaded, [prompt_ids], decoding, max_new_tokens, streamer=tokens, stopping=stopping)
+            with _held(lock, written.stop) as may_write:
+                if may_write:
+                    stopping = StoppingCriteriaList([_StopOnEvent(written.stop)])
+                    call_generate(loaded, [prompt_ids], decoding, max_new_tokens, streamer=tokens, stopping=stopping)
             tokens.close(None)
         except BaseException as error:  # raised again where the text is read
             tokens.close(error)
 
     assembler = TextAssembler(loaded.chat.decode)
+    think_ids = {loaded.chat.encoder.control_tokens.get(token): token == THINK_START for token in THINK_TOKENS}
     written.thread = threading.Thread(target=generate, name="generation")
     try:
         written.thread.start()
@@ -127,12 +164,32 @@ def _read_pieces(
             if written.finished:
                 continue
             written.token_ids.append(token_id)
-            if piece := assembler.feed(token_id):
+            if token_id in think_ids:
+                if piece := assembler.flush():
+                    yield piece
+                written.is_thought = think_ids[token_id]
+            elif piece := assembler.feed(token_id):
                 yield piece
         if piece := assembler.flush():
             yield piece
     finally:
-        stop.set()  # the thread sees it after the token it is at; to wait for that is close()'s part
+        written.stop.set()  # the thread sees it after the token it is at; to wait for that is close()'s part
+
+
+@contextmanager
+def _held(lock: "threading.Lock | None", stop: threading.Event) -> Iterator[bool]:
+    """Hold a lock; False where the wait for it was given up, because a stop was asked for."""
+    if lock is None:
+        yield True
+        return
+    while not lock.acquire(timeout=WAIT_S):
+        if stop.is_set():
+            yield False
+            return
+    try:
+        yield not stop.is_set()
+    finally:
+        lock.release()
 
 
 class _TokenQueue(BaseStreamer):

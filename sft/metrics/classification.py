@@ -1,13 +1,20 @@
 """Label tasks: accuracy, precision, recall, F1 and the confusion matrix, counted by scikit-learn.
 
+One interface for every way to an answer: generated text, the label scored highest, the class of a classification
+head. Each gives one label a row, or None, and the latter two a probability for each class besides.
+
 An answer that is none of the allowed labels is wrong: it takes recall from the true class and lends precision to
 none. It is never read as one of the labels.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+from sft.metrics.roc import RocFigures, summarise_roc
 
 UNPARSEABLE = "(none of the labels)"
 
@@ -30,7 +37,10 @@ class ConfusionMatrix(TypedDict):
 
 
 class ClassificationFigures(TypedDict):
-    """Macro figures are unweighted means over the classes that occur among references or valid predictions."""
+    """Macro figures are unweighted means over the classes that occur among references or valid predictions.
+
+    roc_auc is there where probabilities were given.
+    """
 
     accuracy: float
     macro_precision: float
@@ -40,14 +50,19 @@ class ClassificationFigures(TypedDict):
     num_rows: int
     per_class: dict[str, ClassFigures]
     confusion_matrix: ConfusionMatrix
+    roc_auc: NotRequired[RocFigures]
 
 
 def summarise_labels(
-    references: Sequence[str], predictions: Sequence[str | None], labels: Sequence[str]
+    references: Sequence[str],
+    predictions: Sequence[str | None],
+    labels: Sequence[str],
+    probabilities: NDArray[np.float64] | None = None,
 ) -> ClassificationFigures:
     """Figures of predicted labels; None stands for an answer that is none of the allowed ones.
 
-    labels: every allowed label, in the order the tables show them.
+    labels: every allowed label, in the order the tables show them. probabilities: (N, C) of label scoring or a
+    classification head, columns in the order of labels; None for generated answers, which have none.
     summarise_labels(["正面", "负面"], ["正面", None], ["正面", "负面"]) -> accuracy 0.5, unparseable_rate 0.5
 
     Raises ValueError for no rows, for lists of different lengths and for a label that is not among `labels`.
@@ -61,7 +76,7 @@ def summarise_labels(
     used = [label for label in dict.fromkeys(labels) if label in references or label in answers]
     precision, recall, f1, support = precision_recall_fscore_support(references, answers, labels=used, zero_division=0)
     counts = confusion_matrix(references, answers, labels=[*used, UNPARSEABLE])
-    return {
+    figures: ClassificationFigures = {
         "accuracy": float(accuracy_score(references, answers)),
         "macro_precision": float(precision.mean()),
         "macro_recall": float(recall.mean()),
@@ -83,3 +98,6 @@ def summarise_labels(
             "counts": [[int(count) for count in row] for row in counts[:-1]],  # no reference is unparseable
         },
     }
+    if probabilities is not None:
+        figures["roc_auc"] = summarise_roc(references, probabilities, labels)
+    return figures

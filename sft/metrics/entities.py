@@ -1,4 +1,5 @@
-"""Named entities: strict span F1 (type and offsets both right), as seqeval and nervaluate's `strict` count it.
+"""Named entities: strict span F1 (type and offsets both right), as seqeval and nervaluate's `strict` count it, with
+partial matches beside it.
 
 A generated answer names entities without offsets, so its mentions are first placed in the text. Which of several
 occurrences a mention means cannot be known: it is given the gold one of its own type if there is a free one, for base
@@ -8,22 +9,19 @@ mention repeated more often than the text holds it counts against the answer.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from sft.metrics.entity_overlap import OverlapFigures, Overlaps, Span, count_overlaps, summarise_overlaps
+
+__all__ = ["EntityCounts", "Mention", "NerFigures", "Span", "count_entities", "place_mentions", "summarise_entities"]
 
 Mention = tuple[str, str]
 """An entity as an answer names it, text and type: ("北京", "GPE")."""
 
 
-class Span(NamedTuple):
-    """An entity with its place, end exclusive: Span(0, 2, "GPE"). start = end = -1 where the text does not hold it."""
-
-    start: int
-    end: int
-    label: str
-
-
 NOWHERE = -1
+ALL_TYPES = ""  # no type is called that: an answer that names none is unparseable
 
 
 def place_mentions(text: str, mentions: Sequence[Mention], gold: Sequence[Span]) -> list[Span]:
@@ -62,13 +60,16 @@ def _find_places(text: str, part: str) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class EntityCounts:
-    """Entities of one row or many, per type: Counter({"GPE": 2}). found = right type and offsets."""
+    """Entities of one row, per type: Counter({"GPE": 2}). found = right type and offsets; overlaps: partial matches,
+    over all types under ALL_TYPES and of each type alone.
+    """
 
     found: Counter[str]
     predicted: Counter[str]
     gold: Counter[str]
     nowhere: int = 0  # predicted, but not in the text: made up, or repeated too often
     unparseable: bool = False  # the answer could not be read, so all its gold entities are missed
+    overlaps: dict[str, Overlaps] = field(default_factory=dict)
 
     @property
     def totals(self) -> tuple[int, int, int]:
@@ -79,14 +80,25 @@ class EntityCounts:
 def count_entities(gold: Sequence[Span], predicted: Sequence[Span] | None) -> EntityCounts:
     """Strict counts of one row; a span predicted twice is found once. None stands for an answer that cannot be read."""
     if predicted is None:
-        return EntityCounts(Counter(), Counter(), Counter(span.label for span in set(gold)), unparseable=True)
+        gold_types = Counter(span.label for span in set(gold))
+        return EntityCounts(Counter(), Counter(), gold_types, unparseable=True, overlaps=_count_overlaps(gold, []))
     claimed = {span for span in predicted if span.start != NOWHERE}
     return EntityCounts(
         found=Counter(span.label for span in set(gold) & claimed),
         predicted=Counter(span.label for span in predicted),
         gold=Counter(span.label for span in set(gold)),
         nowhere=sum(span.start == NOWHERE for span in predicted),
+        overlaps=_count_overlaps(gold, predicted),
     )
+
+
+def _count_overlaps(gold: Sequence[Span], predicted: Sequence[Span]) -> dict[str, Overlaps]:
+    """Partial matches over all types, and of each type that either side names."""
+    overlaps = {ALL_TYPES: count_overlaps(gold, predicted)}
+    for label in {span.label for span in (*gold, *predicted)}:
+        sides = ([span for span in side if span.label == label] for side in (gold, predicted))
+        overlaps[label] = count_overlaps(*sides)
+    return overlaps
 
 
 class EntityFigures(TypedDict):
@@ -100,13 +112,22 @@ class EntityFigures(TypedDict):
     support: int
 
 
+class PartialFigures(OverlapFigures):
+    """Partial matches over all types, whatever the types, and among the entities of each type."""
+
+    by_type: dict[str, OverlapFigures]
+
+
 class NerFigures(EntityFigures):
-    """Micro figures, and those of each type; rates are of rows (unparseable) and of mentions (not in the text)."""
+    """Strict micro figures, those of each type, and partial ones; rates are of rows (unparseable) and of mentions (not
+    in the text).
+    """
 
     unparseable_rate: float
     not_in_text_rate: float
     num_rows: int
     by_type: dict[str, EntityFigures]
+    partial: PartialFigures
 
 
 def summarise_entities(rows: Sequence[EntityCounts]) -> NerFigures:
@@ -129,7 +150,15 @@ def summarise_entities(rows: Sequence[EntityCounts]) -> NerFigures:
         "not_in_text_rate": sum(row.nowhere for row in rows) / num_predicted if num_predicted else 0.0,
         "num_rows": len(rows),
         "by_type": {label: _figures(found[label], predicted[label], gold[label]) for label in types},
+        "partial": {
+            **summarise_overlaps(_sum_overlaps(rows, ALL_TYPES)),
+            "by_type": {label: summarise_overlaps(_sum_overlaps(rows, label)) for label in types},
+        },
     }
+
+
+def _sum_overlaps(rows: Sequence[EntityCounts], label: str) -> Overlaps:
+    return sum((row.overlaps.get(label, Overlaps()) for row in rows), Overlaps())
 
 
 def _figures(found: int, predicted: int, gold: int) -> EntityFigures:

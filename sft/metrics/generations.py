@@ -1,13 +1,20 @@
 """What generated answers look like, without judging whether they are right: empty, cut off, long, repetitive."""
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
-from sft.metrics.words import split_words
+from sft.metrics.words import WORDS_SIGNATURE, split_words
+
+VOCABULARY = 30_522  # V of the authors' experiments; one number for every model, so that figures are comparable
+DISTINCT_SIGNATURE = f"distinct:corpus|{WORDS_SIGNATURE}|adjusted:liu2022,V={VOCABULARY}"
 
 
 class GenerationFigures(TypedDict):
-    """Rates are shares of rows (0 to 1); lengths are means in tokens of the model's tokenizer, end token left out."""
+    """Rates are shares of rows (0 to 1); lengths are means in tokens of the model's tokenizer, end token left out.
+
+    distinct_n falls as answers get longer, however varied they are; distinct_n_adjusted does not (see adjust_distinct).
+    """
 
     empty_rate: float
     unfinished_rate: float
@@ -16,6 +23,8 @@ class GenerationFigures(TypedDict):
     len_ratio_pred_over_ref: float
     distinct_1: float
     distinct_2: float
+    distinct_1_adjusted: float
+    distinct_2_adjusted: float
     num_rows: int
 
 
@@ -43,6 +52,8 @@ def summarise_generations(
         "len_ratio_pred_over_ref": prediction_length / reference_length if reference_length else 0.0,
         "distinct_1": count_distinct(predictions, 1),
         "distinct_2": count_distinct(predictions, 2),
+        "distinct_1_adjusted": adjust_distinct(*_count_ngrams(predictions, 1)),
+        "distinct_2_adjusted": adjust_distinct(*_count_ngrams(predictions, 2)),
         "num_rows": num_rows,
     }
 
@@ -52,10 +63,26 @@ def count_distinct(texts: Sequence[str], n: int) -> float:
 
     count_distinct(["好好学", "好学"], 1) -> 0.4        # {好, 学} of 5; Li et al. 2016, arXiv:1510.03055
     """
+    distinct, total = _count_ngrams(texts, n)
+    return distinct / total if total else 0.0
+
+
+def adjust_distinct(num_distinct: int, num_total: int, vocabulary: int = VOCABULARY) -> float:
+    """Distinct n-grams over those expected of as many drawn at random: Liu et al. 2022, arXiv:2202.13587, equation 4.
+
+    Of C n-grams drawn from V, V (1 - ((V - 1) / V)^C) are expected to be distinct. adjust_distinct(2, 5) -> 0.4;
+    adjust_distinct(20_000, 100_000) -> 0.681, where distinct-n says 0.2. 0.0 where there is no n-gram.
+    """
+    expected = -vocabulary * math.expm1(num_total * math.log1p(-1 / vocabulary))
+    return num_distinct / expected if num_total else 0.0
+
+
+def _count_ngrams(texts: Sequence[str], n: int) -> tuple[int, int]:
+    """(distinct, all) n-grams of the corpus."""
     total, seen = 0, set()
     for text in texts:
         words = split_words(text)
         ngrams = list(zip(*(words[start:] for start in range(n)), strict=False))  # the shortest of the n shifts ends it
         total += len(ngrams)
         seen.update(ngrams)
-    return len(seen) / total if total else 0.0
+    return len(seen), total

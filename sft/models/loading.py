@@ -76,21 +76,26 @@ def load_for_training(settings: TrainSettings, backend: str) -> LoadedModel:
     return LoadedModel(model, tokenizer, chat, source, precision, backend)
 
 
-def load_run(run: Run, *, allow_mismatch: bool = False) -> LoadedModel:
+def load_run(
+    run: Run, *, allow_mismatch: bool = False, precision: Precision | None = None, four_bit: bool | None = None
+) -> LoadedModel:
     """The tuned model of a finished run, with the prompt it was trained with: base and adapter, or its own weights.
 
+    precision and four_bit: how the base is held, where not as in training (export reloads it in 16 bits).
     Raises RunError when base weights, tokenizer, template, prompt, labels or tuned weights are not the run's;
     allow_mismatch says so aloud and goes on.
     """
     settings = run.train_settings()
-    source, precision = find_source(run.base["name"], run.base.get("revision")), decide_precision(settings.dtype)
+    source = find_source(run.base["name"], run.base.get("revision"))
+    precision = precision or decide_precision(settings.dtype)
+    in_four_bits = settings.method == "qlora" if four_bit is None else four_bit
     tokenizer = load_tokenizer(run.weights_dir)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
-    trusted = settings.trust_remote_code
 
     def load(source: ModelSource) -> PreTrainedModel:
-        return load_weights(source, precision, four_bit=settings.method == "qlora", trust_remote_code=trusted)
+        trusted = settings.trust_remote_code
+        return load_weights(source, precision, four_bit=in_four_bits, trust_remote_code=trusted)
 
     say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}")
     if settings.has_adapter:

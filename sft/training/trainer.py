@@ -73,6 +73,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
             eval_dataset=as_dataset(validation_rows),
             callbacks=[self.guard, StallGuard(), *callbacks],
         )
+        # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
+        loaded.model.create_or_update_model_card = lambda folder: None
         for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate
             self.remove_callback(built_in)
         if len(self.train_dataset) != len(train_rows):

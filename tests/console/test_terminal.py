@@ -1,11 +1,15 @@
 import io
 import json
+import random
+import re
 import unicodedata
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.console import TerminalFilter, make_visible, to_json
+from sft.generation.streaming import TextAssembler
 
 STEERING = "\x1b\x9b\x07\x08\x00\x7f\x85\x90\x9c\x9d\r\u202e\u2066\ud800"
 NASTY_TEXT = st.text(alphabet=st.one_of(st.sampled_from(STEERING + "[]0;m\n\t中é👍"), st.characters()))
@@ -60,3 +64,40 @@ def test_json_is_safe_to_show_and_holds_the_same_text(text):
 
 def test_json_keeps_chinese_readable():
     assert to_json({"label": "正面"}) == '{"label": "正面"}'
+
+
+def test_ten_thousand_fuzzed_byte_streams_at_every_split_into_tokens_show_no_steering_byte():
+    rng = random.Random(7)
+    alphabet = [
+        b"\x1b[2J",
+        b"\x1b]0;t\x07",
+        b"\xc2\x9b",
+        b"\x9b1m",
+        b"\x00",
+        b"\x7f",
+        b"\r",
+        "中".encode(),
+        b"ok ",
+        b"\xe4",
+    ]
+    alphabet += [bytes([rng.randrange(256)]) for _ in range(30)]
+
+    def decode(tokens: Sequence[bytes]) -> str:
+        return b"".join(tokens).decode("utf-8", "replace")
+
+    num_bad = num_splits = 0
+    for _ in range(10_000):
+        raw = b"".join(rng.choices(alphabet, k=rng.randint(4, 12)))
+        for cut in range(len(raw) + 1):
+            stream = io.StringIO()
+            out, assembler = TerminalFilter(stream), TextAssembler(decode)
+            for token in (raw[:cut], raw[cut:]):
+                out.write(assembler.feed(token))
+            out.write(assembler.flush())
+            num_bad += len(STEERS.findall(stream.getvalue()))
+            num_splits += 1
+    assert num_splits > 100_000
+    assert num_bad == 0
+
+
+STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

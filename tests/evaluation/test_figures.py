@@ -120,8 +120,13 @@ def test_the_comparison_holds_every_headline_figure_of_base_and_tuned(rows, wron
         ("news accuracy (generated)", 0.0, 1.0, 1),
         ("ner f1", 0.0, 1.0, 2),
     ]
-    assert (comparison["outcome"], comparison["metrics"]["eval_loss"]["finding"]) == ("helped", "better")
+    assert (comparison["outcome"], comparison["metrics"]["eval_loss"]["finding"]) == ("loss_only", "better")
     assert comparison["metrics"]["sentiment accuracy"]["finding"] == "unclear"  # three rows cannot show it
-    assert comparison["verdict"].startswith("Tuning helped: eval_loss ")
-    assert comparison["verdict"].endswith("(10 rows).")
+    assert comparison["verdict"].startswith("The reference answers became likelier (eval_loss ")
+    assert comparison["verdict"].endswith("(10 rows). Fewer than 30 rows: a first sign, no proof.")
+    assert comparison["slices"]["source"]["press"]["ner f1"] == {
+        "base": 0.0, "tuned": 1.0, "difference": 1.0, "num_rows": 2, "rows_fixed": 1, "rows_broken": 0,
+    }  # fmt: skip
+    assert comparison["slices"]["task"]["sentiment"]["sentiment accuracy"]["num_rows"] == 3
+    assert "ner f1" not in comparison["slices"]["source"]["qa"]
     assert compare_models(rows, right, wrong, seed=0)["outcome"] == "hurt"

@@ -1,24 +1,30 @@
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sft.data import open_dataset
+from sft.errors import DataError
 from sft.evaluation import evaluate_run, write_evaluation
+from sft.generation import batch
 from sft.models.loading import load_base
-from sft.report import render_report, render_table, write_report
+from sft.report import render_report, render_table, write_reports
 from sft.scoring import score_rows
-from tests.evaluation.conftest import LIMITS, ROWS, settings_of
+from tests.evaluation.conftest import LIMITS, ROWS, settings_of, write_jsonl
 
 GROUPS = {"teacher_forcing", "generation", "classification", "ner"}
 
 
 def test_metrics_hold_the_groups_of_tuned_and_base_side_by_side(evaluation):
     metrics = evaluation.metrics
-    assert set(metrics) == {*GROUPS, "data_stats", "base", "comparison", "run", "artifacts"}
+    assert set(metrics) == {*GROUPS, "data_stats", "base", "comparison", "leaks", "run", "artifacts"}
     assert set(metrics["base"]) == GROUPS
     for side in (metrics, metrics["base"]):
         assert set(side["teacher_forcing"]) == {
-            *("eval_loss", "perplexity", "bits_per_byte", "supervised_tokens", "num_rows", "by_source", "by_task")
+            *("eval_loss", "perplexity", "bits_per_byte", "supervised_tokens", "num_rows"),
+            *("by_source", "by_task", "by_length", "by_language"),
         }
         assert set(side["generation"]) == {
             *("empty_rate", "avg_pred_len_tokens", "avg_ref_len_tokens", "len_ratio_pred_over_ref", "distinct_1"),
@@ -65,7 +71,8 @@ def test_every_row_has_a_prediction_with_what_was_asked_and_what_both_models_sai
     sentiment, question = evaluation.predictions[0], evaluation.predictions[8]
     assert set(sentiment) == {
         *("id", "source", "task", "instruction", "input", "reference", "prediction", "base_prediction"),
-        *("finished", "base_finished", "nll", "base_nll", "label", "base_label"),
+        *("finished", "base_finished", "nll", "base_nll", "label", "base_label", "language", "changes"),
+        *("row_tokens", "reference_tokens", "prediction_tokens"),
     }
     assert sentiment["instruction"].endswith("房间很干净")
     assert (question["instruction"], question["input"], question["reference"]) == ("翻译", "hello", "你好")
@@ -76,25 +83,98 @@ def test_without_a_baseline_the_tuned_model_alone_gives_the_same_answers_to_a_sa
 ):
     flags = ("--data", mixed_file, "--no-baseline", "--num_samples", 6, *LIMITS)
     alone = evaluate_run(run, settings_of(*flags))
-    assert set(alone.metrics) == {*GROUPS, "data_stats", "run", "artifacts"}
+    assert set(alone.metrics) == {*GROUPS, "data_stats", "leaks", "run", "artifacts"}
     together = {row["id"]: row for row in evaluation.predictions}
     assert len(alone.predictions) == 6
     for row in alone.predictions:
-        expected = {name: value for name, value in together[row["id"]].items() if not name.startswith("base_")}
+        both = together[row["id"]].items()
+        expected = {name: value for name, value in both if not name.startswith("base_") and name != "changes"}
         assert row == {**expected, "nll": pytest.approx(expected["nll"], abs=1e-4)}
     assert render_table(alone.metrics).splitlines()[0].split() == ["metric", "tuned"]
     assert "Measured without a baseline" in render_report(alone)
 
 
-def test_the_folder_holds_metrics_predictions_and_a_report_that_needs_nothing_else(evaluation, tmp_path):
+def test_the_folder_holds_metrics_predictions_and_reports_that_need_nothing_else(evaluation, tmp_path):
     folder = tmp_path / "evaluation"
-    write_report(evaluation, folder / "report.html")
+    write_reports(evaluation, folder)
     write_evaluation(evaluation, folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "predictions.jsonl", "report.html"]
+    assert {path.name for path in folder.iterdir()} == set(evaluation.metrics["artifacts"].values())
     assert json.loads((folder / "metrics.json").read_text()) == evaluation.metrics
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == evaluation.predictions
     page = (folder / "report.html").read_text()
     assert evaluation.metrics["comparison"]["verdict"].replace(">", "&gt;") in page
     assert [mark for mark in ("http", "src=", "@import", "url(", "<script") if mark in page] == []
-    assert Path(folder / "report.html").stat().st_size < 100_000
+    assert Path(folder / "report.html").stat().st_size < 150_000
+
+
+def test_rows_of_the_training_data_are_marked_and_every_score_is_told_without_them(run, tmp_path):
+    trained_on = open_dataset(str(run.data["path"])).train
+    copied = [{**row, "id": f"copy-{number}"} for number, row in enumerate(trained_on[:2])]
+    rows = write_jsonl(tmp_path / "rows.jsonl", [*copied, *ROWS[:4]])
+    found = evaluate_run(run, settings_of("--data", rows, *LIMITS))
+    leaks, clean = found.metrics["leaks"], found.metrics["without_overlaps"]
+    assert (leaks["exact"], leaks["near"], leaks["ids"]) == (2, 0, ["copy-0", "copy-1"])
+    assert leaks["training_rows"] == len(trained_on)
+    assert [row.get("overlap", {}).get("training_id") for row in found.predictions] == [
+        *(row["id"] for row in trained_on[:2]),
+        *[None] * 4,
+    ]
+    assert (clean["num_rows"], clean["comparison"]["metrics"]["eval_loss"]["num_rows"]) == (4, 4)
+    without = evaluate_run(run, settings_of("--data", write_jsonl(rows, ROWS[:4]), *LIMITS))
+    assert clean["teacher_forcing"]["eval_loss"] == pytest.approx(
+        without.metrics["teacher_forcing"]["eval_loss"], abs=1e-6
+    )
+    assert clean["classification"] == without.metrics["classification"]
+    assert "without_overlaps" not in without.metrics
+
+
+def test_training_data_that_is_gone_is_an_error_that_names_the_way_out(run, mixed_file):
+    gone = replace(run, data={**run.data, "path": "nowhere/rows.jsonl"})
+    with pytest.raises(DataError, match=r"nowhere/rows.jsonl: what the run was trained on is gone.*--no-leak_check"):
+        evaluate_run(gone, settings_of("--data", mixed_file, *LIMITS))
+    unchecked = evaluate_run(gone, settings_of("--data", mixed_file, "--no-leak_check", "--num_samples", 6, *LIMITS))
+    assert (unchecked.metrics["leaks"]["checked"], unchecked.metrics["leaks"]["training_rows"]) == (False, 0)
+
+
+class Stop(Exception):
+    """In the place of a kill: nothing of ours catches it."""
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_file(run, mixed_file, tmp_path, monkeypatch, capsys):
+    copy = replace(run, path=Path(shutil.copytree(run.path, tmp_path / "run")))
+    settings = settings_of("--data", mixed_file, *LIMITS)
+    write_evaluation(evaluate_run(copy, settings), tmp_path / "whole")
+    shutil.rmtree(copy.evaluation_dir)
+    real, calls = batch.call_generate, []
+
+    def fail_at(number: int):
+        def call(*args):
+            calls.append(len(args[1]))
+            if len(calls) == number:
+                raise Stop
+            return real(*args)
+
+        return call
+
+    for number in (3, 6):  # once in the tuned model's answers, once further on
+        calls.clear()
+        monkeypatch.setattr(batch, "call_generate", fail_at(number))
+        with pytest.raises(Stop):
+            evaluate_run(copy, settings)
+    monkeypatch.setattr(batch, "call_generate", real)
+    capsys.readouterr()
+    write_evaluation(evaluate_run(copy, settings), copy.evaluation_dir)
+    assert "predictions.partial.jsonl: goes on behind the " in capsys.readouterr().err
+    assert (copy.evaluation_dir / "predictions.jsonl").read_bytes() == (
+        tmp_path / "whole" / "predictions.jsonl"
+    ).read_bytes()
+    assert sorted(path.name for path in copy.evaluation_dir.iterdir()) == ["metrics.json", "predictions.jsonl"]
+
+
+def test_answers_are_drawn_where_the_preset_says_so_and_the_same_for_the_same_seed(run, mixed_file):
+    flags = ("--data", mixed_file, "--no-baseline", "--num_samples", 6, "--decoding", "chat", *LIMITS)
+    first, again, other = (evaluate_run(run, settings_of(*flags, "--seed", seed)) for seed in (1, 1, 2))
+    said = [[row["prediction"] for row in one.predictions] for one in (first, again, other)]
+    assert first.metrics["run"]["decoding"] == "chat"
+    assert said[0] == said[1] != said[2]

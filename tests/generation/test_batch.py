@@ -123,7 +123,7 @@ def test_an_adapter_speaks_in_batches_and_streams_and_is_silent_when_off(tiny, t
 
 
 def test_generating_in_the_middle_of_a_training_uses_no_dropout_and_trains_on_after(tiny_adapted):
-    prompts = prompts_of(tiny_adapted, TEXTS[:1])
+    prompts = prompts_of(tiny_adapted, TEXTS[:3])
     expected = generate_batch(tiny_adapted, prompts, SHORT["precise"])
     tiny_adapted.model.train()
     for module in tiny_adapted.model.modules():
@@ -148,6 +148,28 @@ def test_a_prompt_without_room_for_an_answer_is_refused_in_one_line(tiny):
         generate_batch(tiny, prompts, DECODING["precise"])
     with pytest.raises(ModelError, match=message):
         stream(tiny, prompts[0], DECODING["precise"])
+
+
+def test_two_hundred_left_padded_prompts_are_answered_as_each_alone(tiny):
+    texts = [f"{'很好 ' * (number % 17)}question {number} {'x' * (number % 23)}" for number in range(208)]
+    prompts = prompts_of(tiny, texts)
+    answers = generate_batch(tiny, prompts, SHORT["precise"])
+    assert answers == [generate_batch(tiny, [prompt], SHORT["precise"])[0] for prompt in prompts]
+    assert len({answer.text for answer in answers}) > 150
+
+
+def test_an_interrupted_run_generates_only_the_batches_that_are_missing(tiny, monkeypatch):
+    monkeypatch.setattr("sft.generation.batch.MAX_BATCH_ROWS", 2)
+    prompts, kept = prompts_of(tiny, TEXTS), {}
+    whole = generate_batch(tiny, prompts, SHORT["precise"], on_answers=kept.update)
+    assert [kept[place] for place in range(len(prompts))] == whole
+    first, second, third = plan_batches([len(prompt) for prompt in prompts], [12] * 6, 10_000)
+    known = {place: Generated("known", [], True) for place in (*first, second[0])}  # of the second batch one is missing
+    new: dict[int, Generated] = {}
+    again = generate_batch(tiny, prompts, SHORT["precise"], known=known, on_answers=new.update)
+    assert sorted(new) == sorted((*second, *third))
+    assert [again[place].text for place in first] == ["known", "known"]
+    assert [again[place] for place in (*second, *third)] == [whole[place] for place in (*second, *third)]
 
 
 def test_no_prompts_have_no_answers(tiny):

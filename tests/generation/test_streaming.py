@@ -92,6 +92,38 @@ def test_an_error_of_the_model_is_raised_where_the_text_is_read(tiny, say_with):
     assert generating_threads() == 0
 
 
+def test_what_stands_in_a_think_block_is_said_to_be_a_thought(tiny, say_with):
+    encoder, ids = tiny.chat.encoder, tiny.chat.encode_text("<hm>4")
+    encoder.control_tokens |= {"<think>": ids[0], "</think>": ids[3]}
+    encoder.control_ids |= {ids[0], ids[3]}
+    say_with([[*ids, tiny.chat.end_ids[0]]])
+    with stream(tiny, prompt_of(tiny), LONG) as pieces:
+        assert [(piece, pieces.is_thought) for piece in pieces] == [("h", True), ("m", True), ("4", False)]
+    assert pieces.message == {"role": "assistant", "content": "4", "reasoning_content": "hm"}
+
+
+def test_a_stream_can_be_told_to_stop_and_ends_as_any_other(tiny, say_with):
+    head = say_with([tiny.chat.encode_text("x")])
+    write = head.forward
+    head.forward = lambda hidden: (time.sleep(0.02), write(hidden))[1]
+    with stream(tiny, prompt_of(tiny), LONG) as pieces:
+        assert next(pieces) == "x"
+        pieces.stop()
+        assert set(pieces) <= {"x"}
+    assert (len(pieces.token_ids) < 50, pieces.finished) == (True, False)
+
+
+def test_one_who_waits_for_the_model_can_be_told_to_stop_and_never_asks_it(tiny, say_with):
+    head, lock = say_with([tiny.chat.encode_text("x")]), threading.Lock()
+    pieces, found = stream(tiny, prompt_of(tiny), LONG, lock=lock), []
+    with lock:
+        reader = threading.Thread(target=lambda: found.extend(pieces))
+        reader.start()
+        pieces.stop()
+        reader.join(timeout=30)
+    assert (found, head.num_calls, generating_threads(), lock.locked()) == ([], 0, 0, False)
+
+
 def decode_bytes(ids) -> str:
     return bytes(ids).decode("utf-8", "replace")
 

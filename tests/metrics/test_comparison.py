@@ -1,18 +1,16 @@
 import numpy as np
 import pytest
-from scipy.stats import permutation_test
 from sklearn.metrics import f1_score
 
 from sft.metrics.comparison import (
     PairedMetric,
     adjust_holm,
-    bootstrap_interval,
     compare_metrics,
     fewer_errors,
     mcnemar_exact,
     micro_f1,
-    permutation_p_value,
     ratio,
+    smallest_detectable,
 )
 
 
@@ -38,8 +36,10 @@ def test_accuracy_of_twenty_rows_of_which_ten_are_fixed_and_one_is_broken():
         "higher_is_better": True,
         "finding": "better",
         "num_rows": 20,
+        "num_groups": 20,
         "rows_fixed": 10,
         "rows_broken": 1,
+        "smallest_detectable": pytest.approx(2.8 * 0.134, rel=0.05),  # 0.134: the standard error of 11 in 20
     }
     assert 0.1 < figures["low"] < 0.3 < 0.6 < figures["high"] < 0.8
 
@@ -89,38 +89,6 @@ def test_micro_f1_from_counts_equals_scikit_learn_on_200_generated_cases():
         )
 
 
-def test_the_interval_equals_a_plain_loop_over_the_same_draws():
-    rng = np.random.default_rng(2)
-    base, tuned = rng.uniform(0, 5, (40, 2)), rng.uniform(0, 5, (40, 2))
-    draws = np.random.default_rng(7).multinomial(40, np.full(40, 1 / 40), size=200)
-    differences = []
-    for draw in draws:
-        rows = np.repeat(np.arange(40), draw)
-        differences.append(tuned[rows, 0].sum() / tuned[rows, 1].sum() - base[rows, 0].sum() / base[rows, 1].sum())
-    low, high = bootstrap_interval(base, tuned, ratio, np.random.default_rng(7), num_resamples=200)
-    assert (low, high) == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])), abs=1e-9)
-
-
-def test_many_rows_are_resampled_in_pieces_without_changing_the_interval(monkeypatch):
-    rng = np.random.default_rng(3)
-    base, tuned = rng.uniform(0, 5, (30, 2)), rng.uniform(0, 5, (30, 2))
-    whole = bootstrap_interval(base, tuned, ratio, np.random.default_rng(7), num_resamples=100)
-    monkeypatch.setattr("sft.metrics.comparison.CHUNK_ELEMENTS", 7 * 30)
-    assert bootstrap_interval(base, tuned, ratio, np.random.default_rng(7), num_resamples=100) == whole
-
-
-def test_the_permutation_p_value_agrees_with_scipy_over_all_arrangements():
-    rng = np.random.default_rng(4)
-    for shift in (0.0, 0.4, 1.0):
-        base, tuned = rng.normal(5, 1, 10), rng.normal(5 + shift, 1, 10)
-        exact = permutation_test(
-            (tuned, base), lambda x, y: (x - y).mean(), permutation_type="samples", n_resamples=np.inf
-        )
-        summands = [np.stack([values, np.ones(10)], axis=1) for values in (base, tuned)]
-        ours = permutation_p_value(*summands, ratio, np.random.default_rng(0), num_resamples=20_000)
-        assert ours == pytest.approx(exact.pvalue, abs=0.015)  # 3 standard errors of 20,000 draws at p = 0.5
-
-
 def test_mcnemar_counts_only_the_rows_on_which_the_models_differ():
     assert mcnemar_exact(0, 0) == 1.0
     assert mcnemar_exact(5, 5) == 1.0
@@ -145,12 +113,45 @@ def test_sides_of_different_rows_are_refused():
         compare_metrics([PairedMetric("loss", np.ones((3, 2)), np.ones((2, 2)), ratio, False)])
 
 
-def test_a_95_percent_interval_holds_the_true_difference_about_95_times_in_100():
-    rng, num_trials, held = np.random.default_rng(5), 300, 0
+def test_rows_of_a_group_count_as_one_and_mcnemar_gives_way_to_the_permutation_test():
+    base, tuned = [0] * 12 + [1] * 12, [1] * 12 + [1] * 12
+    alone = _accuracy(base, tuned)
+    grouped = PairedMetric(
+        "accuracy", alone.base, alone.tuned, ratio, True, is_right_or_wrong=True, groups=[i // 12 for i in range(24)]
+    )
+    figures = [compare_metrics([metric])["accuracy"] for metric in (alone, grouped)]
+    assert [(f["test"], f["num_groups"], f["finding"]) for f in figures] == [
+        ("mcnemar", 24, "better"),
+        ("permutation", 2, "unclear"),  # one text fixed twelve times over is one text
+    ]
+    assert figures[0]["difference"] == figures[1]["difference"] == 0.5
+
+
+def test_groups_of_one_row_each_change_nothing():
+    metric = _accuracy([0, 1, 0, 1], [1, 1, 0, 0])
+    single = PairedMetric(
+        "accuracy", metric.base, metric.tuned, ratio, True, is_right_or_wrong=True, groups=["a", "b", "c", "d"]
+    )
+    assert compare_metrics([single]) == compare_metrics([metric])
+
+
+def test_a_group_missing_for_a_row_is_refused():
+    metric = _accuracy([0, 1], [1, 1])
+    with pytest.raises(ValueError, match="accuracy: one group per row, not 1 for 2"):
+        compare_metrics([PairedMetric("accuracy", metric.base, metric.tuned, ratio, True, groups=["a"])])
+
+
+def test_the_smallest_detectable_difference_is_shown_by_four_samples_of_five():
+    rng, shown, num_trials = np.random.default_rng(6), 0, 400
+    effect = smallest_detectable(np.sqrt(0.3 / 500))  # 30 % of 500 rows differ
     for _ in range(num_trials):
-        ability = rng.uniform(0.2, 0.9, 120)  # rows are easy or hard for both models, so the pairs are correlated
-        base = (rng.random(120) < ability).astype(int)
-        tuned = (rng.random(120) < np.minimum(ability + 0.1, 1.0)).astype(int)
-        low, high = bootstrap_interval(_right_or_wrong(base), _right_or_wrong(tuned), ratio, rng, num_resamples=400)
-        held += low <= 0.1 <= high
-    assert 0.92 <= held / num_trials <= 0.98  # 0.95 +- 2.4 standard errors of 300 trials
+        fixed = rng.binomial(rng.binomial(500, 0.3), 0.5 + effect / 0.3 / 2)
+        shown += mcnemar_exact(fixed, rng.binomial(500, 0.3 * (0.5 - effect / 0.3 / 2))) < 0.05
+    assert 0.70 < shown / num_trials < 0.86  # .8, a little less by the exact test, +- 2.4 standard errors
+
+
+def test_two_models_with_equal_answers_could_still_not_have_shown_less_than_six_rows():
+    figures = compare_metrics([_accuracy([1, 0] * 50, [1, 0] * 50)])["accuracy"]
+    assert figures["smallest_detectable"] == 0.06
+    few = compare_metrics([_accuracy([1, 0], [1, 0])])["accuracy"]
+    assert few["smallest_detectable"] == 1.0

@@ -69,7 +69,33 @@ def test_all_figures_of_three_rows_one_of_them_unparseable():
             "PER": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "found": 0, "predicted": 0, "support": 1},
             "ORG": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "found": 0, "predicted": 1, "support": 0},
         },
+        "partial": {
+            **_overlaps(2 / 3, exact=2, partial=0, predicted=3, support=3),  # over all types, whatever they are
+            "by_type": {
+                "GPE": _overlaps(0.5, exact=1, partial=0, predicted=2, support=2),
+                "PER": _overlaps(0.0, exact=0, partial=0, predicted=0, support=1),
+                "ORG": _overlaps(0.0, exact=0, partial=0, predicted=1, support=0),
+            },
+        },
     }
+
+
+def _overlaps(value: float, **counts: int) -> dict[str, float]:
+    """Figures whose precision, recall and F1 are all the same."""
+    return {"precision": pytest.approx(value), "recall": pytest.approx(value), "f1": pytest.approx(value), **counts}
+
+
+def test_a_name_found_with_a_character_too_few_is_half_found():
+    partial = summarise_entities([count_entities([Span(0, 4, "ORG")], [Span(0, 3, "ORG")])])["partial"]
+    assert partial == {
+        **_overlaps(0.5, exact=0, partial=1, predicted=1, support=1),
+        "by_type": {"ORG": _overlaps(0.5, exact=0, partial=1, predicted=1, support=1)},
+    }
+
+
+def test_an_exact_match_is_not_lost_to_an_overlapping_claim_that_comes_first():
+    counts = count_entities([Span(0, 4, "ORG")], [Span(0, 2, "ORG"), Span(0, 4, "ORG")])
+    assert (counts.overlaps["ORG"].exact, counts.overlaps["ORG"].partial) == (1, 0)
 
 
 def test_no_rows_are_refused():
@@ -112,6 +138,35 @@ def test_strict_figures_equal_nervaluate_on_250_generated_corpora():
             assert (figures["precision"], figures["recall"], figures["f1"]) == pytest.approx(
                 (reference.precision, reference.recall, reference.f1), abs=1e-9
             )
+
+
+def test_partial_figures_equal_nervaluate_on_250_generated_corpora():
+    rng = random.Random(7)
+    num_partial = 0
+    for _ in range(250):
+        lengths = [rng.randrange(1, 15) for _ in range(rng.randrange(1, 6))]
+        gold, predicted = ([_draw_spans(rng, length) for length in lengths] for _ in range(2))
+        ours = summarise_entities([count_entities(*pair) for pair in zip(gold, predicted, strict=True)])["partial"]
+        first = [
+            sorted(row, key=lambda s, g=g: (s[:2] not in {p[:2] for p in g}, s))
+            for row, g in zip(predicted, gold, strict=True)
+        ]
+        theirs = Evaluator(_as_nervaluate(gold), _as_nervaluate(first), list(TYPES), loader="dict").evaluate()
+        for figures, reference in [
+            (ours, theirs["overall"]["partial"]),
+            *((figures, theirs["entities"][label]["partial"]) for label, figures in ours["by_type"].items()),
+        ]:
+            num_partial += reference.partial
+            assert (figures["exact"], figures["partial"], figures["predicted"], figures["support"]) == (
+                reference.correct,
+                reference.partial,
+                reference.actual,
+                reference.possible,
+            )
+            assert (figures["precision"], figures["recall"], figures["f1"]) == pytest.approx(
+                (reference.precision, reference.recall, reference.f1), abs=1e-9
+            )
+    assert num_partial > 500  # the cases do hold what is tested
 
 
 def test_answers_without_offsets_score_as_nervaluate_scores_their_places_on_250_generated_rows():

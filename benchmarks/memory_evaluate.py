@@ -1,0 +1,65 @@
+"""Does an evaluation need more memory than the training before it? Both commands on one recipe, and the peak of each.
+
+On a CPU the peak is the resident size of the process (getrusage), on a GPU what PyTorch allocated. The training runs
+for a few steps, its longest batch among them. Prints one JSON line last.
+    python benchmarks/memory_evaluate.py --work /tmp/memory
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Runs a script as `python script.py` does, then writes the peak of its memory in GB to a file.
+MEASURED = """
+import json, resource, runpy, sys
+script, out = sys.argv[1:3]
+sys.argv = [script, *sys.argv[3:]]
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    import torch
+    gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    open(out, "w").write(json.dumps({"resident_gb": round(peak, 3), "gpu_gb": gpu and round(gpu, 3)}))
+"""
+
+
+def measure(work: Path, script: str, *flags: object) -> dict[str, float | None]:
+    """Peak memory of one command: {"resident_gb": 1.2, "gpu_gb": None}; ends the benchmark where it fails."""
+    out = work / f"{script}.memory.json"
+    command = [sys.executable, "-c", MEASURED, str(ROOT / script), str(out), *map(str, flags)]
+    done = subprocess.run(command, cwd=work, stdout=sys.stderr, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    if done.returncode:
+        sys.exit(f"{script} ended with {done.returncode}")
+    return json.loads(out.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    """Build, train, evaluate; compare the peaks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for data and run")
+    parser.add_argument("--config", default="recipes/demo.yaml")
+    parser.add_argument("--data", type=Path, help="default: the demo's data, built below --work")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--num_samples", type=int, default=10_000, help="rows evaluated; default: all there are")
+    options, more = parser.parse_known_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    data = (options.data or options.work / "data" / "mixed").resolve()
+    if not data.exists():
+        measure(options.work, "build_dataset.py", "--preset", "demo")
+    run = options.work.resolve() / "run"
+    recipe = ["--config", ROOT / options.config, "--data", data, *more]
+    training = measure(options.work, "train.py", *recipe, "--output_dir", run, "--max_steps", options.steps)
+    evaluation = measure(options.work, "evaluate.py", "--run", run, "--rouge", "--num_samples", options.num_samples)
+    unit = "gpu_gb" if training["gpu_gb"] else "resident_gb"
+    within = (evaluation[unit] or 0) <= (training[unit] or 0)
+    print(json.dumps({"training": training, "evaluation": evaluation, "compared": unit, "within": within}))
+    sys.exit(0 if within else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Turn a run into weights that others can load, each compared with the run before it counts.
+
+Reads the run folder and the rows it held out. Writes outputs/<run>/export/: merged/, gguf/, export.json; or sends a
+repository to the hub. The result goes to stdout; where an export says anything else than the run, nothing is left.
+
+    python export.py --merge
+    python export.py --gguf q8_0,q4_k_m --modelfile
+    python export.py --push ada/reviews --dry_run
+"""
+
+import tempfile
+from pathlib import Path
+
+from sft.config.export import ExportSettings
+from sft.config.layers import load_settings
+from sft.console import run_command, say, to_json
+from sft.runs import open_run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, export, push, print where things are."""
+    settings = load_settings(ExportSettings, argv)
+    for line in settings.describe():
+        say(line)
+    run = open_run(settings.run)
+    output_dir = Path(settings.output_dir) if settings.output_dir else run.path / "export"
+
+    from sft.export.flow import check_run, export_run  # heavy: after --help, and after a run was found
+
+    result: dict[str, object] = {"run": run.path.name}
+    if settings.merge or settings.gguf:
+        result |= export_run(run, settings, output_dir)
+        say(f"written: {output_dir}")
+    else:
+        check_run(run, allow_mismatch=settings.allow_mismatch)
+    if settings.push:
+        from sft.export.hub import prepare_push, send
+
+        what = "gguf" if settings.gguf else "merged" if settings.merge else "adapter"
+        folder = run.adapter_dir if what == "adapter" else output_dir / what
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as stage:
+            push = prepare_push(run, folder, what, settings.push, Path(stage) / "repository")
+            say(push.describe())
+            result["push"] = {"repo_id": push.repo_id, "private": settings.private, "files": push.files}
+            if not settings.dry_run:
+                result["push"]["url"] = send(push, private=settings.private)
+    print(to_json(result, indent=None if settings.json_output else 2))
+
+
+if __name__ == "__main__":
+    run_command(main)

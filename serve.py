@@ -1,0 +1,37 @@
+"""Serve a run over HTTP as OpenAI's API, to be asked with any client of it.
+
+Reads the run folder (model, prompt); listens on 127.0.0.1:8000 unless told otherwise. A key that clients must send
+comes from QWEN_SFT_API_KEY. SIGTERM and Ctrl-C let running answers finish.
+
+    python serve.py
+    python serve.py --run outputs/demo --port 8080 --decoding precise
+    python serve.py --backend vllm
+"""
+
+from sft.config.layers import load_settings
+from sft.config.serve import ServeSettings
+from sft.console import run_command, say
+from sft.errors import ConfigError
+from sft.runs import open_run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, find the run, serve until told to end."""
+    settings = load_settings(ServeSettings, argv)
+    for line in settings.describe():
+        say(line)
+    run = None if settings.model else open_run(settings.run)
+    if settings.backend == "vllm":
+        from sft.serve.vllm import hand_over
+
+        if run is None:
+            raise ConfigError("--backend vllm serves a run; for an untuned model call `vllm serve` yourself")
+        hand_over(run, settings)
+
+    from sft.serve.server import serve  # heavy: after --help, and after a run was found
+
+    serve(settings, run)
+
+
+if __name__ == "__main__":
+    run_command(main)

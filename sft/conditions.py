@@ -1,0 +1,203 @@
+"""Conditions over metrics.json, for `evaluate.py --fail_if`: a small expression that can do nothing but compare.
+
+    condition = parse_condition('classification.accuracy < 0.9 or comparison.outcome == "hurt"')
+    condition.holds({"classification": {"accuracy": 0.85}, ...})        # True
+
+Paths (`a.b`, `a["with spaces"]`), numbers, "texts", < <= > >= == !=, + - * /, and, or, not, brackets. The grammar is
+Python's, read by its own parser; every other construct is refused before anything is looked up.
+"""
+
+import ast
+import keyword
+import operator
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
+
+from sft.errors import ConfigError, nearest_name
+
+Value = float | str | bool
+COMPARISONS: dict[type[ast.cmpop], Callable[[Value, Value], bool]] = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne,
+}  # fmt: skip
+ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+MAX_LENGTH = 1000  # characters: no condition of a person is longer, and deep nesting cannot exhaust the stack
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A parsed condition; `text` is what was written."""
+
+    text: str
+    tree: ast.expr
+
+    @property
+    def paths(self) -> list[tuple[str, ...]]:
+        """Every path it names: [("classification", "accuracy")]."""
+        return [path for node in _outermost(self.tree) if (path := _path_of(node))]
+
+    def check_names(self, schema: type) -> None:
+        """Raise ConfigError for a name that a TypedDict of that shape cannot hold, with the nearest one that it can."""
+        for path in self.paths:
+            _check_path(path, schema)
+
+    def holds(self, metrics: Mapping[str, object]) -> bool:
+        """Whether the condition is true. Raises ConfigError for a path that is not there or holds no single value."""
+        return bool(_evaluate(self.tree, metrics))
+
+    def values(self, metrics: Mapping[str, object]) -> str:
+        """What it looked at: `classification.accuracy is 0.85`."""
+        paths = dict.fromkeys(self.paths)
+        return ", ".join(f"{spell(path)} is {_show(look_up(path, metrics))}" for path in paths)
+
+
+def parse_condition(text: str) -> Condition:
+    """The condition a text spells; raises ValueError with the reason where it spells none."""
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"is longer than {MAX_LENGTH} characters")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else "cannot be read"
+        raise ValueError(f'is no condition ({reason}); write e.g. "classification.accuracy < 0.9"') from None
+    _refuse_others(tree)
+    if not isinstance(tree, ast.Compare | ast.BoolOp) and not _is_not(tree):
+        raise ValueError('compares nothing; write e.g. "classification.accuracy < 0.9"')
+    condition = Condition(text.strip(), tree)
+    if not condition.paths:
+        raise ValueError('names no figure of metrics.json; write e.g. "classification.accuracy < 0.9"')
+    return condition
+
+
+def look_up(path: tuple[str, ...], metrics: Mapping[str, object]) -> object:
+    """The value at a path; raises ConfigError with the nearest name where there is none."""
+    found: object = metrics
+    for place, name in enumerate(path):
+        if isinstance(found, Mapping) and name in found:
+            found = found[name]
+            continue
+        where = f"{spell(path[:place])} has" if place else "metrics.json has"
+        known = [str(key) for key in found] if isinstance(found, Mapping) else []
+        hint = nearest_name(name, known) or (f"; it has {', '.join(known)}" if known else "; it is a single value")
+        raise ConfigError(f"--fail_if: {where} no {name!r}{hint}")
+    return found
+
+
+def spell(path: tuple[str, ...]) -> str:
+    """A path as one writes it: ("a", "b c") -> 'a["b c"]'."""
+    parts = [f".{name}" if _is_plain(name) else f'["{name}"]' for name in path]
+    return "".join(parts).removeprefix(".")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name behind a dot is read as itself: Python's parser normalises identifiers, and has keywords."""
+    return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.is_normalized("NFKC", name)
+
+
+def _check_path(path: tuple[str, ...], schema: object) -> None:
+    for place, name in enumerate(path):
+        while get_origin(schema) in (NotRequired, Required):
+            (schema,) = get_args(schema)
+        if get_origin(schema) is dict:
+            schema = get_args(schema)[1]
+        elif is_typeddict(schema):
+            hints = get_type_hints(schema)
+            if name not in hints:
+                near = nearest_name(name, hints) or f"; it may have {', '.join(hints)}"
+                raise ConfigError(f"--fail_if: {spell(path[:place]) or 'metrics.json'} has no {name!r}{near}")
+            schema = hints[name]
+        else:
+            return  # a shape that is not declared: known once it is measured
+
+
+def _is_not(node: ast.expr) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+
+
+def _refuse_others(node: ast.expr) -> None:
+    """Walk the whole expression once; only what _evaluate knows passes."""
+    if _path_of(node):
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
+        return
+    known = (
+        isinstance(node, ast.BoolOp)
+        or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub))
+        or (isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC)
+        or (isinstance(node, ast.Compare) and all(type(op) in COMPARISONS for op in node.ops))
+    )
+    if not known:
+        raise ValueError(
+            f'`{ast.unparse(node)}` is not part of a condition; it takes paths, numbers, "texts", < <= > >= == !=, '
+            "+ - * /, and, or, not"
+        )
+    for child in _operands(node):
+        _refuse_others(child)
+
+
+def _operands(node: ast.expr) -> Iterator[ast.expr]:
+    return (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
+
+
+def _outermost(node: ast.expr) -> Iterator[ast.expr]:
+    """Nodes that are paths, each as a whole."""
+    if _path_of(node):
+        yield node
+        return
+    for child in _operands(node):
+        yield from _outermost(child)
+
+
+def _path_of(node: ast.expr) -> tuple[str, ...]:
+    """("a", "b c") for a["b c"] or a."b c"'s kin; () for anything that is no path."""
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    if isinstance(node, ast.Attribute) and (before := _path_of(node.value)):
+        return (*before, node.attr)
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and (before := _path_of(node.value)):
+        return (*before, str(node.slice.value))
+    return ()
+
+
+def _evaluate(node: ast.expr, metrics: Mapping[str, object]) -> Value:
+    if path := _path_of(node):
+        found = look_up(path, metrics)
+        if not isinstance(found, int | float | str):
+            inside = f"; choose one of {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
+            raise ConfigError(f"--fail_if: {spell(path)} is no single value{inside}")
+        return found
+    if isinstance(node, ast.Constant):
+        return node.value  # type: ignore[return-value]
+    if isinstance(node, ast.BoolOp):
+        decide = all if isinstance(node.op, ast.And) else any
+        return decide([bool(_evaluate(part, metrics)) for part in node.values])  # a list: every name is looked up
+    if isinstance(node, ast.UnaryOp):
+        operand = _evaluate(node.operand, metrics)
+        return not operand if isinstance(node.op, ast.Not) else -_number(node.operand, operand)
+    if isinstance(node, ast.BinOp):
+        a, b = (_number(part, _evaluate(part, metrics)) for part in (node.left, node.right))
+        if isinstance(node.op, ast.Div) and b == 0:
+            raise ConfigError(f"--fail_if: {ast.unparse(node)} divides by zero")
+        return ARITHMETIC[type(node.op)](a, b)
+    assert isinstance(node, ast.Compare)
+    values = [_evaluate(part, metrics) for part in (node.left, *node.comparators)]
+    for op, left, right in zip(node.ops, values, values[1:], strict=False):
+        if isinstance(left, str) != isinstance(right, str):
+            raise ConfigError(f"--fail_if: {ast.unparse(node)} compares a text with a number ({left!r}, {right!r})")
+        if not COMPARISONS[type(op)](left, right):
+            return False
+    return True
+
+
+def _number(node: ast.expr, value: Value) -> float:
+    if isinstance(value, str):
+        raise ConfigError(f"--fail_if: {ast.unparse(node)} is the text {value!r}, not a number")
+    return value
+
+
+def _show(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)

@@ -1,0 +1,47 @@
+"""Settings of export.py. What the run folder knows (model, prompt, data and split) has no second default here."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from sft.config.layers import ResultSettings
+
+GgufType = Literal["f16", "q8_0", "q4_k_m"]
+
+
+class ExportSettings(ResultSettings):
+    """Turn a run into weights others can load: merged, GGUF, or a repository on the hub; each checked first."""
+
+    prog: ClassVar[str] = "export.py"
+
+    run: str | None = Field(None, description="run folder; default outputs/latest")
+    output_dir: str | None = Field(None, description="where the files go; default outputs/<run>/export")
+    merge: bool = Field(False, description="write the base with the adapter in it, in 16 bits, to <output_dir>/merged")
+    gguf: tuple[GgufType, ...] = Field(
+        (), description="write GGUF files for llama.cpp and Ollama: f16, q8_0, q4_k_m (several: separated by commas)"
+    )
+    modelfile: bool = Field(False, description="also write Ollama's Modelfile beside the GGUF file")
+    push: str | None = Field(
+        None,
+        pattern=r"^[\w][\w.-]*/[\w][\w.-]*$",
+        description="upload to this repository (owner/name): what --merge or --gguf made, or else the adapter",
+    )
+    private: bool = Field(True, description="create the repository private (--no-private: public)")
+    dry_run: bool = Field(False, description="with --push: list what would be sent, and send nothing")
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="number format of the merged weights; auto: that of the base"
+    )
+    num_prompts: int = Field(50, ge=1, description="held-out rows that the merged model is compared on")
+    max_new_tokens: int = Field(24, ge=1, description="tokens of each greedy answer in that comparison")
+    data: str | None = Field(None, description="rows to compare on; default: those the run held out")
+    allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> "ExportSettings":
+        if not (self.merge or self.gguf or self.push):
+            raise ValueError("nothing to export: give --merge, --gguf q8_0 or --push owner/name")
+        if self.modelfile and not self.gguf:
+            raise ValueError("--modelfile describes a GGUF file: give --gguf q8_0 too")
+        if self.dry_run and not self.push:
+            raise ValueError("--dry_run lists what --push would send: give --push owner/name too")
+        return self

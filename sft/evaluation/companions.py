@@ -1,0 +1,244 @@
+"""Files beside metrics.json for who reads those of earlier projects: the same figures under the keys known there.
+
+baseline_comparison.json    models.base / models.finetuned with their figures; comparison.<metric> with base,
+                            finetuned, improvement (a difference) and improvement_percentage (of base)
+confidence_analysis.json    basic_stats, ece, reliability_diagram, low_confidence, high_confidence_errors,
+                            confidence_distribution
+robustness_result.json      categories and overall of the hard cases; tests: original, perturbed, score
+
+One label task stands at the top of each file, that of the most rows, named in `task`; all of them under by_task.
+docs/metrics.md lists every key.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from sft.evaluation.figures import ModelFigures
+from sft.evaluation.label_figures import TaskCalibration
+from sft.metrics.calibration import HIGH, LOW
+from sft.metrics.classification import ClassificationFigures
+from sft.robustness.figures import HardAnswer, RobustnessFigures
+from sft.runs import write_atomically
+
+BASELINE_FILE, CONFIDENCE_FILE, ROBUSTNESS_FILE = (
+    "baseline_comparison.json",
+    "confidence_analysis.json",
+    "robustness_result.json",
+)
+Json = dict[str, object]
+
+
+class Improvement(TypedDict):
+    """improvement = finetuned - base; improvement_percentage is None where base is 0."""
+
+    base: float
+    finetuned: float
+    improvement: float
+    improvement_percentage: float | None
+
+
+def list_companions(*, labels: bool, base: bool, robustness: bool) -> dict[str, str]:
+    """The files that will be written, as metrics.json names them among its artifacts."""
+    wanted = {
+        "baseline_comparison": (BASELINE_FILE, labels and base),
+        "confidence_analysis": (CONFIDENCE_FILE, labels),
+        "robustness_result": (ROBUSTNESS_FILE, robustness),
+    }
+    return {key: name for key, (name, applies) in wanted.items() if applies}
+
+
+def write_companions(
+    folder: Path,
+    tuned: ModelFigures,
+    base: ModelFigures | None,
+    robustness: RobustnessFigures | None,
+    hard_answers: Sequence[HardAnswer],
+) -> None:
+    """Write those that apply, and take away those of an earlier evaluation that do not."""
+    content: dict[str, Json | None] = {
+        BASELINE_FILE: compare_with_base(tuned, base) if base is not None else None,
+        CONFIDENCE_FILE: describe_confidence(tuned),
+        ROBUSTNESS_FILE: describe_robustness(robustness, hard_answers) if robustness else None,
+    }
+    for name, value in content.items():
+        if value is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+            write_atomically(folder / name, text + "\n")
+
+
+def compare_with_base(tuned: ModelFigures, base: ModelFigures) -> Json | None:
+    """R0's comparison of both models by label scoring; None without label tasks."""
+    if "classification" not in tuned or "classification" not in base:
+        return None
+    by_task: dict[str, Json] = {}
+    for task, found in tuned["classification"]["by_task"].items():
+        sides = (base["classification"]["by_task"][task]["label_scoring"], found["label_scoring"])
+        by_task[task] = {
+            "models": {"base": _describe_labels(sides[0]), "finetuned": _describe_labels(sides[1])},
+            "comparison": compare_labels(*sides),
+        }
+    return _with_main_task(by_task, tuned)
+
+
+def compare_labels(base: ClassificationFigures, tuned: ClassificationFigures) -> dict[str, Improvement]:
+    """{"accuracy": {"base": .52, "finetuned": .91, "improvement": .39, "improvement_percentage": 75.0}, ...}."""
+    pairs = zip(_headline(base).items(), _headline(tuned).values(), strict=True)
+    return {
+        name: {
+            "base": before,
+            "finetuned": after,
+            "improvement": after - before,
+            "improvement_percentage": 100 * (after - before) / before if before else None,
+        }
+        for (name, before), after in pairs
+    }
+
+
+def improvement_rows(comparison: Mapping[str, Improvement]) -> list[list[object]]:
+    """Lines of R0's table: ["accuracy", 0.52, 0.91, "↑ 39.00 points", "↑ 75.0 %"]; "=" where nothing changed."""
+    rows: list[list[object]] = []
+    for name, found in comparison.items():
+        arrow = "↑" if found["improvement"] > 0 else "↓" if found["improvement"] < 0 else "="
+        percentage = found["improvement_percentage"]
+        relative = None if percentage is None else f"{arrow} {abs(percentage):.1f} %"
+        points = f"{arrow} {abs(100 * found['improvement']):.2f} points"
+        rows.append([name, found["base"], found["finetuned"], points, relative])
+    return rows
+
+
+def describe_confidence(tuned: ModelFigures) -> Json | None:
+    """R2's analysis of how sure the tuned model is; None without label tasks."""
+    if "calibration" not in tuned:
+        return None
+    by_task = {task: _describe_calibration(found) for task, found in tuned["calibration"]["by_task"].items()}
+    return _with_main_task(by_task, tuned)
+
+
+def describe_robustness(figures: RobustnessFigures, hard_answers: Sequence[HardAnswer]) -> Json:
+    """R2's result of the hard cases by category, and the perturbations with original, perturbed and score.
+
+    robustness_score is 100 times the score over all perturbations; weighted_score the plain mean over the categories.
+    """
+    hard = figures.get("hard_cases")
+    categories = hard["by_category"] if hard else {}
+    found: Json = {
+        "categories": {
+            name: {
+                "name": name,
+                "total": one["num_rows"],
+                "labeled_samples": one["num_rows"],
+                "correct": one["num_right"],
+                "wrong": one["num_rows"] - one["num_right"],
+                "accuracy": one["accuracy"],
+                "samples": [_describe_case(answer) for answer in hard_answers if answer.category == name],
+            }
+            for name, one in categories.items()
+        },
+        "tests": {
+            name: {
+                "original": test["original_accuracy"],
+                "perturbed": test["perturbed_accuracy"],
+                "score": test["score"],
+                "flip_rate": test["flip_rate"],
+                "samples": test["num_rows"],
+                "changed_share": test["changed_share"],
+            }
+            for name, test in figures["tests"].items()
+        },
+    }
+    score = figures["overall"]["score"]
+    overall: Json = {"robustness_score": None if score is None else 100 * score}
+    if hard:
+        overall |= {
+            "total_samples": hard["overall"]["num_rows"],
+            "correct": hard["overall"]["num_right"],
+            "wrong": hard["overall"]["num_rows"] - hard["overall"]["num_right"],
+            "accuracy": hard["overall"]["accuracy"],
+            "weighted_score": sum(one["accuracy"] for one in categories.values()) / len(categories),
+        }
+    return {**found, "overall": overall}
+
+
+def _with_main_task(by_task: dict[str, Json], tuned: ModelFigures) -> Json:
+    sizes = {task: found["label_scoring"]["num_rows"] for task, found in tuned["classification"]["by_task"].items()}
+    main = max(by_task, key=lambda task: sizes[task])
+    return {"task": main, **by_task[main], "by_task": by_task}
+
+
+def _headline(figures: ClassificationFigures) -> dict[str, float]:
+    found = {
+        "accuracy": figures["accuracy"],
+        "precision": figures["macro_precision"],
+        "recall": figures["macro_recall"],
+        "f1": figures["macro_f1"],
+    }
+    area = figures["roc_auc"]["macro"] if "roc_auc" in figures else None
+    return found if area is None else {**found, "auc_roc": area}
+
+
+def _describe_labels(figures: ClassificationFigures) -> Json:
+    recalls = {f"recall_{label}": one["recall"] for label, one in figures["per_class"].items()}
+    return {**_headline(figures), **recalls, "confusion_matrix": figures["confusion_matrix"]}
+
+
+def _describe_calibration(found: TaskCalibration) -> Json:
+    num_right = round(found["accuracy"] * found["num_rows"])
+    bins, full = found["reliability"], found["full_histogram"]
+    edges = full["edges"]
+    return {
+        "basic_stats": {
+            "total_samples": found["num_rows"],
+            "correct": num_right,
+            "wrong": found["num_rows"] - num_right,
+            "accuracy": found["accuracy"],
+            "mean_confidence": found["avg_confidence"],
+            "mean_confidence_correct": found["avg_confidence_right"],
+            "mean_confidence_wrong": found["avg_confidence_wrong"],
+            "share_above_0.9": found["share_above_high"],
+        },
+        "ece": found["ece"],
+        "ece_interval": [found["ece_low"], found["ece_high"]],
+        "brier": found["brier"],
+        "reliability_diagram": {
+            "bin_confidences": [one["confidence"] for one in bins],
+            "bin_accuracies": [one["accuracy"] for one in bins],
+            "bin_counts": [one["num_rows"] for one in bins],
+            "bin_boundaries": [bins[0]["low"], *(one["high"] for one in bins)],
+        },
+        "low_confidence": {
+            "threshold": LOW,
+            "count": found["low_confidence"]["num_rows"],
+            "percentage": found["low_confidence"]["share"],
+            "accuracy": found["low_confidence"]["accuracy"],
+            "samples": found["low_confidence"]["rows"],
+        },
+        "high_confidence_errors": {
+            "threshold": HIGH,
+            "count": found["high_confidence_errors"]["num_rows"],
+            "percentage": found["high_confidence_errors"]["share"],
+            "samples": found["high_confidence_errors"]["rows"],
+        },
+        "confidence_histogram": found["histogram"],
+        "confidence_distribution": {
+            "bin_edges": edges,
+            "bin_centers": [round((left + right) / 2, 4) for left, right in itertools.pairwise(edges)],
+            "correct_distribution": full["right"],
+            "wrong_distribution": full["wrong"],
+        },
+        **({"temperature": found["temperature"]} if "temperature" in found else {}),
+    }
+
+
+def _describe_case(answer: HardAnswer) -> Json:
+    return {
+        "text": answer.text,
+        "true_label": answer.reference,
+        "predicted": answer.prediction,
+        "confidence": answer.confidence,
+        "correct": answer.prediction == answer.reference,
+    }

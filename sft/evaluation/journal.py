@@ -1,0 +1,109 @@
+"""The answers of an evaluation while it runs: what was generated is on the disk, and an interrupted run goes on there.
+
+predictions.partial.jsonl   a first line that says what the answers depend on, then a line for each answer as it comes
+predictions.jsonl           the finished file, written at the end in the place of the other
+
+Batches are planned as if nothing were there and only whole ones are taken over, so that the finished file is the same,
+byte for byte, as that of a run nobody interrupted.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from sft.console import say
+from sft.generation import Generated
+from sft.runs import write_atomically
+
+PARTIAL_FILE = "predictions.partial.jsonl"
+Side = Literal["tuned", "base"]
+
+
+class Entry(TypedDict):
+    """A line: one model's answer to row number `row` of the evaluation."""
+
+    model: Side
+    row: int
+    id: str
+    prediction: str
+    token_ids: list[int]
+    finished: bool
+
+
+class Journal:
+    """Answers by model and row number. `depends_on` names everything that decides about an answer.
+
+    Journal(folder, {"adapter": "sha256 3f9a", "rows": "...", "decoding": "greedy", ...})
+    """
+
+    def __init__(self, folder: Path, depends_on: Mapping[str, str]) -> None:
+        self.path = folder / PARTIAL_FILE
+        self._depends_on = dict(depends_on)
+        self._answers: dict[tuple[str, int], Generated] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self._take_over():
+            write_atomically(self.path, json.dumps({"depends_on": self._depends_on}, ensure_ascii=False) + "\n")
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def answers(self, model: Side, ids: Mapping[int, str]) -> dict[int, Generated]:
+        """What is known of the rows asked for: row number -> answer."""
+        return {row: self._answers[model, row] for row in ids if (model, row) in self._answers}
+
+    def add(self, model: Side, ids: Mapping[int, str], answers: Mapping[int, Generated]) -> None:
+        """Append answers and wait until the disk has them."""
+        for row, answer in answers.items():
+            entry: Entry = {
+                "model": model,
+                "row": row,
+                "id": ids[row],
+                "prediction": answer.text,
+                "token_ids": answer.token_ids,
+                "finished": answer.finished,
+            }
+            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._answers[model, row] = answer
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Leave the file as it is; a later run continues it."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Close and delete: the finished files are written."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _take_over(self) -> bool:
+        """Read what an earlier run left; False where nothing is of these settings. A torn last line goes."""
+        if not self.path.is_file():
+            return False
+        raw = self.path.read_bytes()
+        lines = raw[: raw.rfind(b"\n") + 1].splitlines()  # what a power cut left of a line is none
+        try:
+            before = json.loads(lines[0])["depends_on"]
+            entries: list[Entry] = [json.loads(line) for line in lines[1:]]
+            answers: dict[tuple[str, int], Generated] = {
+                (entry["model"], entry["row"]): Generated(entry["prediction"], entry["token_ids"], entry["finished"])
+                for entry in entries
+            }
+        except (IndexError, KeyError, TypeError, ValueError):
+            say(f"{self.path.name}: damaged, so the answers are generated anew")
+            return False
+        names = dict.fromkeys((*before, *self._depends_on))
+        if differing := [name for name in names if before.get(name) != self._depends_on.get(name)]:
+            say(f"{self.path.name}: of another evaluation (differing: {', '.join(differing)}), so it starts anew")
+            return False
+        self._answers = answers
+        os.truncate(self.path, raw.rfind(b"\n") + 1)
+        if entries:
+            say(f"{self.path.name}: goes on behind the {len(entries):,} answers that are there")
+        return True
+
+
+def hash_of(value: object) -> str:
+    """A short hash of anything JSON can hold: "sha256 3f9a0c41d2b8e675"."""
+    return f"sha256 {hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]}"

@@ -1,0 +1,213 @@
+"""An export from beginning to end: load, compare, merge, convert, compare again, and only then move into place.
+
+result = export_run(run, settings)      # {"merged": {...}, "gguf": {"q8_0": {...}}}, as in export.json
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from prompts import ChatFormat, conversation_of
+from sft.config.evaluate import EvaluateSettings
+from sft.config.export import ExportSettings, GgufType
+from sft.console import say
+from sft.errors import RunError
+from sft.evaluation.rows import EvalRow, prepare_rows, select_rows
+from sft.export.agreement import Agreement, Limits, Probe, compare, probe
+from sft.export.card import CARD_FILE, build_card
+from sft.export.gguf_check import check_vocabulary, load_gguf
+from sft.export.gguf_file import check_convertible, estimate_gguf_bytes, list_shapes, write_gguf
+from sft.export.merge import load_merged, merge_adapter, save_merged, stored_dtype
+from sft.export.modelfile import MODELFILE, build_modelfile
+from sft.export.staging import check_disk_space, staging
+from sft.export.template import build_template, count_same_prompts
+from sft.models.loaded import LoadedModel
+from sft.models.loading import check_fingerprint, load_run, load_tokenizer
+from sft.models.precision import DTYPES, Precision, decide_precision
+from sft.models.source import ModelSource, find_source
+from sft.runs import Run
+
+EXPORT_FILE = "export.json"
+# Measured on the embedded model (docs/export.md has the table), then given room: what a correct export differs by
+# through rounding alone. A merge without the adapter, or with one layer left out, is beyond them.
+LIMITS: dict[str, Limits] = {
+    "fp32": Limits(mean_kl=1e-6, top1=0.999, first_tokens=1.0),
+    "16-bit": Limits(mean_kl=1e-3, top1=0.98, first_tokens=0.95),
+    "f16": Limits(mean_kl=1e-3, top1=0.98, first_tokens=0.95),
+    "q8_0": Limits(mean_kl=1e-2, top1=0.95, first_tokens=0.9),
+    "q4_k_m": Limits(mean_kl=0.25, top1=0.8, first_tokens=0.8),
+}
+
+
+@dataclass
+class Exporter:
+    """What the steps of one export share."""
+
+    run: Run
+    settings: ExportSettings
+    loaded: LoadedModel
+    rows: list[EvalRow]
+    expected: Probe  # what the run says
+    template: str
+
+
+def export_run(run: Run, settings: ExportSettings, output_dir: Path) -> dict[str, object]:
+    """Write what settings ask for below output_dir, verified; returns what export.json then holds of it.
+
+    Raises RunError where the disk is too small or an export differs from the run by more than LIMITS, and
+    whatever load_run and select_rows raise. After any exception nothing new is left in output_dir.
+    """
+    trained = run.train_settings()
+    source = find_source(run.base["name"], run.base.get("revision"))
+    dtype = stored_dtype(source, settings.dtype)
+    if settings.gguf:
+        check_convertible(source.folder)
+    check_disk_space(output_dir, estimate_bytes(source, dtype, settings))
+    with staging(output_dir) as stage:
+        precision = decide_check_precision(source)
+        loaded = load_run(run, allow_mismatch=settings.allow_mismatch, precision=precision, four_bit=False)
+        rows = read_rows(run, settings, loaded)
+        expected = probe(loaded, rows, max_new_tokens=settings.max_new_tokens)
+        template = build_template(
+            loaded.chat.template,
+            run.system_prompt,
+            trained.think,
+            has_think_block=loaded.chat.family.has_think_block,
+        )
+        exporter = Exporter(run, settings, loaded, rows, expected, template)
+        result: dict[str, object] = {}
+        result["merged"] = write_merged(exporter, stage / "merged", dtype)
+        if settings.gguf:
+            result["gguf"] = write_gguf_files(exporter, stage / "merged", stage / "gguf")
+        if not settings.merge:  # it was only on the way
+            shutil.rmtree(stage / "merged")
+            del result["merged"]
+        _write_record(stage / EXPORT_FILE, output_dir / EXPORT_FILE, result)
+    return result
+
+
+def check_run(run: Run, *, allow_mismatch: bool = False) -> None:
+    """Refuse a run whose base, tokenizer, prompt or adapter is not what it was trained with; no weights are loaded."""
+    source = find_source(run.base["name"], run.base.get("revision"))
+    chat = ChatFormat.from_tokenizer(load_tokenizer(run.adapter_dir), think=run.train_settings().think)
+    check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
+
+
+def read_rows(run: Run, settings: ExportSettings, loaded: LoadedModel) -> list[EvalRow]:
+    """Rows the run was not trained on, encoded as in training."""
+    trained = run.train_settings()
+    selection = select_rows(run, EvaluateSettings(data=settings.data, num_samples=settings.num_prompts))
+    say(f"compared on {len(selection.rows)} rows of the {selection.split} split of {selection.path}")
+    return prepare_rows(selection.rows, loaded.chat, run.system_prompt, trained, trained.max_seq_length).rows
+
+
+def write_merged(exporter: Exporter, folder: Path, dtype: torch.dtype) -> dict[str, object]:
+    """Merge, save, read back from disk and compare with what the run said."""
+    run, loaded = exporter.run, exporter.loaded
+    merged = merge_adapter(loaded)
+    save_merged(merged, folder, dtype, exporter.template)
+    (folder / CARD_FILE).write_text(build_card(run, "merged", title=run.path.name), encoding="utf-8")
+    loaded.model = merged.model = None  # used up: one model in memory at a time
+    reloaded = load_merged(folder, loaded)
+    found = probe(reloaded, exporter.rows, max_new_tokens=exporter.settings.max_new_tokens)
+    agreement = compare(exporter.expected, found)
+    say(f"merged, against base and adapter: {agreement}")
+    limits = LIMITS["fp32" if dtype is torch.float32 else "16-bit"]
+    same, compared = count_same_prompts(
+        reloaded.tokenizer,
+        loaded.chat,
+        exporter.rows,
+        [conversation_of(row.row, None, with_answer=False) for row in exporter.rows],
+    )
+    say(f"prompts by the exported chat template: {same} of {compared} have the run's token ids")
+    _refuse("the merged model", agreement, limits)
+    del reloaded
+    drift = measure_drift(exporter, found)
+    return {
+        "dtype": next(name for name, value in DTYPES.items() if value is dtype),
+        "base": run.base,
+        "fingerprint": run.fingerprint.digest,
+        "adapter": run.adapter,
+        "agreement": agreement.to_json(),
+        **({"against_four_bits": drift.to_json()} if drift else {}),
+        "same_prompts": same,
+        "compared_prompts": compared,
+    }
+
+
+def measure_drift(exporter: Exporter, merged: Probe) -> Agreement | None:
+    """How far the merged model is from the run as it was trained and evaluated, on its base in 4 bits; None if it was
+    not. This is no fault of the merge: the adapter learned beside rounded weights and now stands beside exact ones."""
+    if exporter.run.train_settings().method != "qlora":
+        return None
+    settings, precision = exporter.settings, exporter.loaded.precision
+    trained = load_run(exporter.run, allow_mismatch=settings.allow_mismatch, precision=precision)
+    drift = compare(probe(trained, exporter.rows, max_new_tokens=settings.max_new_tokens), merged)
+    say(f"for information, against the base in 4 bits it was trained on: {drift}")
+    return drift
+
+
+def write_gguf_files(exporter: Exporter, merged: Path, folder: Path) -> dict[str, object]:
+    """One file of each type asked for, each read back by another reader and compared with what the run said."""
+    folder.mkdir()
+    name = exporter.run.path.name
+    result: dict[str, object] = {}
+    for kind in exporter.settings.gguf:
+        path = folder / f"{name}-{kind}.gguf"
+        write_gguf(merged, path, kind, name=name)
+        check_vocabulary(path, merged)
+        reread = load_gguf(path, exporter.loaded)
+        found = probe(reread, exporter.rows, max_new_tokens=exporter.settings.max_new_tokens)
+        agreement = compare(exporter.expected, found)
+        say(f"{path.name}, {path.stat().st_size / 1e6:,.0f} MB: {agreement}")
+        _refuse(path.name, agreement, LIMITS[kind])
+        result[kind] = {"file": path.name, "bytes": path.stat().st_size, "agreement": agreement.to_json()}
+    if exporter.settings.modelfile:
+        best = exporter.settings.gguf[0]
+        text = build_modelfile(f"{name}-{best}.gguf", exporter.run.system_prompt, exporter.loaded.chat)
+        (folder / MODELFILE).write_text(text, encoding="utf-8")
+    return result
+
+
+def _refuse(what: str, agreement: Agreement, limits: Limits) -> None:
+    if lines := limits.exceeded_by(agreement):
+        raise RunError(
+            f"{what} does not say what the run says: {'; '.join(lines)}; nothing was written. Are the packages "
+            "those of requirements.txt? If so, report it"
+        )
+
+
+def decide_check_precision(source: ModelSource) -> Precision:
+    """fp32 wherever it fits, so that rounding does not hide a fault; else the GPU's 16 bits."""
+    decided = decide_precision()
+    if decided.device != "cpu":
+        free, _ = torch.cuda.mem_get_info()
+        if count_parameters(source) * 4 > 0.6 * free:
+            return decided
+    return Precision(decided.device, torch.float32, "to compare without rounding")
+
+
+def count_parameters(source: ModelSource) -> int:
+    """Weights of a model folder, from the headers of its files."""
+    return sum(math.prod(shape) for _, shape in list_shapes(source.folder))
+
+
+def estimate_bytes(source: ModelSource, dtype: torch.dtype, settings: ExportSettings) -> int:
+    """What an export needs on disk at its largest: the merged folder, kept or not, and every GGUF file."""
+    parameters = count_parameters(source)
+    kinds: Sequence[GgufType] = settings.gguf
+    return parameters * dtype.itemsize + sum(estimate_gguf_bytes(parameters, kind) for kind in kinds)
+
+
+def _write_record(path: Path, before: Path, result: dict[str, object]) -> None:
+    """export.json: what earlier exports to this folder said of other files stays."""
+    record: dict[str, object] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
+    for name, value in result.items():
+        earlier = record.get(name)
+        record[name] = {**earlier, **value} if name == "gguf" and isinstance(earlier, dict) else value  # type: ignore[dict-item]
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

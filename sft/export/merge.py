@@ -1,0 +1,80 @@
+"""The adapter added into the base's weights, and the result as a folder in transformers' layout.
+
+merge_adapter(loaded)                                        # loaded.model is a plain transformers model afterwards
+save_merged(loaded, folder, torch.bfloat16, template)
+reloaded = load_merged(folder, loaded)
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoConfig
+
+from prompts.family import TEXT_END, TURN_END
+from sft.errors import RunError
+from sft.models.loaded import LoadedModel
+from sft.models.loading import load_weights
+from sft.models.precision import DTYPES
+from sft.models.source import ModelSource
+
+SHARD_SIZE = "5GB"
+
+
+def merge_adapter(loaded: LoadedModel) -> LoadedModel:
+    """The same model with the adapter added into its weights; the one given is used up.
+
+    Each layer is added up in fp32 and rounded once, back to the type it is held in. A base in 4 bits would be rounded
+    to 4 bits again, which loses most of what was learned (RunError: load it in 16 bits).
+    """
+    if not loaded.has_adapter:
+        return loaded
+    for name, layer in loaded.model.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        weight = layer.get_base_layer().weight
+        if not weight.dtype.is_floating_point:
+            raise RunError(f"{name} is held in {weight.dtype}; reload the base in 16 bits before merging")
+        held = weight.dtype
+        layer.get_base_layer().to(torch.float32)
+        try:
+            layer.merge(safe_merge=True)
+        except ValueError as error:  # peft's word for weights that are not finite
+            raise RunError(f"{name}: {error}; this adapter cannot be merged, train again") from None
+        layer.get_base_layer().to(held)
+    return replace(loaded, model=loaded.model.unload())
+
+
+def stored_dtype(source: ModelSource, wanted: str = "auto") -> torch.dtype:
+    """What the merged weights are written in: as asked for, else the type the base itself is stored in."""
+    if wanted != "auto":
+        return DTYPES[wanted]
+    return getattr(AutoConfig.from_pretrained(source.folder), "dtype", None) or torch.bfloat16
+
+
+def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template: str) -> None:
+    """Weights (safetensors, shards of 5 GB), config, generation config and tokenizer that need nothing of this project.
+
+    The end token is <|im_end|> everywhere, as trained: a base model's own files may name another.
+    """
+    model, chat, tokenizer = loaded.causal_lm, loaded.chat, loaded.tokenizer
+    model.to(dtype)
+    model.config.dtype = dtype
+    model.config.use_cache = True
+    turn_end = chat.encoder.control_tokens[TURN_END]
+    model.config.eos_token_id, model.config.pad_token_id = turn_end, chat.pad_id
+    model.generation_config.eos_token_id = list(chat.end_ids)
+    model.generation_config.pad_token_id = chat.pad_id
+    model.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD_SIZE)
+    tokenizer.eos_token = TURN_END
+    if TEXT_END in chat.encoder.control_tokens:
+        tokenizer.pad_token = TEXT_END
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+
+
+def load_merged(folder: Path, like: LoadedModel) -> LoadedModel:
+    """What was written, read back from disk, computing on the same device in the same precision as `like`."""
+    source = ModelSource(like.source.name, folder)
+    return replace(like, model=load_weights(source, like.precision).eval(), source=source)

@@ -1,0 +1,28 @@
+"""A tuned model as a Python object: texts in, answers, labels or entities out. docs/inference.md shows it in use.
+
+from sft.inference import Predictor
+
+predictor = Predictor("outputs/latest")
+predictor.predict("What is LoRA?").answer
+predictor.predict_batch(["hello", "你好"])
+with predictor.stream("hello") as pieces:
+    for piece in pieces: ...
+"""
+
+from typing import TYPE_CHECKING
+
+from sft.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from sft.inference.predictor import Predictor
+
+__all__ = ["Prediction", "Predictor"]
+
+
+def __getattr__(name: str) -> object:
+    """Predictor is imported when it is first asked for: it brings torch, which a mistyped flag need not wait for."""
+    if name == "Predictor":
+        from sft.inference.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

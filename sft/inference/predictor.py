@@ -1,0 +1,155 @@
+"""One loaded model that answers texts: alone, many at once, or streamed; from any number of threads."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompts import conversation_of
+from prompts.tasks import Row, Task, get_task, text_of
+from sft.config.decoding import DECODING, Decoding
+from sft.conversation import fit_prompt
+from sft.generation import TextStream, generate_batch, stream
+from sft.inference.prediction import Prediction, read_scores, read_text
+from sft.inference.questions import choose_task, make_row, row_of_record
+from sft.label_scoring import score_labels
+from sft.models.loaded import LoadedModel
+from sft.models.loading import load_base, load_run
+from sft.runs import Run, open_run
+
+Question = str | Row
+"""A text, or a row of a task: {"text": "三比一取胜", "category": ["体育", "经济"]}."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question as the model gets it; label_ids are those of the answers that the row allows."""
+
+    row: Row
+    task: Task
+    decoding: Decoding
+    ids: list[int]
+    num_cut: int
+    labels: tuple[str, ...]
+
+
+def choose_for(task: Task) -> Decoding:
+    """Drawn for free text; greedy otherwise, where penalties would spoil repeated JSON keys."""
+    return DECODING["chat" if task.kind == "text" else "precise"]
+
+
+class Predictor:
+    """A finished run (or an untuned model) that answers texts with the prompt it was trained with.
+
+    predictor = Predictor("outputs/latest", task="sentiment")
+    predictor.predict("房间很干净").label                    # "正面"
+    predictor.predict_batch(["房间很干净", "太吵了"])          # a list of Prediction, in their order
+
+    An answer depends on its question alone: not on the batch, the order or the thread. Threads may share a predictor;
+    the model works for one of them at a time.
+    """
+
+    def __init__(
+        self,
+        run: str | Path | Run | None = None,
+        *,
+        model: str | None = None,
+        task: str | None = None,
+        decoding: Decoding | Callable[[Task], Decoding] | None = None,
+        allow_mismatch: bool = False,
+    ) -> None:
+        """Load a run folder (default outputs/latest), or with `model` an untuned one ("embedded", a hub id, a folder).
+
+        task: whose prompt texts are put into; default the task of the run, instruct where it has several. decoding:
+        how text is drawn, or a function that says so for a task;
+        default "chat" for free text, greedy for entities. Labels are scored, not drawn. Raises RunError for a run
+        that is missing or does not fit its base, ModelError for a model that cannot be loaded, PromptError for an
+        unknown task.
+        """
+        opened = None if model else run if isinstance(run, Run) else open_run(run)
+        self.task = choose_task(task, opened.tasks if opened else [])
+        self.run = opened
+        self.system_prompt = opened.system_prompt if opened else None
+        self._head_share = opened.train_settings().head_share if opened else 0.5
+        self._decoding_for = decoding if callable(decoding) else (lambda _: decoding) if decoding else choose_for
+        self._lock = threading.Lock()
+        self.loaded: LoadedModel = load_run(opened, allow_mismatch=allow_mismatch) if opened else load_base(str(model))
+
+    def predict(self, question: Question) -> Prediction:
+        """The answer to a text, or to a row of a task.
+
+        Raises PromptError for a row that cannot be asked, TooLong for one that does not fit the model's context.
+        """
+        return self.predict_batch([question])[0]
+
+    def predict_batch(self, questions: Sequence[Question], *, progress: str = "") -> list[Prediction]:
+        """The answers to many questions, in their order; rows may belong to different tasks. Raises as predict does.
+
+        `progress` names the bar shown while the model works, "" shows none.
+        """
+        asked = [self._ask(question) for question in questions]
+        with self._lock:
+            return self._answer(asked, progress)
+
+    def stream(self, question: Question) -> TextStream:
+        """The answer as pieces of text while it is written, also where the task would score labels. Raises as predict.
+
+        with predictor.stream("hello") as pieces:
+            for piece in pieces: ...
+        """
+        asked = self._ask(question)
+        return stream(self.loaded, asked.ids, asked.decoding, lock=self._lock)
+
+    def read_stream(self, question: Question, pieces: TextStream) -> Prediction:
+        """What was streamed, as predict would give it."""
+        asked = self._ask(question)
+        return self._read(asked, pieces.token_ids, pieces.finished)
+
+    def check(self, question: Question) -> Row:
+        """The row of a question that can be asked. Raises PromptError, or TooLong, where predict would."""
+        return self._ask(question).row
+
+    def task_of(self, question: Question) -> Task:
+        """The task that a question is asked as."""
+        named = None if isinstance(question, str) else question.get("task")
+        return get_task(named) if isinstance(named, str) else self.task
+
+    def _ask(self, question: Question) -> _Asked:
+        row = make_row(self.task, question) if isinstance(question, str) else row_of_record(question, self.task)
+        task = get_task(text_of(row, "task"))
+        decoding = self._decoding_for(task)
+        labels = task.allowed_labels(row)
+        label_room = max((len(self.loaded.chat.encode_answer(label)) for label in labels), default=0)
+        prompt = fit_prompt(
+            self.loaded.chat,
+            conversation_of(row, self.system_prompt, with_answer=False),
+            max_context=self.loaded.max_context,
+            max_new_tokens=label_room or decoding.max_new_tokens,
+            head_share=self._head_share,
+        )
+        return _Asked(row, task, decoding, prompt.ids, prompt.num_cut, labels)
+
+    def _answer(self, asked: Sequence[_Asked], progress: str) -> list[Prediction]:
+        predictions: dict[int, Prediction] = {}
+        scored = [place for place, each in enumerate(asked) if each.labels]
+        labels = [asked[place].labels for place in scored]
+        prompts = [asked[place].ids for place in scored]
+        scores = score_labels(self.loaded, prompts, labels, description=progress, shown=bool(progress))
+        for place, row in zip(scored, scores, strict=True):
+            each = asked[place]
+            sizes = [len(self.loaded.chat.encode_answer(label)) - 1 for label in each.labels]
+            predictions[place] = read_scores(each.task, each.row, row, num_tokens=sizes, num_cut=each.num_cut)
+        for decoding in dict.fromkeys(each.decoding for each in asked if not each.labels):
+            written = [place for place, each in enumerate(asked) if not each.labels and each.decoding == decoding]
+            prompts = [asked[place].ids for place in written]
+            for place, answer in zip(
+                written, generate_batch(self.loaded, prompts, decoding, progress=progress), strict=True
+            ):
+                predictions[place] = self._read(asked[place], answer.token_ids, answer.finished)
+        return [predictions[place] for place in range(len(asked))]
+
+    def _read(self, asked: _Asked, token_ids: Sequence[int], finished: bool) -> Prediction:
+        message = self.loaded.chat.read_answer(token_ids)
+        return read_text(
+            asked.task, asked.row, message, finished=finished, num_tokens=len(token_ids), num_cut=asked.num_cut
+        )

@@ -1,0 +1,69 @@
+"""From a text, or a record of a file, to the row that a task asks. Pure: no model.
+
+make_row(get_task("sentiment"), "房间很干净")        # {"task": "sentiment", "text": "房间很干净"}
+"""
+
+from collections.abc import Mapping, Sequence
+
+from prompts import PromptError, conversation_of
+from prompts.tasks import Row, Task, get_task, text_of
+from sft.errors import ConfigError
+
+# What else a file may call the field that a task asks: R0's and R3's tables, the Hugging Face prompt/completion form.
+OTHER_NAMES = {"text": ("text_a", "text_cn"), "instruction": ("prompt", "question", "text")}
+MEANT_FOR = {"input": "instruct", "category": "news"}
+
+
+def choose_task(name: str | None, trained: Sequence[str]) -> Task:
+    """The task of a name; without one the task the run was trained on, where it is a single one, else instruct."""
+    if name is None:
+        name = trained[0] if len(set(trained)) == 1 else "instruct"
+    return get_task(name)
+
+
+def make_row(task: Task, text: str, *, input: str | None = None, category: Sequence[str] = ()) -> Row:
+    """The row that asks a text. Raises ConfigError for a field of another task, and where the task needs more."""
+    given: dict[str, object] = {"input": input} if input is not None else {}
+    given |= {"category": list(category)} if category else {}
+    for field, owner in MEANT_FOR.items():
+        if field in given and task.name != owner:
+            raise ConfigError(
+                f"--{field} is for task {owner}, this is {task.name}; leave it out or pass --task {owner}"
+            )
+    asked = task.prompt_fields[0]
+    row = {"task": task.name, asked: [{"role": "user", "content": text}] if asked == "messages" else text, **given}
+    if missing := [name for name in task.prompt_fields if name not in row]:
+        raise ConfigError(f"task {task.name} needs more than a text; give --{missing[0]} too, see inference.py --help")
+    return row
+
+
+def example_row(task: Task, *, input: str | None = None, category: Sequence[str] = ()) -> Row:
+    """The task's own example, with fields given beside it."""
+    given: dict[str, object] = {"input": input} if input is not None else {}
+    return {**task.example, **given, **({"category": list(category)} if category else {}), "task": task.name}
+
+
+def row_of_record(record: Mapping[str, object], task: Task) -> Row:
+    """The row of a record in a file: a record that names a known task is asked as that one, others as `task`.
+
+    Answers in it are left alone and not shown to the model. Raises PromptError for a record that cannot be asked.
+    """
+    if isinstance(record.get("task"), str):
+        task = get_task(text_of(record, "task"))
+    row = {**record, "task": task.name}
+    asked = task.prompt_fields[0]
+    if row.get(asked) is None:
+        names = [name for name in OTHER_NAMES.get(asked, ()) if record.get(name) is not None]
+        row |= {asked: record[names[0]]} if names else {}
+    messages = conversation_of(row, None, with_answer=False)  # raises for what is missing or of another type
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        raise PromptError(f"there is nothing to answer in {asked!r}; mend the row")
+    if asked != "messages" and not text_of(row, asked).strip():
+        raise PromptError(f"{asked!r} is empty; mend the row")
+    return row
+
+
+def show_question(row: Row) -> dict[str, object]:
+    """The fields of a row that are asked: {"text": "房间很干净"}."""
+    task = get_task(text_of(row, "task"))
+    return {field: row[field] for field in (*task.prompt_fields, "input") if row.get(field)}

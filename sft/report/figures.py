@@ -1,0 +1,217 @@
+"""The rows of the tables that terminal, page and summary show: plain values, names in English."""
+
+from collections.abc import Mapping
+
+from sft.evaluation.companions import compare_labels, improvement_rows
+from sft.evaluation.compare import SliceFigures
+from sft.evaluation.figures import ModelFigures
+from sft.evaluation.flow import CleanFigures, Metrics
+from sft.metrics.comparison import PairedFigures
+
+HEADLINE = ["metric", "base", "tuned", "difference", "95 % interval", "fixed", "broken", "finding", "detectable"]
+SLICE = ["slice", "rows", "metric", "base", "tuned", "difference", "fixed", "broken"]
+GENERATION_FIGURES = {
+    "empty_rate": "empty answers",
+    "unfinished_rate": "unfinished answers",
+    "unparseable_rate": "unparseable answers",
+    "avg_pred_len_tokens": "answer length, tokens",
+    "len_ratio_pred_over_ref": "answer / reference length",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+}
+TEXT_FIGURES = {"bleu": "BLEU (0-100)", "chrf": "chrF (0-100)", "exact_match": "exact match"}
+CALIBRATION_FIGURES = {
+    "ece": "ECE",
+    "brier": "Brier",
+    "avg_confidence": "mean confidence",
+    "share_above_high": "confidence above 0.9",
+}
+Table = tuple[list[str], list[list[object]]]
+
+
+def side_names(metrics: Metrics) -> list[str]:
+    """Names of the columns: ["base", "tuned"], ["baseline", "this run"] or ["tuned"]."""
+    if "base" not in metrics:
+        return ["tuned"]
+    baseline = metrics["run"]["baseline"]
+    return ["base", "tuned"] if baseline is None or baseline["kind"] == "base" else ["baseline", "this run"]
+
+
+def sides(metrics: Metrics) -> list[ModelFigures]:
+    """The figures of each column, in the order of side_names."""
+    return [metrics["base"], metrics] if "base" in metrics else [metrics]
+
+
+def headline_table(metrics: Metrics, part: CleanFigures | None = None) -> Table:
+    """The headline figures, of all rows or of a part; without a baseline only the tuned ones.
+
+    (["metric", "base", ...], [["sentiment accuracy", 0.52, 0.91, "+0.3900", "[+0.3100, +0.4700]", 60, ...]])
+    """
+    figures = part or metrics
+    comparison = figures.get("comparison")
+    if comparison is None:
+        return ["metric", "tuned"], [[name, value] for name, value in _single_figures(figures).items()]
+    header = [HEADLINE[0], *side_names(metrics), *HEADLINE[3:]]
+    return header, [_paired_row(name, figure) for name, figure in comparison["metrics"].items()]
+
+
+def answers_table(metrics: Metrics) -> Table:
+    """Perplexity and what the generated answers look like."""
+    columns = sides(metrics)
+    rows: list[list[object]] = [
+        ["perplexity", *(side["teacher_forcing"]["perplexity"] for side in columns)],
+        ["bits per byte", *(side["teacher_forcing"]["bits_per_byte"] for side in columns)],
+    ]
+    for key, name in GENERATION_FIGURES.items():
+        rows.append([name, *(side["generation"][key] for side in columns)])  # type: ignore[literal-required]
+    for rouge_type in ("rouge1", "rouge2", "rougeL"):
+        if "rouge" in metrics["generation"]:
+            rows.append([rouge_type, *(side["generation"]["rouge"][rouge_type] for side in columns)])
+    for key, name in TEXT_FIGURES.items():
+        rows.append([name, *(side["generation"]["text"][key] for side in columns)])  # type: ignore[literal-required]
+    for metric, found in metrics["generation"].get("other", {}).items():
+        for name in found["figures"]:
+            label = metric if name == metric else f"{metric} {name}"
+            rows.append([label, *(side["generation"]["other"][metric]["figures"].get(name) for side in columns)])
+    return ["answers", *side_names(metrics)], rows
+
+
+def signatures(metrics: Metrics) -> dict[str, str]:
+    """How each text metric came about, tokenisation and version: figures compare only where these agree.
+
+    {"ROUGE": "rouge-score:0.1.2|words:...", "BLEU": "nrefs:1|case:mixed|eff:no|tok:zh|..."}
+    """
+    generation = metrics["generation"]
+    found = {"ROUGE": generation["rouge"]["signature"]} if "rouge" in generation else {}
+    names = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match"}
+    found |= {name: generation["text"]["signatures"][key] for key, name in names.items()}
+    found["distinct"] = generation["distinct_signature"]
+    return found | {name: other["signature"] for name, other in generation.get("other", {}).items()}
+
+
+def improvement_tables(metrics: Metrics) -> dict[str, Table]:
+    """For each label task what label scoring gained, in points and relative: {"sentiment": (header, rows)}."""
+    if "base" not in metrics or "classification" not in metrics or "classification" not in metrics["base"]:
+        return {}
+    before = metrics["base"]["classification"]["by_task"]
+    return {
+        task: (
+            ["label scoring", *side_names(metrics), "change", "relative"],
+            improvement_rows(compare_labels(before[task]["label_scoring"], found["label_scoring"])),
+        )
+        for task, found in metrics["classification"]["by_task"].items()
+    }
+
+
+def calibration_table(metrics: Metrics) -> Table:
+    """How well each model knows how sure it may be, task by task; no rows without label tasks."""
+    columns = sides(metrics)
+    rows: list[list[object]] = []
+    for task in metrics["calibration"]["by_task"] if "calibration" in metrics else ():
+        found = [side["calibration"]["by_task"][task] for side in columns]
+        rows += [[f"{task} {name}", *(one[key] for one in found)] for key, name in CALIBRATION_FIGURES.items()]  # type: ignore[literal-required]
+        if "temperature" in found[-1]:
+            cooled = [one.get("temperature") for one in found]
+            rows.append([f"{task} ECE, temperature", *(one and one["ece"] for one in cooled)])
+    return ["calibration", *side_names(metrics)], rows
+
+
+def robustness_table(metrics: Metrics) -> Table:
+    """Accuracy on rewritten rows, test by test; no rows without --robustness."""
+    header = ["test", "rows", "original", "rewritten", "score", "flipped"]
+    if "robustness" not in metrics:
+        return header, []
+    tests = {**metrics["robustness"]["tests"], "all": metrics["robustness"]["overall"]}
+    rows: list[list[object]] = [
+        [name, test["num_rows"], test["original_accuracy"], test["perturbed_accuracy"], test["score"],
+         test["flip_rate"]]
+        for name, test in tests.items()
+    ]  # fmt: skip
+    return header, rows
+
+
+def hard_case_table(metrics: Metrics) -> Table:
+    """Accuracy on the hand-written hard cases, kind by kind; no rows without --robustness."""
+    header = ["hard cases", "rows", "accuracy"]
+    hard = metrics["robustness"].get("hard_cases") if "robustness" in metrics else None
+    if hard is None:
+        return header, []
+    kinds = {**hard["by_category"], "all": hard["overall"]}
+    return header, [[name, kind["num_rows"], kind["accuracy"]] for name, kind in kinds.items()]
+
+
+def loss_table(metrics: Metrics, kind: str) -> Table:
+    """Loss, perplexity and bits per byte of each slice; kind: "by_source", "by_task", "by_length" or "by_language"."""
+    groups = [side["teacher_forcing"][kind] for side in sides(metrics)]  # type: ignore[literal-required]
+    header = ["slice", "rows", "tokens"]
+    header += [f"{what}, {name}" for what in ("loss", "bits per byte") for name in side_names(metrics)]
+    rows: list[list[object]] = []
+    for name, figures in groups[-1].items():
+        found = [group[name] for group in groups]
+        row = [name, figures["num_rows"], figures["supervised_tokens"]]
+        rows.append([*row, *(one["eval_loss"] for one in found), *(one["bits_per_byte"] for one in found)])
+    return header, rows
+
+
+def slice_table(metrics: Metrics, kind: str) -> Table:
+    """Headline figures of each slice of a kind (source, task, length, language); no rows where there is only one."""
+    comparison = metrics.get("comparison")
+    header = [*SLICE[:3], *side_names(metrics), *SLICE[5:]]
+    slices: Mapping[str, Mapping[str, SliceFigures]] = comparison["slices"].get(kind, {}) if comparison else {}
+    rows: list[list[object]] = [
+        [name, figure["num_rows"], metric, figure["base"], figure["tuned"], f"{figure['difference']:+.4f}",
+         figure["rows_fixed"], figure["rows_broken"]]
+        for name, figures in slices.items()
+        for metric, figure in figures.items()
+    ]  # fmt: skip
+    return header, rows
+
+
+def leak_sentence(metrics: Metrics) -> tuple[str, str]:
+    """What the leak check found, in English and Chinese."""
+    leaks = metrics["leaks"]
+    if not leaks["checked"]:
+        return (
+            "Leaks from the training data were not looked for (--no-leak_check).",
+            "未检查训练数据泄漏（--no-leak_check）。",
+        )
+    training = f"{leaks['training_rows']:,}"
+    if not leaks["exact"] and not leaks["near"]:
+        return (
+            f"None of the rows stands in the {training} training rows, exactly or nearly.",
+            f"{training} 条训练数据中没有与评测行相同或近似的文本。",
+        )
+    return (
+        f"Of the rows, {leaks['exact']:,} stand in the {training} training rows and {leaks['near']:,} nearly so "
+        f"({leaks['share']:.1%}).",
+        f"有 {leaks['exact']:,} 行与 {training} 条训练数据中的文本相同，"
+        f"{leaks['near']:,} 行近似（{leaks['share']:.1%}）。",
+    )
+
+
+def _paired_row(name: str, figure: PairedFigures) -> list[object]:
+    return [
+        name,
+        figure["base"],
+        figure["tuned"],
+        f"{figure['difference']:+.4f}",
+        f"[{figure['low']:+.4f}, {figure['high']:+.4f}]",
+        figure["rows_fixed"],
+        figure["rows_broken"],
+        figure["finding"],
+        figure["smallest_detectable"],
+    ]
+
+
+def _single_figures(metrics: ModelFigures) -> dict[str, float]:
+    """The headline figures of the tuned model, under the names the comparison uses."""
+    figures = {"eval_loss": metrics["teacher_forcing"]["eval_loss"]}
+    if "classification" in metrics:
+        for task, found in metrics["classification"]["by_task"].items():
+            figures[f"{task} accuracy"] = found["label_scoring"]["accuracy"]
+            figures[f"{task} accuracy (generated)"] = found["generation"]["accuracy"]
+    if "ner" in metrics:
+        figures["ner f1"] = metrics["ner"]["f1"]
+    if "rouge" in metrics["generation"]:
+        figures["rougeL"] = metrics["generation"]["rouge"]["rougeL"]
+    return figures

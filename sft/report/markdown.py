@@ -1,0 +1,90 @@
+"""report.md: what a pull request needs to show, as a comment of a bot would: verdict, figures, leaks, broken rows."""
+
+from collections.abc import Sequence
+from html import escape
+
+from sft.console import make_visible
+from sft.evaluation.flow import Evaluation, Metrics
+from sft.evaluation.predictions import Prediction
+from sft.html import show_number
+from sft.report.examples import changed_rows, shorten
+from sft.report.figures import Table, answers_table, headline_table, leak_sentence
+from sft.report.words import Language, say
+
+MARKS = {"helped": "🟢", "hurt": "🔴", "mixed": "🟡", "loss_only": "🟡", "unclear": "⚪"}
+NUM_BROKEN = 5
+MAX_CHARACTERS = 120
+SPECIAL = "\\`*_{}[]()#+-.!|~@:"  # what Markdown, a table or a mention would read; as entities they are text
+
+
+def render_markdown(evaluation: Evaluation, language: Language = "en") -> str:
+    """The summary as Markdown; text of models and files is escaped, nothing of it becomes a link or a mention."""
+    metrics = evaluation.metrics
+    run, stats = metrics["run"], metrics["data_stats"]
+    count = f"{stats['eval_size']:,}"
+    facts = (
+        f"{count} 行，数据 {_text(stats['data'])} 的 {stats['split']} 部分；种子 {run['seed']}。"
+        if language == "zh"
+        else f"{count} rows of the {stats['split']} split of {_text(stats['data'])}; seed {run['seed']}."
+    )
+    parts = [
+        f"## {_text(run['name'])}",
+        _verdict(metrics, language),
+        _table(headline_table(metrics), language),
+        facts + " " + leak_sentence(metrics)[language == "zh"],
+    ]
+    if clean := metrics.get("without_overlaps"):
+        parts += [
+            f"**{say('Without these rows', language)}** ({clean['num_rows']:,})",
+            _table(headline_table(metrics, clean), language),
+        ]
+    parts.append(_folded(say("Answers", language), _table(answers_table(metrics), language)))
+    if broken := changed_rows(evaluation.predictions, "broken"):
+        title = f"{say('Rows that got worse', language)} ({min(NUM_BROKEN, len(broken))} / {len(broken):,})"
+        parts.append(_folded(title, _rows_table(broken[:NUM_BROKEN], language)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(metrics: Metrics, language: Language) -> str:
+    comparison = metrics.get("comparison")
+    if comparison is None:
+        return "没有与其他模型比较。" if language == "zh" else "Measured without a baseline."
+    words = comparison["verdict_zh"] if language == "zh" else comparison["verdict"]
+    return f"{MARKS[comparison['outcome']]} **{_text(words)}**"
+
+
+def _rows_table(rows: Sequence[Prediction], language: Language) -> str:
+    names = ["question", "reference", "base", "tuned"]
+    lines: list[list[object]] = [
+        ["".join(shorten(text, MAX_CHARACTERS)) for text in
+         (row["input"] or row["instruction"], row["reference"], row.get("base_prediction", ""), row["prediction"])]
+        for row in rows
+    ]  # fmt: skip
+    return _table((["id", *names], [[row["id"], *line] for row, line in zip(rows, lines, strict=True)]), language)
+
+
+def _table(content: Table, language: Language) -> str:
+    header, rows = content
+    aligned = [
+        "---:" if all(isinstance(row[place], int | float) for row in rows) and rows else "---"
+        for place in range(len(header))
+    ]
+    lines = [[say(name, language) for name in header], aligned]
+    lines += [[_cell(value, language) for value in row] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: object, language: Language) -> str:
+    if value is None:
+        return "-"
+    return show_number(value) if isinstance(value, int | float) else _text(say(str(value), language))
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>\n\n{content}\n\n</details>"
+
+
+def _text(text: str) -> str:
+    """Any text as itself: one line, every character that Markdown reads spelled as an entity."""
+    plain = escape(make_visible(" ".join(text.split())))
+    return "".join(f"&#{ord(character)};" if character in SPECIAL else character for character in plain)

@@ -1,0 +1,50 @@
+"""An evaluation as text for a terminal or a log: print(render_table(evaluation.metrics))."""
+
+from sft.console import make_visible, table
+from sft.console.figures import show_figure
+from sft.evaluation.flow import CleanFigures, Metrics
+from sft.report.figures import (
+    answers_table,
+    calibration_table,
+    hard_case_table,
+    headline_table,
+    improvement_tables,
+    leak_sentence,
+    robustness_table,
+    signatures,
+)
+
+
+def render_table(metrics: Metrics) -> str:
+    """Headline figures with their intervals, what the answers look like, signatures, leaks, the verdict."""
+    parts = [_headline(metrics)]
+    for task, improvements in improvement_tables(metrics).items():
+        parts.append(f"{task}\n{_table(improvements)}")
+    parts += [_table(content) for content in (calibration_table(metrics), answers_table(metrics)) if content[1]]
+    parts += [_table(content) for content in (robustness_table(metrics), hard_case_table(metrics)) if content[1]]
+    text = metrics["generation"]["text"]
+    told = [make_visible(f"{name} {signature}") for name, signature in signatures(metrics).items()]
+    parts.append("\n".join([f"text metrics over {text['num_rows']:,} rows ({', '.join(text['tasks'])})", *told]))
+    parts.append(leak_sentence(metrics)[0])
+    if clean := metrics.get("without_overlaps"):
+        parts.append(f"Without them, {clean['num_rows']:,} rows:\n{_headline(metrics, clean)}")
+    if comparison := metrics.get("comparison"):
+        parts.append(make_visible(comparison["verdict"]))
+    return "\n\n".join(parts)
+
+
+def _headline(metrics: Metrics, part: CleanFigures | None = None) -> str:
+    """The headline table, and for what stayed unclear how large a difference had to be to show."""
+    header, rows = headline_table(metrics, part)
+    if header[-1] != "detectable":
+        return _table((header, rows))
+    shown = _table((header[:-1], [row[:-1] for row in rows]))
+    unclear = [f"{row[0]} {show_figure(row[-1])}" for row in rows if "unclear" in row]
+    if not unclear:
+        return shown
+    return f"{shown}\nunclear: a difference shows in four of five such samples from this size on: {', '.join(unclear)}"
+
+
+def _table(content: tuple[list[str], list[list[object]]]) -> str:
+    header, rows = content
+    return table(rows, header=header)

@@ -1,0 +1,152 @@
+"""The report's labels in English and Chinese; the page holds both and shows one."""
+
+import re
+from typing import Literal
+
+from sft.html import Markup, element, join
+
+Language = Literal["en", "zh"]
+ZH = {
+    "metric": "指标",
+    "base": "微调前",
+    "tuned": "微调后",
+    "baseline": "对比模型",
+    "this run": "本次运行",
+    "difference": "差值",
+    "95 % interval": "95% 置信区间",
+    "fixed": "改对行数",
+    "broken": "改错行数",
+    "finding": "结论",
+    "better": "变好",
+    "worse": "变差",
+    "unclear": "不明显",
+    "answers": "生成的答案",
+    "perplexity": "困惑度",
+    "bits per byte": "每字节比特数",
+    "empty answers": "空答案比例",
+    "unfinished answers": "未写完比例",
+    "unparseable answers": "无法解析比例",
+    "answer length, tokens": "答案长度（token）",
+    "answer / reference length": "答案与参考长度之比",
+    "distinct-1": "distinct-1",
+    "distinct-2": "distinct-2",
+    "slice": "分组",
+    "rows": "行数",
+    "tokens": "token 数",
+    "loss": "损失",
+    "accuracy": "准确率",
+    "accuracy (generated)": "准确率（自由生成）",
+    "eval_loss": "评测损失",
+    "Headline": "主要指标",
+    "Answers": "生成的答案",
+    "Slices": "分组结果",
+    "by source": "按来源",
+    "by task": "按任务",
+    "by length in tokens": "按长度（token）",
+    "by language": "按语言",
+    "Loss by slice": "分组损失",
+    "Leaks": "数据泄漏检查",
+    "Without these rows": "去掉这些行之后",
+    "Plots": "图表",
+    "Loss while training": "训练过程中的损失",
+    "training loss": "训练损失",
+    "validation loss": "验证损失",
+    "step": "步数",
+    "Answer lengths": "答案长度",
+    "reference": "参考答案",
+    "answer": "答案",
+    "prediction": "预测",
+    "Reliability": "可靠性图",
+    "confidence": "置信度",
+    "accuracy of the bin": "该区间的准确率",
+    "Labels": "分类",
+    "Entities, strict": "实体（严格匹配）",
+    "class": "类别",
+    "type": "类型",
+    "detectable": "可检出的最小差值",
+    "change": "变化",
+    "relative": "相对变化",
+    "f1": "F1",
+    "auc_roc": "AUC",
+    "calibration": "校准",
+    "Calibration": "校准",
+    "ECE": "校准误差（ECE）",
+    "ECE, temperature": "校准误差（ECE，温度校正后）",
+    "Brier": "Brier 分数",
+    "mean confidence": "平均置信度",
+    "confidence above 0.9": "置信度高于 0.9 的比例",
+    "exact match": "完全匹配",
+    "Robustness": "鲁棒性",
+    "test": "测试",
+    "original": "原文准确率",
+    "rewritten": "改写后准确率",
+    "score": "得分",
+    "flipped": "答案改变比例",
+    "hard cases": "难例",
+    "precision": "精确率",
+    "recall": "召回率",
+    "F1": "F1",
+    "in the reference": "参考中的数量",
+    "found": "命中",
+    "predicted": "预测数量",
+    "all": "全部",
+    "reference ↓ answer →": "参考 ↓ 答案 →",
+    "label scoring": "标签打分",
+    "generated": "自由生成",
+    "(none of the labels)": "（不在标签中）",
+    "Examples": "样例",
+    "Rows that got worse": "变差的行",
+    "Rows that got better": "变好的行",
+    "The worst rows": "最差的行",
+    "Rows at random": "随机抽取的行",
+    "question": "问题",
+    "not finished": "未写完",
+    "in the training data": "与训练数据相同",
+    "near a training row": "与训练数据近似",
+    "written too much or otherwise": "多写或写错",
+    "missing": "缺少",
+    "Measured with": "评测条件",
+    "what": "项目",
+    "value": "值",
+    "other": "其他",
+    "F1, partial": "F1（部分匹配）",
+    "mixed": "混合",
+    "latin": "拉丁字母",
+    "zh": "中文",
+    "measured on all rows": "在全部行上测得",
+}
+
+
+def both(english: str) -> Markup:
+    """A label in both languages: both("rows"). A name without a translation (a task, a source) stands as it is."""
+    chinese = translate(english)
+    return Markup(english_and_chinese(english, chinese)) if chinese != english else join(english)
+
+
+def english_and_chinese(english: object, chinese: object) -> Markup:
+    """Two versions of a text, of which the page shows one; each is escaped."""
+    return join(
+        element("span", english, attributes='class=en lang="en"'),
+        element("span", chinese, attributes='class=zh lang="zh"'),
+        by="",
+    )
+
+
+def translate(english: str) -> str:
+    """The Chinese label; `sentiment accuracy` -> `sentiment 准确率`, `loss, base` -> `损失，微调前`."""
+    if english in ZH:
+        return ZH[english]
+    if match := re.fullmatch(
+        r"(\S+) (accuracy(?: \(generated\))?|ECE.*|Brier|mean confidence|confidence above .*)", english
+    ):
+        return f"{match[1]} {translate(match[2])}"
+    if english.endswith(" points"):
+        return english.removesuffix("points") + "个百分点"
+    if ", " in english and all(part in ZH for part in english.split(", ")):
+        return "，".join(ZH[part] for part in english.split(", "))
+    return english
+
+
+def say(english: str, language: Language) -> str:
+    """A label in one language."""
+    return translate(english) if language == "zh" else english

@@ -1,0 +1,165 @@
+"""A request's answer: prompt, decoding, tokens from the engine, text with its stop words, and what a task reads in it.
+
+The event loop's side of the engine: everything here is awaited, nothing computes.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from prompts.tasks import Unparseable
+from sft.config.decoding import Decoding
+from sft.config.serve import ServeSettings
+from sft.generation.streaming import TextAssembler
+from sft.models.loaded import LoadedModel
+from sft.serve.engine import Engine, EngineError, QueueFull
+from sft.serve.protocol import JSON, ApiError, ChatRequest
+from sft.serve.served import Asked
+
+
+@dataclass
+class Answer:
+    """One answer on its way; `finish_reason` holds once its pieces have ended."""
+
+    asked: Asked
+    prompt_ids: list[int]
+    decoding: Decoding
+    max_new_tokens: int
+    stops: list[str]
+    num_written: int = 0
+    finish_reason: str = "length"
+    extra: JSON = field(default_factory=dict)
+
+
+def prepare_answer(loaded: LoadedModel, settings: ServeSettings, request: ChatRequest, asked: Asked) -> Answer:
+    """Prompt and limits of a request. Raises ApiError 400 for what does not fit the model or the server's limits."""
+    limit = request.token_limit
+    if limit is not None and limit > settings.max_tokens_limit:
+        raise ApiError(
+            400, f"max_tokens: at most {settings.max_tokens_limit:,}", code="invalid_value", param="max_tokens"
+        )
+    is_text = asked.task is None or asked.task.kind == "text"
+    changes = {
+        name: getattr(request, name)
+        for name in ("temperature", "top_p", "seed", "repetition_penalty", "no_repeat_ngram_size")
+        if getattr(request, name) is not None
+    }
+    # Labels and entities are read, not drawn: penalties would spoil repeated JSON keys.
+    decoding = settings.decoding_of(settings.decoding if is_text else "precise").model_copy(update=changes)
+    prompt_ids = loaded.chat.encode_prompt(asked.messages)
+    wanted = limit or min(decoding.max_new_tokens, settings.max_tokens_limit)
+    room = loaded.max_context - len(prompt_ids)
+    if room < 1 or (limit is not None and limit > room):
+        raise ApiError(
+            400,
+            f"the model reads {loaded.max_context:,} tokens; the messages have {len(prompt_ids):,} and the answer may "
+            f"have {limit or 1:,}; shorten the messages or max_tokens",
+            code="context_length_exceeded",
+            param="messages",
+        )
+    return Answer(asked, prompt_ids, decoding, min(wanted, room), request.stops)
+
+
+async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[str]:
+    """The answer's text in pieces of whole characters, up to a stop word. Closing it stops the model.
+
+    Raises ApiError 429 where too many wait, and 500 where the model fails.
+    """
+    if answer.asked.labels:
+        yield await _choose_label(engine, answer)
+        return
+    loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | Exception | None]()
+
+    def deliver(item: int | Exception | None) -> None:
+        loop.call_soon_threadsafe(tokens.put_nowait, item)
+
+    try:
+        ticket = engine.submit(answer.prompt_ids, answer.decoding, answer.max_new_tokens, deliver)
+    except QueueFull:
+        raise _queue_full(engine) from None
+    chat = engine.loaded.chat
+    assembler, text = TextAssembler(chat.decode), StopFilter(answer.stops)
+    try:
+        while (token_id := await tokens.get()) is not None:
+            if isinstance(token_id, Exception):
+                raise ApiError(500, str(token_id))
+            if token_id in chat.end_ids:
+                answer.finish_reason = "stop"
+                continue
+            answer.num_written += 1
+            if piece := text.feed(assembler.feed(token_id)):
+                yield piece
+            if text.has_stopped:
+                answer.finish_reason = "stop"
+                return
+        if piece := text.feed(assembler.flush()) + text.flush():
+            yield piece
+    finally:
+        ticket.cancel()
+
+
+def read_parsed(answer: Answer, text: str) -> JSON:
+    """What a task reads in the answer: {"parsed": "正面"}, entities as objects, None where it says nothing valid."""
+    task, row = answer.asked.task, answer.asked.row
+    if task is None or row is None:
+        return {}
+    parsed = task.parse_answer(text, row)
+    if isinstance(parsed, Unparseable):
+        return {"parsed": None, "problem": parsed.reason, **answer.extra}
+    if not isinstance(parsed, str):
+        return {"parsed": [{"entity_text": found.text, "entity_label": found.label} for found in parsed]}
+    return {"parsed": parsed, **answer.extra}
+
+
+async def _choose_label(engine: Engine, answer: Answer) -> str:
+    labels = answer.asked.labels
+    try:
+        scores = await asyncio.wrap_future(engine.score(answer.prompt_ids, labels))
+    except QueueFull:
+        raise _queue_full(engine) from None
+    except EngineError as error:
+        raise ApiError(500, str(error)) from None
+    weights = [math.exp(score - max(scores)) for score in scores]
+    shares = [weight / sum(weights) for weight in weights]
+    best = max(range(len(labels)), key=lambda place: shares[place])
+    answer.finish_reason, answer.num_written = "stop", len(engine.loaded.chat.encode_answer(labels[best])) - 1
+    answer.extra = {"confidence": shares[best], "probabilities": dict(zip(labels, shares, strict=True))}
+    return labels[best]
+
+
+def _queue_full(engine: Engine) -> ApiError:
+    return ApiError(429, f"{engine.num_waiting} requests are waiting; try again later", code="queue_full")
+
+
+class StopFilter:
+    """Passes text until a stop word begins; holds back what may be the beginning of one."""
+
+    def __init__(self, stops: list[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.has_stopped = False
+
+    def feed(self, text: str) -> str:
+        """What of the text so far is surely no stop word; "" after one."""
+        if self.has_stopped:
+            return ""
+        self._held += text
+        found = [place for place in map(self._held.find, self._stops) if place >= 0]
+        if found:
+            self.has_stopped = True
+            passed, self._held = self._held[: min(found)], ""
+            return passed
+        keep = max((self._overlap(stop) for stop in self._stops), default=0)
+        place = len(self._held) - keep
+        passed, self._held = self._held[:place], self._held[place:]
+        return passed
+
+    def flush(self) -> str:
+        """What was held back, at the end of the answer."""
+        passed, self._held = self._held, ""
+        return passed
+
+    def _overlap(self, stop: str) -> int:
+        """Characters at the end of what is held that begin the stop word: "...EN", "END" -> 2."""
+        return next((n for n in range(min(len(stop) - 1, len(self._held)), 0, -1) if self._held.endswith(stop[:n])), 0)

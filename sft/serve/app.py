@@ -1,0 +1,202 @@
+"""The HTTP side: routes, API key, body limit, time limit, errors in OpenAI's shape.
+
+app = build_app(Service(engine, settings, list_served("demo", run), run.system_prompt, api_key=None))
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from prompts import PromptError
+from sft.config.serve import ServeSettings
+from sft.serve.answers import Answer, prepare_answer, read_parsed, write_answer
+from sft.serve.engine import Engine
+from sft.serve.guard import Guard, error_response
+from sft.serve.metrics import ServerMetrics
+from sft.serve.protocol import (
+    DONE,
+    JSON,
+    ApiError,
+    ChatRequest,
+    chunk,
+    completion,
+    event,
+    read_request,
+    usage,
+    usage_chunk,
+)
+from sft.serve.served import Served, ask
+
+
+@dataclass
+class Service:
+    """Everything the routes share."""
+
+    engine: Engine
+    settings: ServeSettings
+    served: dict[str, Served]
+    system_prompt: str | None
+    api_key: str | None
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
+    started: int = field(default_factory=lambda: int(time.time()))
+
+
+def build_app(service: Service) -> FastAPI:
+    """The application; its end waits for the engine to finish what it is at."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.engine.close)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/health")
+    async def health() -> JSON:
+        return {"status": "ok", "running": service.engine.num_running, "waiting": service.engine.num_waiting}
+
+    @app.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        gauges = {"running": service.engine.num_running, "waiting": service.engine.num_waiting}
+        return PlainTextResponse(service.metrics.render(gauges), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models() -> JSON:
+        return {"object": "list", "data": [_describe_model(service, name) for name in service.served]}
+
+    @app.get("/v1/models/{name}")
+    async def model(name: str) -> JSON:
+        return _describe_model(service, _find_served(service, name).name)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await answer_request(service, request)
+
+    @app.exception_handler(ApiError)
+    async def refuse(_: Request, error: ApiError) -> Response:
+        return error_response(error)
+
+    @app.exception_handler(PromptError)
+    async def refuse_prompt(_: Request, error: PromptError) -> Response:
+        return error_response(ApiError(400, str(error), code="invalid_value", param="messages"))
+
+    @app.exception_handler(HTTPException)
+    async def refuse_route(request: Request, error: HTTPException) -> Response:
+        return error_response(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
+
+    @app.exception_handler(Exception)
+    async def fail(_: Request, error: Exception) -> Response:
+        return error_response(ApiError(500, "the server failed on this request; its log says more"))
+
+    app.add_middleware(Guard, api_key=service.api_key, metrics=service.metrics)
+    return app
+
+
+async def answer_request(service: Service, request: Request) -> Response:
+    """A chat completion, whole or as a stream of events."""
+    asked = read_request(await read_body(request, service.settings.max_body_bytes))
+    served = _find_served(service, asked.model)
+    turns = [turn.to_message() for turn in asked.messages]
+    prepared = ask(served, turns, service.system_prompt, asked.category)
+    answer = prepare_answer(service.engine.loaded, service.settings, asked, prepared)
+    head: JSON = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
+    pieces = _with_time_limit(write_answer(service.engine, answer), service.settings.timeout_s)
+    if asked.stream:
+        first = await anext(pieces, "")  # what is refused at once gets a status, not an event behind a 200
+        return StreamingResponse(
+            stream_events(service, asked, answer, head, first, pieces), media_type="text/event-stream"
+        )
+    async with aclosing(pieces):
+        text = await _read_unless_gone(request, pieces)
+    service.metrics.count_tokens(len(answer.prompt_ids), answer.num_written)
+    used = usage(len(answer.prompt_ids), answer.num_written)
+    return JSONResponse(completion(head, text, answer.finish_reason, used, read_parsed(answer, text)))
+
+
+async def stream_events(
+    service: Service, asked: ChatRequest, answer: Answer, head: JSON, first: str, pieces: AsyncGenerator[str]
+) -> AsyncIterator[bytes]:
+    """Server-sent events of an answer; an error on the way is an event, since the status is sent already."""
+    try:
+        async with aclosing(pieces):
+            yield event(chunk(head, {"role": "assistant", "content": first}))
+            text = first
+            async for piece in pieces:
+                text += piece
+                yield event(chunk(head, {"content": piece}))
+        yield event(chunk(head, read_parsed(answer, text), answer.finish_reason))
+        if asked.stream_options and asked.stream_options.include_usage:
+            yield event(usage_chunk(head, usage(len(answer.prompt_ids), answer.num_written)))
+        yield DONE
+    except ApiError as error:
+        yield event(error.to_json())
+    finally:
+        service.metrics.count_tokens(len(answer.prompt_ids), answer.num_written)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, read no further than the limit. Raises ApiError 413."""
+    too_large = ApiError(413, f"the body may have {limit:,} bytes", code="body_too_large")
+    if int(request.headers.get("content-length") or 0) > limit:
+        raise too_large
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+async def _with_time_limit(pieces: AsyncGenerator[str], limit_s: float) -> AsyncGenerator[str]:
+    """The same pieces; ApiError 504 where the last does not come within limit_s."""
+    ends = asyncio.get_running_loop().time() + limit_s
+    async with aclosing(pieces):
+        while True:
+            try:
+                async with asyncio.timeout_at(ends):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise ApiError(504, f"no whole answer within {limit_s:g} s", code="timeout") from None
+            yield piece
+
+
+async def _read_unless_gone(request: Request, pieces: AsyncGenerator[str]) -> str:
+    """The whole text; CancelledError, which stops the model, where the client hangs up before."""
+
+    async def read() -> str:
+        return "".join([piece async for piece in pieces])
+
+    async def wait_until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    reading, gone = asyncio.ensure_future(read()), asyncio.ensure_future(wait_until_gone())
+    try:
+        await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            raise ApiError(499, "the client went away")
+        return reading.result()
+    finally:
+        for task in (reading, gone):
+            task.cancel()
+        await asyncio.gather(reading, gone, return_exceptions=True)
+
+
+def _find_served(service: Service, name: str) -> Served:
+    if name not in service.served:
+        known = ", ".join(service.served)
+        raise ApiError(404, f"no model {name!r}; there are {known}", code="model_not_found", param="model")
+    return service.served[name]
+
+
+def _describe_model(service: Service, name: str) -> JSON:
+    return {"id": name, "object": "model", "created": service.started, "owned_by": "qwen-sft"}

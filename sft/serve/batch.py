@@ -1,0 +1,123 @@
+"""Answers that are written at the same time: rows join and leave a running batch between two tokens.
+
+batch.add(row)      # its prompt is read, its first token drawn
+batch.step()        # one more token for every row
+
+Each row has its own decoding and draws; its tokens are those generate_batch gives it alone, up to rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache, LogitsProcessorList
+
+from sft.config.decoding import Decoding
+from sft.generation.sampling import make_processors
+from sft.models.loaded import LoadedModel
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer in the making. `deliver` gets each token id, and None at the end; it must not block."""
+
+    prompt_ids: Sequence[int]
+    decoding: Decoding
+    max_new_tokens: int
+    deliver: Callable[[int | Exception | None], None]
+    is_cancelled: Callable[[], bool]
+    token_ids: list[int] = field(default_factory=list)
+    processors: LogitsProcessorList | None = None
+
+
+class RunningBatch:
+    """The rows being written and their key-value cache, padded on the left to one width."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.rows: list[Row] = []
+        self._cache: DynamicCache | None = None
+        self._mask = torch.zeros((0, 0), dtype=torch.long, device=loaded.device)  # (B, T)
+
+    @torch.inference_mode()
+    def add(self, row: Row) -> None:
+        """Read a row's prompt and draw its first token; the row joins unless that ended it."""
+        row.processors = make_processors(row.decoding, [row.prompt_ids], len(row.prompt_ids), self.loaded.device)
+        ids = torch.tensor([list(row.prompt_ids)], device=self.loaded.device)  # (1, T)
+        cache = DynamicCache(config=self.loaded.causal_lm.config)
+        logits = self.loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        if self._take(row, logits[0, -1]):
+            self._join(row, cache, ids.shape[1])
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One token more for every row; finished and cancelled rows leave."""
+        self._keep([index for index, row in enumerate(self.rows) if not row.is_cancelled()])
+        if not self.rows:
+            return
+        last = torch.tensor([[row.token_ids[-1]] for row in self.rows], device=self.loaded.device)  # (B, 1)
+        self._mask = pad(self._mask, (0, 1), value=1)
+        logits = self.loaded.model(
+            input_ids=last,
+            attention_mask=self._mask,
+            position_ids=self._mask.sum(1, keepdim=True) - 1,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits  # (B, 1, V)
+        self._keep([index for index, row in enumerate(self.rows) if self._take(row, logits[index, -1])])
+
+    def clear(self) -> list[Row]:
+        """Drop everything, after an error of the model; the rows that were in it."""
+        rows, self.rows, self._cache = self.rows, [], None
+        self._mask = self._mask[:0, :0]
+        return rows
+
+    def _take(self, row: Row, logits: torch.Tensor) -> bool:
+        """Draw a row's next token from logits (V,) and hand it on; False where the answer ends with it."""
+        assert row.processors is not None
+        so_far = torch.tensor([[*row.prompt_ids, *row.token_ids]], device=logits.device)
+        token_id = int(row.processors(so_far, logits.float()[None].clone())[0].argmax())
+        row.token_ids.append(token_id)
+        row.deliver(token_id)
+        if token_id in self.loaded.chat.end_ids or len(row.token_ids) >= row.max_new_tokens:
+            row.deliver(None)
+            return False
+        return True
+
+    def _join(self, row: Row, cache: DynamicCache, length: int) -> None:
+        mask = torch.ones((1, length), dtype=torch.long, device=self.loaded.device)
+        if self._cache is None or not self.rows:
+            self.rows, self._cache, self._mask = [row], cache, mask
+            return
+        width = max(length, self._mask.shape[1])
+        ours, theirs = width - self._mask.shape[1], width - length
+        for layer, new in zip(self._cache.layers, cache.layers, strict=True):
+            layer.keys = torch.cat([pad(layer.keys, (0, 0, ours, 0)), pad(new.keys, (0, 0, theirs, 0))])
+            layer.values = torch.cat([pad(layer.values, (0, 0, ours, 0)), pad(new.values, (0, 0, theirs, 0))])
+        self._mask = torch.cat([pad(self._mask, (ours, 0)), pad(mask, (theirs, 0))])
+        self.rows.append(row)
+
+    def _keep(self, places: list[int]) -> None:
+        """Only these rows go on; columns that were padding for all of them are cut off."""
+        if len(places) == len(self.rows):
+            return
+        for index, row in enumerate(self.rows):
+            if index not in places and row.is_cancelled():
+                row.deliver(None)
+        self.rows = [self.rows[place] for place in places]
+        if not self.rows or self._cache is None:
+            self.clear()
+            return
+        indices = torch.tensor(places, device=self._mask.device)
+        self._mask = self._mask[indices]
+        first = int(self._mask.any(0).nonzero()[0, 0])
+        self._mask = self._mask[:, first:]
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[indices, :, first:]
+            layer.values = layer.values[indices, :, first:]
+
+
+def can_batch(loaded: LoadedModel) -> bool:
+    """Whether rows can join a running batch: every layer attends to the whole context (no sliding window)."""
+    return not any(layer.is_sliding for layer in DynamicCache(config=loaded.causal_lm.config).layers)

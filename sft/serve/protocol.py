@@ -1,0 +1,167 @@
+"""OpenAI's chat completions as data: what a request may hold, what answers and errors look like. Pure.
+
+read_request(b'{"model": "demo", "messages": [...]}')     # ChatRequest, or ApiError 400 saying which field is wrong
+
+Source: the API reference of OpenAI and the types of its Python package, which tests/serve talks with.
+"""
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prompts import Message
+
+JSON = dict[str, object]
+
+
+class ApiError(Exception):
+    """An answer that is an error, in OpenAI's shape: ApiError(404, "no model 'x'", code="model_not_found")."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+
+    @property
+    def type(self) -> str:
+        """OpenAI's family of the error, which clients turn into an exception class."""
+        if self.status >= 500:
+            return "server_error"
+        return {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, "invalid_request_error")
+
+    def to_json(self) -> JSON:
+        """{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class TextPart(_Strict):
+    """A piece of a message: {"type": "text", "text": "hello"}."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Turn(_Strict):
+    """A message as clients send it; `developer` is OpenAI's newer word for system."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def to_message(self) -> Message:
+        """As prompts/ takes it: {"role": "user", "content": "hello"}."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class StreamOptions(_Strict):
+    """What a stream holds besides the answer."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class TextFormat(_Strict):
+    """The one response format there is."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(_Strict):
+    """A request for a chat completion. What this server cannot do is refused by name, not ignored.
+
+    The last three fields are this server's own; OpenAI's client sends them with extra_body.
+    """
+
+    model: str
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    n: Literal[1] | None = None
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
+    presence_penalty: float | None = Field(None, ge=0, le=0)
+    logprobs: Literal[False] | None = None
+    response_format: TextFormat | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    repetition_penalty: float | None = Field(None, gt=0)
+    no_repeat_ngram_size: int | None = Field(None, ge=0)
+    category: list[str] | None = None  # task news: the labels to choose from
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts that end an answer, without the empty ones."""
+        return [text for text in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if text]
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens asked for, under its new or its old name."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """A request's body. Raises ApiError 400 that names the first field that is wrong."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON ({error})", code="invalid_json") from None
+    if not isinstance(content, dict):
+        raise ApiError(400, "the body is no JSON object", code="invalid_json")
+    try:
+        return ChatRequest.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def _explain(error: ValidationError) -> ApiError:
+    finding = error.errors()[0]
+    param = ".".join(str(part) for part in finding["loc"] if not str(part)[:1].isupper() and part != "str")
+    message = finding["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    if finding["type"] == "extra_forbidden":
+        return ApiError(400, f"{param}: this server does not take it", code="unknown_parameter", param=param)
+    return ApiError(400, f"{param}: {message}", code="invalid_value", param=param)
+
+
+def usage(num_prompt: int, num_written: int) -> JSON:
+    """Tokens of prompt and answer."""
+    return {"prompt_tokens": num_prompt, "completion_tokens": num_written, "total_tokens": num_prompt + num_written}
+
+
+def completion(head: JSON, content: str, finish_reason: str, used: JSON, extra: JSON) -> JSON:
+    """A whole answer; head holds id, created and model. extra: what a task read out of it."""
+    message = {"role": "assistant", "content": content, "refusal": None, **extra}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": used}
+
+
+def chunk(head: JSON, delta: JSON, finish_reason: str | None = None) -> JSON:
+    """A piece of a streamed answer."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+    return {**head, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def usage_chunk(head: JSON, used: JSON) -> JSON:
+    """The last piece of a stream with include_usage."""
+    return {**head, "object": "chat.completion.chunk", "choices": [], "usage": used}
+
+
+def event(content: JSON) -> bytes:
+    """A server-sent event."""
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"

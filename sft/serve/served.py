@@ -1,0 +1,77 @@
+"""What clients can ask for: the run itself, and each of its tasks under a name of its own.
+
+    demo              chat, with the run's system prompt
+    demo:sentiment    one text -> its label, with the probability of every label
+    demo:ner          one text -> its entities
+
+A run that knows one label task and nothing else answers with labels under its plain name too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prompts import Message, conversation_of
+from prompts.tasks import Task, get_task, task_names
+from sft.runs import Run
+from sft.serve.protocol import ApiError
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model name: Served("demo:sentiment", task=<sentiment>); task None is chat."""
+
+    name: str
+    task: Task | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request comes to: messages for the model and, for a task, the row they were made of."""
+
+    messages: list[Message]
+    task: Task | None = None
+    row: dict[str, object] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The answers to choose from; () where the answer is written freely."""
+        return self.task.allowed_labels(self.row) if self.task and self.row else ()
+
+
+def list_served(name: str, run: Run | None) -> dict[str, Served]:
+    """Every model name. An untuned model (run None) is offered every task; it may be bad at them."""
+    names: Sequence[object] = task_names()
+    if run is not None and isinstance(tasks := run.data["tasks"], list):
+        names = tasks
+    tasks = [get_task(str(task)) for task in names]
+    special = [task for task in tasks if task.kind != "text"]
+    is_classifier = len(tasks) == 1 and tasks[0].kind == "label"
+    served = [Served(name, tasks[0] if is_classifier else None)]
+    served += [Served(f"{name}:{task.name}", task) for task in special]
+    return {entry.name: entry for entry in served}
+
+
+def ask(served: Served, turns: Sequence[Message], system_prompt: str | None, category: list[str] | None) -> Asked:
+    """The conversation the model is to answer, its system prompt the client's, else the run's.
+
+    Raises ApiError 400 where a task is asked anything but one text, and PromptError for roles in a wrong order.
+    """
+    task = served.task
+    if task is None:
+        if category:
+            raise ApiError(400, f"category is for task news; {served.name} chats", param="category")
+        has_system = turns[0]["role"] == "system"
+        own: list[Message] = (
+            [] if has_system or system_prompt is None else [{"role": "system", "content": system_prompt}]
+        )
+        return Asked([*own, *turns])
+    texts = [turn for turn in turns if turn["role"] != "system"]
+    if len(texts) != 1 or texts[0]["role"] != "user":
+        raise ApiError(400, f"{served.name} answers one text: send one user message", param="messages")
+    row: dict[str, object] = {"task": task.name, task.prompt_fields[0]: texts[0]["content"]}
+    row |= {"system": turns[0]["content"]} if turns[0]["role"] == "system" else {}
+    if category:
+        row["category"] = category
+    if missing := [name for name in task.prompt_fields if name not in row]:
+        raise ApiError(400, f"task {task.name} needs {missing[0]} too; send it in the body", param=missing[0])
+    return Asked(conversation_of(row, system_prompt, with_answer=False), task, row)

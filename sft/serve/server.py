@@ -1,0 +1,77 @@
+"""The server's life: load, listen, serve, and on SIGTERM finish the running answers before it ends.
+
+serve(settings, run)      # returns when the server has ended
+"""
+
+import os
+import signal
+import socket
+
+import uvicorn
+
+from sft.config.serve import ServeSettings
+from sft.console import say
+from sft.errors import ConfigError
+from sft.models.loaded import LoadedModel
+from sft.models.loading import load_base, load_run
+from sft.runs import Run
+from sft.serve.app import Service, build_app
+from sft.serve.engine import Engine
+from sft.serve.key import read_api_key
+from sft.serve.served import list_served
+
+
+def serve(settings: ServeSettings, run: Run | None) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises ConfigError for an address in use, and what load_run raises."""
+    api_key = read_api_key(settings.host)
+    listener = listen(settings.host, settings.port)  # before the weights: a taken port is told at once
+    loaded = (
+        load_run(run, allow_mismatch=settings.allow_mismatch) if run is not None else load_base(str(settings.model))
+    )
+    name = settings.name or (run.path.name if run is not None else str(settings.model).rstrip("/").split("/")[-1])
+    serve_model(settings, run, loaded, name, listener, api_key)
+
+
+def serve_model(
+    settings: ServeSettings,
+    run: Run | None,
+    loaded: LoadedModel,
+    name: str,
+    listener: socket.socket,
+    api_key: str | None,
+) -> None:
+    """Serve a model that is in memory."""
+    engine = Engine(loaded, max_batch=settings.max_batch, max_waiting=settings.max_waiting)
+    service = Service(engine, settings, list_served(name, run), run.system_prompt if run else None, api_key)
+    config = uvicorn.Config(
+        build_app(service),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+        server_header=False,
+    )
+    host, port = listener.getsockname()[:2]
+    say(f"models: {', '.join(service.served)}; {'with' if api_key else 'without'} an API key; Ctrl-C ends")
+    say(f"listening on http://{host}:{port}/v1")
+    # uvicorn raises the signal again when it is done; SIGTERM is a wish, not a failure: exit code 0.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        listener.close()
+        say("ended; answers that were running have been finished")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes any free one. Raises ConfigError where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another --port or --host") from None
+    return listener

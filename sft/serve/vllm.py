@@ -1,0 +1,70 @@
+"""The same run on vLLM: which arguments `vllm serve` needs to ask the model as it was trained.
+
+command = build_command(run, settings)      # ["vllm", "serve", ".../export/merged", "--served-model-name", "demo", ...]
+
+The merged weights where export.py made them of this run, else the base with the adapter. vLLM has its own decoding and
+knows no tasks; the chat template brings the run's system prompt. Not run against vLLM itself here: it needs a GPU.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+from prompts import ChatFormat
+from sft.config.serve import ServeSettings
+from sft.console import say
+from sft.errors import ConfigError
+from sft.runs import Run, write_atomically
+from sft.serve.key import KEY_VARIABLE, read_api_key
+
+MISSING = "vllm is not installed; run `pip install vllm` in an environment of its own, or use --backend native"
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows as --max-lora-rank
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+def hand_over(run: Run, settings: ServeSettings) -> NoReturn:
+    """Become `vllm serve`. Raises ConfigError where vllm is missing."""
+    program = shutil.which("vllm")
+    if program is None:
+        raise ConfigError(MISSING)
+    key = read_api_key(settings.host)
+    command = build_command(run, settings)
+    say(" ".join(command))
+    environment = {**os.environ, **({"VLLM_API_KEY": key} if key else {})}
+    environment.pop(KEY_VARIABLE, None)
+    os.execve(program, command, environment)
+
+
+def build_command(run: Run, settings: ServeSettings) -> list[str]:
+    """The whole command line; writes the chat template beside an adapter. The API key is not in it."""
+    name = settings.name or run.path.name
+    common = ["--host", settings.host, "--port", str(settings.port), "--max-num-seqs", str(settings.max_batch)]
+    merged = run.path / "export" / "merged"
+    if _is_of_this_run(run, merged):
+        return ["vllm", "serve", str(merged), "--served-model-name", name, *common]
+    from sft.export.template import build_template  # heavy: after it is known that vllm is there
+    from sft.models.loading import check_fingerprint, load_tokenizer
+    from sft.models.source import find_source
+
+    trained = run.train_settings()
+    chat = ChatFormat.from_tokenizer(load_tokenizer(run.adapter_dir), think=trained.think)
+    source = find_source(run.base["name"], run.base.get("revision"))
+    check_fingerprint(run, chat, source, allow_mismatch=settings.allow_mismatch)
+    template = run.path / "export" / TEMPLATE_FILE
+    template.parent.mkdir(exist_ok=True)
+    text = build_template(chat.template, run.system_prompt, trained.think, has_think_block=chat.family.has_think_block)
+    write_atomically(template, text)
+    rank = next((allowed for allowed in RANKS if allowed >= trained.lora_r), trained.lora_r)
+    lora = ["--enable-lora", "--lora-modules", f"{name}={run.adapter_dir}", "--max-lora-rank", str(rank)]
+    four_bit = ["--quantization", "bitsandbytes"] if trained.method == "qlora" else []
+    return ["vllm", "serve", str(source.folder), *lora, *four_bit, "--chat-template", str(template), *common]
+
+
+def _is_of_this_run(run: Run, merged: Path) -> bool:
+    record = merged.parent / "export.json"
+    if not record.is_file() or not merged.is_dir():
+        return False
+    made_of = json.loads(record.read_text(encoding="utf-8")).get("merged", {})
+    return bool(made_of.get("adapter") == run.adapter and made_of.get("fingerprint") == run.fingerprint.digest)

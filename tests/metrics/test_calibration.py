@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
+
+from sft.metrics.calibration import (
+    Judged,
+    choose_num_bins,
+    measure_ece,
+    measure_reliability,
+    nll_of,
+    summarise_calibration,
+)
+from sft.metrics.probabilities import softmax
+from sft.metrics.temperature import fit_temperature
+
+LABELS = ("负面", "正面")
+
+
+def _row(name: str, positive: float, right: int) -> Judged:
+    return Judged(name, np.array([1 - positive, positive], np.float32), LABELS, right, text=f"text of {name}")
+
+
+def test_a_sure_negative_is_as_confident_as_a_sure_positive():
+    assert _row("a", 0.03, 0).confidence == pytest.approx(0.97)
+    assert _row("a", 0.03, 0).is_right
+
+
+def test_all_figures_of_four_rows():
+    rows = [_row("a", 0.95, 1), _row("b", 0.05, 0), _row("c", 0.55, 0), _row("d", 0.98, 0)]
+    figures = summarise_calibration(rows)
+    assert {key: figures[key] for key in ("num_rows", "accuracy", "num_bins", "share_above_high", "below_half")} == {
+        "num_rows": 4,
+        "accuracy": 0.5,
+        "num_bins": 1,
+        "share_above_high": 0.75,
+        "below_half": 0,
+    }
+    assert figures["avg_confidence"] == pytest.approx((0.95 + 0.95 + 0.55 + 0.98) / 4)
+    assert figures["avg_confidence_right"] == pytest.approx(0.95)
+    assert figures["avg_confidence_wrong"] == pytest.approx((0.55 + 0.98) / 2)
+    assert figures["ece"] == pytest.approx((0.95 + 0.95 + 0.55 + 0.98) / 4 - 0.5)
+    assert figures["brier"] == pytest.approx(2 * (0.05**2 + 0.05**2 + 0.55**2 + 0.98**2) / 4)
+    assert figures["histogram"] == {
+        "edges": [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0],
+        "right": [0, 0, 0, 0, 0, 0, 0, 0, 2, 0],  # 0.95 in fp32 lies just below the edge
+        "wrong": [0, 1, 0, 0, 0, 0, 0, 0, 0, 1],
+    }
+    assert sum(figures["full_histogram"]["right"]) == sum(figures["full_histogram"]["wrong"]) == 2
+    assert figures["low_confidence"] == {
+        "num_rows": 1,
+        "share": 0.25,
+        "accuracy": 0.0,
+        "rows": [
+            {
+                "id": "c",
+                "text": "text of c",
+                "reference": "负面",
+                "prediction": "正面",
+                "confidence": pytest.approx(0.55),
+            }
+        ],
+    }
+    assert [row["id"] for row in figures["high_confidence_errors"]["rows"]] == ["d"]
+
+
+@pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")  # to seven digits, in fp32
+def test_brier_and_nll_equal_scikit_learn_on_200_generated_cases():
+    rng = np.random.default_rng(10)
+    for _ in range(200):
+        classes = tuple(f"类{index}" for index in range(rng.integers(2, 6)))
+        num_rows = int(rng.integers(len(classes), 40))
+        right = np.concatenate([np.arange(len(classes)), rng.integers(0, len(classes), num_rows - len(classes))])
+        table = np.array([softmax(row) for row in rng.normal(0, 3, (num_rows, len(classes)))])
+        rows = [Judged(str(i), table[i], classes, int(right[i])) for i in range(num_rows)]
+        figures = summarise_calibration(rows) if num_rows < 8 else None  # the interval is what takes time
+        brier = brier_score_loss(right, table.astype(float), labels=range(len(classes)), scale_by_half=False)
+        ours = np.mean(
+            [((row.probabilities.astype(float) - np.eye(len(classes))[row.right]) ** 2).sum() for row in rows]
+        )
+        assert ours == pytest.approx(brier, abs=1e-9)
+        if figures is not None:
+            assert figures["brier"] == pytest.approx(brier, abs=1e-9)
+        nll = np.mean([nll_of(row.probabilities, row.right) for row in rows])
+        assert nll == pytest.approx(log_loss(right, table.astype(float), labels=range(len(classes))), abs=1e-9)
+
+
+def test_the_error_is_that_of_scikit_learns_quantile_bins_on_200_generated_cases():
+    rng = np.random.default_rng(11)
+    for _ in range(200):
+        num_bins = int(rng.integers(1, 8))
+        confidence = rng.permutation(np.linspace(0.5, 0.99, num_bins * 10))  # no ties, and bins of ten rows exactly
+        right = rng.random(len(confidence)) < 0.7
+        accuracy, average = calibration_curve(right, confidence, n_bins=num_bins, strategy="quantile")
+        assert measure_ece(confidence, right, num_bins) == pytest.approx(np.abs(accuracy - average).mean(), abs=1e-9)
+        bins = measure_reliability(confidence, right, num_bins)
+        assert [b["accuracy"] for b in bins] == pytest.approx(accuracy.tolist(), abs=1e-9)
+        assert [b["confidence"] for b in bins] == pytest.approx(average.tolist(), abs=1e-9)
+
+
+def test_bins_hold_equally_many_rows_and_at_least_ten():
+    confidence, right = np.linspace(0.5, 1, 47), np.ones(47, bool)
+    assert choose_num_bins(47) == 4
+    assert [b["num_rows"] for b in measure_reliability(confidence, right, 4)] == [12, 12, 12, 11]
+    assert (choose_num_bins(3), choose_num_bins(1_000)) == (1, 15)
+
+
+def test_the_interval_of_a_calibrated_model_reaches_zero_and_that_of_an_overconfident_one_does_not():
+    rng = np.random.default_rng(12)
+    honest, boastful = [], []
+    for number in range(600):
+        chance = float(rng.uniform(0.5, 1))
+        right = int(rng.random() < chance)
+        honest.append(_row(str(number), chance, right))
+        boastful.append(_row(str(number), min(0.999, chance + 0.2), right))
+    calm, bold = summarise_calibration(honest), summarise_calibration(boastful)
+    assert calm["ece_low"] <= 0.01 < calm["ece_high"] < 0.08
+    assert 0.08 < bold["ece_low"] < bold["ece"] < bold["ece_high"] < 0.25
+    assert summarise_calibration(honest, seed=0) == calm
+
+
+def test_the_temperature_is_found_again_on_200_generated_cases():
+    rng = np.random.default_rng(13)
+    for _ in range(200):
+        true = float(rng.uniform(0.5, 4))
+        scores = rng.normal(0, 2, (400, int(rng.integers(2, 5))))
+        right = (scores + rng.gumbel(size=scores.shape)).argmax(1).tolist()  # drawn from softmax(scores)
+        found = fit_temperature((scores * true).tolist(), right)
+        grid = np.exp(np.linspace(np.log(found) - 0.05, np.log(found) + 0.05, 11))
+        nll = [-log_softmax(scores * true / t, axis=1)[np.arange(400), right].mean() for t in grid]
+        assert min(nll) >= nll[5] - 1e-9  # no better one beside it
+        assert found == pytest.approx(true, rel=0.45)
+
+
+def test_rows_that_allow_different_labels_share_one_temperature():
+    assert fit_temperature([[2.0, 0.0], [2.0, 0.0, 0.0], [2.0, 0.0]], [0, 0, 1]) > 1.0
+    assert fit_temperature([[2.0, 0.0]] * 3, [0, 0, 1]) == pytest.approx(2 / np.log(2), abs=1e-3)
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(ValueError, match="no rows with label probabilities"):
+        summarise_calibration([])
+    with pytest.raises(ValueError, match="one right label per row"):
+        fit_temperature([], [])

@@ -1,0 +1,73 @@
+"""A server on 127.0.0.1 in this process, on the tiny model, and OpenAI's own client for it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import openai
+import pytest
+import uvicorn
+
+from sft.config.serve import ServeSettings
+from sft.models.loading import load_run
+from sft.runs import open_run
+from sft.serve.app import Service, build_app
+from sft.serve.engine import Engine
+from sft.serve.served import list_served
+from sft.serve.server import listen
+
+KEY = "sk-tests"
+
+
+@dataclass
+class Running:
+    """A server that listens."""
+
+    service: Service
+    url: str
+
+    def client(self, key: str = KEY) -> openai.OpenAI:
+        """OpenAI's client; it does not try again, so that a test sees each answer."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+@contextmanager
+def run_server(loaded, run, **settings) -> Iterator[Running]:
+    """Serve a model until the block ends."""
+    chosen = ServeSettings(**{"max_new_tokens": 16, "decoding": "precise", **settings})
+    engine = Engine(loaded, max_batch=chosen.max_batch, max_waiting=chosen.max_waiting)
+    prompt = run.system_prompt if run else None
+    service = Service(engine, chosen, list_served("tiny", run), prompt, KEY)
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(build_app(service), log_config=None, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def loaded(tiny_run):
+    """The tiny run in memory."""
+    return load_run(open_run(tiny_run))
+
+
+@pytest.fixture(scope="module")
+def server(loaded, tiny_run) -> Iterator[Running]:
+    """The tiny run, served."""
+    with run_server(loaded, open_run(tiny_run)) as running:
+        yield running
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Return as soon as the condition holds; fail where it never does."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it never came true"
+        time.sleep(0.01)

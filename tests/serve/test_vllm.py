@@ -1,0 +1,70 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sft.config.serve import ServeSettings
+from sft.runs import open_run
+from sft.serve.vllm import build_command
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "demo")
+    return open_run(tmp_path / "demo")
+
+
+def test_an_adapter_is_served_on_its_base_with_the_runs_prompt_as_template(run, tiny_model_folder):
+    command = build_command(run, ServeSettings(port=9000, max_batch=4))
+    template = run.path / "export" / "chat_template.jinja"
+    assert command == [
+        "vllm", "serve", str(tiny_model_folder), "--enable-lora", "--lora-modules", f"demo={run.adapter_dir}",
+        "--max-lora-rank", "16", "--chat-template", str(template), "--host", "127.0.0.1", "--port", "9000",
+        "--max-num-seqs", "4",
+    ]  # fmt: skip
+    assert '"Be brief."' in template.read_text()
+
+
+def test_a_run_on_four_bits_is_served_on_four_bits(run):
+    run.settings["method"] = "qlora"
+    command = build_command(run, ServeSettings())
+    assert command[command.index("--quantization") + 1] == "bitsandbytes"
+
+
+def test_merged_weights_of_this_very_run_are_served_instead(run):
+    merged = run.path / "export" / "merged"
+    merged.mkdir(parents=True)
+    record = {"merged": {"adapter": run.adapter, "fingerprint": run.fingerprint.digest}}
+    (run.path / "export" / "export.json").write_text(json.dumps(record))
+    expected = ["vllm", "serve", str(merged), "--served-model-name", "shop", "--host", "127.0.0.1", "--port", "8000"]
+    assert build_command(run, ServeSettings(name="shop"))[:9] == expected
+    run.adapter = "sha256 of another training"
+    assert "--enable-lora" in build_command(run, ServeSettings())
+
+
+def serve_with(path: Path | str, run, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "serve.py", "--run", str(run.path), "--backend", "vllm"]
+    values = {**os.environ, **environment, "PATH": str(path)}
+    return subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, timeout=120)
+
+
+def test_without_vllm_one_line_says_so(run, tmp_path):
+    done = serve_with(tmp_path, run)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: vllm is not installed; run `pip install vllm`")
+
+
+def test_vllm_gets_the_key_in_its_environment_and_not_on_its_command_line(run, tmp_path):
+    fake = tmp_path / "bin" / "vllm"
+    fake.parent.mkdir()
+    fake.write_text(f"#!{sys.executable}\nimport os, sys\nprint(os.environ['VLLM_API_KEY'], sys.argv[1:])\n")
+    fake.chmod(0o755)
+    done = serve_with(fake.parent, run, QWEN_SFT_API_KEY="sk-secret")
+    assert done.stdout.startswith("sk-secret ['serve', ")
+    assert "sk-secret" not in done.stderr + done.stdout.removeprefix("sk-secret")

@@ -32,10 +32,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     if settings.model not in (AUTO, EMBEDDED):  # those import torch, and unsloth has to come before transformers
         find_source(settings.model, settings.revision)  # what cannot be had is told now, not after seconds of imports
-    backend = choose_backend(settings.backend)  # imports unsloth, which has to come before transformers
+    backend = choose_backend(settings.backend, settings)  # imports unsloth, which has to come before transformers
     from sft.training.fit import fit
+    from sft.training.processes import is_first
 
     result = fit(settings, dataset, backend=backend)
+    if not is_first():
+        return
     if settings.json_output:
         print(to_json({"run": str(result.run_dir) if result.run_dir else None, **result.metrics}))
         return

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 UNSLOTH, TRANSFORMERS = "unsloth", "transformers"
 
 
-def choose_backend(wanted: str) -> str:
+def choose_backend(wanted: str, settings: "TrainSettings | None" = None) -> str:
     """Unsloth where asked for, or on `auto` where CUDA is available and it imports; it is imported here and now.
 
-    Raises ModelError where Unsloth is asked for and cannot be had.
+    settings: what is to be trained, where that matters. Raises ModelError where Unsloth is asked for and cannot be had.
     """
     if wanted == TRANSFORMERS:
         return TRANSFORMERS
-    reason = _why_not_unsloth()
+    reason = (_why_not_trained_by_unsloth(settings) if settings else None) or _why_not_unsloth()
     if reason is None:
         return UNSLOTH
     if wanted == UNSLOTH:
@@ -43,7 +43,7 @@ def choose_backend(wanted: str) -> str:
 def load_with_unsloth(
     folder: "Path", dtype: "torch.dtype", settings: "TrainSettings", layers: list[int] | None
 ) -> "PeftModel":
-    """Base model with a fresh LoRA adapter on Unsloth's kernels; the same adapter as models.loading.add_lora."""
+    """Base model with a fresh LoRA adapter on Unsloth's kernels; the same adapter as models.methods.add_lora."""
     from unsloth import FastLanguageModel
 
     model, _ = FastLanguageModel.from_pretrained(
@@ -60,9 +60,17 @@ def load_with_unsloth(
         lora_dropout=settings.lora_dropout,
         target_modules=list(settings.target_modules),
         layers_to_transform=layers,
+        use_rslora=settings.use_rslora,
         use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
         random_state=settings.seed,
     )
+
+
+def _why_not_trained_by_unsloth(settings: "TrainSettings") -> str | None:
+    if not settings.has_adapter:
+        return f"method {settings.method} is trained by transformers"
+    wanted = [name for name in ("use_dora", "modules_to_save") if getattr(settings, name)]
+    return f"{' and '.join(wanted)} is for transformers" if wanted else None
 
 
 def _why_not_unsloth() -> str | None:

@@ -57,21 +57,28 @@ def pad_rows(rows: Sequence[Encoded], pad_id: int) -> Batch:
     return {"input_ids": ids, "labels": labels, "row_lengths": torch.tensor([len(row.input_ids) for row in rows])}
 
 
-def plan_batches(lengths: Sequence[int], max_tokens: int, max_rows: int | None = None) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], max_tokens: int, max_rows: int | None = None, *, padded: bool = False
+) -> list[list[int]]:
     """Indices of rows in batches of at most max_tokens tokens, longest rows first: [3, 9, 2], 10 -> [[1], [0, 2]].
 
-    A row longer than max_tokens is a batch of its own.
+    A row longer than max_tokens is a batch of its own. padded: a row counts as long as the longest beside it.
     """
     batches: list[list[int]] = []
     used = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        is_full = not batches or used + lengths[index] > max_tokens or (max_rows and len(batches[-1]) >= max_rows)
-        if is_full:
+        cost = lengths[batches[-1][0]] if padded and batches else lengths[index]  # the first is the longest
+        if not batches or used + cost > max_tokens or (max_rows and len(batches[-1]) >= max_rows):
             batches.append([])
-            used = 0
+            used, cost = 0, lengths[index]
         batches[-1].append(index)
-        used += lengths[index]
+        used += cost
     return batches
+
+
+def num_tokens_at_once(lengths: Sequence[int], padded: bool) -> int:
+    """Tokens a batch of such rows takes on the device, padding among them: [5, 7] -> 12, or 14 padded; [] -> 0."""
+    return len(lengths) * max(lengths, default=0) if padded else sum(lengths)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

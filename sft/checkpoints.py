@@ -12,14 +12,16 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import RunError
 from sft.runs import COMPLETE, RUN_FILE, Run, new_run_dir, read_run
+from sft.staging import find_damage, remove
 
 NONE, AUTO = "none", "auto"
-STATE_FILE = "trainer_state.json"  # the last file the trainer writes: without it a checkpoint was cut off
+STATE_FILE = "trainer_state.json"
 # What a step does, and what the optimizer's saved state belongs to; the other settings may change half-way.
 KEPT = (
-    "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "supervise", "max_seq_length",
-    "on_too_long", "head_share", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-    "lr_scheduler_type", "seed",
+    "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora", "use_rslora",
+    "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "supervise",
+    "max_seq_length", "on_too_long", "head_share", "learning_rate", "lr_scheduler_type", "seed",
+    "metric_for_best_model",
 )  # fmt: skip
 
 
@@ -67,7 +69,8 @@ def check_resumable(before: Run, now: Run, *, allow_mismatch: bool) -> None:
     """Refuse to continue a run on another base, prompt, data set or recipe, naming both values."""
     differences = before.fingerprint.differences(now.fingerprint)
     pairs = [(f"data {key}", before.data[key], now.data[key]) for key in ("sha256", "split")]
-    pairs += [(name, before.settings.get(name), now.settings[name]) for name in KEPT]
+    pairs += [(name, before.settings.get(name, now.settings[name]), now.settings[name]) for name in KEPT]
+    pairs.append(("rows an optimiser step", before.rows_per_step, now.rows_per_step))
     differences += [f"{name}: began with {began}, now {is_now}" for name, began, is_now in pairs if began != is_now]
     if differences and not allow_mismatch:
         raise RunError(f"{before.path}: cannot resume: {'; '.join(differences)}; put it back, or pass --allow_mismatch")
@@ -76,9 +79,28 @@ def check_resumable(before: Run, now: Run, *, allow_mismatch: bool) -> None:
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The checkpoint of the highest step that was written to its end: outputs/x/checkpoints/checkpoint-50."""
-    whole = [path.parent for path in (run_dir / "checkpoints").glob(f"checkpoint-*[0-9]/{STATE_FILE}")]
-    return max(whole, key=step_of) if whole else None
+    """The whole checkpoint of the highest step: outputs/x/checkpoints/checkpoint-50. Broken ones are named."""
+    for path in sorted(list_checkpoints(run_dir / "checkpoints"), key=step_of, reverse=True):
+        damage = find_damage(path)
+        if damage is None:
+            return path
+        say(f"{path} is broken: {damage}")
+    return None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Everything named like a checkpoint, whole or not, oldest step first."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=step_of)
+
+
+def prune_checkpoints(folder: Path, *, limit: int, best: Path | None) -> None:
+    """Delete the oldest until `limit` are left; never the best, and never the newest, which a crash would need."""
+    found = list_checkpoints(folder)
+    spared = {path.name for path in (best, found[-1] if found else None) if path is not None}
+    surplus = max(0, len(found) - limit)
+    for path in [path for path in found if path.name not in spared][:surplus]:
+        remove(path)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -87,8 +109,10 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _named_checkpoint(wanted: str) -> Path:
-    if not (Path(wanted) / STATE_FILE).is_file() or not re.fullmatch(r"checkpoint-\d+", Path(wanted).name):
+    if not Path(wanted).is_dir() or not re.fullmatch(r"checkpoint-\d+", Path(wanted).name):
         raise RunError(f"{wanted}: no checkpoint; name a folder like outputs/demo/checkpoints/checkpoint-50, or auto")
+    if damage := find_damage(Path(wanted)):
+        raise RunError(f"{wanted} is broken: {damage}; name another, or take --resume_from_checkpoint auto")
     if not (_run_of(Path(wanted)) / RUN_FILE).is_file():
         raise RunError(f"{wanted}: belongs to no run, there is no {_run_of(Path(wanted)) / RUN_FILE}; name another")
     return Path(wanted)

@@ -1,12 +1,13 @@
 """Run folders: what train.py leaves behind and every other script starts from.
 
 outputs/<run>/run.json      status, settings with their origin, prompt fingerprint, data, base, versions, metrics
-outputs/<run>/adapter/      the tuned weights with the tokenizer inside
+outputs/<run>/adapter/      the tuned weights with the tokenizer inside; model/ for methods freeze and full
 outputs/<run>/checkpoints/  log.jsonl  loss.png  evaluation/
 outputs/latest              points at the newest finished run
 """
 
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -42,8 +43,10 @@ class Run:
     system_prompt: str | None
     fingerprint: Fingerprint
     data: dict[str, object]  # path, sha256, split, rows kept and dropped
-    adapter: str | None = None  # hash of the tuned weights, once they are written
+    adapter: str | None = None  # hash of the tuned weights, adapter or model, once they are written
     backend: str = "transformers"
+    quantisation: str | None = None  # "nf4": trained on a base in 4 bits; to merge, load the base in 16 bits
+    processes: int = 1
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
@@ -55,8 +58,13 @@ class Run:
         return [str(task) for task in self.data["tasks"]]  # type: ignore[attr-defined]
 
     @property
+    def weights_dir(self) -> Path:
+        """The tuned weights and their tokenizer: adapter/, or model/ where the weights themselves were trained."""
+        return self.path / ("model" if self.settings.get("method") in ("freeze", "full") else "adapter")
+
+    @property
     def adapter_dir(self) -> Path:
-        """The tuned weights and their tokenizer."""
+        """Where an adapter lies; a run of method freeze or full has none (weights_dir is right for all)."""
         return self.path / "adapter"
 
     @property
@@ -68,6 +76,12 @@ class Run:
     def evaluation_dir(self) -> Path:
         """What evaluate.py writes: metrics.json, predictions.jsonl, report.html."""
         return self.path / "evaluation"
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that one optimiser step sees, over all processes."""
+        sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
+        return math.prod(int(str(self.settings.get(name, 1))) for name in sizes) * self.processes
 
     def train_settings(self) -> TrainSettings:
         """The settings the run was trained with; raises ConfigError where this version cannot read them."""

@@ -13,7 +13,13 @@ ANSWERS = ["很好", "An adapter.", "hi", "正面", "4"]
 
 
 def make_tiny_model(
-    folder: Path, *, seed: int = 0, layers: int = 2, texts: Sequence[str] = (), max_context: int = 512
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    texts: Sequence[str] = (),
+    max_context: int = 512,
+    tied: bool = False,
 ) -> Path:
     """A random Qwen2-shaped model with a byte-level ChatML tokenizer, saved in transformers' layout (0.2 MB).
 
@@ -41,6 +47,7 @@ def make_tiny_model(
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=max_context,
+        tie_word_embeddings=tied,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

@@ -29,7 +29,11 @@ class TrainSettings(ResultSettings):
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="compute type; auto asks the hardware")
     trust_remote_code: bool = Field(False, description="run model code that comes with the weights")
 
-    method: Literal["lora", "qlora"] = Field("qlora", description="qlora holds the frozen base in 4 bits (NF4)")
+    method: Literal["lora", "qlora", "freeze", "full"] = Field(
+        "qlora",
+        description="lora: an adapter; qlora: the same on a base in 4 bits (NF4); freeze: the last layers; full: all",
+        validation_alias=AliasChoices("method", "finetuning_type"),
+    )
     use_qlora: bool | None = Field(None, description="short for --method qlora (or, negated, lora)")
     lora_r: int = Field(
         16, ge=1, description="rank of the adapter", validation_alias=AliasChoices("lora_r", "lora_rank")
@@ -38,6 +42,18 @@ class TrainSettings(ResultSettings):
     lora_layers: int | None = Field(None, ge=1, description="adapt only the last so many layers; faster on a CPU")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped in training")
     target_modules: tuple[str, ...] = Field(PROJECTIONS, min_length=1, description="names of the linear layers adapted")
+    use_dora: bool = Field(False, description="DoRA: magnitude and direction apart; slower, better at small ranks")
+    use_rslora: bool = Field(False, description="rank-stabilised LoRA: scaled by lora_alpha / sqrt(lora_r)")
+    modules_to_save: tuple[str, ...] = Field(
+        (), description="modules trained whole beside the adapter, e.g. embed_tokens,lm_head"
+    )
+    freeze_trainable_layers: int = Field(2, ge=0, description="method freeze: train the last so many decoder layers")
+    freeze_trainable_modules: tuple[str, ...] = Field(
+        ("all",), min_length=1, description="method freeze: the parts of those layers, e.g. self_attn,down_proj"
+    )
+    freeze_extra_modules: tuple[str, ...] = Field(
+        (), description="method freeze: modules outside the layers, by their exact name, e.g. embed_tokens,norm"
+    )
 
     system_prompt: str | None = Field(
         EXPERT_SYSTEM_PROMPT, description="said before every row that has none of its own"
@@ -62,43 +78,80 @@ class TrainSettings(ResultSettings):
     per_device_train_batch_size: int = Field(
         2,
         ge=1,
-        description="rows a device takes at once",
+        description="rows of a step a device takes, times gradient_accumulation_steps; how many at once is planned",
         validation_alias=AliasChoices("per_device_train_batch_size", "batch_size"),
     )
-    gradient_accumulation_steps: int = Field(4, ge=1, description="batches an optimiser step adds up")
+    gradient_accumulation_steps: int = Field(4, ge=1, description="factor of the rows of a step, as above: 2 x 4 = 8")
+    micro_batch_tokens: int | None = Field(
+        None, ge=1, description="tokens a device takes at once; default: planned from the memory that is free"
+    )
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after warm-up")
     warmup_steps: float = Field(5, ge=0, description="warm-up in steps; below 1 it is a share of all steps")
+    warmup_ratio: float | None = Field(None, ge=0, lt=1, description="short for warmup_steps below 1")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     optim: str = Field(
-        "auto", description="optimizer name as in transformers; auto: adamw_8bit on CUDA, adamw_torch else"
+        "auto",
+        description="optimizer as transformers names it (adamw_torch_fused, adamw_8bit, paged_adamw_8bit, ...); "
+        "auto: 8-bit on CUDA, paged where the base is in 4 bits, PyTorch's own on a CPU",
     )
     neftune_noise_alpha: float | None = Field(
         5.0, ge=0, description="NEFTune: noise on the input embeddings; 0 switches it off"
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
     eval_steps: int = Field(50, ge=1, description="optimiser steps between validations (and saved checkpoints)")
+    metric_for_best_model: str = Field(
+        "eval_loss",
+        description="figure of the validation that chooses the best checkpoint; eval_loss is token-weighted",
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="stop after so many validations without a better figure"
+    )
+    early_stopping_threshold: float = Field(0.0, ge=0, description="what counts as better: by more than this")
     save_total_limit: int = Field(3, ge=1, description="checkpoints kept; the best one is always among them")
     seed: int = Field(3407, ge=0, lt=2**32, description="seed of weights, order and noise")
     resume_from_checkpoint: str = Field("none", description="auto (newest checkpoint of --output_dir), a path, or none")
     allow_mismatch: bool = Field(False, description="resume although base, tokenizer or prompt differ (printed loudly)")
-    dry_run: bool = Field(
-        False, description="do everything up to one longest batch, then report memory, steps and time"
+    dry_run: bool = Field(False, description="go as far as the longest batch, then report memory, steps and time")
+    max_dropped: float = Field(
+        0.1, ge=0, le=1, description="share of the training rows that may be dropped as too long; more is an error"
+    )
+    report_to: tuple[Literal["none", "tensorboard", "wandb", "swanlab", "trackio"], ...] = Field(
+        ("none",), min_length=1, description="trackers of experiments, also several; log.jsonl is always written"
+    )
+    num_sample_predictions: int = Field(
+        0,
+        ge=0,
+        description="validation rows that are answered at every validation, into samples.jsonl and the trackers",
     )
 
     @classmethod
     def spell_out(cls, values: dict[str, object]) -> dict[str, object]:
-        """use_qlora becomes method, layer by layer: `--use_qlora` wins over a recipe's `method: lora`."""
+        """Shorthands layer by layer, so that `--use_qlora` wins over a recipe's `method: lora`.
+
+        use_qlora becomes method, warmup_ratio becomes warmup_steps.
+        """
+        values = dict(values)
         use_qlora = read_boolean(values.get("use_qlora"))
-        if use_qlora is None:  # not given; or ill-typed, which the field's own type reports
-            return values
-        method = "qlora" if use_qlora else "lora"
-        if values.get("method", method) != method:
-            raise ConfigError(f"use_qlora: {use_qlora} contradicts method: {values['method']}; keep one of them")
-        return {name: value for name, value in values.items() if name != "use_qlora"} | {"method": method}
+        if use_qlora is not None:  # None: not given; or ill-typed, which the field's own type reports
+            method = "qlora" if use_qlora else "lora"
+            if values.get("method", method) != method:
+                raise ConfigError(f"use_qlora: {use_qlora} contradicts method: {values['method']}; keep one of them")
+            values["method"] = method
+            del values["use_qlora"]
+        if values.get("warmup_ratio") is not None:
+            if "warmup_steps" in values:
+                raise ConfigError("warmup_ratio and warmup_steps are both given; keep one of them")
+            values["warmup_steps"] = values.pop("warmup_ratio")
+        return values
 
     @property
     def rows_per_step(self) -> int:
         """Rows that one optimiser step of one process sees: 2 x 4 -> 8."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the tuned weights are an adapter beside the base, not a model of their own."""
+        return self.method in ("lora", "qlora")

@@ -34,7 +34,7 @@ def run_command(main: Callable[[], object]) -> None:
     except Exception as error:
         if not is_users_to_mend(error):
             raise
-        say("error: " + " ".join(str(error).splitlines()))
+        say("error: " + " ".join(str(error).splitlines()), by_all=True)
         sys.exit(EXIT_USER_ERROR)
 
 

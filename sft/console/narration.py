@@ -1,5 +1,6 @@
 """Narration: what a script tells the person while it works, on stderr, so that stdout holds results alone."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -16,8 +17,16 @@ LINES_PER_RUN = 10  # without a terminal: one line per 10 %
 LINE_INTERVAL_S = 30.0  # without a terminal and without a total: one line per 30 s
 
 
-def say(text: str) -> None:
-    """Print a line of narration on stderr; a progress bar on the screen moves below it."""
+def say(text: str, *, by_all: bool = False) -> None:
+    """Print a line of narration on stderr; a progress bar on the screen moves below it.
+
+    Of several processes (torchrun) the first one narrates; with by_all, as for an error, each of them speaks.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        if not by_all:
+            return
+        text = f"process {rank}: {text}"
     tqdm.write(make_visible(text), file=sys.stderr)
 
 

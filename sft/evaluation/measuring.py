@@ -99,9 +99,10 @@ def measure_models(
     if baseline is None:
         return Measurements(rows, tuned, probes=probes)
     if baseline.kind == "base":
-        with loaded.adapter_off():
-            asking = replace(asking, writer=writer.without_adapter())
-            base = _measure(loaded, rows, budgets, "base", asking, rouge=settings.rouge)
+        with loaded.adapter_off() as untuned:  # another model in memory, where the run has no adapter to switch off
+            without = writer.without_adapter() if untuned is loaded else open_writer(settings.generator, untuned)
+            asking = replace(asking, writer=without)
+            base = _measure(untuned, rows, budgets, "base", asking, rouge=settings.rouge)
             return Measurements(rows, tuned, base, probes=probes)
     num_bytes = [count_supervised_bytes(row, loaded.chat) for row in rows]
     _unload(loaded)

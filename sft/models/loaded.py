@@ -1,6 +1,6 @@
 """A model in memory with everything one needs beside it: tokenizer, prompt format, identity, precision."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ class LoadedModel:
     source: ModelSource
     precision: Precision
     backend: str = "transformers"
+    load_untuned: Callable[[], "LoadedModel"] | None = None  # where no adapter can be switched off
 
     @property
     def device(self) -> torch.device:
@@ -48,9 +49,12 @@ class LoadedModel:
 
     @contextmanager
     def adapter_off(self) -> Iterator["LoadedModel"]:
-        """The base model, from the same weights in memory: the adapter is not applied inside this context."""
+        """The untuned model inside this context: the same weights with the adapter off, or the base loaded beside.
+
+        Use what it yields: a model tuned whole (methods freeze and full) has no adapter to switch off.
+        """
         if not isinstance(self.model, PeftModel):
-            yield self
+            yield self.load_untuned() if self.load_untuned else self
             return
         with self.model.disable_adapter():
             yield self

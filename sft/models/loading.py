@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,7 +24,8 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
 from sft.models.loaded import LoadedModel
-from sft.models.precision import Precision, decide_precision
+from sft.models.methods import adapted_layers, apply_method, describe_trainable
+from sft.models.precision import Precision, decide_precision, is_launched_sharded, precision_for_training
 from sft.models.quiet import quiet_libraries
 from sft.models.source import ModelSource, describe_weights, find_source
 from sft.runs import Run
@@ -58,8 +59,8 @@ def load_base(
 
 
 def load_for_training(settings: TrainSettings, backend: str) -> LoadedModel:
-    """The base model with a fresh adapter on it. `backend` is what choose_backend said before anything was imported."""
-    source, precision = find_source(settings.model, settings.revision), decide_precision(settings.dtype)
+    """The base model with what is trained marked, and said. `backend` is what choose_backend said before any import."""
+    source, precision = find_source(settings.model, settings.revision), precision_for_training(settings)
     say(f"model {source.name}, {settings.method}, {precision}, backend {backend}")
     if backend == UNSLOTH:
         layers = adapted_layers(count_layers(source.folder), settings.lora_layers)
@@ -68,7 +69,8 @@ def load_for_training(settings: TrainSettings, backend: str) -> LoadedModel:
         model = load_weights(
             source, precision, four_bit=settings.method == "qlora", trust_remote_code=settings.trust_remote_code
         )
-        model = add_lora(model, settings)
+        model = apply_method(model, settings)
+    say(describe_trainable(model))
     tokenizer = load_tokenizer(source.folder)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     return LoadedModel(model, tokenizer, chat, source, precision, backend)
@@ -77,30 +79,59 @@ def load_for_training(settings: TrainSettings, backend: str) -> LoadedModel:
 def load_run(
     run: Run, *, allow_mismatch: bool = False, precision: Precision | None = None, four_bit: bool | None = None
 ) -> LoadedModel:
-    """The tuned model of a finished run, on the base and with the prompt it was trained with.
+    """The tuned model of a finished run, with the prompt it was trained with: base and adapter, or its own weights.
 
     precision and four_bit: how the base is held, where not as in training (export reloads it in 16 bits).
-    Raises RunError when base weights, tokenizer, template, prompt, labels or adapter are not the run's;
+    Raises RunError when base weights, tokenizer, template, prompt, labels or tuned weights are not the run's;
     allow_mismatch says so aloud and goes on.
     """
     settings = run.train_settings()
-    source, precision = (
-        find_source(run.base["name"], run.base.get("revision")),
-        precision or decide_precision(settings.dtype),
-    )
-    four_bit = settings.method == "qlora" if four_bit is None else four_bit
-    tokenizer = load_tokenizer(run.adapter_dir)
+    source = find_source(run.base["name"], run.base.get("revision"))
+    precision = precision or decide_precision(settings.dtype)
+    in_four_bits = settings.method == "qlora" if four_bit is None else four_bit
+    tokenizer = load_tokenizer(run.weights_dir)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
-    model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=settings.trust_remote_code)
-    model = PeftModel.from_pretrained(model, run.adapter_dir, use_safetensors=True)
+
+    def load(source: ModelSource) -> PreTrainedModel:
+        trusted = settings.trust_remote_code
+        return load_weights(source, precision, four_bit=in_four_bits, trust_remote_code=trusted)
+
     say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}")
-    return LoadedModel(model.eval(), tokenizer, chat, source, precision)
+    if settings.has_adapter:
+        model = PeftModel.from_pretrained(load(source), run.weights_dir, use_safetensors=True)
+        return LoadedModel(model.eval(), tokenizer, chat, source, precision)
+    tuned = load(ModelSource(source.name, run.weights_dir))
+
+    def load_untuned() -> LoadedModel:
+        say(f"loading {source.name} beside it, as it was before tuning")
+        return LoadedModel(load(source).eval(), tokenizer, chat, source, precision)
+
+    return LoadedModel(tuned.eval(), tokenizer, chat, source, precision, load_untuned=load_untuned)
 
 
-def save_adapter(loaded: LoadedModel, folder: Path, fingerprint: Fingerprint) -> str:
-    """Adapter, tokenizer and fingerprint in one folder, safetensors only; returns the hash of the adapter's weights."""
-    loaded.model.save_pretrained(folder, safe_serialization=True)
+def save_tuned(
+    loaded: LoadedModel, folder: Path, fingerprint: Fingerprint, *, weights: dict[str, torch.Tensor] | None = None
+) -> str:
+    """Adapter or model, tokenizer and fingerprint in one folder, safetensors only; returns the hash of the weights.
+
+    A model goes back to the type its base is stored in; an adapter stays fp32. `weights`: the state dict, where it
+    has to be gathered from several processes first.
+    """
+    model = loaded.model
+    if isinstance(model, PeftModel):
+        model.save_pretrained(folder, safe_serialization=True, state_dict=weights)
+    else:
+        stored = AutoConfig.from_pretrained(loaded.source.folder).dtype or loaded.precision.dtype
+        converted: dict[int, torch.Tensor] = {}  # by address: tied tensors stay one, and are written once
+        weights = {
+            name: converted.setdefault(value.data_ptr(), value.to(stored))
+            for name, value in (weights or model.state_dict()).items()
+        }
+        model.save_pretrained(folder, safe_serialization=True, state_dict=weights)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["dtype"] = str(stored).removeprefix("torch.")  # save_pretrained writes what the model computes in
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     loaded.tokenizer.save_pretrained(folder)
     (folder / FINGERPRINT_FILE).write_text(json.dumps(fingerprint.to_json(), ensure_ascii=False, indent=2) + "\n")
     return describe_weights(folder)
@@ -111,14 +142,14 @@ def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_
     tasks = [str(task) for task in run.data["tasks"]]  # type: ignore[attr-defined]
     now = Fingerprint.of(chat, run.system_prompt, tasks, source.identity())
     differences = run.fingerprint.differences(now)
-    beside_adapter = run.adapter_dir / FINGERPRINT_FILE
-    if beside_adapter.is_file():
-        saved = Fingerprint.from_json(json.loads(beside_adapter.read_text(encoding="utf-8")))
-        differences += [f"adapter: {line}" for line in run.fingerprint.differences(saved)]
+    beside_weights = run.weights_dir / FINGERPRINT_FILE
+    if beside_weights.is_file():
+        saved = Fingerprint.from_json(json.loads(beside_weights.read_text(encoding="utf-8")))
+        differences += [f"{run.weights_dir.name}: {line}" for line in run.fingerprint.differences(saved)]
     else:
-        differences.append(f"adapter: no {FINGERPRINT_FILE} beside the weights")
-    if (adapter := describe_weights(run.adapter_dir)) != run.adapter:
-        differences.append(f"adapter weights: trained to {run.adapter}, now {adapter}")
+        differences.append(f"{run.weights_dir.name}: no {FINGERPRINT_FILE} beside the weights")
+    if (weights := describe_weights(run.weights_dir)) != run.adapter:
+        differences.append(f"{run.weights_dir.name} weights: trained to {run.adapter}, now {weights}")
     if not differences:
         return
     if not allow_mismatch:
@@ -147,7 +178,7 @@ def load_weights(
             source.folder,
             dtype=precision.dtype,
             quantization_config=quantisation,
-            device_map={"": precision.device},
+            device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
@@ -172,38 +203,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
-    """A fresh LoRA adapter (2106.09685) on the named linear layers; its weights are fp32 whatever the base is."""
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    if missing := [name for name in settings.target_modules if name not in names]:
-        raise ModelError(f"target_modules {missing} are not in this model; it has {sorted(names - {'lm_head'})}")
-    config = LoraConfig(
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.target_modules),
-        layers_to_transform=adapted_layers(model.config.num_hidden_layers, settings.lora_layers),
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(settings.seed)  # the adapter's first weights
-    return get_peft_model(model, config)
-
-
 def count_layers(folder: Path) -> int:
     """Decoder layers of a model that is not loaded yet."""
     return int(AutoConfig.from_pretrained(folder).num_hidden_layers)
-
-
-def adapted_layers(num_layers: int, last: int | None) -> list[int] | None:
-    """Indices of the layers that get an adapter: 30, 3 -> [27, 28, 29]; None means all of them.
-
-    The backward pass ends at the lowest adapted layer, so fewer layers cost less time.
-    """
-    if last is None:
-        return None
-    if last > num_layers:
-        raise ModelError(f"lora_layers is {last}, but the model has {num_layers} layers; ask for at most so many")
-    return list(range(num_layers - last, num_layers))
 
 
 def _keep_gradients_on_cpu(model: PreTrainedModel) -> None:

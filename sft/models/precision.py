@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sft.config.train import TrainSettings
 from sft.errors import ConfigError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -49,3 +50,19 @@ def decide_precision(wanted: str = "auto") -> Precision:
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         return Precision(device, torch.bfloat16, "the processor multiplies bf16 natively")
     return Precision(device, torch.float32, "the processor has no bf16 units")
+
+
+def precision_for_training(settings: TrainSettings) -> Precision:
+    """As decide_precision, except that a CPU trains whole weights in fp32 unless asked otherwise.
+
+    On a GPU they are fp32 while autocast computes in 16 bits; on a CPU autocast costs more time than it saves.
+    """
+    decided = decide_precision(settings.dtype)
+    if settings.has_adapter or settings.dtype != "auto" or decided.device != "cpu":
+        return decided
+    return Precision("cpu", torch.float32, f"method {settings.method} trains the weights themselves")
+
+
+def is_launched_sharded() -> bool:
+    """Whether accelerate was told to cut the weights into pieces; known before anything is loaded."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))

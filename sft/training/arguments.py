@@ -4,10 +4,15 @@ import os
 from pathlib import Path
 
 import torch
+from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
 from sft.config.train import TrainSettings
+from sft.console import say
+from sft.errors import ConfigError, nearest_name
 from sft.models.precision import Precision
+from sft.training.stopping import is_greater_better
+from sft.training.trackers import check_trackers
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -17,8 +22,9 @@ def build_arguments(
 ) -> SFTConfig:
     """num_steps: optimiser steps of the whole run; evaluations and checkpoints fall on at least the last one."""
     on_cpu = precision.device == "cpu"
+    trackers = check_trackers(settings.report_to)
     every = min(settings.eval_steps, num_steps)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(checkpoints_dir),
         # data: our rows are tokens already
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -28,8 +34,8 @@ def build_arguments(
         dataloader_num_workers=0,
         dataloader_pin_memory=not on_cpu,
         # recipe
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        per_device_train_batch_size=settings.rows_per_step,  # a whole step; RowTrainer cuts it into micro-batches
+        gradient_accumulation_steps=1,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
@@ -37,13 +43,14 @@ def build_arguments(
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        optim=choose_optimizer(settings.optim, precision),
+        optim=choose_optimizer(settings, precision),
         adam_beta1=0.9,
         adam_beta2=0.999,
         adam_epsilon=1e-8,
         seed=settings.seed,
         data_seed=settings.seed,
         average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
         # hardware
         use_cpu=on_cpu,
         bf16=not on_cpu and precision.dtype is torch.bfloat16,
@@ -57,20 +64,33 @@ def build_arguments(
         save_steps=every,
         save_total_limit=settings.save_total_limit,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
+        metric_for_best_model=settings.metric_for_best_model,
+        greater_is_better=is_greater_better(settings.metric_for_best_model),
         # narration is ours
         logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,  # it would log 0.0 for a loss that is not finite
         disable_tqdm=True,
-        report_to="none",
+        report_to=trackers or "none",
+        run_name=checkpoints_dir.parent.name,
         neftune_noise_alpha=None,  # sft.training.neftune instead
     )
+    if arguments.n_gpu > 1:  # several cards and no launcher: one is used, not a wrapper that splits every batch
+        say(f"{arguments.n_gpu} GPUs, one of them is used; all: torchrun --nproc_per_node={arguments.n_gpu} train.py")
+        arguments._n_gpu = 1
+    return arguments
 
 
-def choose_optimizer(wanted: str, precision: Precision) -> str:
-    """`auto`: 8-bit AdamW on a GPU (the reference recipe), PyTorch's AdamW on a CPU, where 8 bits bring nothing."""
-    if wanted != "auto":
-        return wanted
-    return "adamw_torch" if precision.device == "cpu" else "adamw_8bit"
+def choose_optimizer(settings: TrainSettings, precision: Precision) -> str:
+    """`auto`: AdamW in 8 bits on a GPU, paged (it may spill to the host) beside a base in 4 bits; a CPU: PyTorch's own.
+
+    There 8 bits bring nothing, and the fused kernel pays where whole weights are trained.
+    """
+    if settings.optim != "auto":
+        known = [name.value for name in OptimizerNames]
+        if settings.optim not in known:
+            raise ConfigError(f"optim: {settings.optim!r} is no optimizer{nearest_name(settings.optim, known)}")
+        return settings.optim
+    if precision.device == "cpu":
+        return "adamw_torch" if settings.has_adapter else "adamw_torch_fused"
+    return "paged_adamw_8bit" if settings.method == "qlora" else "adamw_8bit"

@@ -4,28 +4,48 @@ result = fit(settings, open_dataset(settings.data))    # outputs/<run>/ is compl
 """
 
 import math
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from prompts import Fingerprint
 from sft.backend import TRANSFORMERS
-from sft.checkpoints import check_resumable, find_checkpoint, find_run_dir, newest_checkpoint, run_to_continue, step_of
+from sft.checkpoints import (
+    check_resumable,
+    find_checkpoint,
+    find_run_dir,
+    newest_checkpoint,
+    run_to_continue,
+    step_of,
+)
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data import Dataset
 from sft.encoding import EncodedRows, encode_rows
-from sft.errors import DataError
+from sft.errors import ConfigError, DataError
 from sft.metrics.loss import LARGEST_EXPONENT
 from sft.models.loaded import LoadedModel
-from sft.models.loading import load_for_training, save_adapter
+from sft.models.loading import load_for_training, save_tuned
 from sft.runs import TRAINING, Run, continue_command, git_revision, package_versions
 from sft.training.arguments import build_arguments
+from sft.training.guard import check_kept
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
-from sft.training.trainer import RowTrainer, as_dataset
+from sft.training.processes import from_first, is_first, join, world_size
+from sft.training.rehearsal import Rehearsal
+from sft.training.sharded import check_settings
+from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
+from sft.training.trackers import SAMPLES_FILE, SampleLog
+from sft.training.trainer import RowTrainer
+
+SHOWN_OF_REHEARSAL = (
+    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "tokens_per_second", "peak_gb", "step_s",
+    "estimated_duration_s",
+)  # fmt: skip
 
 
 @dataclass
@@ -50,40 +70,90 @@ class Prepared:
 def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMERS) -> TrainResult:
     """Train on the dataset as the settings say and leave a finished run folder.
 
-    Raises UserErrors for what the user can mend; a loss that is not finite stops the run within the step. After Ctrl-C
-    it says how to go on, and raises KeyboardInterrupt again.
+    Raises UserErrors for what the user can mend; a loss that is not finite stops the run within the step. Ctrl-C or
+    SIGTERM saves after the step, says how to go on, and raises KeyboardInterrupt.
     """
-    run_dir = find_run_dir(settings)
-    checkpoint = find_checkpoint(settings, run_dir)
-    prepared = prepare(settings, dataset, backend)
-    if settings.dry_run:
-        return TrainResult(None, try_longest_batch(settings, prepared))
-    run = start_run(settings, prepared, run_dir, before=run_to_continue(settings) if checkpoint else None)
+    with stop_on_signals() as stop:
+        check_settings(settings)
+        join(on_cpu=not torch.cuda.is_available())
+        run_dir = from_first(lambda: find_run_dir(settings))
+        checkpoint = from_first(lambda: find_checkpoint(settings, run_dir))
+        prepared = prepare(settings, dataset, backend)
+        if settings.dry_run:
+            return TrainResult(None, rehearse_only(settings, prepared))
+        run = start_run(settings, prepared, run_dir, before=run_to_continue(settings) if checkpoint else None)
+        return train_and_finish(settings, prepared, run, checkpoint, stop)
 
-    log = StepLog(run_dir / LOG_FILE, prepared.num_steps)
-    trainer = build_trainer(settings, prepared, run.checkpoints_dir, log)
+
+def train_and_finish(
+    settings: TrainSettings, prepared: Prepared, run: Run, checkpoint: Path | None, stop: StopRequest
+) -> TrainResult:
+    """All steps, then the best weights, the plot and the figures: the run is complete."""
+    log = StepLog(run.path / LOG_FILE, prepared.num_steps)
+    callbacks = [log, *choose_callbacks(settings, prepared, run.path, stop)]
+    trainer = build_trainer(settings, prepared, run.checkpoints_dir, callbacks, tell_plan)
+    log.trainer = trainer
     started = time.monotonic()
     try:
         trainer.train_from(checkpoint, prepared.num_steps)
     except KeyboardInterrupt:
-        num_saved = step_of(newest) if (newest := newest_checkpoint(run_dir)) else 0
+        num_saved = step_of(newest) if (newest := newest_checkpoint(run.path)) else 0
         done = f"{trainer.state.global_step} of {prepared.num_steps} steps done, {num_saved} saved"
-        say(f"{done}; go on with: {continue_command(run_dir)}")
+        say(f"{done}; go on with: {continue_command(run.path)}")
         raise
-    best_loss = trainer.state.best_metric
-    run.adapter = save_adapter(prepared.loaded, run.adapter_dir, run.fingerprint)
-    plot_losses(run_dir / LOG_FILE, run_dir / PLOT_FILE)
+    stop.is_saving = False  # from here on a signal ends the command at once; the checkpoints hold everything
+    weights = trainer.gather_weights() if trainer.is_sharded else None
+    best = trainer.state.best_metric
+    loss = best_loss(trainer.state.log_history, trainer.state.best_global_step)
     metrics: dict[str, object] = {
         "steps": trainer.state.global_step,
-        "eval_loss": best_loss,
-        "perplexity": math.exp(min(best_loss, LARGEST_EXPONENT)) if best_loss is not None else None,
+        "eval_loss": loss,
+        "perplexity": math.exp(min(loss, LARGEST_EXPONENT)) if loss is not None else None,
         "best_checkpoint": Path(trainer.state.best_model_checkpoint or "").name,
-        "tokens_per_second": round(log.mean_tokens_per_second(), 1),
+        "tokens_per_second": round(log.mean_tokens_per_second() * world_size(), 1),
         "peak_gb": round(peak_memory_gb(), 2),
         "duration_s": round(time.monotonic() - started, 1),
     }
-    run.finish(metrics)
-    return TrainResult(run_dir, metrics)
+    if settings.metric_for_best_model != "eval_loss":
+        metrics[settings.metric_for_best_model] = best
+    if is_first():
+        run.adapter = save_tuned(prepared.loaded, run.weights_dir, run.fingerprint, weights=weights)
+        plot_losses(run.path / LOG_FILE, run.path / PLOT_FILE)
+        run.finish(metrics)
+    return TrainResult(run.path, metrics)
+
+
+def choose_callbacks(
+    settings: TrainSettings, prepared: Prepared, run_dir: Path, stop: StopRequest
+) -> list[TrainerCallback]:
+    """What the settings add to a trainer: samples, early stopping, and the end on request, which comes last."""
+    callbacks: list[TrainerCallback] = []
+    if settings.num_sample_predictions:
+        rows = prepared.validation.encoded[: settings.num_sample_predictions]
+        names = [str(row["id"]) for row in prepared.validation.rows[: settings.num_sample_predictions]]
+        callbacks.append(SampleLog(prepared.loaded, rows, names, run_dir / SAMPLES_FILE))
+    if settings.early_stopping_patience:
+        metric = settings.metric_for_best_model
+        callbacks.append(
+            EarlyStopping(
+                metric,
+                settings.early_stopping_patience,
+                settings.early_stopping_threshold,
+                greater_is_better=is_greater_better(metric),
+            )
+        )
+    return [*callbacks, StopWhenAsked(stop)]
+
+
+def tell_plan(rehearsal: Rehearsal) -> None:
+    """Plan, peak and time, before step 1."""
+    say(rehearsal.report())
+
+
+def best_loss(history: Sequence[dict[str, float]], step: int | None) -> float | None:
+    """The validation loss of the best step, whichever figure chose it; of the last one where none was chosen."""
+    losses = {int(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line}
+    return losses.get(step or max(losses, default=0))
 
 
 def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared:
@@ -105,33 +175,53 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
             head_share=settings.head_share,
         )
         say(f"{name}: {part.report()}")
+        if name == "train" and part.encoded:
+            check_kept(part.num_read - len(part.dropped), part.num_read, settings.max_dropped, part.report())
         if not part.encoded:
             raise DataError(
                 f"{settings.data}: no {name} row fits {settings.max_seq_length} tokens; raise --max_seq_length"
             )
         encoded.append(part)
     train, validation = encoded
-    steps_per_epoch = math.ceil(
-        math.ceil(len(train.encoded) / settings.per_device_train_batch_size) / settings.gradient_accumulation_steps
-    )
+    steps_per_epoch = math.ceil(len(train.encoded) / (settings.rows_per_step * world_size()))
     num_steps = settings.max_steps or math.ceil(steps_per_epoch * settings.num_train_epochs)
     return Prepared(loaded, dataset, train, validation, num_steps)
 
 
-def build_trainer(settings: TrainSettings, prepared: Prepared, checkpoints_dir: Path, log: StepLog) -> RowTrainer:
-    """The trainer over the prepared rows, narrated by `log`."""
+def build_trainer(
+    settings: TrainSettings,
+    prepared: Prepared,
+    checkpoints_dir: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    on_rehearsed: Callable[[Rehearsal], None] | None = None,
+) -> RowTrainer:
+    """The trainer over the prepared rows."""
     trainer = RowTrainer(
         prepared.loaded,
         prepared.train.encoded,
         prepared.validation.encoded,
         build_arguments(settings, prepared.loaded.precision, checkpoints_dir, num_steps=prepared.num_steps),
+        micro_batch_tokens=settings.micro_batch_tokens,
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,
-        callbacks=[log],
+        callbacks=callbacks,
+        on_rehearsed=on_rehearsed,
     )
-    log.trainer = trainer
+    check_metric(settings.metric_for_best_model, trainer)
+    for callback in callbacks:
+        if isinstance(callback, SampleLog):
+            callback.trackers = trainer.callback_handler.callbacks
     return trainer
+
+
+def check_metric(name: str, trainer: RowTrainer) -> None:
+    """Raises ConfigError for a figure to choose the best by that no validation will report."""
+    reported = ["eval_loss", *(figure for measure in trainer.measures for figure in getattr(measure, "figures", ()))]
+    if name not in reported:
+        raise ConfigError(
+            f"metric_for_best_model: no validation of this run reports {name!r}; take {', '.join(reported)}"
+        )
 
 
 def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, before: Run | None) -> Run:
@@ -158,45 +248,35 @@ def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, bef
             "validation": prepared.validation.counts(),
         },
         backend=loaded.backend,
+        quantisation="nf4" if settings.method == "qlora" else None,
+        processes=world_size(),
         versions=package_versions(),
         git_revision=git_revision(),
     )
     if before is not None:
         check_resumable(before, run, allow_mismatch=settings.allow_mismatch)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    run.save()
+    if is_first():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        run.save()
     return run
 
 
-def try_longest_batch(settings: TrainSettings, prepared: Prepared) -> dict[str, object]:
-    """One optimiser step on the longest rows there are, then what a run would take; nothing is written."""
-    import tempfile
+class RehearsedError(Exception):
+    """Ends a dry run where the first step would begin."""
 
-    longest = sorted(prepared.train.encoded, key=lambda row: -len(row.input_ids))[
-        : settings.per_device_train_batch_size
-    ]
+
+def rehearse_only(settings: TrainSettings, prepared: Prepared) -> dict[str, object]:
+    """Everything that comes before the first step, then what a run would take; nothing is written."""
+    found: list[Rehearsal] = []
+
+    def end(rehearsal: Rehearsal) -> None:
+        found.append(rehearsal)
+        raise RehearsedError
+
     with tempfile.TemporaryDirectory() as folder:
-        log = StepLog(Path(folder) / LOG_FILE, prepared.num_steps)
-        trainer = build_trainer(settings, prepared, Path(folder), log)
-        trainer.create_optimizer()
-        trainer.model.train()
-        durations = []
-        for _ in range(2):  # the first one warms up
-            began = time.monotonic()
-            batch = trainer._prepare_inputs(trainer.data_collator(list(as_dataset(longest))))
-            trainer.accelerator.backward(trainer.compute_loss(trainer.model, batch))
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            durations.append(time.monotonic() - began)
-        trainer.optimizer.step()
-    num_tokens = sum(len(row.input_ids) for row in longest)
-    epochs = prepared.num_steps * settings.rows_per_step / len(prepared.train.encoded)
-    rate = num_tokens / durations[-1]
-    report: dict[str, object] = {
-        "steps": prepared.num_steps,
-        "longest_batch_tokens": num_tokens,
-        "tokens_per_second": round(rate, 1),
-        "peak_gb": round(peak_memory_gb(), 2),
-        "estimated_duration_s": round(prepared.train.num_tokens * epochs / rate),
-    }
-    return report
+        trainer = build_trainer(settings, prepared, Path(folder), on_rehearsed=end)
+        try:
+            trainer.train()
+        except RehearsedError:
+            say(found[0].report())
+    return {"steps": prepared.num_steps, **{name: asdict(found[0])[name] for name in SHOWN_OF_REHEARSAL}}

@@ -1,6 +1,7 @@
 """Stops a run in the step whose loss or gradient is no number any more, before the weights take it up.
 
 One infinite gradient makes every weight NaN, and the trainer would go on, save that, and call the run finished.
+A run that learns nothing at all (no gradient) is stopped, too, and one whose loss does not move is told of.
 """
 
 import math
@@ -9,8 +10,13 @@ from collections.abc import Sequence
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sft.errors import UserError
+from sft.console import say
+from sft.errors import DataError, UserError
+from sft.training.processes import any_process
 
+STILL_STEPS = 3  # steps in a row without any gradient: nothing is connected to the loss
+WINDOW_STEPS = 50  # steps after the warm-up at which the loss is compared with that of the first ones
+MOVED = 0.01  # share of the first loss that counts as movement
 MAX_NAMED = 10  # rows that the error names
 ADVICE = "lower --learning_rate, or look at these rows with inspect_data.py --row"
 
@@ -26,6 +32,10 @@ class FiniteGuard(TrainerCallback):
         self.row_names = row_names
         self._losses: list[torch.Tensor] = []  # one for each micro-batch of the step; stays on the device
         self._places: list[list[int]] = []
+
+    def forget(self) -> None:
+        """Drop what was noted of a step that is done again, or was only a trial."""
+        self._losses, self._places = [], []
 
     def note(self, loss: torch.Tensor, places: list[int]) -> None:
         """Remember a micro-batch: its loss and which rows it held. It is looked at once a step: each look waits."""
@@ -45,17 +55,71 @@ class FiniteGuard(TrainerCallback):
 
         In fp16 the loss scaler skips steps with infinite gradients itself, that is how it finds its scale.
         """
-        losses, places = torch.stack(self._losses).tolist(), self._places
-        self._losses, self._places = [], []
+        losses, places = torch.stack(self._losses).tolist() if self._losses else [], self._places
+        self.forget()
         bad = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
         step = state.global_step + 1
         if bad:
             rows = name_rows([self.row_names[place] for index in bad for place in places[index]])
+            any_process(True)
             raise DivergedError(f"step {step}: the loss is {losses[bad[0]]} on {rows}; {ADVICE}")
+        if any_process(False):
+            raise DivergedError(f"step {step}: the loss is not finite in another process, which names the rows")
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if not args.fp16 and not torch.nn.utils.get_total_norm(gradients).isfinite():
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # in pieces over several processes
+        if not args.fp16 and not norm.isfinite():
             rows = name_rows([self.row_names[place] for part in places for place in part])
             raise DivergedError(f"step {step}: a gradient is not finite, though the loss is, on {rows}; {ADVICE}")
+
+
+class StalledError(UserError):
+    """Nothing is learned: `step 3: no gradient for 3 steps; ...`"""
+
+
+class StallGuard(TrainerCallback):
+    """Ends a run that has no gradient, and warns once of a loss that is where it began after a good many steps."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._num_still = 0
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Look at a training step's line. Raises StalledError after STILL_STEPS steps whose gradient is zero."""
+        if not logs or "grad_norm" not in logs:
+            return
+        self._num_still = self._num_still + 1 if logs["grad_norm"] == 0 else 0
+        if self._num_still >= STILL_STEPS:
+            raise StalledError(
+                f"step {state.global_step}: no gradient for {STILL_STEPS} steps, so nothing is learned; look at the "
+                "line `trains ...` above, and at the rows with inspect_data.py: is anything supervised?"
+            )
+        self._losses.append(logs["loss"])
+        tenth = WINDOW_STEPS // 5
+        if len(self._losses) != args.get_warmup_steps(state.max_steps) + WINDOW_STEPS:
+            return
+        first, last = (sum(part) / tenth for part in (self._losses[:tenth], self._losses[-tenth:]))
+        if abs(last - first) < MOVED * abs(first):
+            say(
+                f"WARNING the loss has not moved in {len(self._losses)} steps: {first:.4f} at first, {last:.4f} now; "
+                "raise --learning_rate, or look at the rows with inspect_data.py"
+            )
+
+
+def check_kept(num_kept: int, num_read: int, max_dropped: float, report: str) -> None:
+    """Raises DataError where more rows were dropped than expected; `report` says which and why."""
+    if num_read - num_kept > max_dropped * num_read:
+        raise DataError(
+            f"{num_read - num_kept:,} of {num_read:,} training rows were dropped, more than the share of {max_dropped} "
+            f"that --max_dropped allows: {report}; raise --max_seq_length, or --max_dropped"
+        )
 
 
 def check_validation(losses: Sequence[float], row_names: Sequence[str], step: int) -> None:

@@ -57,13 +57,11 @@ class StepLog(TrainerCallback):
         self._tokens_before = self._num_tokens()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Speed of the step; the last step is validated and saved whatever eval_steps says."""
+        """Speed of the step."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         duration_s, num_tokens = time.monotonic() - self._step_started, self._num_tokens() - self._tokens_before
         self._rates.append((num_tokens, duration_s))
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
 
     def on_log(
         self,
@@ -77,8 +75,12 @@ class StepLog(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         if "eval_loss" in logs:
-            say(f"step {state.global_step}/{state.max_steps} | validation loss {logs['eval_loss']:.4f}")
-            self._write({"step": state.global_step, "eval_loss": logs["eval_loss"]})
+            figures = {name: value for name, value in logs.items() if name.startswith("eval_")}
+            more = "".join(
+                f", {name.removeprefix('eval_')} {figures[name]:.4f}" for name in figures if name != "eval_loss"
+            )
+            say(f"step {state.global_step}/{state.max_steps} | validation loss {logs['eval_loss']:.4f}{more}")
+            self._write({"step": state.global_step, **figures})
         elif "loss" in logs:
             num_tokens, duration_s = self._rates[-1]
             line = {

@@ -61,7 +61,7 @@ def test_a_mistyped_variable_is_told_the_nearest_name(name, monkeypatch):
     [
         ("--lora_r abc", "lora_r (flag): 'abc' should be a valid integer, unable to parse string as an integer"),
         ("--lora_rank 0", "lora_r (flag): '0' should be greater than or equal to 1"),
-        ("--method freeze", "method (flag): 'freeze' should be 'lora' or 'qlora'"),
+        ("--method frieze", "method (flag): 'frieze' should be 'lora', 'qlora', 'freeze' or 'full'"),
         ("--learning_rate inf", "learning_rate (flag): 'inf' should be a finite number"),
         ("--num_train_epochs nan", "num_train_epochs (flag): 'nan' should be a finite number"),
         ("--seed -1", "seed (flag): '-1' should be greater than or equal to 0"),

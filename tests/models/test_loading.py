@@ -12,7 +12,7 @@ from prompts import Fingerprint
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError, ModelError, RunError
-from sft.models.loading import load_base, load_for_training, load_run, save_adapter
+from sft.models.loading import load_base, load_for_training, load_run, save_tuned
 from sft.models.precision import decide_precision
 from sft.runs import RUN_FILE, open_run
 from sft.scoring import score_rows
@@ -173,7 +173,7 @@ def test_the_fingerprint_travels_with_the_adapter(tiny_run: Path):
 
 def test_an_adapter_folder_holds_safetensors_and_no_pickles(tiny_model_folder: Path, tiny_run: Path, tmp_path: Path):
     loaded = load_for_training(settings_for(tiny_model_folder, "--method", "lora"), "transformers")
-    save_adapter(loaded, tmp_path, open_run(tiny_run).fingerprint)
+    save_tuned(loaded, tmp_path, open_run(tiny_run).fingerprint)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "prompt_fingerprint.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]

@@ -119,11 +119,22 @@ def test_allow_mismatch_goes_on_and_says_what_differs(train, copy, capsys):
 
 
 def test_each_setting_is_known_to_be_kept_checked_by_other_means_or_free_to_change():
-    checked = {"data", "eval_ratio", "split_seed", "model", "revision", "system_prompt", "think"}  # hashes, fingerprint
+    checked = {"per_device_train_batch_size", "gradient_accumulation_steps"}  # their product
+    checked |= {
+        "data",
+        "eval_ratio",
+        "split_seed",
+        "model",
+        "revision",
+        "system_prompt",
+        "think",
+    }  # hashes, fingerprint
     free = {"config", "json_output", "output_dir", "dry_run", "resume_from_checkpoint", "allow_mismatch", "use_qlora"}
     free |= {"num_train_epochs", "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "neftune_noise_alpha"}
     free |= {"backend", "dtype", "optim", "gradient_checkpointing", "trust_remote_code"}
-    free |= {"eval_steps", "save_total_limit"}
+    free |= {"eval_steps", "save_total_limit", "early_stopping_patience", "early_stopping_threshold", "warmup_ratio"}
+    free |= {"micro_batch_tokens", "max_dropped", "report_to", "num_sample_predictions"}
+    free |= {"on_bad_row"}  # gives the same rows, or an error
     assert sorted([*KEPT, *checked, *free]) == sorted(TrainSettings.model_fields)
 
 

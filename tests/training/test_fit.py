@@ -29,7 +29,14 @@ def files_of(folder: Path) -> set[str]:
 def test_a_finished_run_holds_exactly_the_contracted_files(tiny_run):
     adapter = {"adapter_config.json", "adapter_model.safetensors"}  # no README.md: cards of peft and TRL say nothing
     adapter |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-    state = {"optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json", "training_args.bin"}
+    state = {
+        "optimizer.pt",
+        "rng_state.pth",
+        "scheduler.pt",
+        "trainer_state.json",
+        "training_args.bin",
+        "manifest.json",
+    }
     expected = {"run.json", "log.jsonl", "loss.png"}
     expected |= {f"adapter/{name}" for name in adapter | {"prompt_fingerprint.json"}}
     expected |= {f"checkpoints/checkpoint-{step}/{name}" for step in (2, 4) for name in adapter | state}
@@ -96,26 +103,32 @@ def contrary_rows(rows_file) -> Dataset:
 def test_what_is_saved_is_the_checkpoint_of_the_best_token_weighted_validation_loss(train, contrary_rows, tmp_path):
     result = train(*WRONG_WAY, dataset=contrary_rows)
     losses = {line["step"]: line["eval_loss"] for line in read_log(tmp_path / "run/log.jsonl") if "eval_loss" in line}
-    assert sorted(losses, key=losses.get) == [1, 2, 3, 4]  # the last checkpoint is not the best
-    assert result.metrics["best_checkpoint"] == "checkpoint-1"
-    assert (result.metrics["eval_loss"], result.metrics["perplexity"]) == (losses[1], math.exp(losses[1]))
+    best_step = min(losses, key=losses.get)
+    assert best_step != 4  # the last checkpoint is not the best
+    assert result.metrics["best_checkpoint"] == f"checkpoint-{best_step}"
+    assert (result.metrics["eval_loss"], result.metrics["perplexity"]) == (
+        losses[best_step],
+        math.exp(losses[best_step]),
+    )
 
     saved = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
-    best = load_file(tmp_path / "run/checkpoints/checkpoint-1/adapter_model.safetensors")
+    best = load_file(tmp_path / f"run/checkpoints/checkpoint-{best_step}/adapter_model.safetensors")
     assert saved.keys() == best.keys()
     assert all(torch.equal(saved[name], best[name]) for name in saved)
 
     run = open_run(tmp_path / "run")
     loaded = load_run(run)
     encoded = encode_rows(contrary_rows.validation, loaded.chat, run.system_prompt, max_length=192).encoded
-    assert token_weighted_loss(score_rows(loaded, encoded)) == pytest.approx(losses[1], abs=1e-6)
+    assert token_weighted_loss(score_rows(loaded, encoded)) == pytest.approx(losses[best_step], abs=1e-6)
     means = [score_rows(loaded, [example])[0] for example in encoded]
-    assert abs(sum(score.nll / score.num_tokens for score in means) / len(means) - losses[1]) > 1e-3  # not that mean
+    assert (
+        abs(sum(score.nll / score.num_tokens for score in means) / len(means) - losses[best_step]) > 1e-3
+    )  # not that mean
 
 
 def test_checkpoints_are_limited_and_the_best_is_among_them(train, contrary_rows, tmp_path):
-    train(*WRONG_WAY, "--save_total_limit", "2", dataset=contrary_rows)
-    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("c*")) == ["checkpoint-1", "checkpoint-4"]
+    best = train(*WRONG_WAY, "--save_total_limit", "2", dataset=contrary_rows).metrics["best_checkpoint"]
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("c*")) == [best, "checkpoint-4"]
 
 
 # What writes nothing
@@ -126,9 +139,12 @@ def test_a_dry_run_reports_memory_steps_and_time_and_writes_nothing(train, tmp_p
     assert result.run_dir is None
     assert list(result.metrics) == [
         "steps",
+        "micro_batch_tokens",
+        "micro_batches_per_step",
         "longest_batch_tokens",
         "tokens_per_second",
         "peak_gb",
+        "step_s",
         "estimated_duration_s",
     ]
     assert result.metrics["steps"] == 5

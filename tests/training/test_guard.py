@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import TrainerControl, TrainerState
+from trl import SFTConfig
 
 from sft.data import open_dataset
+from sft.errors import DataError
 from sft.runs import read_run
-from sft.training.guard import DivergedError, name_rows
+from sft.training.guard import DivergedError, StalledError, StallGuard, name_rows
 from sft.training.log import read_log
 from sft.training.trainer import RowTrainer
 from tests.tiny import write_rows
@@ -45,7 +48,7 @@ def test_the_row_whose_loss_is_no_number_is_named_and_the_checkpoint_before_stay
     rows, name = write_flaw(tmp_path / "rows.jsonl", "train")
     flags = ["--model", flawed_model, "--data", rows, "--num_train_epochs", "1", "--warmup_steps", "0"]
     with pytest.raises(DivergedError) as caught:
-        train(*flags, "--batch_size", "1", "--eval_steps", "1")
+        train(*flags, "--micro_batch_tokens", "1", "--eval_steps", "1")
     steps = [line["step"] for line in read_log(tmp_path / "run/log.jsonl") if "loss" in line]
     assert str(caught.value) == f"step {len(steps) + 1}: the loss is nan on row {name}; {ADVICE}"
     assert are_finite(tmp_path / "run")
@@ -81,3 +84,40 @@ def test_a_gradient_that_is_no_number_stops_the_step_before_the_weights_take_it_
 def test_many_rows_are_named_by_the_first_ten():
     assert name_rows(["a"]) == "row a"
     assert name_rows([str(number) for number in range(12)]) == "rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+
+
+# A run that learns nothing
+
+
+def test_a_run_without_any_gradient_ends_after_three_steps(train, monkeypatch):
+    compute_loss = RowTrainer.compute_loss
+    monkeypatch.setattr(RowTrainer, "compute_loss", lambda *args, **kwargs: compute_loss(*args, **kwargs) * 0)
+    with pytest.raises(
+        StalledError, match=r"^step 3: no gradient for 3 steps, so nothing is learned; look at the line"
+    ):
+        train("--max_steps", "6")
+
+
+@pytest.mark.parametrize(("last_loss", "warned"), [(2.0, True), (2.015, True), (1.9, False), (2.5, False)])
+def test_a_loss_that_is_where_it_began_after_many_steps_is_told_of_once(last_loss, warned, tmp_path, capsys):
+    arguments = SFTConfig(output_dir=str(tmp_path), warmup_steps=5, use_cpu=True, bf16=False)
+    guard, state = StallGuard(), TrainerState(max_steps=1000)
+    for step in range(1, 200):
+        state.global_step = step
+        loss = 2.0 if step <= 30 else last_loss
+        guard.on_log(arguments, state, TrainerControl(), logs={"loss": loss, "grad_norm": 0.5})
+    said = capsys.readouterr().err
+    assert said.count("WARNING the loss has not moved in 55 steps: 2.0000 at first") == int(warned)
+
+
+def test_more_dropped_rows_than_expected_are_an_error_that_names_them(train, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    for line in lines[::3]:
+        line["output"] = "long " * 400  # no answer is ever cut
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(
+        DataError, match=r"1[0-9] of 3[0-9] training rows were dropped, more than the share of 0.1 that"
+    ):
+        train("--data", rows, "--max_steps", "1")
+    assert train("--data", rows, "--max_steps", "1", "--max_dropped", "0.5").metrics["steps"] == 1

@@ -12,7 +12,8 @@ from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
 from sft.scoring import score_rows, token_weighted_loss
 from sft.training.arguments import build_arguments
-from sft.training.trainer import RowCollator, RowTrainer
+from sft.training.sharded import score_in_step
+from sft.training.trainer import RowTrainer
 
 
 def load(folder: Path, *flags: str) -> tuple[TrainSettings, LoadedModel]:
@@ -39,26 +40,34 @@ def train(folder: Path, output: Path, *flags: str, steps: int = 6) -> tuple[list
     settings, loaded = load(folder, *flags, "--max_steps", str(steps))
     rows = make_rows(loaded)
     arguments = build_arguments(settings, loaded.precision, output, num_steps=steps)
-    trainer = RowTrainer(loaded, rows, rows[:4], arguments, neftune_noise_alpha=settings.neftune_noise_alpha)
+    trainer = RowTrainer(
+        loaded,
+        rows,
+        rows[:4],
+        arguments,
+        micro_batch_tokens=settings.micro_batch_tokens,
+        neftune_noise_alpha=settings.neftune_noise_alpha,
+    )
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return losses, {name: value.clone() for name, value in loaded.model.state_dict().items() if "lora_" in name}
 
 
-@pytest.mark.parametrize(("rows_at_once", "accumulated"), [(1, 8), (4, 2), (2, 4)])
-def test_eight_rows_a_step_give_the_same_losses_however_they_are_cut(
-    tiny_model_folder: Path, tmp_path: Path, rows_at_once: int, accumulated: int
-):
-    def train_in(rows: int, batches: int) -> tuple[list[float], dict[str, torch.Tensor]]:
-        flags = ["--batch_size", str(rows), "--gradient_accumulation_steps", str(batches)]
-        return train(tiny_model_folder, tmp_path / f"{rows}x{batches}", *flags)
+def test_eight_rows_a_step_give_the_same_losses_however_they_are_cut(tiny_model_folder: Path, tmp_path: Path):
+    def train_in(tokens: int, *recipe: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+        flags = ["--micro_batch_tokens", str(tokens), *recipe]
+        return train(tiny_model_folder, tmp_path / str(tokens), *flags, steps=30)
 
-    whole, whole_weights = train_in(8, 1)
-    cut, cut_weights = train_in(rows_at_once, accumulated)
-    assert len(whole) == len(cut) == 6
-    assert max(abs(a - b) for a, b in zip(whole, cut, strict=True)) < 1e-5
-    for name, value in whole_weights.items():
-        torch.testing.assert_close(cut_weights[name], value, atol=1e-4, rtol=1e-3)
+    whole, whole_weights = train_in(10_000, "--batch_size", "8", "--gradient_accumulation_steps", "1")
+    cuts = {
+        "1 x 8": train_in(1, "--batch_size", "1", "--gradient_accumulation_steps", "8"),
+        "about 4 x 2": train_in(130, "--batch_size", "4", "--gradient_accumulation_steps", "2"),
+    }
+    for cut, cut_weights in cuts.values():
+        assert len(whole) == len(cut) == 30
+        assert max(abs(a - b) for a, b in zip(whole, cut, strict=True)) < 1e-5
+        for key, value in whole_weights.items():
+            torch.testing.assert_close(cut_weights[key], value, atol=1e-4, rtol=1e-3)
 
 
 def test_the_loss_of_a_step_is_the_token_weighted_loss_of_its_rows(tiny_model_folder: Path, tmp_path: Path):
@@ -80,7 +89,7 @@ def test_flat_and_padded_batches_give_the_same_loss_and_gradients(tiny_model_fol
         rows = make_rows(loaded, 6)
         trainer = RowTrainer(loaded, rows, rows, build_arguments(settings, loaded.precision, tmp_path, num_steps=1))
         loaded.model.train()
-        batch = trainer.data_collator(list(trainer.train_dataset))
+        batch = trainer.collate(range(6))
         assert ("cu_seq_lens_q" in batch) == (backend == "transformers")
         loss = trainer.compute_loss(loaded.model, batch, num_items_in_batch=torch.tensor(50))
         loss.backward()
@@ -106,13 +115,15 @@ def test_validation_is_token_weighted_and_chooses_the_best_checkpoint(tiny_model
     assert now == pytest.approx(evaluations[best], abs=1e-6)
 
 
-def test_labels_reach_the_collator_as_the_rows_have_them(tiny_model_folder: Path, tmp_path: Path):
+def test_labels_reach_the_batch_and_the_trainers_dataset_as_the_rows_have_them(tiny_model_folder: Path, tmp_path: Path):
     settings, loaded = load(tiny_model_folder)
     rows = make_rows(loaded, 5)
     trainer = RowTrainer(loaded, rows, rows, build_arguments(settings, loaded.precision, tmp_path, num_steps=1))
-    batch = RowCollator(flat=True, pad_id=0)(list(trainer.train_dataset))
     supervised = [token for row in rows for token, flag in zip(row.input_ids, row.loss_mask, strict=True) if flag]
+    batch = trainer.collate(range(5))
     assert batch["labels"][batch["labels"] != -100].tolist() == supervised
+    assert [label for row in trainer.train_dataset for label in row["labels"] if label != -100] == supervised
+    assert int(trainer._get_num_items_in_batch([{"places": [0, 1, 2, 3, 4]}], "cpu")) == len(supervised)
 
 
 def test_a_batch_without_a_supervised_token_never_trains_in_silence(tiny_model_folder: Path, tmp_path: Path):
@@ -120,10 +131,19 @@ def test_a_batch_without_a_supervised_token_never_trains_in_silence(tiny_model_f
     rows = [Encoded([5, 6, 7], [0, 0, 0])]
     trainer = RowTrainer(loaded, rows, rows, build_arguments(settings, loaded.precision, tmp_path, num_steps=1))
     with pytest.raises(RuntimeError, match="without a supervised token"):
-        trainer.compute_loss(loaded.model, trainer.data_collator(list(trainer.train_dataset)))
+        trainer.compute_loss(loaded.model, trainer.collate([0]))
 
 
 def test_gradient_checkpointing_gives_the_same_losses(tiny_model_folder: Path, tmp_path: Path):
     plain, _ = train(tiny_model_folder, tmp_path / "plain", steps=3)
     recomputed, _ = train(tiny_model_folder, tmp_path / "recomputed", "--gradient_checkpointing", steps=3)
     assert recomputed == pytest.approx(plain, abs=1e-6)
+
+
+def test_validation_through_the_whole_models_forward_scores_as_the_usual_one(tiny_model_folder: Path):
+    _, loaded = load(tiny_model_folder)
+    rows = make_rows(loaded, 9)
+    usual = score_rows(loaded, rows, shown=False)
+    in_step = score_in_step(loaded.model, loaded, rows)
+    assert [score.num_tokens for score in in_step] == [score.num_tokens for score in usual]
+    assert [score.nll for score in in_step] == pytest.approx([score.nll for score in usual], abs=1e-5)

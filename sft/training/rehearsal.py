@@ -1,0 +1,189 @@
+"""Before step 1: how much fits on the device, and how long it will take, tried and not guessed.
+
+The longest rows go forward and backward through the trainer's own training step and the optimizer, at a learning rate
+of zero: checkpointing, noise and precision are those of the run. Nothing is left of it: weights, optimizer, random
+states and counters are as before.
+"""
+
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+
+from sft.batching import num_tokens_at_once
+from sft.console.narration import format_duration
+from sft.training.log import peak_memory_gb
+from sft.training.microbatches import fit_budget
+from sft.training.processes import largest
+
+if TYPE_CHECKING:
+    from sft.training.trainer import RowTrainer
+
+SHARE_OF_MEMORY = 0.9  # what fragmentation and other programs may take of the rest
+FORWARD_SHARE = 1 / 3  # of a step's time per token: validation has no backward pass
+GIBIBYTE = 2**30
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What the longest micro-batch and a usual step took, and what a run of num_steps will."""
+
+    num_steps: int
+    rows_per_step: int
+    micro_batch_tokens: int
+    micro_batches_per_step: float
+    longest_batch_tokens: int
+    tokens_per_second: float
+    peak_gb: float
+    total_gb: float
+    step_s: float
+    estimated_duration_s: int
+
+    def report(self) -> str:
+        """`plan: 8 rows a step in micro-batches of at most 16,384 tokens (1.4 a step), longest batch 8,190; ...`"""
+        return (
+            f"plan: {self.rows_per_step} rows a step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
+            f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; "
+            f"peak {self.peak_gb:.1f} of {self.total_gb:.1f} GB; {self.step_s:.2f} s a step, "
+            f"{self.num_steps:,} steps and their validations in about {format_duration(self.estimated_duration_s)}"
+        )
+
+
+def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool) -> Rehearsal:
+    """Plan the micro-batches where they are not given, try the longest one, time a usual step.
+
+    is_resumed: the optimizer's state is that of a checkpoint, and there already; it is not touched.
+    Raises OutOfMemoryError where not even one row fits.
+    """
+    lengths = [len(row.input_ids) for row in trainer.train_rows]
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    per_process = max(1, trainer.rows_per_step // trainer.args.world_size)
+    longest_step = order[:per_process]
+    with _nothing_left(trainer, model, clear_optimizer=not is_resumed):
+        if trainer.has_planned and torch.cuda.is_available():
+            trainer.micro_batches.max_tokens = _measure_budget(trainer, model, longest_step, lengths, is_resumed)
+        batch = trainer.micro_batches.plan([lengths[place] for place in longest_step])[0]
+        longest = [longest_step[index] for index in batch]
+        _step(trainer, model, longest, update=not is_resumed)
+        usual = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
+        began = time.monotonic()
+        _step(trainer, model, usual, update=not is_resumed)
+        usual_s = time.monotonic() - began
+        peak_gb = peak_memory_gb()
+    return _extrapolate(trainer, lengths, usual, usual_s, longest, peak_gb)
+
+
+def _extrapolate(
+    trainer: "RowTrainer",
+    lengths: Sequence[int],
+    usual: Sequence[int],
+    usual_s: float,
+    longest: Sequence[int],
+    peak: float,
+) -> Rehearsal:
+    """From a usual step to the whole run: time follows the tokens."""
+    args, planned = trainer.args, trainer.micro_batches
+    num_steps = args.max_steps if args.max_steps > 0 else math.ceil(len(trainer.order) * args.num_train_epochs)
+    rows = min(trainer.rows_per_step, len(lengths)) / args.world_size
+    usual_tokens = sum(lengths[place] for place in usual)
+    step_s = usual_s * (rows * sum(lengths) / len(lengths)) / usual_tokens
+    validation_tokens = sum(len(row.input_ids) for row in trainer.validation_rows) / args.world_size
+    num_validations = math.ceil(num_steps / args.eval_steps)
+    validation_s = validation_tokens * FORWARD_SHARE * usual_s / usual_tokens
+    return Rehearsal(
+        num_steps=num_steps,
+        rows_per_step=trainer.rows_per_step,
+        micro_batch_tokens=planned.max_tokens,
+        micro_batches_per_step=len(planned.plan([lengths[place] for place in usual])),
+        longest_batch_tokens=num_tokens_at_once([lengths[place] for place in longest], planned.padded),
+        tokens_per_second=round(usual_tokens * args.world_size / usual_s, 1),
+        peak_gb=round(peak, 2),
+        total_gb=round(total_memory_gb(), 1),
+        step_s=round(step_s, 3),
+        estimated_duration_s=round((num_steps - trainer.state.global_step) * step_s + num_validations * validation_s),
+    )
+
+
+def _measure_budget(
+    trainer: "RowTrainer", model: torch.nn.Module, rows: Sequence[int], lengths: Sequence[int], is_resumed: bool
+) -> int:
+    """Tokens at once by two measurements: the longest row alone, and up to four of them."""
+    padded = trainer.micro_batches.padded
+    trainer.micro_batches.max_tokens = 1 << 40
+    _step(trainer, model, rows[:1], update=not is_resumed)  # gradients and optimizer states are there from here on
+    measured = []
+    for chosen in (rows[:1], rows[:4]):
+        torch.cuda.reset_peak_memory_stats()
+        resting = torch.cuda.memory_allocated()
+        _step(trainer, model, chosen, update=False)
+        tokens = num_tokens_at_once([lengths[place] for place in chosen], padded)
+        measured.append((tokens, float(torch.cuda.max_memory_allocated() - resting)))
+    room = (
+        SHARE_OF_MEMORY * (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) - torch.cuda.memory_allocated()
+    )
+    most = num_tokens_at_once([lengths[place] for place in rows], padded)  # a step has no more
+    budget = min(most, fit_budget(measured[0], measured[1], room))
+    return -largest(-budget)  # the smallest of the processes
+
+
+def _step(trainer: "RowTrainer", model: torch.nn.Module, places: Sequence[int], *, update: bool) -> None:
+    count = trainer._get_num_items_in_batch([{"places": list(places)}], trainer.args.device)
+    trainer.training_step(model, {"places": list(places)}, count)
+    if update and not trainer.is_sharded and _gradients_are_finite(model):
+        trainer.optimizer.step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _gradients_are_finite(model: torch.nn.Module) -> bool:
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    return bool(gradients) and bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
+
+@contextmanager
+def _nothing_left(trainer: "RowTrainer", model: torch.nn.Module, *, clear_optimizer: bool) -> Iterator[None]:
+    """At a learning rate of zero an update changes no weight; the optimizer's state, the gradients, random states and
+    counters are put back."""
+    optimizer = trainer.optimizer
+    assert optimizer is not None  # _prepare_for_training has made it
+    rates = [group["lr"] for group in optimizer.param_groups]
+    scaler = getattr(trainer.accelerator, "scaler", None)
+    scale = scaler.state_dict() if scaler is not None else None
+    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    num_tokens, was_training = trainer.num_tokens_seen, model.training
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if clear_optimizer:
+            inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+            inner.state.clear()
+        if scaler is not None and scale is not None:
+            scaler.load_state_dict(scale)
+        model.zero_grad()
+        trainer.guard.forget()
+        trainer.num_tokens_seen = num_tokens
+        model.train(was_training)
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if devices is not None:
+            torch.cuda.set_rng_state(devices)
+
+
+def total_memory_gb() -> float:
+    """Memory there is: of the GPU, or of the machine, GB of 2**30 bytes."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[1]) / GIBIBYTE
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIBIBYTE

@@ -1,0 +1,126 @@
+"""Checkpoints of the trainer that survive anything: whole or not there, the best and the newest kept, found again.
+
+Instead of the stock trainer's, which writes into the final folder and may resume from one that was cut off.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import Trainer, TrainerState
+from transformers.trainer_callback import ExportableState
+
+from sft.checkpoints import STATE_FILE, list_checkpoints, prune_checkpoints, step_of
+from sft.console import say
+from sft.staging import find_damage, staged
+from sft.training.processes import from_first, is_first, wait_for_all
+
+
+class SavesCheckpoints(Trainer):
+    """Mixed into a trainer: checkpoints by sft.staging; settings of now win over those in a checkpoint."""
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Where the checkpoint-N folders lie."""
+        return Path(self.args.output_dir)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
+        """Weights, optimizer, scheduler, random states, trainer state: what _load_from_checkpoint and others read."""
+        folder = self.checkpoints_dir / f"checkpoint-{self.state.global_step}"
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(self.checkpoints_dir / f"checkpoint-{self.state.best_global_step}")
+        num_bytes = self.count_bytes()
+        with contextlib.ExitStack() as open_stage:
+            stage = from_first(lambda: open_stage.enter_context(staged(folder, num_bytes=num_bytes)))
+            with _without_crc32():
+                self.save_model(str(stage), _internal_call=True)
+                self._save_optimizer_and_scheduler(str(stage))
+                self._save_scaler(str(stage))
+                self._save_rng_state(str(stage))
+            if self.args.should_save:
+                for callback in [*self.callback_handler.callbacks, self.control]:
+                    if isinstance(callback, ExportableState):
+                        self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+                self.state.save_to_json(str(stage / STATE_FILE))
+            wait_for_all()
+        wait_for_all()
+        if is_first():
+            best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
+            prune_checkpoints(self.checkpoints_dir, limit=self.args.save_total_limit, best=best)
+
+    def count_bytes(self) -> int:
+        """Bytes of a checkpoint's tensors: adapter or whole model, and the optimizer's state."""
+        weights = self.model.parameters()
+        if isinstance(self.model, PeftModel):
+            weights = (weight for weight in self.model.parameters() if weight.requires_grad)
+        state = self.optimizer.state_dict()["state"] if self.optimizer is not None and not self.is_sharded else {}
+        tensors = [value for slots in state.values() for value in slots.values() if isinstance(value, torch.Tensor)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in [*weights, *tensors])
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *more: object
+    ) -> tuple[int, int]:
+        started = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *more)
+        self.state.compute_steps(self.args, max_steps)  # eval_steps as they are now, not as they were
+        self._find_best()
+        return started
+
+    def train_from(self, checkpoint: Path | None, num_steps: int) -> None:
+        """Train from a checkpoint, or from the beginning, to num_steps, and take up the best weights.
+
+        Where the checkpoint has made them all, only its best weights: train() would make one step too many.
+        """
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        ends = [callback for callback in self.callback_handler.callbacks if hasattr(callback, "is_over")]
+        if step_of(checkpoint) < num_steps and not any(end.is_over(state.log_history) for end in ends):
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        self.state = state
+        self._find_best()
+        self._load_from_checkpoint(str(checkpoint))
+        if self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+
+    def _find_best(self) -> None:
+        """Let the state point at its best checkpoint where the run lies now; one that is gone or broken is told of."""
+        self.state.best_model_checkpoint = None
+        if not self.state.best_global_step:
+            return
+        best = self.checkpoints_dir / f"checkpoint-{self.state.best_global_step}"
+        if damage := find_damage(best):
+            say(f"WARNING the best checkpoint so far, {best}, cannot be used ({damage}); the best of the others counts")
+            self.state.best_global_step, self.state.best_metric = None, None
+            for path in list_checkpoints(self.checkpoints_dir):
+                self._take_if_better(path)
+        else:
+            self.state.best_model_checkpoint = str(best)
+
+    def _take_if_better(self, checkpoint: Path) -> None:
+        """Let a checkpoint that is left be the best, if it is: its figure is in the log history."""
+        name = self.args.metric_for_best_model
+        values = [
+            line[name] for line in self.state.log_history if line.get("step") == step_of(checkpoint) and name in line
+        ]
+        if not values or find_damage(checkpoint):
+            return
+        best = self.state.best_metric
+        sign = 1 if self.args.greater_is_better else -1
+        if best is None or sign * values[-1] > sign * best:
+            self.state.best_metric, self.state.best_global_step = values[-1], step_of(checkpoint)
+            self.state.best_model_checkpoint = str(checkpoint)
+
+
+@contextlib.contextmanager
+def _without_crc32() -> Iterator[None]:
+    """torch.save without a checksum of its own, a third of its time: the manifest has a better one."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)

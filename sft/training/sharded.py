@@ -1,0 +1,58 @@
+"""Weights that lie in pieces over several processes (FSDP2, DeepSpeed ZeRO-3): what has to be done differently then.
+
+Pieces are gathered by the outermost module's forward, in all processes at once. So validation goes through that
+forward, and every process runs as many as the others.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from prompts import Encoded
+from sft.batching import flatten_rows, plan_batches, tensor_of, to_device
+from sft.config.train import TrainSettings
+from sft.errors import ConfigError
+from sft.models.loaded import LoadedModel
+from sft.models.precision import is_launched_sharded
+from sft.scoring import LOGITS_AT_ONCE, RowScore
+from sft.training.processes import largest
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Raises ConfigError for what cannot be done with weights in pieces."""
+    if not is_launched_sharded():
+        return
+    if settings.method == "qlora":
+        raise ConfigError("method qlora: weights in 4 bits cannot be cut into pieces; take --method lora, or torchrun")
+    if settings.num_sample_predictions:
+        raise ConfigError("num_sample_predictions: one process cannot generate with weights in pieces; leave it out")
+    if settings.dry_run and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise ConfigError("dry_run: DeepSpeed's engine cannot take a step back; take --max_steps 2")
+
+
+def score_in_step(model: torch.nn.Module, loaded: LoadedModel, rows: Sequence[Encoded]) -> list[RowScore]:
+    """Score of every row, in order, as sft.scoring.score_rows, by the whole model's forward.
+
+    Logits are formed at supervised positions only; a batch has at most LOGITS_AT_ONCE of them where its rows allow.
+    """
+    batches = plan_batches([row.num_supervised for row in rows], LOGITS_AT_ONCE)
+    scores = [RowScore(0.0, 0)] * len(rows)
+    was_training = model.training
+    model.eval()
+    for number in range(largest(len(batches))):
+        places = batches[number] if number < len(batches) else batches[-1]  # once more, so that nobody waits
+        batch = flatten_rows([rows[place] for place in places])
+        labels, lengths = tensor_of(batch.pop("labels"))[0], tensor_of(batch.pop("row_lengths"))
+        targets = tensor_of(batch["logits_to_keep"]) + 1
+        with torch.no_grad(), loaded.flat_rows():
+            logits = model(**to_device(batch, loaded.device), use_cache=False).logits[0]  # (N, V)
+        nll = cross_entropy(logits.float(), labels[targets].to(logits.device), reduction="none").double().cpu()
+        row_of_token = torch.arange(len(places)).repeat_interleave(lengths)[targets]
+        sums = torch.zeros(len(places), dtype=torch.float64).index_add_(0, row_of_token, nll)
+        counts = torch.bincount(row_of_token, minlength=len(places))
+        for place, total, count in zip(places, sums.tolist(), counts.tolist(), strict=True):
+            scores[place] = RowScore(total, count)
+    model.train(was_training)
+    return scores

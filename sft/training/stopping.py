@@ -1,0 +1,112 @@
+"""Runs that end before their last step: asked to by a signal, or because they no longer get better.
+
+with stop_on_signals() as stop:        # Ctrl-C or SIGTERM: finish the step, save, leave; a second one leaves at once
+    trainer = RowTrainer(..., callbacks=[StopWhenAsked(stop)])
+"""
+
+import operator
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sft.console import say
+from sft.training.processes import any_process
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether somebody asked for the end. `is_saving` is False while there is nothing to save: then one is enough."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.is_saving = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """What a signal does."""
+        if self.asked or not self.is_saving:
+            raise KeyboardInterrupt
+        self.asked = True
+        say(f"{signal.Signals(number).name}: finishing this step and saving it; once more leaves at once")
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Handle the signals inside this context; in a thread, where Python has no signals, nothing changes."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.handle) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StopWhenAsked(TrainerCallback):
+    """Saves after the step in which somebody asked for the end, then raises KeyboardInterrupt."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+        self._is_ending = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """From here on there is something to save."""
+        self.stop.is_saving = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """All processes end after the same step, whichever of them heard the signal."""
+        if any_process(self.stop.asked):
+            self._is_ending = control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """The checkpoint is whole; a signal that came while it was validated or written waits for the next step."""
+        if self._is_ending:
+            raise KeyboardInterrupt
+
+
+class EarlyStopping(TrainerCallback):
+    """Ends the run when `patience` validations in a row were not better than the best before them.
+
+    It keeps no state: what it needs is in the trainer's log history, which every checkpoint holds.
+    """
+
+    def __init__(self, metric: str, patience: int, threshold: float, *, greater_is_better: bool) -> None:
+        self.metric, self.patience, self.threshold = metric, patience, threshold
+        self.greater_is_better = greater_is_better
+
+    def is_over(self, history: Sequence[Mapping[str, float]]) -> bool:
+        """Whether the run has come to its end by this history."""
+        values = [float(line[self.metric]) for line in history if self.metric in line]
+        return count_without_gain(values, self.threshold, self.greater_is_better) >= self.patience
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Look at what was just logged; the step is saved, too, so that a resumed run finds the same end."""
+        if self.is_over(state.log_history):
+            say(f"early stopping: {self.patience} validations without a better {self.metric}")
+            control.should_training_stop = control.should_save = True
+
+
+def count_without_gain(values: Sequence[float], threshold: float, greater_is_better: bool) -> int:
+    """How many of the last values did not beat the best before them: [3, 2, 2.5, 2.2], 0, False -> 2."""
+    beats = operator.gt if greater_is_better else operator.lt
+    best, count = None, 0
+    for value in values:
+        if best is None or (beats(value, best) and abs(value - best) > threshold):
+            best, count = value, 0
+        else:
+            count += 1
+    return count
+
+
+def is_greater_better(metric: str) -> bool:
+    """Accuracy, F1 and the like should grow; losses, perplexity and error rates should fall."""
+    return not any(part in metric for part in ("loss", "perplexity", "rate", "brier", "ece"))

@@ -1,0 +1,84 @@
+"""Trackers of experiments, through the trainer's own integrations, and sample answers at every validation.
+
+samples.jsonl   {"step": 100, "id": "reviews-17", "reference": "positive", "prediction": "negative"}
+"""
+
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prompts import Encoded
+from sft.config.decoding import choose_decoding
+from sft.console import say
+from sft.errors import ConfigError
+from sft.generation import generate_batch
+from sft.models.loaded import LoadedModel
+
+SAMPLES_FILE = "samples.jsonl"
+NONE = "none"
+
+
+def check_trackers(names: Sequence[str]) -> list[str]:
+    """What the trainer reports to: ["wandb"], [] for none. Raises ConfigError for one whose package is not there."""
+    wanted = [name for name in names if name != NONE]
+    for name in wanted:
+        if find_spec(name) is None:
+            raise ConfigError(f"report_to {name}: the package is not installed; pip install {name}")
+    return wanted
+
+
+class SampleLog(TrainerCallback):
+    """Answers a few validation rows after every validation: into samples.jsonl, and to the trackers as a table."""
+
+    def __init__(self, loaded: LoadedModel, rows: Sequence[Encoded], names: Sequence[str], path: Path) -> None:
+        self.loaded, self.rows, self.names, self.path = loaded, list(rows), list(names), path
+        self.trackers: Sequence[TrainerCallback] = ()  # the trainer's callbacks, once it is built
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Greedy answers, as long as the longest reference among the rows and a little more."""
+        if not state.is_world_process_zero:
+            return
+        references = [self._reference_of(row) for row in self.rows]
+        room = max(row.num_supervised for row in self.rows) + 8
+        was_training = self.loaded.model.training
+        self.loaded.model.eval()
+        prompts = [row.prompt_ids for row in self.rows]
+        answers = generate_batch(self.loaded, prompts, choose_decoding("precise", max_new_tokens=room))
+        self.loaded.model.train(was_training)
+        table = [
+            [name, reference, answer.text]
+            for name, reference, answer in zip(self.names, references, answers, strict=True)
+        ]
+        with self.path.open("a", encoding="utf-8") as file:
+            for name, reference, prediction in table:
+                line = {"step": state.global_step, "id": name, "reference": reference, "prediction": prediction}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        for tracker in self.trackers:
+            _send(tracker, table, state.global_step)
+
+    def _reference_of(self, row: Encoded) -> str:
+        ids = row.input_ids[len(row.prompt_ids) :]
+        return self.loaded.chat.decode([token for token in ids if token not in self.loaded.chat.end_ids]).strip("\n")
+
+
+def _send(tracker: TrainerCallback, table: Sequence[Sequence[str]], step: int) -> None:
+    """The samples in the form each tracker has for them; a tracker that fails is told of, and the run goes on."""
+    columns, kind = ["id", "reference", "prediction"], type(tracker).__name__
+    try:
+        if kind == "TensorBoardCallback" and tracker.tb_writer is not None:
+            lines = [" | ".join(columns), " | ".join("---" for _ in columns), *(" | ".join(row) for row in table)]
+            tracker.tb_writer.add_text("samples", "\n".join(lines), step)
+        elif kind == "WandbCallback":
+            tracker._wandb.log({"samples": tracker._wandb.Table(columns=columns, data=list(table))})
+        elif kind == "SwanLabCallback":
+            text = "\n".join(f"{name}: {reference} -> {prediction}" for name, reference, prediction in table)
+            tracker._swanlab.log({"samples": tracker._swanlab.Text(text)}, step=step)
+        elif kind == "TrackioCallback":
+            rows = Dataset.from_list([dict(zip(columns, row, strict=True)) for row in table])
+            tracker._trackio.log({"samples": tracker._trackio.Table(dataframe=rows.to_pandas())})
+    except Exception as error:  # whatever goes wrong on the way to a tracker, the weights matter more
+        say(f"{kind}: samples were not sent ({type(error).__name__}: {' '.join(str(error).split())[:120]})")

@@ -1,0 +1,113 @@
+"""A staged folder is whole or not there: after an error, a kill, a full disk; what is damaged is found."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from sft.staging import DiskFullError, find_damage, finish_stage, is_full, remove, staged
+
+
+def write(folder: Path, content: str = "weights") -> Path:
+    with staged(folder) as stage:
+        (stage / "a.bin").write_text(content)
+        (stage / "sub").mkdir()
+        (stage / "sub/b.bin").write_text("more")
+    return folder
+
+
+def test_a_folder_appears_whole_under_its_name_and_nothing_else_is_left(tmp_path):
+    folder = write(tmp_path / "checkpoint-1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1"]
+    assert sorted(path.name for path in folder.rglob("*")) == ["a.bin", "b.bin", "manifest.json", "sub"]
+    assert find_damage(folder) is None
+
+
+def test_a_folder_written_again_replaces_the_old_one(tmp_path):
+    write(tmp_path / "checkpoint-1", "old")
+    assert (write(tmp_path / "checkpoint-1", "new") / "a.bin").read_text() == "new"
+    assert find_damage(tmp_path / "checkpoint-1") is None
+
+
+def test_after_an_error_there_is_nothing_and_the_old_one_is_as_it_was(tmp_path):
+    write(tmp_path / "checkpoint-1", "old")
+
+    def fail() -> None:
+        with staged(tmp_path / "checkpoint-1") as stage:
+            (stage / "a.bin").write_text("half")
+            raise ValueError("oops")
+
+    with pytest.raises(ValueError, match="oops"):
+        fail()
+    assert (tmp_path / "checkpoint-1/a.bin").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_what_a_crash_left_is_swept_away_by_the_next_save(tmp_path):
+    (tmp_path / ".staged-checkpoint-1").mkdir()
+    (tmp_path / ".deleted-checkpoint-0").mkdir()
+    write(tmp_path / "checkpoint-2")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda folder: (folder / "a.bin").unlink(), "a.bin is missing"),
+        (lambda folder: (folder / "a.bin").write_text("wei"), "a.bin has 3 of 7 bytes"),
+        (lambda folder: (folder / "a.bin").write_text("weighty"), "a.bin is not what was written"),
+        (lambda folder: (folder / "manifest.json").unlink(), "no manifest.json: it was not written to its end"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest.json cannot be read"),
+    ],
+)
+def test_damage_is_found_and_named(damage, found, tmp_path):
+    folder = write(tmp_path / "checkpoint-1")
+    damage(folder)
+    assert find_damage(folder) == found
+
+
+def test_too_little_room_is_told_in_bytes_before_anything_is_written(tmp_path):
+    write(tmp_path / "checkpoint-1")
+    with pytest.raises(DiskFullError) as caught, staged(tmp_path / "checkpoint-2", num_bytes=10**18):
+        pass
+    assert str(caught.value).startswith(f"{tmp_path}/checkpoint-2: no room: needs 1,020,000,000,000,000,000 bytes, ")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert find_damage(tmp_path / "checkpoint-1") is None
+
+
+@pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_that_fills_while_writing_is_one_line_and_leaves_no_half_folder(kind, tmp_path):
+    with pytest.raises(DiskFullError, match="no room: needs 102 bytes"), staged(tmp_path / "c", num_bytes=100):
+        raise OSError(kind, os.strerror(kind))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_words_of_torch_and_safetensors_for_a_full_disk_are_known():
+    assert is_full(RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter file write failed"))
+    assert is_full(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert not is_full(RuntimeError("shape mismatch"))
+    assert not is_full(OSError(errno.EACCES, "denied"))
+
+
+def test_a_folder_half_deleted_never_stands_under_its_name(tmp_path, monkeypatch):
+    folder = write(tmp_path / "checkpoint-1")
+    monkeypatch.setattr("sft.staging.shutil.rmtree", lambda *args, **kwargs: None)  # killed while deleting
+    remove(folder)
+    assert [path.name for path in tmp_path.iterdir()] == [".deleted-checkpoint-1"]
+
+
+def test_the_rename_is_the_last_thing_and_everything_is_flushed_before_it(tmp_path, monkeypatch):
+    events = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(
+        "sft.staging.os.fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
+    )
+    monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
+    stage = tmp_path / ".staged-c"
+    (stage / "sub").mkdir(parents=True)
+    (stage / "a.bin").write_text("x")
+    finish_stage(stage, tmp_path / "c")
+    where = str(tmp_path / ".staged-c")
+    assert events == [f"{where}/a.bin", f"{where}/manifest.json", f"{where}/sub", where, "rename", str(tmp_path)]

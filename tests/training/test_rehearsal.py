@@ -1,0 +1,74 @@
+"""Before step 1: the longest batch is tried for real, the time comes from a usual one, and nothing is left of it."""
+
+import re
+import time
+
+import pytest
+
+from sft.training.log import read_log
+from sft.training.trainer import RowTrainer
+
+FLAGS = ("--max_steps", "4", "--eval_steps", "2", "--lora_dropout", "0.1", "--warmup_steps", "0")
+
+
+def test_a_run_is_the_same_to_the_last_bit_with_and_without_it(train, tmp_path, monkeypatch):
+    train(*FLAGS, folder="with")
+    build = RowTrainer.__init__
+    monkeypatch.setattr(
+        RowTrainer, "__init__", lambda self, *args, **more: build(self, *args, **{**more, "on_rehearsed": None})
+    )
+    train(*FLAGS, folder="without")
+    keys = ("step", "loss", "eval_loss", "grad_norm", "num_tokens")
+    logs = [
+        [[line.get(key) for key in keys] for line in read_log(tmp_path / name / "log.jsonl")]
+        for name in ("with", "without")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_the_plan_is_said_before_the_first_step(train, capsys):
+    train(*FLAGS)
+    lines = capsys.readouterr().err.splitlines()
+    plan = next(number for number, line in enumerate(lines) if line.startswith("plan: "))
+    assert re.fullmatch(
+        r"plan: 8 rows a step in micro-batches of at most 2,048 tokens \(1\.0 a step\), longest [0-9]+; "
+        r"peak [0-9.]+ of [0-9.]+ GB; [0-9.]+ s a step, 4 steps and their validations in about 0:00:0[0-9]",
+        lines[plan],
+    )
+    assert plan < next(number for number, line in enumerate(lines) if line.startswith("train: ") and "steps/s" in line)
+
+
+def test_it_goes_through_the_trainers_own_step_with_the_longest_rows_and_the_optimizer(train, monkeypatch):
+    seen, steps = [], []
+    training_step = RowTrainer.training_step
+
+    def note(self, model, inputs, *more):
+        seen.append(sorted(len(self.train_rows[place].input_ids) for place in inputs["places"]))
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        steps.append(rates)
+        self.all_lengths = sorted(len(row.input_ids) for row in self.train_rows)
+        note.trainer = self
+        return training_step(self, model, inputs, *more)
+
+    monkeypatch.setattr(RowTrainer, "training_step", note)
+    train("--dry_run")
+    lengths = note.trainer.all_lengths
+    assert seen[0] == lengths[-8:]
+    usual = sum(seen[1]) / len(seen[1])
+    assert usual == pytest.approx(sum(lengths) / len(lengths), rel=0.05)  # as a step of the run on average
+    assert len(seen) == 2
+    assert {rate for rates in steps for rate in rates} == {0.0}
+    assert note.trainer.optimizer.optimizer.state == {}
+
+
+def test_the_estimate_follows_the_tokens_of_a_usual_step_not_of_the_longest_batch(train, monkeypatch):
+    training_step = RowTrainer.training_step
+
+    def slow(self, model, inputs, *more):
+        time.sleep(0.001 * sum(len(self.train_rows[place].input_ids) for place in inputs["places"]))
+        return training_step(self, model, inputs, *more)
+
+    monkeypatch.setattr(RowTrainer, "training_step", slow)
+    metrics = train("--dry_run", "--max_steps", "100", "--eval_steps", "100").metrics
+    # 36 rows of 2,951 tokens, 8 a step, a millisecond a token; the longest 8 have 742
+    assert metrics["estimated_duration_s"] == pytest.approx(100 * 8 * 2951 / 36 / 1000, rel=0.15)

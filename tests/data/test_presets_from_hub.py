@@ -180,7 +180,8 @@ def test_the_command_builds_from_the_hub_and_says_what_is_missing(lookalike_hub,
     assert json.loads(done.stdout)["splits"] == {"train": 36, "validation": 4, "test": 0}
     assert json.loads(done.stdout) == orjson.loads((workplace / "data/small/manifest.json").read_bytes())
     assert "Open-Orca/SlimOrca: 60 rows, recognised as conversations" in done.stderr
-    assert "orca: asked 10, read 60, kept 10 (50 over_quota)" in done.stderr
+    orca = json.loads(done.stdout)["sources"]["orca"]
+    assert (orca["read"], orca["kept"], orca["dropped"]) == (60, 10, {"over_quota": 50})
 
     (workplace / "data" / "reports.jsonl").unlink()
     missing = run_script(lookalike_hub, workplace, "--preset", "small")

@@ -103,10 +103,11 @@ def improvement_rows(comparison: Mapping[str, Improvement]) -> list[list[object]
     """Lines of R0's table: ["accuracy", 0.52, 0.91, "↑ 39.00 points", "↑ 75.0 %"]; "=" where nothing changed."""
     rows: list[list[object]] = []
     for name, found in comparison.items():
-        arrow = "↑" if found["improvement"] > 0 else "↓" if found["improvement"] < 0 else "="
+        shown = round(100 * found["improvement"], 2)
+        arrow = "↑" if shown > 0 else "↓" if shown < 0 else "="
         percentage = found["improvement_percentage"]
         relative = None if percentage is None else f"{arrow} {abs(percentage):.1f} %"
-        points = f"{arrow} {abs(100 * found['improvement']):.2f} points"
+        points = f"{arrow} {abs(shown):.2f} points"
         rows.append([name, found["base"], found["finetuned"], points, relative])
     return rows
 

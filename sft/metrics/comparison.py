@@ -67,7 +67,8 @@ class PairedFigures(TypedDict):
     """difference = tuned - base, with its interval low..high; p_holm is adjusted over the whole family.
 
     num_groups: how many units were resampled, num_rows where rows stand alone. smallest_detectable: the size of a
-    difference that four of five such samples would show (power .8); a smaller one may be there and stay unclear.
+    difference that four of five such samples would show (power .8); a smaller one may be there and stay unclear. None
+    where so few units can show none, whatever its size, or where no resample differed and it cannot be told.
     """
 
     base: float
@@ -84,7 +85,7 @@ class PairedFigures(TypedDict):
     num_groups: int
     rows_fixed: int
     rows_broken: int
-    smallest_detectable: float
+    smallest_detectable: float | None
 
 
 def compare_metrics(
@@ -121,9 +122,11 @@ def _compare(metric: PairedMetric, rng: np.random.Generator, num_resamples: int,
     fixed, broken = int((gain > 0).sum()), int((gain < 0).sum())
     exact = metric.is_right_or_wrong and num_groups == len(base)  # McNemar counts rows as independent
     p_value = mcnemar_exact(fixed, broken) if exact else permutation_p_value(*units, metric.combine, rng, num_resamples)
-    detectable = smallest_detectable(float(differences.std()), alpha)
+    detectable: float | None = smallest_detectable(float(differences.std()), alpha)
     if metric.is_right_or_wrong:
-        detectable = min(1.0, max(detectable, _fewest_rows(alpha) / len(base)))
+        detectable = max(detectable or 0.0, _fewest_units(alpha) / len(base))
+    if num_groups < _fewest_units(alpha) or detectable == 0.0:
+        detectable = None
     base_figure, tuned_figure = float(metric.combine(base.sum(0))), float(metric.combine(tuned.sum(0)))
     return {
         "base": base_figure,
@@ -152,8 +155,8 @@ def smallest_detectable(standard_error: float, alpha: float = ALPHA, power: floa
     return float(norm.ppf(1 - alpha / 2) + norm.ppf(power)) * standard_error
 
 
-def _fewest_rows(alpha: float) -> int:
-    """Rows that must be fixed, none broken, for McNemar's p-value to fall below alpha: 6 at .05."""
+def _fewest_units(alpha: float) -> int:
+    """Units that must get better, none worse, for a p-value below alpha by either test: 6 at .05, 2 / 2^6 = .031."""
     return next(count for count in range(1, 64) if mcnemar_exact(count, 0) < alpha)
 
 

@@ -39,7 +39,7 @@ def _headline(metrics: Metrics, part: CleanFigures | None = None) -> str:
     if header[-1] != "detectable":
         return _table((header, rows))
     shown = _table((header[:-1], [row[:-1] for row in rows]))
-    unclear = [f"{row[0]} {show_figure(row[-1])}" for row in rows if "unclear" in row]
+    unclear = [f"{row[0]} {show_figure(row[-1])}" for row in rows if "unclear" in row and row[-1] is not None]
     if not unclear:
         return shown
     return f"{shown}\nunclear: a difference shows in four of five such samples from this size on: {', '.join(unclear)}"

@@ -100,9 +100,12 @@ def test_the_error_is_that_of_scikit_learns_quantile_bins_on_200_generated_cases
 
 
 def test_bins_hold_equally_many_rows_and_at_least_ten():
-    confidence, right = np.linspace(0.5, 1, 47), np.ones(47, bool)
+    confidence, right = np.linspace(0.5, 1, 47), np.arange(47) < 21
     assert choose_num_bins(47) == 4
     assert [b["num_rows"] for b in measure_reliability(confidence, right, 4)] == [12, 12, 12, 11]
+    bins = measure_reliability(confidence, right, 4)
+    by_hand = sum(b["num_rows"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / 47
+    assert measure_ece(confidence, right, 4) == pytest.approx(by_hand, abs=1e-12)
     assert (choose_num_bins(3), choose_num_bins(1_000)) == (1, 15)
 
 
@@ -134,7 +137,8 @@ def test_the_temperature_is_found_again_on_200_generated_cases():
 
 
 def test_rows_that_allow_different_labels_share_one_temperature():
-    assert fit_temperature([[2.0, 0.0], [2.0, 0.0, 0.0], [2.0, 0.0]], [0, 0, 1]) > 1.0
+    unlikely_third = [[2.0, 0.0], [2.0, 0.0, -900.0], [2.0, 0.0]]  # as good as not allowed
+    assert fit_temperature(unlikely_third, [0, 0, 1]) == pytest.approx(fit_temperature([[2.0, 0.0]] * 3, [0, 0, 1]))
     assert fit_temperature([[2.0, 0.0]] * 3, [0, 0, 1]) == pytest.approx(2 / np.log(2), abs=1e-3)
 
 

@@ -153,5 +153,11 @@ def test_the_smallest_detectable_difference_is_shown_by_four_samples_of_five():
 def test_two_models_with_equal_answers_could_still_not_have_shown_less_than_six_rows():
     figures = compare_metrics([_accuracy([1, 0] * 50, [1, 0] * 50)])["accuracy"]
     assert figures["smallest_detectable"] == 0.06
-    few = compare_metrics([_accuracy([1, 0], [1, 0])])["accuracy"]
-    assert few["smallest_detectable"] == 1.0
+
+
+def test_where_so_few_units_can_show_no_difference_at_all_none_is_named():
+    five, six = ([_accuracy([0] * count, [1] * count)] for count in (5, 6))
+    assert compare_metrics(five)["accuracy"]["smallest_detectable"] is None
+    assert compare_metrics(six)["accuracy"]["smallest_detectable"] == 1.0
+    zeros = PairedMetric("ner f1", np.array([[0.0, 0, 1]] * 50), np.array([[0.0, 0, 1]] * 50), micro_f1, True)
+    assert compare_metrics([zeros])["ner f1"]["smallest_detectable"] is None  # no resample says anything

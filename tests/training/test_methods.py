@@ -41,10 +41,10 @@ def test_a_run_changes_what_its_method_trains_and_nothing_else_and_loads_again(
     assert run.quantisation == ("nf4" if name == "qlora" else None)  # a merge has to load the base in 16 bits
 
     loaded = load_run(run)
-    assert loss_of(loaded) == pytest.approx(loss_of(kept[0]), abs=1e-6)
+    assert loss_of(loaded) == pytest.approx(loss_of(kept[0]), abs=1e-5)
     untuned = loss_of(load_base(str(tiny_model_folder), dtype="fp32", four_bit=name == "qlora"))
     with loaded.adapter_off() as base:
-        assert loss_of(base) == pytest.approx(untuned, abs=1e-6)
+        assert loss_of(base) == pytest.approx(untuned, abs=1e-5)
         assert abs(untuned - loss_of(kept[0])) > 1e-3
     assert result.metrics["steps"] == 3
 

@@ -34,10 +34,12 @@ def main(argv: list[str] | None = None) -> None:
     else:
         check_run(run, allow_mismatch=settings.allow_mismatch)
     if settings.push:
+        from sft.export.card import What
         from sft.export.hub import prepare_push, send
 
-        what = "gguf" if settings.gguf else "merged" if settings.merge else "adapter"
-        folder = run.adapter_dir if what == "adapter" else output_dir / what
+        exported: What | None = "gguf" if settings.gguf else "merged" if settings.merge else None
+        folder = output_dir / exported if exported else run.weights_dir
+        what = exported or ("adapter" if run.train_settings().has_adapter else "merged")
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as stage:
             push = prepare_push(run, folder, what, settings.push, Path(stage) / "repository")
             say(push.describe())

@@ -30,14 +30,24 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_model_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished LoRA run of four steps on the tiny model: its run folder. Tests must not change it."""
+    return train_tiny(tmp_path_factory.mktemp("tiny_run") / "run", "lora", tiny_model_folder, rows_file)
+
+
+@pytest.fixture(scope="session")
+def full_run(tiny_model_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with every weight trained: a run without an adapter."""
+    return train_tiny(tmp_path_factory.mktemp("full_run") / "run", "full", tiny_model_folder, rows_file)
+
+
+def train_tiny(folder: Path, method: str, model: Path, rows: Path) -> Path:
+    """A run of four steps."""
     from sft.config.layers import load_settings
     from sft.config.train import TrainSettings
     from sft.data import open_dataset
     from sft.training.fit import fit
 
-    folder = tmp_path_factory.mktemp("tiny_run") / "run"
-    flags = ["--model", str(tiny_model_folder), "--data", str(rows_file), "--output_dir", str(folder)]
-    flags += ["--method", "lora", "--dtype", "fp32", "--max_steps", "4", "--eval_steps", "2", "--max_seq_length", "192"]
+    flags = ["--model", str(model), "--data", str(rows), "--output_dir", str(folder), "--method", method]
+    flags += ["--dtype", "fp32", "--max_steps", "4", "--eval_steps", "2", "--max_seq_length", "192"]
     settings = load_settings(TrainSettings, [*flags, "--system_prompt", "Be brief."])
     fit(settings, open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed))
     return folder

@@ -79,7 +79,7 @@ def _front_matter(run: Run, what: What) -> str:
 def _describe(run: Run, what: What) -> str:
     how = {
         "adapter": "A LoRA adapter, to be loaded on its base.",
-        "merged": "A fine-tuned chat model: the base with the LoRA adapter merged into its weights.",
+        "merged": "A fine-tuned chat model: its weights are whole, no adapter is needed.",
         "gguf": "A fine-tuned chat model in GGUF, for llama.cpp, Ollama and LM Studio.",
     }[what]
     return f"{how} Trained for: {', '.join(_tasks(run))}."

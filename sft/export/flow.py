@@ -92,9 +92,9 @@ def export_run(run: Run, settings: ExportSettings, output_dir: Path) -> dict[str
 
 
 def check_run(run: Run, *, allow_mismatch: bool = False) -> None:
-    """Refuse a run whose base, tokenizer, prompt or adapter is not what it was trained with; no weights are loaded."""
+    """Refuse a run whose base, tokenizer, prompt or weights are not what it was trained with; no weights are loaded."""
     source = find_source(run.base["name"], run.base.get("revision"))
-    chat = ChatFormat.from_tokenizer(load_tokenizer(run.adapter_dir), think=run.train_settings().think)
+    chat = ChatFormat.from_tokenizer(load_tokenizer(run.weights_dir), think=run.train_settings().think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
 
 

@@ -63,7 +63,11 @@ def check_generator(name: GeneratorName, decoding: str) -> None:
 
 def open_writer(name: GeneratorName, loaded: LoadedModel, adapter: Path | None = None) -> Writer:
     """The writer of that name for a model; `adapter` is the folder of its LoRA weights, for vLLM reads files itself."""
-    return VllmWriter(loaded, adapter) if name == "vllm" else TransformersWriter(loaded)
+    if name != "vllm":
+        return TransformersWriter(loaded)
+    if loaded.is_tuned and not loaded.has_adapter:
+        raise ModelError("--generator vllm: it takes runs with an adapter, not freeze or full ones; leave the flag out")
+    return VllmWriter(loaded, adapter)
 
 
 class TransformersWriter:

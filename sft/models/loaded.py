@@ -43,6 +43,11 @@ class LoadedModel:
         return isinstance(self.model, PeftModel)
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether it is a run's: an adapter on its base, or weights that were trained themselves."""
+        return self.has_adapter or self.load_untuned is not None
+
+    @property
     def causal_lm(self) -> PreTrainedModel:
         """The transformers model itself, inside the adapter's wrapper where there is one."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model

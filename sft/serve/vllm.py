@@ -49,15 +49,18 @@ def build_command(run: Run, settings: ServeSettings) -> list[str]:
     from sft.models.source import find_source
 
     trained = run.train_settings()
-    chat = ChatFormat.from_tokenizer(load_tokenizer(run.adapter_dir), think=trained.think)
+    chat = ChatFormat.from_tokenizer(load_tokenizer(run.weights_dir), think=trained.think)
     source = find_source(run.base["name"], run.base.get("revision"))
     check_fingerprint(run, chat, source, allow_mismatch=settings.allow_mismatch)
     template = run.path / "export" / TEMPLATE_FILE
     template.parent.mkdir(exist_ok=True)
     text = build_template(chat.template, run.system_prompt, trained.think, has_think_block=chat.family.has_think_block)
     write_atomically(template, text)
+    if not trained.has_adapter:
+        tuned = ["vllm", "serve", str(run.weights_dir), "--served-model-name", name]
+        return [*tuned, "--chat-template", str(template), *common]
     rank = next((allowed for allowed in RANKS if allowed >= trained.lora_r), trained.lora_r)
-    lora = ["--enable-lora", "--lora-modules", f"{name}={run.adapter_dir}", "--max-lora-rank", str(rank)]
+    lora = ["--enable-lora", "--lora-modules", f"{name}={run.weights_dir}", "--max-lora-rank", str(rank)]
     four_bit = ["--quantization", "bitsandbytes"] if trained.method == "qlora" else []
     return ["vllm", "serve", str(source.folder), *lora, *four_bit, "--chat-template", str(template), *common]
 

@@ -43,7 +43,7 @@ def set_system(session: Session, argument: str) -> None:
         session.keep()
     prompt = session.conversation.system_prompt
     say("(no system prompt: the model's template decides)" if prompt is None else f"system prompt: {prompt}")
-    if argument and session.loaded.has_adapter:
+    if argument and session.loaded.is_tuned:
         say("(the run was trained with the system prompt it came with; another one may cost quality)")
 
 
@@ -95,8 +95,8 @@ def show_params(session: Session, argument: str) -> None:
     for name, field in Decoding.model_fields.items():
         say(f"{name} = {getattr(session.decoding, name)}  ({field.description})")
     used = len(session.last_prompt.ids) if session.last_prompt else 0
-    adapter = ", tuned" if session.loaded.has_adapter else ", untuned"
-    say(f"model {session.loaded.source.name}{adapter}, {session.loaded.precision}")
+    tuned = ", tuned" if session.loaded.is_tuned else ", untuned"
+    say(f"model {session.loaded.source.name}{tuned}, {session.loaded.precision}")
     say(f"the last prompt took {used:,} of the model's {session.loaded.max_context:,} tokens")
 
 

@@ -1,10 +1,11 @@
-"""The untuned model's answer beside the tuned one's: the same weights, with the adapter switched off and on."""
+"""The untuned model's answer beside the tuned one's: the adapter switched off, or the base loaded for it."""
 
 import sys
 
 from sft.console import has_cursor, make_visible, on_interrupt, quiet_keyboard, say
 from sft.console.columns import show_columns
 from sft.conversation import Conversation, FittedPrompt
+from sft.models.loaded import LoadedModel
 from sft.talk.session import Session
 
 ERASE_LINE = "\r\x1b[K"
@@ -12,7 +13,7 @@ ERASE_LINE = "\r\x1b[K"
 
 def compare(session: Session, argument: str) -> bool:
     """/compare What is LoRA? — alone: the last question. Nothing of it is remembered; True where it was stopped."""
-    if not session.loaded.has_adapter:
+    if not session.loaded.is_tuned:
         say("(this is the untuned model: there is nothing to compare it with; start chat.py with a run)")
         return False
     asked = Conversation.from_messages(session.conversation.messages())
@@ -23,11 +24,11 @@ def compare(session: Session, argument: str) -> bool:
     prompt = session.fit(asked.ask(question))
     is_drawn = session.reader.is_terminal and has_cursor()
     with quiet_keyboard():
-        with session.loaded.adapter_off():
-            base, is_stopped = _answer(session, prompt, "base", is_drawn)
+        with session.loaded.adapter_off() as untuned:
+            base, is_stopped = _answer(session, untuned, prompt, "base", is_drawn)
         tuned = ""
         if not is_stopped:
-            tuned, is_stopped = _answer(session, prompt, "tuned", is_drawn)
+            tuned, is_stopped = _answer(session, session.loaded, prompt, "tuned", is_drawn)
     if is_drawn:
         show_columns(sys.stdout, [("base", base), ("tuned", tuned)])
     else:
@@ -36,9 +37,9 @@ def compare(session: Session, argument: str) -> bool:
     return is_stopped
 
 
-def _answer(session: Session, prompt: FittedPrompt, name: str, is_drawn: bool) -> tuple[str, bool]:
+def _answer(session: Session, loaded: LoadedModel, prompt: FittedPrompt, name: str, is_drawn: bool) -> tuple[str, bool]:
     """One model's answer, and whether it was stopped; drawn alike for both: same seed, same values."""
-    with session.start(prompt, session.decoding) as pieces, on_interrupt(pieces.stop) as interrupted:
+    with session.start(prompt, session.decoding, loaded) as pieces, on_interrupt(pieces.stop) as interrupted:
         for _ in pieces:
             if is_drawn:
                 sys.stderr.write(f"{ERASE_LINE}({name}: {len(pieces.token_ids)} tokens)")

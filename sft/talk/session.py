@@ -99,9 +99,9 @@ class Session:
             say(f"(the model reads {self.loaded.max_context:,} tokens: the oldest {prompt.num_cut:,} were left out)")
         return prompt
 
-    def start(self, prompt: FittedPrompt, decoding: Decoding) -> TextStream:
-        """The model's answer to a prompt, not yet begun."""
-        return stream(self.loaded, prompt.ids, decoding)
+    def start(self, prompt: FittedPrompt, decoding: Decoding, loaded: LoadedModel | None = None) -> TextStream:
+        """The answer to a prompt, not yet begun, by the session's model or another."""
+        return stream(loaded or self.loaded, prompt.ids, decoding)
 
     def facts(self) -> dict[str, object]:
         """What the conversation is held with, for its file."""

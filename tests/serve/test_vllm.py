@@ -37,6 +37,17 @@ def test_a_run_on_four_bits_is_served_on_four_bits(run):
     assert command[command.index("--quantization") + 1] == "bitsandbytes"
 
 
+def test_weights_that_were_trained_themselves_are_served_from_the_run(full_run, tmp_path):
+    shutil.copytree(full_run, tmp_path / "demo")
+    run = open_run(tmp_path / "demo")
+    command = build_command(run, ServeSettings())
+    template = run.path / "export" / "chat_template.jinja"
+    assert command == [
+        "vllm", "serve", str(run.path / "model"), "--served-model-name", "demo", "--chat-template", str(template),
+        "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
+    ]  # fmt: skip
+
+
 def test_merged_weights_of_this_very_run_are_served_instead(run):
     merged = run.path / "export" / "merged"
     merged.mkdir(parents=True)

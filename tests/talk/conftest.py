@@ -90,6 +90,12 @@ def tuned_partner(tiny_run, tmp_path, monkeypatch) -> Partner:
     return Partner(load_run(open_run(tiny_run)), tmp_path / "chats", monkeypatch)
 
 
+@pytest.fixture
+def full_partner(full_run, tmp_path, monkeypatch) -> Partner:
+    """The tiny model with its own weights tuned."""
+    return Partner(load_run(open_run(full_run)), tmp_path / "chats", monkeypatch)
+
+
 def turns(*texts: str) -> list[dict[str, str]]:
     """[system, user, assistant, user, ...]"""
     roles = ["system", *["user", "assistant"] * len(texts)]

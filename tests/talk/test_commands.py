@@ -91,9 +91,9 @@ def test_compare_asks_both_with_one_seed_and_remembers_nothing(tuned_partner, tu
     layer = tuned_partner.loaded.model.base_model.model.model.layers[0].self_attn.q_proj
     tuned_partner.answers = [["fine"], ["base\x1b says"], ["tuned says"], ["b"], ["t"]]
     start = tuned_partner.session.start
-    tuned_partner.session.start = lambda prompt, decoding: (
+    tuned_partner.session.start = lambda prompt, decoding, *loaded: (
         adapted.append(not layer.disable_adapters),
-        start(prompt, decoding),
+        start(prompt, decoding, *loaded),
     )[1]
     tuned_partner.talk("a", "/compare", "/compare other", is_terminal=False)
     assert adapted == [True, False, True, False, True]
@@ -102,6 +102,24 @@ def test_compare_asks_both_with_one_seed_and_remembers_nothing(tuned_partner, tu
     assert tuned_partner.seeds[1:] == [42] * 4
     assert tuned_partner.conversation.messages() == turns("Be brief.", "a", "fine")
     assert capsys.readouterr().out == "fine\nbase: base␛ says\ntuned: tuned says\nbase: b\ntuned: t\n"
+
+
+def test_compare_loads_the_base_of_a_run_that_has_no_adapter(full_partner, capsys):
+    partner = full_partner
+    partner.answers = [["fine"], ["base says"], ["tuned says"]]
+    asked = []
+    start = partner.session.start
+    partner.session.start = lambda prompt, decoding, *loaded: (asked.extend(loaded), start(prompt, decoding, *loaded))[
+        1
+    ]
+    partner.talk("a", "/compare", is_terminal=False)
+    out = capsys.readouterr().out
+    assert out == "fine\nbase: base says\ntuned: tuned says\n"
+    assert asked[1] is partner.loaded
+    assert not asked[0].is_tuned
+    name = "model.layers.0.self_attn.q_proj.weight"
+    base, tuned = (loaded.model.state_dict()[name] for loaded in asked)
+    assert not base.equal(tuned)
 
 
 def test_an_untuned_model_has_nothing_to_be_compared_with(partner, capsys):

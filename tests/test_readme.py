@@ -32,6 +32,8 @@ RUN_BY: dict[str, str | tuple[str, str]] = {
     "python evaluate.py --rouge": "Makefile",
     "python evaluate.py --baseline outputs/earlier": "tests/test_readme_commands.py",
     """python evaluate.py --fail_if 'comparison.outcome == "hurt"'""": "tests/test_readme_commands.py",
+    "python evaluate.py --rouge --calibrate --robustness": "tests/test_readme_commands.py",
+    "python train.py --config recipes/qwen2.5-coder-1.5b-freeze.yaml --dry_run": "tests/test_readme_commands.py",
     "python inference.py --file examples/my_dataset.json --output answers.jsonl": "tests/test_readme_commands.py",
     "python inference.py --demo": "tests/test_readme_commands.py",
     "python export.py --merge": "tests/test_readme_commands.py",

@@ -98,6 +98,7 @@ def test_one_can_talk_with_the_latest_run(newcomer, own_run, capsys):
 def test_a_run_is_compared_with_an_earlier_one_and_a_condition_is_checked(newcomer, small_run, capsys):
     newcomer.types("python evaluate.py --baseline outputs/earlier", **small_run)
     newcomer.types("""python evaluate.py --fail_if 'comparison.outcome == "hurt"'""", **small_run)
+    newcomer.types("python evaluate.py --rouge --calibrate --robustness", **small_run, SFT_ROBUSTNESS_ROWS=2)
     assert "eval_loss" in capsys.readouterr().out
     assert (newcomer.clone / "outputs/small/evaluation/report.html").is_file()
 
@@ -157,6 +158,7 @@ def test_the_reference_recipe_is_tried_and_trained_as_it_is_on_a_small_model(
     small = {"SFT_MODEL": tiny_model_folder, "SFT_DATA": rows_file}
     newcomer.types("python train.py --config recipes/qwen2.5-7b-instruct-qlora.yaml --dry_run", **small)
     assert "steps: 15\n" in capsys.readouterr().out  # 36 rows in steps of 8 are 5; three epochs
+    newcomer.types("python train.py --config recipes/qwen2.5-coder-1.5b-freeze.yaml --dry_run", **small)
     small |= {"SFT_MAX_STEPS": 1, "SFT_OUTPUT_DIR": "outputs/reference"}
     newcomer.types("python train.py --config recipes/qwen2.5-7b-instruct-qlora.yaml", **small)
     run = newcomer.read_run("outputs/reference")

@@ -79,8 +79,8 @@ ifeq ($(HAS_GPU)$(shell uname),Linux)
 	else echo "torch: the build of your package index ($(TORCH_INDEX) does not answer)"; index=; fi; \
 	$(PIP) install --no-compile --no-deps $$index $(TORCH)
 endif
-	$(PIP) install --no-compile --no-deps -r requirements-embedded.txt
 	$(PIP) install --no-compile -r $(REQUIREMENTS)
+	$(PIP) install --no-compile --no-deps -r requirements-embedded.txt
 	$(RUN) -m compileall -qq -j 0 -x '$(UNUSED)' .venv/lib || true
 	@touch $@
 

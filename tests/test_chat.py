@@ -133,7 +133,7 @@ def test_in_tmux_a_person_sees_answers_comparison_and_the_conversation_after_a_r
         pane.type("/undo")
         pane.wait_for(r"\(last question forgotten\)")
         pane.type("again")
-        pane.wait_for(r"(tokens/s(.*\n)+){2}")
+        pane.wait_for(r"you> again\n(.*\n)+.*tokens/s")
         pane.type("/save mine")
         pane.wait_for(r"saved: outputs/chats/mine\.jsonl")
         pane.type("exit")

@@ -142,10 +142,12 @@ class MarkdownWriter:
         self._settle(self._source)
 
     def _draw(self) -> None:
-        blocks = [self._source] if self._is_thought else split_blocks(self._source)
+        lines = self._source[: self._source.rfind("\n") + 1]  # what the last one will be is not known before its end
+        blocks = [] if self._is_thought else split_blocks(lines)
         if len(blocks) > 1:
+            rest = blocks[-1] + self._source[len(lines) :]
             self._settle("".join(blocks[:-1]))
-            self._source = blocks[-1]
+            self._source = rest
         self._show(self._render(self._source))
         self._drawn_at = time.monotonic()
 

@@ -114,6 +114,10 @@ def test_however_an_answer_is_cut_into_pieces_the_screen_ends_as_if_it_came_whol
     assert screen_of(write(pieces)) == screen_of(write([text]))
 
 
+def test_a_line_that_only_looks_like_a_new_block_until_it_is_whole_settles_nothing():
+    assert screen_of(write(list("- **\n**"))) == [" • **", "   **"]
+
+
 def test_what_is_finished_is_written_once_and_only_changed_lines_are_written_again():
     stream = io.StringIO()
     writer = MarkdownWriter(stream)

@@ -63,6 +63,13 @@ def test_an_error_of_the_model_keeps_the_conversation(partner, turns, capsys):
     assert "error: no room; shorten the text\n" in capsys.readouterr().err
 
 
+def test_a_question_that_cannot_be_sent_is_taken_back_and_retry_keeps_the_former_answer(partner, capsys):
+    partner.talk("a", "/system " + "s" * 490, "b", "/retry")
+    assert capsys.readouterr().err.count("error: ") == 2
+    assert len(partner.prompts) == 1
+    assert [turn["content"] for turn in partner.conversation.messages()[1:]] == ["a", "fine"]
+
+
 def test_what_outgrows_the_context_is_left_out_and_said_to_be(partner, turns, capsys):
     partner.answers = [["b" * 150]]
     partner.talk("a" * 150, "c" * 60, max_new_tokens=200)

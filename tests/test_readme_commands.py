@@ -132,7 +132,16 @@ def test_a_dry_run_of_the_demo_reports_and_writes_nothing(newcomer, tiny_model_f
     small = {"SFT_MODEL": tiny_model_folder, "SFT_DATA": rows_file, "SFT_LORA_LAYERS": 1}
     newcomer.types("python train.py --config recipes/demo.yaml --dry_run", **small)
     figures = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert figures == ["steps", "longest_batch_tokens", "tokens_per_second", "peak_gb", "estimated_duration_s"]
+    assert figures == [
+        "steps",
+        "micro_batch_tokens",
+        "micro_batches_per_step",
+        "longest_batch_tokens",
+        "tokens_per_second",
+        "peak_gb",
+        "step_s",
+        "estimated_duration_s",
+    ]
     assert sorted(newcomer.clone.rglob("run.json")) == before
 
 
@@ -158,7 +167,11 @@ def test_the_reference_recipe_is_tried_and_trained_as_it_is_on_a_small_model(
     small = {"SFT_MODEL": tiny_model_folder, "SFT_DATA": rows_file}
     newcomer.types("python train.py --config recipes/qwen2.5-7b-instruct-qlora.yaml --dry_run", **small)
     assert "steps: 15\n" in capsys.readouterr().out  # 36 rows in steps of 8 are 5; three epochs
-    newcomer.types("python train.py --config recipes/qwen2.5-coder-1.5b-freeze.yaml --dry_run", **small)
+    newcomer.types(
+        "python train.py --config recipes/qwen2.5-coder-1.5b-freeze.yaml --dry_run",
+        **small,
+        SFT_FREEZE_TRAINABLE_LAYERS=1,
+    )
     small |= {"SFT_MAX_STEPS": 1, "SFT_OUTPUT_DIR": "outputs/reference"}
     newcomer.types("python train.py --config recipes/qwen2.5-7b-instruct-qlora.yaml", **small)
     run = newcomer.read_run("outputs/reference")

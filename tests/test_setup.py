@@ -112,7 +112,7 @@ def run_make(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def installed_files(dry_run: str) -> list[str]:
-    """The files pip is given, in order: ["requirements-embedded.txt", "requirements-cpu.txt"]."""
+    """The files pip is given, in order: ["requirements-cpu.txt", "requirements-embedded.txt"]."""
     return re.findall(r" -r (\S+)", dry_run)
 
 
@@ -128,15 +128,15 @@ def test_make_alone_lists_every_target_and_installs_nothing(clone):
 def test_without_a_gpu_make_installs_the_requirements_without_unsloth(clone):
     put_program(clone, "nvidia-smi", "echo 'NVIDIA-SMI has failed'; exit 9")
     assert installed_files(run_make(clone, "-n", "demo").stdout) == [
-        "requirements-embedded.txt",
         "requirements-cpu.txt",
+        "requirements-embedded.txt",
     ]
 
 
 def test_with_a_gpu_make_installs_unsloth_and_asks_no_cpu_index(clone):
     put_program(clone, "nvidia-smi", "echo 'GPU 0: NVIDIA T4 (UUID: GPU-1)'")
     dry_run = run_make(clone, "-n", "demo").stdout
-    assert installed_files(dry_run) == ["requirements-embedded.txt", "requirements.txt"]
+    assert installed_files(dry_run) == ["requirements.txt", "requirements-embedded.txt"]
     assert "download.pytorch.org" not in dry_run
 
 
@@ -222,7 +222,7 @@ def test_the_venv_is_made_once_and_refreshed_when_a_requirements_file_changes(cl
     for name in NAMES:
         set_age(clone / name, seconds=300)
     assert run_make(clone, "test").returncode == 0
-    assert asked_files(clone) == ["requirements-embedded.txt", "requirements-cpu.txt", "requirements-dev.txt"]
+    assert asked_files(clone) == ["requirements-cpu.txt", "requirements-embedded.txt", "requirements-dev.txt"]
 
     set_age(clone / ".venv" / "made", seconds=250)
     for stamp in clone.glob(".venv/*.installed"):
@@ -236,16 +236,16 @@ def test_the_venv_is_made_once_and_refreshed_when_a_requirements_file_changes(cl
 
     set_age(clone / "requirements-embedded.txt", seconds=100)
     assert run_make(clone, "test").returncode == 0
-    assert asked_files(clone) == ["requirements-embedded.txt", "requirements-cpu.txt"]
+    assert asked_files(clone) == ["requirements-cpu.txt", "requirements-embedded.txt"]
 
 
 def test_an_installation_that_fails_is_tried_again_by_the_next_command(clone):
     make_venv_by_hand(clone)
     put_program(clone, "noting-python", f'echo "$@" >> {clone}/asked; case "$*" in *requirements-cpu*) exit 1;; esac')
     assert run_make(clone, "demo").returncode == 2
-    assert asked_files(clone) == ["requirements-embedded.txt", "requirements-cpu.txt"]
+    assert asked_files(clone) == ["requirements-cpu.txt", "requirements-embedded.txt"]
     assert run_make(clone, "demo").returncode == 2
-    assert asked_files(clone) == ["requirements-embedded.txt", "requirements-cpu.txt"]
+    assert asked_files(clone) == ["requirements-cpu.txt", "requirements-embedded.txt"]
 
 
 # CI and the licence

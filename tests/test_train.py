@@ -103,7 +103,7 @@ def test_a_bad_row_ends_the_command_or_is_left_out_by_the_flag_that_the_message_
     said = [line for line in done.stderr.splitlines() if " (flag)" not in line]
     bad = f"{path}:3: not valid JSON: Expecting property name enclosed in double quotes at column 2 (cut off?)"
     if flags:
-        assert said[:2] == [f"{path}: 2 rows, recognised as instruction/input/output", f"warning: left out {bad}"]
+        assert said[:2] == [f"warning: left out {bad}", f"{path}: 2 rows, recognised as instruction/input/output"]
         assert said[2].startswith("error: Qwen/Nope: ")
     else:
         assert said == [f"error: {bad}; fix the row, or pass --on_bad_row quarantine"]

@@ -5,6 +5,7 @@ after = probe(exported, rows, max_new_tokens=24)
 agreement = compare(before, after)                   # Agreement(mean_kl=2.1e-06, top1=1.0, same_answers=1.0, ...)
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -63,11 +64,16 @@ class Limits:
         lines = []
         if not found.mean_kl <= self.mean_kl:  # so that nan counts
             lines.append(f"mean KL {found.mean_kl:.3g}, at most {self.mean_kl:g}")
-        if found.top1 < self.top1:
+        if _is_below(found.top1, self.top1, found.num_positions):
             lines.append(f"top-1 agreement {found.top1:.2%}, at least {self.top1:.0%}")
-        if found.first_tokens < self.first_tokens:
+        if _is_below(found.first_tokens, self.first_tokens, found.num_rows):
             lines.append(f"same first token on {found.first_tokens:.0%} of the rows, at least {self.first_tokens:.0%}")
         return lines
+
+
+def _is_below(share: float, limit: float, count: int) -> bool:
+    """Whether more of `count` differ than the limit lets differ, rounded up: of 24 positions one tie may turn over."""
+    return round((1 - share) * count) > math.ceil((1 - limit) * count - 1e-9)
 
 
 def probe(loaded: LoadedModel, rows: Sequence[EvalRow], *, max_new_tokens: int) -> Probe:

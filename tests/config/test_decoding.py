@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from prompts.tasks import get_task
 from sft.config.decoding import DECODING, Decoding, choose_decoding
 from sft.config.layers import load_settings
 from sft.config.talk import ChatSettings, InferenceSettings
@@ -28,8 +29,14 @@ def test_impossible_values_are_refused():
 
 def test_free_text_is_drawn_and_labels_are_precise_unless_one_is_asked_for():
     settings = load_settings(InferenceSettings, [])
-    assert [settings.preset_for(kind) for kind in ("text", "label", "entities")] == ["chat", "precise", "precise"]
-    assert load_settings(InferenceSettings, ["--decoding", "precise"]).preset_for("text") == "precise"
+    tasks = [get_task(name) for name in ("instruct", "sentiment", "ner")]
+    assert [settings.decoding_for(task) for task in tasks] == [
+        DECODING["chat"],
+        DECODING["precise"],
+        DECODING["precise"],
+    ]
+    precise = load_settings(InferenceSettings, ["--decoding", "precise"])
+    assert precise.decoding_for(get_task("instruct")) == DECODING["precise"]
 
 
 def test_a_run_and_an_untuned_model_cannot_both_be_talked_to():

@@ -43,7 +43,7 @@ def test_a_recipe_holds_what_was_published(name):
 
 
 def test_every_recipe_loads():
-    for path in RECIPES.glob("*.yaml"):
+    for path in set(RECIPES.glob("*.yaml")) - {RECIPES / "datasets.yaml"}:  # names of data sets, no settings
         load_settings(TrainSettings, ["--config", str(path)])
 
 

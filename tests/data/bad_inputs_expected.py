@@ -5,7 +5,8 @@ EXPECTED["cut.jsonl"]       # (2, ["2: not_json: not valid JSON: ..."]): line, r
 
 FORMS = (
     "expected one of: id/source/task, messages, conversations, text/entities, text/category/output, "
-    "instruction/input/output, prompt/completion, text/label, text_a/label, text_cn/extracted_label, text_cn/n_labels"
+    "instruction/input/output, prompt/completion, text/label, text_a/label, text_cn/extracted_label, text_cn/n_labels; "
+    "or name them with `columns` in a preset"
 )
 NO_EXCEL = "not a sound Excel file"
 READABLE = ".jsonl, .json, .csv, .tsv, .parquet, .xlsx"

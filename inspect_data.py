@@ -27,14 +27,15 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
 
-    from sft import inspection  # heavy: after --help
-    from sft.data import open_dataset
-    from sft.inspection_page import render_page
-    from sft.models.loading import load_chat_format
+    from sft.data import open_dataset  # after --help
 
     dataset = open_dataset(
         settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed, on_bad_row=settings.on_bad_row
     )
+    from sft import inspection  # heavy: after the rows are known to be sound
+    from sft.inspection_page import render_page
+    from sft.models.loading import load_chat_format
+
     rows = [dict(row) for row in (*dataset.train, *dataset.validation, *dataset.test)]
     chosen = [find_row(rows, settings.row)] if settings.row else inspection.choose_rows(rows, settings.num_rows)
     chat = load_chat_format(settings.model, revision=settings.revision, think=settings.think)

@@ -175,6 +175,7 @@ class Tmux:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_the_embedded_model_says_hello_through_a_pipe(embedded_folder, tmp_path):
     done = subprocess.run(
         [

@@ -62,6 +62,7 @@ def test_a_script_named_evaluate_reaches_the_package_and_so_do_metric_files(proj
     assert _run(project, "evaluate.py") == "{'same': 0.5}\n"
 
 
+@pytest.mark.slow
 def test_a_script_beside_evaluate_py_reaches_the_package_even_after_importing_ours_by_mistake(project):
     (project / "evaluate.py").write_text(OURS)
     (project / "train.py").write_text("import evaluate\n" + PROBE)

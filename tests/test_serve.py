@@ -21,7 +21,7 @@ def start(*flags: str, **environment: str) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("wish", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_running_answer_is_finished_before_the_server_ends(tiny_run, wish):
     server = start("--run", str(tiny_run), "--port", "0", "--decoding", "precise")
     try:

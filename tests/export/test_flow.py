@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,11 +136,20 @@ def test_agreement_is_measured_position_by_position_and_row_by_row():
     far = compare(before, Probe([-certain, even], [[], [3]]))
     assert far.mean_kl == pytest.approx(25)
     assert (far.max_kl, far.first_tokens) == (pytest.approx(50), 0.5)
-    assert Limits(1e-3, 0.9, 0.9).exceeded_by(far) == [
+    worse = replace(far, num_positions=20, num_rows=20)
+    assert Limits(1e-3, 0.9, 0.9).exceeded_by(worse) == [
         "mean KL 25, at most 0.001",
         "top-1 agreement 50.00%, at least 90%",
         "same first token on 50% of the rows, at least 90%",
     ]
+
+
+@pytest.mark.parametrize(
+    ("same", "count", "is_refused"), [(23, 24, False), (22, 24, True), (98, 100, False), (97, 100, True)]
+)
+def test_one_tie_may_turn_over_among_few_positions_and_a_share_among_many(same, count, is_refused):
+    found = Agreement(0, 0, same / count, 1, 1, 5, count)
+    assert bool(Limits(1e-3, 0.98, 0.95).exceeded_by(found)) == is_refused
 
 
 def test_a_model_that_says_nan_agrees_with_nothing():

@@ -118,6 +118,7 @@ def test_a_dry_run_lists_what_would_be_sent_and_asks_the_hub_for_nothing(hub, st
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_the_command_pushes_and_its_log_holds_no_token(hub, strong_run):
     command = [sys.executable, "export.py", "--run", str(strong_run), "--push", "ada/reviews"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -72,6 +72,7 @@ def test_without_vllm_one_line_says_so(run, tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: vllm is not installed; run `pip install vllm`")
 
 
+@pytest.mark.slow
 def test_vllm_gets_the_key_in_its_environment_and_not_on_its_command_line(run, tmp_path):
     fake = tmp_path / "bin" / "vllm"
     fake.parent.mkdir()

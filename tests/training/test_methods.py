@@ -59,6 +59,7 @@ def test_a_model_tuned_whole_is_evaluated_beside_its_base(train, tmp_path, tiny_
     assert losses[1] > losses[0]
 
 
+@pytest.mark.slow
 def test_the_model_of_a_run_is_stored_in_the_type_of_its_base(train, tmp_path, embedded_folder):
     flags = ["--model", "embedded", "--method", "freeze", "--freeze_trainable_layers", "1", "--max_steps", "1"]
     train(*flags, "--eval_steps", "1")

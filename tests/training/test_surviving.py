@@ -43,7 +43,8 @@ def kill_at(points: int, model: Path, rows: Path, folder: Path) -> dict[str, obj
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("points", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("points", [2, 30])
 def test_a_run_killed_while_it_saves_goes_on_to_the_same_weights(points, tiny_model_folder, rows_file, tmp_path):
     found = kill_at(points, tiny_model_folder, rows_file, tmp_path)
     assert found["survived"] == found["points"] == points

@@ -94,6 +94,7 @@ def test_in_a_terminal_one_talks_stops_an_answer_edits_a_line_saves_and_leaves(o
     assert '{"role": "user", "content": "first\\nsecond"}' in (tmp_path / "outputs/chats/last.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_in_a_terminal_a_chat_that_was_killed_is_taken_up_again_and_ctrl_c_twice_leaves_with_130(open_chat):
     chat = open_chat()
     chat.type("/set max_new_tokens 20\r")

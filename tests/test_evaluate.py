@@ -45,6 +45,7 @@ def test_with_rouge_and_json_it_measures_the_run_and_prints_metrics_json_alone(t
     ]
 
 
+@pytest.mark.slow
 def test_a_condition_that_holds_ends_in_1_with_one_line_after_the_results_are_written(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     flags = ("--run", "run", "--max_new_tokens", 4, "--num_samples", 3)

@@ -119,6 +119,7 @@ def test_without_a_run_it_says_what_to_do_first(infer, tmp_path, monkeypatch):
         infer("--text", "a", model=None)
 
 
+@pytest.mark.slow
 def test_a_run_answers_a_text_from_a_pipe(tiny_run):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--run", tiny_run, "--max_new_tokens", "20"],

@@ -48,6 +48,7 @@ def test_a_running_answer_is_finished_before_the_server_ends(tiny_run, wish):
         server.wait()
 
 
+@pytest.mark.slow
 def test_an_open_address_needs_a_key_and_a_taken_port_is_told_before_anything_is_loaded(tiny_run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

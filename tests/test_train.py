@@ -112,6 +112,7 @@ def test_a_bad_row_ends_the_command_or_is_left_out_by_the_flag_that_the_message_
 # What it prints, and how it ends
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_a_line_that_really_continues_the_run(environment, run_script, small, tmp_path):
     flags = ["--max_steps", 400, "--eval_steps", 4, "--learning_rate", "1e-3", "--output_dir", "outputs/my run"]
     command = [sys.executable, str(ROOT / "train.py"), *map(str, [*small, *flags])]

@@ -1,8 +1,12 @@
 """The shipped presets, built from look-alikes of the data sets they name, over HTTP with the real clients."""
 
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from sft.data.canonical import Row
 from sft.data.content import normalise_text
 from sft.data.folder import Manifest
 from sft.data.manifest import BuildOptions
+from sft.data.places import sha256_of
 from sft.data.preset import load_preset
 from sft.errors import DataError
 from tests.hub_clients import hub_environment
@@ -190,3 +195,39 @@ def test_the_command_builds_from_the_hub_and_says_what_is_missing(lookalike_hub,
         "error: data/reports.jsonl: no such file; it needs your own rows, one a line: "
         '{"instruction": "...", "input": "", "output": "..."}'
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "total"), [("small", 40), ("large", 200)])
+def test_a_build_from_the_hub_killed_at_twenty_random_points_and_resumed_writes_the_same_bytes(
+    preset, total, lookalike_hub, workplace
+):
+    flags = ["--preset", preset, "--total", str(total)]
+    started = time.monotonic()
+    assert run_script(lookalike_hub, workplace, *flags, "--name", "whole").returncode == 0
+    duration_s = time.monotonic() - started
+    expected = {path.name: sha256_of(path) for path in (workplace / "data/whole").glob("*.jsonl")}
+    assert set(expected) == {"train.jsonl", "validation.jsonl", "test.jsonl", "ledger.jsonl"}
+    command = [sys.executable, str(ROOT / "build_dataset.py"), *flags, "--name", "cut", "--resume"]
+    environment, rng, killed = hub_environment(lookalike_hub, workplace / "home"), random.Random(7), 0
+
+    def build_until(seconds: float | None) -> bool:
+        """Whether it was killed before it had ended."""
+        build = subprocess.Popen(
+            command, cwd=workplace, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            assert build.wait(seconds) == 0
+            return False
+        except subprocess.TimeoutExpired:
+            os.kill(build.pid, signal.SIGKILL)
+            build.wait()
+            return True
+
+    while killed < 20:
+        was_killed = build_until(rng.uniform(0.1, duration_s))
+        killed += was_killed
+        if was_killed and killed % 4:
+            continue  # it is killed again on the way
+        build_until(None)
+        assert {path.name: sha256_of(path) for path in (workplace / "data/cut").glob("*.jsonl")} == expected

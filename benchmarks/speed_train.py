@@ -60,7 +60,9 @@ def main() -> int:
     parser.add_argument("--method", default="lora", choices=["lora", "qlora"])
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--rows_per_step", type=int, default=8)
-    parser.add_argument("--micro_batch", type=int, default=8, help="rows a forward pass")
+    parser.add_argument(
+        "--micro_batch", type=int, default=8, help="rows a forward pass of the stock paths; ours plans its own"
+    )
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warm_up", type=int, default=2, help="steps left out of the timing")
     parser.add_argument("--repeats", type=int, default=3)
@@ -116,17 +118,19 @@ def measure(path: str, plan: Plan) -> Measured:
     from sft.models.loading import load_for_training
     from sft.training.arguments import build_arguments
     from sft.training.log import peak_memory_gb
+    from sft.training.order import StepOrder
     from sft.training.trainer import RowTrainer, as_dataset
 
     flags = ["--model", plan.model, "--method", plan.method, "--dtype", plan.dtype, "--neftune_noise_alpha", "0"]
-    flags += ["--per_device_train_batch_size", str(plan.micro_batch), "--max_steps", str(plan.steps)]
-    flags += ["--gradient_accumulation_steps", str(plan.rows_per_step // plan.micro_batch), "--max_seq_length", "2048"]
+    flags += ["--per_device_train_batch_size", str(plan.rows_per_step), "--gradient_accumulation_steps", "1"]
+    flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048"]
     flags += ["--gradient_checkpointing"] if plan.gradient_checkpointing else ["--no-gradient_checkpointing"]
     settings = load_settings(TrainSettings, flags)
     loaded = load_for_training(settings, backend)
     rows = random_rows(plan.steps * plan.rows_per_step, mu=plan.mu, longest=plan.longest)
     args = build_arguments(settings, loaded.precision, Path("/tmp/speed_train_output"), num_steps=plan.steps)
-    args.train_sampling_strategy = "sequential"  # every path takes the same rows in the same step
+    order = StepOrder(len(rows), plan.rows_per_step, seed=args.data_seed)
+    in_order = [rows[place] for step in order for place in step]  # every path takes the same rows in the same step
     args.eval_strategy = args.save_strategy = "no"
     args.load_best_model_at_end = False
     ended: list[float] = []
@@ -148,11 +152,14 @@ def measure(path: str, plan: Plan) -> Measured:
         if path == "stock_autocast":
             loaded.model.float()
             args.bf16 = True
+        args.train_sampling_strategy = "sequential"
+        args.per_device_train_batch_size = plan.micro_batch
+        args.gradient_accumulation_steps = plan.rows_per_step // plan.micro_batch
         stock = {
             "model": loaded.model,
             "args": args,
             "processing_class": loaded.tokenizer,
-            "train_dataset": as_dataset(rows).remove_columns("place"),
+            "train_dataset": as_dataset(in_order),
             "callbacks": [Clock()],
         }
         if torch.cuda.is_available():
@@ -160,7 +167,7 @@ def measure(path: str, plan: Plan) -> Measured:
         else:
             trainer = Trainer(**stock, data_collator=DataCollatorForLanguageModeling(loaded.chat.pad_id))
     trainer.train()
-    timed = rows[plan.warm_up * plan.rows_per_step :]
+    timed = in_order[plan.warm_up * plan.rows_per_step :]
     duration = ended[-1] - ended[plan.warm_up - 1]
     return Measured(
         path,

@@ -129,7 +129,7 @@ def measure(path: str, plan: Plan) -> Measured:
     loaded = load_for_training(settings, backend)
     rows = random_rows(plan.steps * plan.rows_per_step, mu=plan.mu, longest=plan.longest)
     args = build_arguments(settings, loaded.precision, Path("/tmp/speed_train_output"), num_steps=plan.steps)
-    order = StepOrder(len(rows), plan.rows_per_step, seed=args.data_seed)
+    order = StepOrder([len(row.input_ids) for row in rows], plan.rows_per_step, seed=args.data_seed)
     in_order = [rows[place] for step in order for place in step]  # every path takes the same rows in the same step
     args.eval_strategy = args.save_strategy = "no"
     args.load_best_model_at_end = False

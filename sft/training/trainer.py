@@ -90,7 +90,7 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
     def get_train_dataloader(self) -> DataLoader[dict[str, list[int]]]:
         """One item a step: the places of its rows. The trainer accumulates nothing itself."""
         self.order = StepOrder(
-            len(self.train_rows),
+            [len(row.input_ids) for row in self.train_rows],
             self.rows_per_step,
             seed=self.args.data_seed,
             rank=self.args.process_index,

@@ -117,9 +117,10 @@ def measure(path: str, plan: Plan) -> Measured:
     from sft.config.train import TrainSettings
     from sft.models.loading import load_for_training
     from sft.training.arguments import build_arguments
+    from sft.training.language_modelling import as_dataset
     from sft.training.log import peak_memory_gb
     from sft.training.order import StepOrder
-    from sft.training.trainer import RowTrainer, as_dataset
+    from sft.training.trainer import RowTrainer
 
     flags = ["--model", plan.model, "--method", plan.method, "--dtype", plan.dtype, "--neftune_noise_alpha", "0"]
     flags += ["--per_device_train_batch_size", str(plan.rows_per_step), "--gradient_accumulation_steps", "1"]

@@ -217,7 +217,8 @@ def build_trainer(
 
 def check_metric(name: str, trainer: RowTrainer) -> None:
     """Raises ConfigError for a figure to choose the best by that no validation will report."""
-    reported = ["eval_loss", *(figure for measure in trainer.measures for figure in getattr(measure, "figures", ()))]
+    reported = [f"eval_{figure}" for figure in trainer.objective.figures]
+    reported += [figure for measure in trainer.measures for figure in getattr(measure, "figures", ())]
     if name not in reported:
         raise ConfigError(
             f"metric_for_best_model: no validation of this run reports {name!r}; take {', '.join(reported)}"

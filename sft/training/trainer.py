@@ -1,32 +1,32 @@
 """TRL's SFTTrainer on rows that are already tokens: our steps, our loss, our validation, our checkpoints.
 
-The loss of a step is the sum over its supervised tokens divided by their number, whatever the micro-batches; logits are
-formed only at supervised positions. Validation is token-weighted (sft.scoring) and picks the best checkpoint.
+What the rows' loss is, and what a validation reports, is the objective's (sft.training.objective). The loss of a step
+is the sum over its rows divided by the terms of the whole step, whatever the micro-batches; validation picks the best
+checkpoint.
 """
 
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from datasets import Dataset
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
 from prompts import Encoded
-from sft.batching import IGNORED, Batch, flatten_rows, pad_rows
 from sft.models.loaded import LoadedModel
-from sft.scoring import TOKENS_PER_BATCH, RowScore, score_rows, token_weighted_loss
+from sft.scoring import TOKENS_PER_BATCH
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
+from sft.training.language_modelling import LanguageModelling
 from sft.training.microbatches import MicroBatches
 from sft.training.neftune import embedding_noise
+from sft.training.objective import Objective, Score
 from sft.training.order import StepOrder, step_loader
 from sft.training.processes import gather_parts, largest
 from sft.training.rehearsal import Rehearsal, rehearse
 from sft.training.saving import SavesCheckpoints
-from sft.training.sharded import score_in_step
 
 Measure = Callable[[LoadedModel], Mapping[str, float]]  # more figures of a validation: {"eval_macro_f1": 0.91}
 
@@ -41,6 +41,7 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         validation_rows: Sequence[Encoded],
         args: SFTConfig,
         *,
+        objective: Objective[Any] | None = None,
         micro_batch_tokens: int | None = None,
         train_names: Sequence[str] = (),
         validation_names: Sequence[str] = (),
@@ -49,11 +50,13 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         on_rehearsed: Callable[[Rehearsal], None] | None = None,
     ) -> None:
-        """micro_batch_tokens: None plans them. measures: more figures of every validation, beside eval_loss.
+        """objective: None is that of a chat model. micro_batch_tokens: None plans them. measures: more figures of every
+        validation, beside the objective's.
 
         on_rehearsed: called before the first step with what the longest batch and a usual step took.
         """
         self.loaded = loaded
+        self.objective: Objective[Any] = objective or LanguageModelling(loaded)
         self.train_rows, self.validation_rows = list(train_rows), list(validation_rows)
         self.validation_names = validation_names or [str(place) for place in range(len(validation_rows))]
         self.guard = FiniteGuard(train_names or [str(place) for place in range(len(train_rows))])
@@ -69,8 +72,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
             model=loaded.model,
             args=args,
             processing_class=loaded.tokenizer,
-            train_dataset=as_dataset(train_rows),
-            eval_dataset=as_dataset(validation_rows),
+            train_dataset=self.objective.as_dataset(train_rows),
+            eval_dataset=self.objective.as_dataset(validation_rows),
             callbacks=[self.guard, StallGuard(), *callbacks],
         )
         # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
@@ -113,14 +116,14 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, list[int]]], num_batches: int, device: object
     ) -> tuple[list[dict[str, list[int]]], torch.Tensor]:
-        """The steps that come next (one) and their supervised tokens. Unsloth replaces the stock method by its own."""
+        """The steps that come next (one) and the terms of their loss. Unsloth replaces the stock method by its own."""
         steps = list(itertools.islice(epoch_iterator, num_batches))
         return steps, self._get_num_items_in_batch(steps, device)
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, list[int]]], device: object) -> torch.Tensor:
-        """Supervised tokens of the step over all processes: what its loss is divided by."""
-        places = [place for step in batch_samples for place in step["places"]]
-        count = torch.tensor(sum(count_supervised(self.train_rows[place]) for place in places), device=self.args.device)
+        """Terms of the step's loss over all processes: what it is divided by."""
+        rows = [self.train_rows[place] for step in batch_samples for place in step["places"]]
+        count = torch.tensor(sum(map(self.objective.count_terms, rows)), device=self.args.device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def floating_point_ops(self, inputs: object) -> int:
@@ -181,10 +184,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         return min(range(len(self.train_rows)), key=lambda place: len(self.train_rows[place].input_ids))
 
     def collate(self, places: Sequence[int]) -> dict[str, object]:
-        """Rows -> one batch in the layout the backend takes, and row_places."""
-        rows = [self.train_rows[place] for place in places]
-        batch: Batch = flatten_rows(rows) if self.loaded.takes_flat_rows else pad_rows(rows, self.loaded.chat.pad_id)
-        return {**batch, "row_places": list(places)}
+        """Rows -> one batch as the objective has it, and row_places."""
+        return {**self.objective.collate([self.train_rows[place] for place in places]), "row_places": list(places)}
 
     def compute_loss(
         self,
@@ -193,23 +194,13 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Sum of the nll of the batch's supervised tokens / num_items_in_batch (those of the whole step)."""
-        labels, lengths, places = inputs["labels"], inputs.pop("row_lengths"), inputs.pop("row_places")
+        """The batch's part of the step's loss, which num_items_in_batch terms make up."""
+        lengths, places = inputs.pop("row_lengths"), inputs.pop("row_places")
         is_idle = inputs.pop("is_idle", False)
-        num_supervised = int((labels != IGNORED).sum())
-        if num_supervised == 0:
-            raise RuntimeError("a batch without a supervised token reached the trainer")
-        divisor = num_supervised if num_items_in_batch is None else num_items_in_batch
-        base = self.loaded.causal_lm
-        if self.loaded.takes_flat_rows:
-            forward = {name: value for name, value in inputs.items() if name != "labels"}
-            of_token = lengths.repeat_interleave(lengths)[None]  # (1, T)
-            with embedding_noise(base, self.noise_alpha, of_token), self.loaded.flat_rows():
-                logits = model(**forward, use_cache=False).logits[0]  # (N, V), N = len(logits_to_keep)
-            loss = cross_entropy(logits.float(), labels[0, inputs["logits_to_keep"] + 1], reduction="sum") / divisor
-        else:
-            with embedding_noise(base, self.noise_alpha, lengths[:, None]):
-                loss = model(**inputs, num_items_in_batch=divisor, use_cache=False).loss
+        is_flat = self.loaded.takes_flat_rows
+        of_token = lengths.repeat_interleave(lengths)[None] if is_flat else lengths[:, None]  # (1, T) or (B, 1)
+        with embedding_noise(self.loaded.causal_lm, self.noise_alpha, of_token), self.loaded.flat_rows():
+            loss = self.objective.compute_loss(model, inputs, num_items_in_batch)
         if is_idle:
             return loss * 0
         self.num_tokens_seen += int(lengths.sum())
@@ -231,41 +222,23 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         ignore_keys: object = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """{"eval_loss": ...}: token-weighted over the validation rows, in fp32, each row in one of the processes."""
+        """{"eval_loss": ..., ...}: the objective's figures over the validation rows, each scored in one process."""
         scores = self.score_validation()
         check_validation([score.nll for score in scores], self.validation_names, self.state.global_step)
-        metrics = {f"{metric_key_prefix}_loss": token_weighted_loss(scores)}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.objective.summarise(scores).items()}
         for measure in self.measures:
             metrics |= measure(self.loaded)
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def score_validation(self) -> list[RowScore]:
+    def score_validation(self) -> list[Score]:
         """Score of every validation row, in order, gathered from the processes."""
         part = self.validation_rows[self.args.process_index :: self.args.world_size]
         if self.is_sharded:
-            scores = score_in_step(self.model_wrapped, self.loaded, part or self.validation_rows[:1])
+            scores = self.objective.score(part or self.validation_rows[:1], sharded=self.model_wrapped)
             return gather_parts(scores[: len(part)])
         # Weights of two types (freeze and full on a GPU) need autocast; an adapter is scored as evaluate.py does it.
         with contextlib.nullcontext() if self.loaded.has_adapter else self.compute_loss_context_manager():
-            scores = score_rows(self.loaded, part, description="validation", shown=False)
+            scores = self.objective.score(part)
         return gather_parts(scores)
-
-
-def count_supervised(row: Encoded) -> int:
-    """Tokens of a row that carry loss in a batch: all supervised ones but the first, which nothing predicts."""
-    return row.num_supervised - row.loss_mask[0]
-
-
-def as_dataset(rows: Sequence[Encoded]) -> Dataset:
-    """Columns input_ids and labels (-100 where not supervised), as TRL wants to see tokenised rows."""
-    return Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in rows],
-            "labels": [
-                [token if flag else IGNORED for token, flag in zip(row.input_ids, row.loss_mask, strict=True)]
-                for row in rows
-            ],
-        }
-    )

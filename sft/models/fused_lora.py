@@ -57,7 +57,7 @@ class _Project(torch.autograd.Function):
     """y = x Wᵀ + b + scaling · z Aᵀ Bᵀ with W and b frozen; z is x, or x with dropout."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx,
         x: torch.Tensor,
         dropped: torch.Tensor | None,
@@ -75,7 +75,7 @@ class _Project(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """grad (T, O) -> the gradients of x, dropped, a and b."""
         z, narrow, a, b = ctx.saved_tensors
         grad_narrow = (grad @ b).mul_(ctx.scaling)  # (T, R)
@@ -108,39 +108,39 @@ def _project(
     return y, narrow, a, b
 
 
-class _Fused:
+class _Fused(torch.nn.Module):
     """What a LoRA layer of PEFT is given in place of its own forward, where that is one adapter and nothing else."""
 
     @property
     def frozen(self) -> FrozenWeight:
         """The base layer's weight; made when first used, because PEFT builds its layers itself."""
         if "_frozen" not in self.__dict__:
-            self.__dict__["_frozen"] = FrozenWeight(self.get_base_layer())  # type: ignore[attr-defined]
-        return self.__dict__["_frozen"]  # type: ignore[no-any-return]
+            self.__dict__["_frozen"] = FrozenWeight(self.get_base_layer())
+        return self.__dict__["_frozen"]
 
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         """(..., I) -> (..., O)."""
         name = self._fused_adapter(x) if not args and not kwargs else None
         if name is None:
-            return super().forward(x, *args, **kwargs)  # type: ignore[misc, no-any-return]
-        base, dropout = self.get_base_layer(), self.lora_dropout[name]  # type: ignore[attr-defined]
+            return super().forward(x, *args, **kwargs)
+        base, dropout = self.get_base_layer(), self.lora_dropout[name]
         flat = x.reshape(-1, x.shape[-1])
-        dropped = dropout(flat) if self.training and getattr(dropout, "p", 0) > 0 else None  # type: ignore[attr-defined]
-        a, b, scaling = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]  # type: ignore[attr-defined]
+        dropped = dropout(flat) if self.training and getattr(dropout, "p", 0) > 0 else None
+        a, b, scaling = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
         if torch.is_grad_enabled():
             y = _Project.apply(flat, dropped, a, b, scaling, self.frozen, base.bias)
         else:
             y = _project(flat, flat if dropped is None else dropped, a, b, scaling, self.frozen, base.bias)[0]
-        return y.unflatten(0, x.shape[:-1])  # type: ignore[no-any-return]
+        return y.unflatten(0, x.shape[:-1])
 
     def _fused_adapter(self, x: torch.Tensor) -> str | None:
         """The one plain adapter that is active; None where PEFT has to compute it (off, merged, DoRA, several)."""
-        active = [name for name in self.active_adapters if name in self.lora_A]  # type: ignore[attr-defined]
-        if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant:  # type: ignore[attr-defined]
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant:
             return None
-        base = self.get_base_layer()  # type: ignore[attr-defined]
+        base = self.get_base_layer()
         computes_in = base.weight.quant_state.dtype if self.frozen.is_packed else base.weight.dtype
-        is_plain = x.dtype == computes_in and not self.lora_bias[active[0]] and not base.weight.requires_grad  # type: ignore[attr-defined]
+        is_plain = x.dtype == computes_in and not self.lora_bias[active[0]] and not base.weight.requires_grad
         return active[0] if is_plain else None
 
 
@@ -163,7 +163,7 @@ def with_fused_layers(config: "LoraConfig") -> "LoraConfig":
 
 
 def unpacked_bytes(model: torch.nn.Module) -> int:
-    """Bytes that keep_unpacked would take: those of the 4-bit weights beside an adapter, in the type they compute in."""
+    """Bytes that keep_unpacked would take: the 4-bit weights beside an adapter, in the type they compute in."""
     return sum(
         frozen.layer.weight.quant_state.shape.numel() * frozen.layer.weight.quant_state.dtype.itemsize
         for frozen in _frozen_weights(model)

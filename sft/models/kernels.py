@@ -1,7 +1,7 @@
 """Liger's fused kernels (norm, rotary embedding, gated MLP) in a model on a CUDA GPU, where they are installed.
 
-Applied through the function of transformers' `use_liger_kernel`; what a model computes stays the same up to rounding, in
-training, scoring and generation alike. Families that Liger does not know stay as they are.
+Applied through the function of transformers' `use_liger_kernel`; what a model computes stays the same up to rounding,
+in training, scoring and generation alike. Families that Liger does not know stay as they are.
 """
 
 from importlib.util import find_spec

@@ -5,7 +5,11 @@ backward pass. (With 152k entries the logits of 4,000 positions and their gradie
 linear cross-entropy (2410.10989), here in plain PyTorch: it runs on CPUs, too, and is no slower than the products.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from transformers import PreTrainedModel
 
 from sft.scoring import LOGITS_AT_ONCE
 
@@ -14,7 +18,7 @@ class _ChunkedNll(torch.autograd.Function):
     """Sum over positions of -log softmax(hidden Wᵀ)[target]."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         """hidden (N, D), weight (V, D), targets (N,) -> (), fp32."""
@@ -34,7 +38,7 @@ class _ChunkedNll(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """grad () -> the gradient of hidden."""
         (grad_hidden,) = ctx.saved_tensors
         return grad_hidden * grad, None, None
@@ -45,9 +49,22 @@ def chunked_nll(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tens
 
     hidden (N, D), in the type of head's weight.
     """
-    return _ChunkedNll.apply(hidden, head.weight, targets)  # type: ignore[no-any-return]
+    return _ChunkedNll.apply(hidden, head.weight, targets)
 
 
 def is_frozen_linear(head: torch.nn.Module | None) -> bool:
     """Whether chunked_nll can take it: a plain linear output layer without bias whose weight is not trained."""
-    return type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
+    if head is None or type(head) is not torch.nn.Linear:
+        return False
+    return head.bias is None and not head.weight.requires_grad
+
+
+@contextmanager
+def head_left_out(model: PreTrainedModel) -> Iterator[None]:
+    """Inside this context the model returns in place of its logits the hidden states that they are made of."""
+    head = model.get_output_embeddings()
+    model.set_output_embeddings(torch.nn.Identity())
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(head)

@@ -13,7 +13,9 @@ from torch.nn.functional import cross_entropy
 from prompts import Encoded
 from sft.batching import IGNORED, Batch, flatten_rows, pad_rows, tensor_of
 from sft.models.loaded import LoadedModel
+from sft.models.precision import is_launched_sharded
 from sft.scoring import RowScore, score_rows, token_weighted_loss
+from sft.training.chunked_loss import chunked_nll, head_left_out, is_frozen_linear
 from sft.training.sharded import score_in_step
 
 
@@ -40,17 +42,22 @@ class LanguageModelling:
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of the nll of the batch's supervised tokens / divisor."""
         labels = tensor_of(batch["labels"])
-        num_supervised = int((labels != IGNORED).sum())
-        if num_supervised == 0:
-            raise RuntimeError("a batch without a supervised token reached the trainer")
-        divisor = num_supervised if divisor is None else divisor
         if not self.loaded.takes_flat_rows:
+            divisor = (labels != IGNORED).sum() if divisor is None else divisor
             loss: torch.Tensor = model(**batch, num_items_in_batch=divisor, use_cache=False).loss
             return loss
-        forward = {name: value for name, value in batch.items() if name != "labels"}
-        logits = model(**forward, use_cache=False).logits[0]  # (N, V), N = len(logits_to_keep)
-        targets = labels[0, tensor_of(batch["logits_to_keep"]) + 1]
-        return cross_entropy(logits.float(), targets, reduction="sum") / divisor
+        kept = tensor_of(batch["logits_to_keep"])  # (N,)
+        if len(kept) == 0:
+            raise RuntimeError("a batch without a supervised token reached the trainer")
+        forward = {name: value for name, value in batch.items() if name != "labels"} | {"use_cache": False}
+        targets, head = labels[0, kept + 1], self.loaded.causal_lm.get_output_embeddings()
+        if is_frozen_linear(head) and not is_launched_sharded():
+            with head_left_out(self.loaded.causal_lm):
+                hidden = model(**forward).logits[0]  # (N, D)
+            nll = chunked_nll(hidden, head, targets)
+        else:
+            nll = cross_entropy(model(**forward).logits[0].float(), targets, reduction="sum")  # (N, V), (N,) -> ()
+        return nll / (len(kept) if divisor is None else divisor)
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[RowScore]:
         """Each row's nll over its supervised tokens."""

@@ -7,6 +7,8 @@ above what rests there; two trials each, with all activations kept and with none
     # MemoryPlan(micro_batch_tokens=9000, recomputed_layers=0, unpacks=True)
 """
 
+import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -57,15 +59,6 @@ class MemoryPlan:
     recomputed_layers: int = 0
     unpacks: bool = False
 
-    def describe(self, num_layers: int) -> str:
-        """What it costs and saves, for the plan's line: "" where nothing is out of the ordinary."""
-        parts = []
-        if self.recomputed_layers:
-            parts.append(f"{self.recomputed_layers} of {num_layers} layers computed again in the backward pass")
-        if self.unpacks:
-            parts.append("4-bit weights held unpacked")
-        return "; " + ", ".join(parts) if parts else ""
-
 
 def choose_plan(
     kept: MemoryLine | None,
@@ -92,7 +85,9 @@ def choose_plan(
     if kept is not None and (recomputed is None or kept.tokens_in(room) >= fewest):
         return MemoryPlan(max(1, min(most_tokens, kept.tokens_in(room))))
     assert recomputed is not None
-    lines = [(layers, (kept or recomputed).between(recomputed, layers / num_layers)) for layers in range(num_layers + 1)]
+    lines = [
+        (layers, (kept or recomputed).between(recomputed, layers / num_layers)) for layers in range(num_layers + 1)
+    ]
     fitting = [(layers, line) for layers, line in lines if line.tokens_in(room) >= fewest]
     layers, line = fitting[0] if kept is not None and fitting else lines[-1]
     return MemoryPlan(max(1, min(enough, line.tokens_in(room))), recomputed_layers=layers)
@@ -122,8 +117,18 @@ def trained_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
     return layers[has_trained.index(True) :] if any(has_trained) else []
 
 
+def limit_memory(max_gb: float | None) -> None:
+    """Let this process take at most so much of the GPU; more counts as out of memory. None: all that is free."""
+    if max_gb is not None and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties().total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max_gb * GIBIBYTE / total))
+
+
 def free_bytes() -> float:
-    """Bytes that this process may still take on the GPU, its own unused ones and its limit (max_memory_gb) counted."""
+    """Bytes that this process may still take on the GPU, its own unused ones and its limit (max_memory_gb) counted; on
+    a CPU, of the machine's memory, as far as the system tells (0 where it does not)."""
+    if not torch.cuda.is_available():
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")) if sys.platform == "linux" else 0.0
     free, total = torch.cuda.mem_get_info()
     limit = torch.cuda.get_per_process_memory_fraction() * total
     return min(free + torch.cuda.memory_reserved(), limit) * SHARE_OF_MEMORY - torch.cuda.memory_allocated()

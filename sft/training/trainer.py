@@ -8,6 +8,7 @@ checkpoint.
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from trl import SFTConfig, SFTTrainer
 
 from prompts import Encoded
+from sft.console import say
+from sft.models.fused_lora import keep_unpacked
 from sft.models.loaded import LoadedModel
 from sft.scoring import TOKENS_PER_BATCH
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
 from sft.training.language_modelling import LanguageModelling
+from sft.training.memory import MemoryPlan, recompute_layers, trained_layers
 from sft.training.microbatches import MicroBatches
 from sft.training.neftune import embedding_noise
 from sft.training.objective import Objective, Score
@@ -43,6 +47,7 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         *,
         objective: Objective[Any] | None = None,
         micro_batch_tokens: int | None = None,
+        recomputes: bool | None = None,
         train_names: Sequence[str] = (),
         validation_names: Sequence[str] = (),
         neftune_noise_alpha: float | None = None,
@@ -64,10 +69,9 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         self.measures = list(measures)
         self.on_rehearsed = on_rehearsed
         self.num_tokens_seen = 0
-        self.has_planned = micro_batch_tokens is None
-        self.micro_batches = MicroBatches(
-            micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type], padded=not loaded.takes_flat_rows
-        )
+        self.micro_batch_tokens, self.recomputes = micro_batch_tokens, recomputes
+        self.plan = MemoryPlan(micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type])
+        self.micro_batches = MicroBatches(self.plan.micro_batch_tokens, padded=not loaded.takes_flat_rows)
         super().__init__(
             model=loaded.model,
             args=args,
@@ -109,9 +113,24 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         self, max_steps: int, train_dataloader: DataLoader[object], resume_from_checkpoint: str | None
     ) -> tuple[torch.nn.Module, DataLoader[object]]:
         model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.recomputes:
+            self.follow(replace(self.plan, recomputed_layers=self.num_layers))
         if self.on_rehearsed is not None and not self.is_deepspeed_enabled:  # whose engine cannot take a step back
             self.on_rehearsed(rehearse(self, model, is_resumed=resume_from_checkpoint is not None))
         return model, loader
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers that the backward pass goes through."""
+        return len(trained_layers(self.loaded.causal_lm))
+
+    def follow(self, plan: MemoryPlan) -> None:
+        """Spend memory as planned, from now on. (Unsloth has kernels of its own: only the micro-batches reach them.)"""
+        self.plan = plan
+        self.micro_batches.max_tokens = plan.micro_batch_tokens
+        if self.loaded.takes_flat_rows:
+            recompute_layers(self.loaded.causal_lm, plan.recomputed_layers)
+            keep_unpacked(self.loaded.model, keep=plan.unpacks)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, list[int]]], num_batches: int, device: object
@@ -149,7 +168,11 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
             self.guard.forget()  # outside of `except`: what it held of the failed attempt is free now
             self.num_tokens_seen = before
             model.zero_grad()
-            self.micro_batches.shrink(lengths)
+            if self.plan.unpacks:
+                say("out of memory: from here on 4-bit weights are unpacked for each use")
+                self.follow(replace(self.plan, unpacks=False, micro_batch_tokens=self.micro_batches.max_tokens))
+            else:
+                self.micro_batches.shrink(lengths)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -197,13 +220,15 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         """The batch's part of the step's loss, which num_items_in_batch terms make up."""
         lengths, places = inputs.pop("row_lengths"), inputs.pop("row_places")
         is_idle = inputs.pop("is_idle", False)
-        is_flat = self.loaded.takes_flat_rows
-        of_token = lengths.repeat_interleave(lengths)[None] if is_flat else lengths[:, None]  # (1, T) or (B, 1)
+        if self.loaded.takes_flat_rows:  # output_size: else the GPU would be asked for it, and waited for
+            of_token = lengths.repeat_interleave(lengths, output_size=inputs["input_ids"].shape[1])[None]  # (1, T)
+        else:
+            of_token = lengths[:, None]  # (B, 1)
         with embedding_noise(self.loaded.causal_lm, self.noise_alpha, of_token), self.loaded.flat_rows():
             loss = self.objective.compute_loss(model, inputs, num_items_in_batch)
         if is_idle:
             return loss * 0
-        self.num_tokens_seen += int(lengths.sum())
+        self.num_tokens_seen += sum(len(self.train_rows[place].input_ids) for place in places)
         self.guard.note(loss, places)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # counted over all processes, and DDP averages

@@ -72,6 +72,7 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         self.micro_batch_tokens, self.recomputes = micro_batch_tokens, recomputes
         self.plan = MemoryPlan(micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type])
         self.micro_batches = MicroBatches(self.plan.micro_batch_tokens, padded=not loaded.takes_flat_rows)
+        types = {name: weight.dtype for name, weight in loaded.model.named_parameters() if weight.requires_grad}
         super().__init__(
             model=loaded.model,
             args=args,
@@ -80,6 +81,9 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
             eval_dataset=self.objective.as_dataset(validation_rows),
             callbacks=[self.guard, StallGuard(), *callbacks],
         )
+        for name, weight in loaded.model.named_parameters():
+            if name in types:  # TRL turns an adapter beside 4-bit weights into bf16, where small updates are lost
+                weight.data = weight.data.to(types[name])
         # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
         loaded.model.create_or_update_model_card = lambda folder: None
         for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate

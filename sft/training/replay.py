@@ -134,15 +134,24 @@ class _Recorded:
 
     def _backward(self) -> None:
         given = self.passes.grad_hidden[: self.num_tokens]
-        found = torch.autograd.grad(self.output, self.passes.weights, given, allow_unused=True)
-        used = [index for index, gradient in enumerate(found) if gradient is not None]
-        torch._foreach_add_([self.passes.gradients[i] for i in used], [found[i].float() for i in used])
+        found = self._differentiate(self.output, given)
+        added = [
+            (total, one.float()) for total, one in zip(self.passes.gradients, found, strict=True) if one is not None
+        ]
+        torch._foreach_add_(*(list(part) for part in zip(*added, strict=True)))
         self.output = None  # its activations are the pool's again, for the other sizes
 
     def _rehearse(self) -> None:
         """Both passes once for nothing: kernels are compiled, and libraries have their workspaces."""
         output = self._compute()
-        torch.autograd.grad(output, self.passes.weights, torch.zeros_like(output), allow_unused=True)
+        self._differentiate(output, torch.zeros_like(output))
+
+    def _differentiate(self, output: torch.Tensor | None, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        with self.passes.loaded.flat_rows():  # layers may be computed again
+            found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+                output, self.passes.weights, grad, allow_unused=True
+            )
+        return found
 
 
 class GraphRecorder:

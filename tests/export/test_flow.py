@@ -34,7 +34,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(strong_run, tmp_path):
         [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
     )
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
-    assert tokenizer.eos_token == "<|im_end|>"
+    assert (tokenizer.eos_token, tokenizer.clean_up_tokenization_spaces) == ("<|im_end|>", False)
     assert merged.generation_config.eos_token_id == [2, 0]  # <|im_end|>, <|endoftext|>
     loaded = load_run(open_run(strong_run))
     ids = torch.arange(3, 60)[None]

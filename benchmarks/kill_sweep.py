@@ -2,9 +2,10 @@
 
     python benchmarks/kill_sweep.py --points 200      # last line: {"points": 200, "survived": 200, ...}
 
-A run on a tiny model comes to each of its checkpoints and forks there: the child writes the checkpoint into a copy of the
-run folder and is killed, SIGKILL, before one of the system calls that change files; every such call has its turn where
-there are points enough. Each folder is then continued by `auto`, to the log and the weights of the run that nobody killed.
+A run on a tiny model comes to each of its checkpoints and forks there: the child writes the checkpoint into a copy of
+the run folder and is killed, SIGKILL, before one of the system calls that change files; every such call has its turn
+where there are points enough. Each folder is then continued by `auto`, to the log and the weights of the run that
+nobody killed.
 """
 
 import argparse
@@ -62,9 +63,11 @@ def train_and_die(model: Path, rows: Path, folder: Path, num_points: int) -> Non
     def save_into(trainer: SavesCheckpoints, run: Path) -> None:
         trainer.args.output_dir = str(run / "checkpoints")
         save(trainer, trainer.model, None)
+        trainer.finish_saving()
 
     def die_often(trainer: SavesCheckpoints, *arguments: object) -> None:
         step, whole = trainer.state.global_step, folder / "whole"
+        trainer.finish_saving()  # a fork has no threads but the one that forks
         shutil.copytree(whole, folder / "counted")
         counted = run_traced(lambda: save_into(trainer, folder / "counted"))
         assert counted.code == 0

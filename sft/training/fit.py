@@ -20,6 +20,7 @@ from sft.checkpoints import (
     find_checkpoint,
     find_run_dir,
     newest_checkpoint,
+    prune_checkpoints,
     run_to_continue,
     step_of,
 )
@@ -97,6 +98,8 @@ def train_and_finish(
     try:
         trainer.train_from(checkpoint, prepared.num_steps)
     except KeyboardInterrupt:
+        if not stop.is_urgent:
+            trainer.finish_saving()
         num_saved = step_of(newest) if (newest := newest_checkpoint(run.path)) else 0
         done = f"{trainer.state.global_step} of {prepared.num_steps} steps done, {num_saved} saved"
         say(f"{done}; go on with: {continue_command(run.path)}")
@@ -120,6 +123,9 @@ def train_and_finish(
         run.adapter = save_tuned(prepared.loaded, run.weights_dir, run.fingerprint, weights=weights)
         plot_losses(run.path / LOG_FILE, run.path / PLOT_FILE)
         run.finish(metrics)
+        prune_checkpoints(
+            run.checkpoints_dir, limit=settings.save_total_limit, best=trainer.best_checkpoint, is_complete=True
+        )
     return TrainResult(run.path, metrics)
 
 

@@ -144,6 +144,20 @@ def is_full(error: BaseException) -> bool:
     )
 
 
+@contextmanager
+def told_when_full(folder: Path, command: str) -> Iterator[None]:
+    """Raise DiskFullError for what else finds the disk full while it writes below a folder; command: what goes on."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error) or isinstance(error, DiskFullError):
+            raise
+        line = (
+            f"{folder}: no room on the disk; what was saved before is as it was. Make room, and go on with: {command}"
+        )
+        raise DiskFullError(line) from None
+
+
 def _explain(folder: Path, num_bytes: int) -> str:
     free = shutil.disk_usage(folder.parent).free
     needed = f"needs {round(num_bytes * SPARE):,} bytes, " if num_bytes else ""

@@ -33,6 +33,7 @@ from sft.metrics.loss import LARGEST_EXPONENT
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training, save_tuned
 from sft.runs import TRAINING, Run, continue_command, git_revision, package_versions
+from sft.staging import told_when_full
 from sft.training.arguments import build_arguments
 from sft.training.guard import check_kept
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
@@ -83,7 +84,8 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
         if settings.dry_run:
             return TrainResult(None, rehearse_only(settings, prepared))
         run = start_run(settings, prepared, run_dir, before=run_to_continue(settings) if checkpoint else None)
-        return train_and_finish(settings, prepared, run, checkpoint, stop)
+        with told_when_full(run_dir, continue_command(run_dir)):
+            return train_and_finish(settings, prepared, run, checkpoint, stop)
 
 
 def train_and_finish(

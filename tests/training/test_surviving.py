@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from sft.checkpoints import list_checkpoints, prune_checkpoints, step_of
 from sft.runs import read_run
 from sft.staging import DiskFullError, find_damage
+from sft.training import fit as flow
 from sft.training.log import read_log
 from tests.commands import ROOT
 
@@ -170,6 +171,26 @@ def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_goes_on_with_ro
     assert find_damage(old) is None
     filler.unlink()
     assert train("--max_steps", "4", "--resume_from_checkpoint", "auto", folder=str(output)).metrics["steps"] == 4
+
+
+def test_a_disk_that_is_full_when_the_weights_are_saved_is_one_line_too(train, small_disk, monkeypatch):
+    save = flow.save_tuned
+
+    def fill_and_save(*arguments: object, **more: object) -> str:
+        with (small_disk / "filler").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free)
+        return save(*arguments, **more)
+
+    monkeypatch.setattr(flow, "save_tuned", fill_and_save)
+    with pytest.raises(DiskFullError) as caught:
+        train("--max_steps", "2", folder=str(small_disk / "run"))
+    assert re.fullmatch(
+        r".*/run: no room on the disk; what was .*, and go on with: python train\.py .*", str(caught.value)
+    )
+    (small_disk / "filler").unlink()
+    monkeypatch.setattr(flow, "save_tuned", save)
+    train("--max_steps", "2", "--resume_from_checkpoint", "auto", folder=str(small_disk / "run"))
+    assert read_run(small_disk / "run").status == "complete"
 
 
 # Which are kept

@@ -77,7 +77,9 @@ def _score_batch(
         given = given.masked_fill(option < 0, loaded.chat.pad_id)
         behind = run_cached(loaded, given, seen[:, None], cache, positions=positions)
         hidden = torch.cat([hidden, behind], dim=1)  # (B, 1 + S, D)
-    predictors, targets, owners = [], [], []
+    predictors: list[int] = []
+    targets: list[int] = []
+    owners: list[tuple[int, int]] = []  # row of the batch and tokens of each label
     for line, row in enumerate(answers):
         start = line * hidden.shape[1]
         place = start + 1

@@ -80,7 +80,7 @@ class BatchCache(DynamicCache):
     def __init__(self, config: PretrainedConfig, num_rows: int, num_columns: int) -> None:
         super().__init__(config=config)
         self.config = config
-        self.layers = [
+        self.layers: list[DynamicLayer] = [
             WrittenLayer(Memory(num_rows, num_columns), 0, num_rows) if type(layer) is DynamicLayer else layer
             for layer in self.layers
         ]

@@ -35,6 +35,7 @@ from sft.runs import TRAINING, Run, continue_command, git_revision, package_vers
 from sft.training.arguments import build_arguments
 from sft.training.guard import check_kept
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
+from sft.training.memory import limit_memory
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
 from sft.training.sharded import check_settings
@@ -43,8 +44,8 @@ from sft.training.trackers import SAMPLES_FILE, SampleLog
 from sft.training.trainer import RowTrainer
 
 SHOWN_OF_REHEARSAL = (
-    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "tokens_per_second", "peak_gb", "step_s",
-    "estimated_duration_s",
+    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "recomputed_layers", "unpacks",
+    "tokens_per_second", "peak_gb", "step_s", "estimated_duration_s",
 )  # fmt: skip
 
 
@@ -162,6 +163,7 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
         counts = f"{len(dataset.train)} and {len(dataset.validation)}"
         raise DataError(f"{settings.data}: needs training and validation rows, has {counts}; give it more rows")
     set_seed(settings.seed)
+    limit_memory(settings.max_memory_gb)
     loaded = load_for_training(settings, backend)
     encoded = []
     for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
@@ -196,12 +198,16 @@ def build_trainer(
     on_rehearsed: Callable[[Rehearsal], None] | None = None,
 ) -> RowTrainer:
     """The trainer over the prepared rows."""
+    loaded = prepared.loaded
     trainer = RowTrainer(
-        prepared.loaded,
+        loaded,
         prepared.train.encoded,
         prepared.validation.encoded,
-        build_arguments(settings, prepared.loaded.precision, checkpoints_dir, num_steps=prepared.num_steps),
+        build_arguments(
+            settings, loaded.precision, checkpoints_dir, num_steps=prepared.num_steps, backend=loaded.backend
+        ),
         micro_batch_tokens=settings.micro_batch_tokens,
+        recomputes=settings.gradient_checkpointing,
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,
@@ -217,7 +223,8 @@ def build_trainer(
 
 def check_metric(name: str, trainer: RowTrainer) -> None:
     """Raises ConfigError for a figure to choose the best by that no validation will report."""
-    reported = ["eval_loss", *(figure for measure in trainer.measures for figure in getattr(measure, "figures", ()))]
+    reported = [f"eval_{figure}" for figure in trainer.objective.figures]
+    reported += [figure for measure in trainer.measures for figure in getattr(measure, "figures", ())]
     if name not in reported:
         raise ConfigError(
             f"metric_for_best_model: no validation of this run reports {name!r}; take {', '.join(reported)}"

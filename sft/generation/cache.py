@@ -4,7 +4,7 @@ transformers' own cache lays everything together anew with each token. At 64 row
 the ever larger pieces leave a CPU's memory in fragments: 4.7 GB where 1.3 are needed.
 
     cache = BatchCache(model.config, num_rows=16, num_columns=150)
-    model(..., past_key_values=cache.rows(0, 8))     # the first eight, in the same memory
+    model(..., past_key_values=cache.rows(slice(0, 8), length=0))     # the first eight, in the same memory
     cache.keep([0, 3, 5])
 """
 
@@ -18,7 +18,10 @@ from transformers.cache_utils import DynamicLayer
 
 @dataclass
 class Memory:
-    """Of one layer: keys and values, (num_rows, H, num_columns, D) each, taken when the first ones come."""
+    """Of one layer: keys and values, (num_rows, H, num_columns, D) each, taken when the first ones come.
+
+    Zeros, for columns of padding are read, too: times a weight of zero, anything finite is nothing.
+    """
 
     num_rows: int
     num_columns: int
@@ -29,7 +32,7 @@ class Memory:
         """The memory, in the type and on the device of these."""
         if self.keys is None or self.values is None:
             self.keys, self.values = (
-                part.new_empty(self.num_rows, part.shape[1], self.num_columns, part.shape[3]) for part in (keys, values)
+                part.new_zeros(self.num_rows, part.shape[1], self.num_columns, part.shape[3]) for part in (keys, values)
             )
         return self.keys, self.values
 
@@ -69,7 +72,7 @@ class WrittenLayer(DynamicLayer):
             return
         self.memory, self.first, self.last = Memory(len(indices), before.num_columns), 0, len(indices)
         for old, new in zip((before.keys, before.values), self.memory.take(before.keys, before.values), strict=True):
-            new[:, :, : self.length] = old[indices, :, : self.length]
+            new[:, :, : self.length] = old[indices.to(old.device), :, : self.length]
 
 
 class BatchCache(DynamicCache):
@@ -90,10 +93,13 @@ class BatchCache(DynamicCache):
         """Whether every layer keeps keys and values of every position: rows can then be read part by part."""
         return all(type(layer) is WrittenLayer for layer in self.layers)
 
-    def rows(self, first: int, last: int) -> "BatchCache":
-        """These rows as a cache of its own, over the same memory; only where the cache keeps_all."""
+    def rows(self, rows: slice, length: int) -> "BatchCache":
+        """These rows, of which `length` columns are there, as a cache of its own over the same memory.
+
+        Only where the cache keeps_all.
+        """
         part = BatchCache(self.config, 0, 0)
-        part.layers = [WrittenLayer(layer.memory, first, last, layer.length) for layer in self.layers]
+        part.layers = [WrittenLayer(layer.memory, rows.start, rows.stop, length) for layer in self.layers]
         return part
 
     def mark_written(self, num_columns: int) -> None:
@@ -103,7 +109,7 @@ class BatchCache(DynamicCache):
 
     def keep(self, places: Sequence[int]) -> None:
         """Only these rows go on."""
-        indices = torch.tensor(places, device=self.layers[0].keys.device)
+        indices = torch.tensor(places)
         for layer in self.layers:
             layer.batch_select_indices(indices) if type(layer) is WrittenLayer else layer.reorder_cache(indices)
 

@@ -6,8 +6,8 @@ TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
 Trainer with TRL's collator, which TRL's was until then. `unsloth` is its model in the same SFTTrainer.
 
 Each path trains in a process of its own, one after the other, --repeats times in turn; the timed steps count as three
-windows, whose median is the speed. Prints a table on stderr and one JSON line last; exit code 1 where losses or gradient
-norms disagree with the first stock path of the method.
+windows, whose median is the speed. Prints a table on stderr and one JSON line last; exit code 1 where losses or
+gradient norms disagree with the first stock path of the method.
     python -m benchmarks.speed_train                                                    # a laptop: SmolLM2-135M, bf16
     python -m benchmarks.speed_train --size 7b --steps 30 --repeats 1 --paths \
         ours-qlora,ours-qlora-gc,ours-lora,stock-qlora-2x4,unsloth-qlora-8x1,unsloth-qlora-8x1-gc       # an NVIDIA GPU
@@ -218,6 +218,7 @@ def build_ours(settings, backend, rows, args):  # type: ignore[no-untyped-def]
         rows[:1],
         args,
         recomputes=settings.gradient_checkpointing,
+        replays=True,
         on_rehearsed=lambda rehearsal: say(rehearsal.report()),
     )
 

@@ -104,6 +104,11 @@ class TrainSettings(ResultSettings):
         description="compute layers twice instead of keeping their activations: less memory, about a third more time; "
         "default: on a GPU as many layers as it takes, elsewhere none",
     )
+    cuda_graphs: bool | None = Field(
+        None,
+        description="record forward and backward passes and replay them, so that the GPU does not wait for Python; "
+        "default: on a GPU, where it can be done, in runs of 200 steps or more",
+    )
     max_memory_gb: float | None = Field(
         None, gt=0, description="GPU memory this run may take, GB of 2**30 bytes; default: what is free"
     )

@@ -46,7 +46,7 @@ def attend_flat(
         raise TypeError(
             "flat attention needs cu_seq_lens_q and max_length_q: call it through sft.batching.flatten_rows"
         )
-    if _has_varlen(query):
+    if has_varlen(query.device, query.dtype):
         rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (1, H, T, D) -> (T, H, D)
         if not _TAKES_GROUPS:
             rows[1:] = [_repeat_heads(tensor, rows[0].shape[1], dim=1) for tensor in rows[1:]]
@@ -93,10 +93,11 @@ def flat_attention(model: PreTrainedModel) -> Iterator[None]:
         model.config._attn_implementation = before
 
 
-def _has_varlen(query: torch.Tensor) -> bool:
-    """Whether PyTorch's variable-length kernel runs for it: 16 bits, on a card since Ampere (2020; a T4 is older)."""
-    is_16_bit = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
-    return varlen_attn is not None and is_16_bit and torch.cuda.get_device_capability(query.device) >= (8, 0)
+def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch's variable-length kernel runs there: 16 bits, on a card since Ampere (2020; a T4 is older)."""
+    if varlen_attn is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return bool(torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 def _repeat_heads(tensor: torch.Tensor, num_heads: int, dim: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from sft.scoring import LOGITS_AT_ONCE
+CHUNK_BYTES = 2**28  # of a chunk's logits in fp32: 441 positions of 152k entries; larger ones are no faster
 
 
 class _ChunkedNll(torch.autograd.Function):
@@ -24,15 +24,16 @@ class _ChunkedNll(torch.autograd.Function):
         """hidden (N, D), weight (V, D), targets (N,) -> (), fp32."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(hidden), LOGITS_AT_ONCE):
-            part, wanted = hidden[start : start + LOGITS_AT_ONCE], targets[start : start + LOGITS_AT_ONCE, None]
+        size = max(1, CHUNK_BYTES // (4 * len(weight)))
+        for start in range(0, len(hidden), size):
+            part, wanted = hidden[start : start + size], targets[start : start + size, None]
             logits = (part @ weight.t()).float()  # (n, D) -> (n, V)
             norms = logits.logsumexp(1, keepdim=True)  # (n, 1)
             total += (norms - logits.gather(1, wanted)).sum()
             if grad_hidden is not None:
                 grad_logits = logits.sub_(norms).exp_()  # softmax, in the memory of the logits
                 grad_logits.scatter_add_(1, wanted, torch.full_like(norms, -1.0))
-                torch.mm(grad_logits.to(weight.dtype), weight, out=grad_hidden[start : start + LOGITS_AT_ONCE])
+                torch.mm(grad_logits.to(weight.dtype), weight, out=grad_hidden[start : start + size])
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden)
         return total

@@ -38,6 +38,7 @@ from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_
 from sft.training.memory import limit_memory
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
+from sft.training.replay import FEWEST_STEPS
 from sft.training.sharded import check_settings
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog
@@ -208,6 +209,7 @@ def build_trainer(
         ),
         micro_batch_tokens=settings.micro_batch_tokens,
         recomputes=settings.gradient_checkpointing,
+        replays=prepared.num_steps >= FEWEST_STEPS if settings.cuda_graphs is None else settings.cuda_graphs,
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,

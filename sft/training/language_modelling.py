@@ -50,13 +50,28 @@ class LanguageModelling:
         if len(kept) == 0:
             raise RuntimeError("a batch without a supervised token reached the trainer")
         forward = {name: value for name, value in batch.items() if name != "labels"} | {"use_cache": False}
-        targets, head = labels[0, kept + 1], self.loaded.causal_lm.get_output_embeddings()
-        if is_frozen_linear(head) and not is_launched_sharded():
+        if self.takes_hidden_states:
             with head_left_out(self.loaded.causal_lm):
                 hidden = model(**forward).logits[0]  # (N, D)
-            nll = chunked_nll(hidden, head, targets)
-        else:
-            nll = cross_entropy(model(**forward).logits[0].float(), targets, reduction="sum")  # (N, V), (N,) -> ()
+            return self._loss(hidden, batch, divisor)
+        logits = model(**forward).logits[0]  # (N, V)
+        nll = cross_entropy(logits.float(), labels[0, kept + 1], reduction="sum")
+        return nll / (len(kept) if divisor is None else divisor)
+
+    @property
+    def takes_hidden_states(self) -> bool:
+        """Whether the loss can be had from what the layers return, without the model's own output layer."""
+        return is_frozen_linear(self.loaded.causal_lm.get_output_embeddings()) and not is_launched_sharded()
+
+    def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
+        """As compute_loss, from the hidden states of all tokens (T, D), flat; batch may lie on the CPU."""
+        on_device = {name: tensor_of(batch[name]).to(hidden.device) for name in ("logits_to_keep", "labels")}
+        return self._loss(hidden[on_device["logits_to_keep"]], on_device, divisor)
+
+    def _loss(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
+        kept = tensor_of(batch["logits_to_keep"])
+        head = self.loaded.causal_lm.get_output_embeddings()
+        nll = chunked_nll(hidden, head, tensor_of(batch["labels"])[0, kept + 1])
         return nll / (len(kept) if divisor is None else divisor)
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[RowScore]:

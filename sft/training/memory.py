@@ -102,10 +102,21 @@ def recompute_layers(model: PreTrainedModel, number: int) -> None:
     if not number:
         model.gradient_checkpointing_disable()
         return
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    # Random states are kept only where layers draw: a CUDA graph cannot be asked for them.
+    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": has_dropout(model)})
     model.disable_input_require_grads()  # asked for by reentrant ones only; the backward pass would run to the bottom
     for layer in trained_layers(model)[number:]:
         layer.gradient_checkpointing = False
+
+
+def has_dropout(model: PreTrainedModel) -> bool:
+    """Whether the layers draw random numbers in training."""
+    attention = getattr(model.config, "attention_dropout", 0) or 0
+    return attention > 0 or any(getattr(module, "p", 0) > 0 for module in model.modules() if _is_dropout(module))
+
+
+def _is_dropout(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.modules.dropout._DropoutNd)
 
 
 def trained_layers(model: PreTrainedModel) -> list[torch.nn.Module]:

@@ -89,6 +89,8 @@ def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool)
         longest = [longest_step[index] for index in batch]
         _step(trainer, model, longest, update=not is_resumed)
         usual = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
+        if trainer.passes is not None:
+            _step(trainer, model, usual, update=not is_resumed)  # records it; the next one is a replay as in the run
         began = time.monotonic()
         _step(trainer, model, usual, update=not is_resumed)
         usual_s = time.monotonic() - began

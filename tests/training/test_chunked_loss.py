@@ -18,7 +18,7 @@ def test_loss_and_gradient_are_those_of_cross_entropy(num, chunk, seed):
     head = torch.nn.Linear(6, 11, bias=False).requires_grad_(False)
     targets = torch.randint(0, 11, (num,), generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunked_loss, "LOGITS_AT_ONCE", chunk)
+        patch.setattr(chunked_loss, "CHUNK_BYTES", 4 * 11 * chunk)
         loss = chunked_nll(hidden, head, targets)
         (gradient,) = torch.autograd.grad(loss / 7, hidden)
     expected = cross_entropy(head(hidden), targets, reduction="sum")

@@ -20,7 +20,7 @@ from sft.models.loaded import LoadedModel
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 LOGITS_AT_ONCE = 1024  # supervised positions whose logits exist at the same time in training
-LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}  # the same in scoring, in fp32: 341 positions of 49k entries on a CPU
+LOGITS_BYTES = {"cpu": 2**24, "cuda": 2**28}  # the same in scoring, in fp32: 85 positions of 49k entries on a CPU
 
 
 class RowScore(NamedTuple):

@@ -11,15 +11,18 @@ from sft.generation.batch import Room, usual_room
 from sft.models.loaded import LoadedModel
 from sft.runs import Run
 
+ON_CPU = Room(tokens=1024, cache_bytes=2**27)  # products are as fast as with more; 5,800 tokens of SmolLM2-135M
 FEWEST_TOKENS = 256
 LEAST_CACHE_BYTES = 2**26
 GIBIBYTE = 2**30
 
 
 def plan_room(run: Run, loaded: LoadedModel) -> Room:
-    """What a batch may take on a GPU, by the training's peak; on a CPU, or where no peak is known, the usual."""
+    """What a batch may take: on a GPU by the training's peak, on a CPU, where the libraries take most of it, little."""
+    if loaded.device.type != "cuda":
+        return ON_CPU
     usual, peak_gb = usual_room(loaded), run.metrics.get("peak_gb")
-    if loaded.device.type != "cuda" or not isinstance(peak_gb, int | float):
+    if not isinstance(peak_gb, int | float):
         return usual
     beside = int(peak_gb * GIBIBYTE) - loaded.causal_lm.get_memory_footprint()
     return divide(beside, loaded.causal_lm.config, loaded.precision.dtype, usual)

@@ -5,8 +5,9 @@ each task with the room that its longest reference leaves. With --size they are 
 model of random weights, which never ends an answer: 256 prompts of 200 tokens on average, 256 new tokens each.
 
 One by one: transformers' own model and `generate`, greedy, a row at a time, as the five systems this project replaces
-call it; of --sample rows spread over all of them, and the time of the rest by their number. Prints one JSON line last.
-    python -m benchmarks.speed_generate --dtype fp32            # a laptop: the embedded model, every answer compared
+call it; of --sample rows of each task, spread over their lengths, and the time of the rest by their number. Prints one
+JSON line last.
+    python -m benchmarks.speed_generate --dtype fp32            # a laptop: the embedded model
     python -m benchmarks.speed_generate --size 7b               # a GPU
 """
 
@@ -87,14 +88,16 @@ def generate_one_by_one(
 
 
 def clock(work: Callable[[], Result]) -> tuple[Result, float]:
-    """What the work gives, and its seconds."""
+    """What the work gives, and its seconds; with one thread on a CPU those of the processor, whatever runs beside it."""
+    is_alone = not torch.cuda.is_available() and torch.get_num_threads() == 1
+    now = time.process_time if is_alone else time.perf_counter
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = now()
     result = work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return result, time.perf_counter() - began
+    return result, now() - began
 
 
 def main() -> None:
@@ -104,8 +107,8 @@ def main() -> None:
     parser.add_argument("--size", default="", help="0.5b, 1.5b or 7b: random weights in the geometry of Qwen2.5")
     parser.add_argument("--work", type=Path, default=Path("/tmp/speed_generate"))
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--rows", type=int, help="default: 64 of the demo's, 256 random ones")
-    parser.add_argument("--sample", type=int, help="of them one by one; default: all of the demo's, 4 random ones")
+    parser.add_argument("--rows", type=int, help="default: the demo's 200, or 256 random ones")
+    parser.add_argument("--sample", type=int, help="of each task one by one; default: 8, or 4 random ones")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="of random rows")
     options = parser.parse_args()
     name = str(make_random_model(options.size, options.work / options.size)) if options.size else options.model
@@ -114,8 +117,8 @@ def main() -> None:
         loaded.chat.end_ids = ()
         asked = ask_at_random(options.rows or 256, options.max_new_tokens)
     else:
-        asked = ask_of_demo(loaded, options.rows or 64, options.work)
-    sample = options.sample or (4 if options.size else None)
+        asked = ask_of_demo(loaded, options.rows or 200, options.work)
+    sample = options.sample or (4 if options.size else 8)
     stock = AutoModelForCausalLM.from_pretrained(loaded.source.folder, dtype=loaded.precision.dtype).to(loaded.device)
     for prompts, _ in asked.values():  # kernels are chosen, memory is taken
         generate_batch(loaded, prompts[:2], choose_decoding("precise", max_new_tokens=2))
@@ -128,7 +131,7 @@ def main() -> None:
         decoding = choose_decoding("precise", max_new_tokens=max_new_tokens)
         answers, seconds = clock(lambda prompts=prompts, decoding=decoding: generate_batch(loaded, prompts, decoding))
         by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-        count = min(sample or len(prompts), len(prompts))
+        count = min(sample, len(prompts))
         places = [by_length[int((number + 0.5) * len(prompts) / count)] for number in range(count)]
         single, alone_s = clock(
             lambda places=places, prompts=prompts, most=max_new_tokens: generate_one_by_one(

@@ -88,7 +88,7 @@ def generate_one_by_one(
 
 
 def clock(work: Callable[[], Result]) -> tuple[Result, float]:
-    """What the work gives, and its seconds; with one thread on a CPU those of the processor, whatever runs beside it."""
+    """What the work gives, and its seconds: the processor's own where there is one thread, whatever runs beside it."""
     is_alone = not torch.cuda.is_available() and torch.get_num_threads() == 1
     now = time.process_time if is_alone else time.perf_counter
     if torch.cuda.is_available():

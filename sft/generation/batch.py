@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_BATCH_ROWS = 256
 CPU_CACHE_BYTES = 2**28  # 11,000 tokens of SmolLM2-135M in bf16
 FREE_SHARE = 0.5  # of the memory that is free on a GPU
+GIBIBYTE = 2**30
 
 
 class Room(NamedTuple):
@@ -95,7 +96,9 @@ def usual_room(loaded: "LoadedModel") -> Room:
     """What a batch may take where nothing else is said: little on a CPU, half of the free memory on a GPU."""
     if loaded.device.type != "cuda":
         return Room(TOKENS_PER_BATCH["cpu"], CPU_CACHE_BYTES)
-    return Room(TOKENS_PER_BATCH["cuda"], int(FREE_SHARE * torch.cuda.mem_get_info(loaded.device)[0]))
+    free = int(FREE_SHARE * torch.cuda.mem_get_info(loaded.device)[0])
+    whole = free // GIBIBYTE * GIBIBYTE  # so that a little more or less of it free plans the same batches
+    return Room(TOKENS_PER_BATCH["cuda"], whole or free)
 
 
 def plan_batches(lengths: Sequence[int], rooms: Sequence[int], budget: int) -> list[list[int]]:

@@ -4,8 +4,9 @@ Loss: tokens/s of sft.scoring over rows of random tokens (about 490 each, 60 % s
 ceiling: 2 floating-point operations for each weight a token passes through (the output layer's where it is supervised),
 at the rate of one large matrix product measured beside it. With --lora through an adapter on all projections.
 
-Labels: reviews in the sentiment prompt, both labels. The naive loop is a forward pass of transformers' own model for
-each label of each row, all logits, as one writes it down; of --sample rows. Compares the scores. One JSON line last.
+Labels: reviews (with --size: characters at random) in the sentiment prompt, both labels. The naive loop is a forward
+pass of transformers' own model for each label of each row, all logits, as one writes it down; of --sample rows. Compares
+the scores. One JSON line last.
     python -m benchmarks.speed_score --labels 1200 --rows 24          # a laptop: the embedded model
     python -m benchmarks.speed_score --size 7b --lora                 # a GPU
 """
@@ -32,6 +33,7 @@ from sft.models.loading import load_base, load_for_training
 from sft.scoring import score_rows
 from sft.training.log import peak_memory_gb
 
+CHARACTERS = "房间很干净服务态度好早餐不错又脏又吵价格太贵位置方便"
 SIDE = {"cuda": 8192, "cpu": 2048}  # of the matrix product that tells the ceiling
 
 
@@ -80,10 +82,17 @@ def score_naively(
     return scores
 
 
-def measure_labels(loaded: LoadedModel, count: int, sample: int, longest: int) -> dict[str, float]:
-    """Seconds of score_labels and of the naive loop, by its sample."""
+def choose_texts(count: int, longest: int, *, at_random: bool) -> list[str]:
+    """Reviews of at most so many characters; or as many characters at random, where no package of texts is needed."""
     rng = random.Random(0)
-    reviews = sorted({text for line in read_reviews() if 4 <= len(text := line.strip()) <= longest})
+    if at_random:
+        return ["".join(rng.choices(CHARACTERS, k=rng.randint(4, longest))) for _ in range(count)]
+    return rng.sample(sorted({text for line in read_reviews() if 4 <= len(text := line.strip()) <= longest}), count)
+
+
+def measure_labels(loaded: LoadedModel, texts: Sequence[str], sample: int) -> dict[str, float]:
+    """Seconds of score_labels and of the naive loop, by its sample."""
+    count = len(texts)
     labels = get_task("sentiment").allowed_labels({})  # type: ignore[typeddict-item]
     prompts = [
         loaded.chat.encode_prompt(
@@ -93,7 +102,7 @@ def measure_labels(loaded: LoadedModel, count: int, sample: int, longest: int) -
                 with_answer=False,
             )
         )
-        for text in rng.sample(reviews, count)
+        for text in texts
     ]
     stock = AutoModelForCausalLM.from_pretrained(loaded.source.folder, dtype=loaded.precision.dtype).to(loaded.device)
     score_labels(loaded, prompts[:8], [labels] * 8, shown=False)
@@ -133,12 +142,13 @@ def main() -> None:
         loaded = load_for_training(settings, "transformers")
     else:
         loaded = load_base(name, dtype=options.dtype)
+    texts = choose_texts(options.labels, options.max_characters, at_random=bool(options.size))
     result = {
         "model": options.size or options.model,
         "lora": options.lora,
         "loss": measure_loss(loaded, options.rows),
         "peak_gb_of_loss": round(peak_memory_gb(), 2),
-        "labels": measure_labels(loaded, options.labels, min(options.sample, options.labels), options.max_characters),
+        "labels": measure_labels(loaded, texts, min(options.sample, options.labels)),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "dtype": loaded.precision.name,
         "threads": torch.get_num_threads(),

@@ -93,6 +93,10 @@ class Progress(Generic[Item]):
         elif self._shown and self._is_line_due():
             say(self._line())
 
+    def reach(self, count: int) -> None:
+        """Count on until so many units are done in all."""
+        self.update(count - self._count)
+
     def note(self, text: str) -> None:
         """Show a short text behind the bar, e.g. `loss 1.342`; it stays until the next one."""
         self._note = text

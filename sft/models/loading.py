@@ -23,6 +23,7 @@ from sft.backend import UNSLOTH, load_with_unsloth
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
+from sft.models import shared_heads
 from sft.models.fused_lora import with_fused_layers
 from sft.models.kernels import fuse_kernels
 from sft.models.loaded import LoadedModel
@@ -182,7 +183,7 @@ def load_weights(
             dtype=precision.dtype,
             quantization_config=quantisation,
             device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
-            attn_implementation="sdpa",
+            attn_implementation=shared_heads.NAME,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.random_models import make_random_model
+from benchmarks.random_models import make_apart
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES: dict[str, tuple[str, list[str]]] = {  # size of the model, flags
@@ -36,13 +36,13 @@ def main() -> int:
     found = {}
     for name in options.only.split(","):
         size, flags = CASES[name]
-        model = make_model(size, options.work / size)
+        model = make_apart(size, options.work / size)
         longest = 256 if name == "4gb" else 2048
         rows = make_rows(options.work / f"{name}.jsonl", longest)
         run = options.work / f"run-{name}"
         command = [sys.executable, "train.py", *flags, "--model", str(model), "--data", str(rows), "--json"]
         command += ["--output_dir", str(run), "--max_steps", str(options.steps), "--eval_steps", str(options.steps)]
-        command += ["--system_prompt", "null"]
+        command += ["--system_prompt", "None"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         said = [line for line in done.stderr.splitlines() if line.startswith(("plan: ", "out of memory"))]
         found[name] = {"rc": done.returncode, "said": said}
@@ -54,13 +54,6 @@ def main() -> int:
         print(f"{name}: {json.dumps(found[name])}", file=sys.stderr)
     print(json.dumps(found))
     return max(case["rc"] for case in found.values())
-
-
-def make_model(size: str, folder: Path) -> Path:
-    """Random weights, made in a process of its own: the GPU is free afterwards."""
-    make = f"from benchmarks.random_models import *; make_random_model({size!r}, Path({str(folder)!r}))"
-    subprocess.run([sys.executable, "-c", make], cwd=ROOT, check=True)
-    return folder
 
 
 def make_rows(path: Path, longest: int, count: int = 160) -> Path:

@@ -103,10 +103,9 @@ def main() -> int:
 
     model = "embedded"
     if options.size:
-        make = (
-            f"from benchmarks.random_models import *; make_random_model({options.size!r}, Path({str(options.work)!r}))"
-        )
-        subprocess.run([sys.executable, "-c", make], check=True)  # a process of its own: the GPU is free afterwards
+        from benchmarks.random_models import make_apart
+
+        make_apart(options.size, options.work)
         model = str(options.work)
     plan = Plan(
         **{"model": model} | {name: getattr(options, name) for name in Plan.__dataclass_fields__ if name != "model"}

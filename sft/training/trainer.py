@@ -20,7 +20,7 @@ from sft.batching import IGNORED, Batch, flatten_rows, pad_rows
 from sft.models.loaded import LoadedModel
 from sft.scoring import TOKENS_PER_BATCH, RowScore, score_rows, token_weighted_loss
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
-from sft.training.microbatches import MicroBatches
+from sft.training.microbatches import MicroBatches, is_out_of_memory
 from sft.training.neftune import embedding_noise
 from sft.training.order import StepOrder, step_loader
 from sft.training.processes import gather_parts, largest
@@ -140,7 +140,9 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         while True:
             try:
                 return self._run_micro_batches(model, places, self.micro_batches.plan(lengths), num_items_in_batch)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.args.world_size > 1:  # the others wait in the middle of theirs
                     raise self.micro_batches.too_large() from None
             self.guard.forget()  # outside of `except`: what it held of the failed attempt is free now
@@ -219,9 +221,9 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         return loss
 
     def gather_weights(self) -> dict[str, torch.Tensor]:
-        """The whole state dict, put together from the pieces; all processes have to ask for it."""
+        """The whole state dict, put together from the pieces; all processes have to ask for it, the first gets it."""
         whole = self.deepspeed if self.is_deepspeed_enabled else self.model
-        return dict(self.accelerator.get_state_dict(whole))
+        return dict(self.accelerator.get_state_dict(whole) or {})
 
     # Validation
 

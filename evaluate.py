@@ -15,7 +15,11 @@ from sft.config.layers import load_settings
 from sft.console import run_command, say, to_json
 from sft.console.commands import EXIT_FAILED
 from sft.console.paths import show_path
-from sft.runs import open_run
+from sft.errors import RunError
+from sft.locks import held
+from sft.runs import Run, open_run
+
+LOCK_FILE = ".evaluation.lock"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,7 +27,13 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
     run = open_run(settings.run)
+    busy = RunError(f"{show_path(run.path)}: another evaluation of this run is at work; wait for it to end")
+    with held(run.path / LOCK_FILE, busy):
+        evaluate(run, settings)
 
+
+def evaluate(run: Run, settings: EvaluateSettings) -> None:
+    """Measure, write the folder, print the result; ends with exit code 1 where the condition of --fail_if holds."""
     from sft.evaluation import Metrics, evaluate_run, write_evaluation  # heavy: after --help, and after a run was found
     from sft.report import render_table, write_reports
 

@@ -1,13 +1,15 @@
 """Does an evaluation need more memory than the training before it? Both commands on one recipe, and the peak of each.
 
 On a CPU the peak is the resident size of the process (getrusage), on a GPU what PyTorch allocated. The training runs
-for a few steps, its longest batch among them. Prints one JSON line last.
-    python benchmarks/memory_evaluate.py --work /tmp/memory
+for a few steps, its longest batch among them. What it does not know is passed on to train.py. One JSON line last.
+    python -m benchmarks.memory_evaluate --work /tmp/memory
+    python -m benchmarks.memory_evaluate --work /tmp/memory --size 7b --method qlora --max_seq_length 1024      # a GPU
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,13 @@ finally:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     open(out, "w").write(json.dumps({"resident_gb": round(peak, 3), "gpu_gb": gpu and round(gpu, 3)}))
 """
+# In a process of its own, so that the GPU is free afterwards.
+MAKE_MODEL = """
+import sys
+from pathlib import Path
+from benchmarks.random_models import make_random_model
+make_random_model(sys.argv[1], Path(sys.argv[2]))
+"""
 
 
 def measure(work: Path, script: str, *flags: object) -> dict[str, float | None]:
@@ -43,16 +52,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data and run")
     parser.add_argument("--config", default="recipes/demo.yaml")
+    parser.add_argument(
+        "--size", default="", help="0.5b, 1.5b or 7b: random weights in the place of the recipe's model"
+    )
     parser.add_argument("--data", type=Path, help="default: the demo's data, built below --work")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--num_samples", type=int, default=10_000, help="rows evaluated; default: all there are")
     options, more = parser.parse_known_args()
+    options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     data = (options.data or options.work / "data" / "mixed").resolve()
     if not data.exists():
         measure(options.work, "build_dataset.py", "--preset", "demo")
-    run = options.work.resolve() / "run"
+    run = options.work / "run"
+    shutil.rmtree(run, ignore_errors=True)  # of an earlier measurement
     recipe = ["--config", ROOT / options.config, "--data", data, *more]
+    if options.size:
+        model = options.work / options.size
+        subprocess.run([sys.executable, "-c", MAKE_MODEL, options.size, str(model)], cwd=ROOT, check=True)
+        recipe += ["--model", model]
     training = measure(options.work, "train.py", *recipe, "--output_dir", run, "--max_steps", options.steps)
     evaluation = measure(options.work, "evaluate.py", "--run", run, "--rouge", "--num_samples", options.num_samples)
     unit = "gpu_gb" if training["gpu_gb"] else "resident_gb"

@@ -1,60 +1,86 @@
 """How much faster the evaluation asks a model than a loop of one `generate` a row, and whether it hears the same.
 
-Rows are reviews in the sentiment prompt. One by one: transformers' own `generate`, greedy, as the five systems this
-project replaces call it. Against it: batched generation, and label scoring, which asks the same question without
-generating. Compares every answer, in fp32 unless --dtype says otherwise. Prints one JSON line last.
-    python -m benchmarks.speed_generate
-    python -m benchmarks.speed_generate --model FOLDER --dtype bf16 --rows 200 --max_new_tokens 32      # a GPU
+Rows are those `evaluate.py` asks after `make demo`: reviews, newspaper sentences and questions in their tasks' prompts,
+each task with the room that its longest reference leaves. With --size they are random tokens of real lengths for a
+model of random weights, which never ends an answer: 256 prompts of 200 tokens on average, 256 new tokens each.
+
+One by one: transformers' own model and `generate`, greedy, a row at a time, as the five systems this project replaces
+call it; of --sample rows of each task, spread over their lengths, and the time of the rest by their number. Prints one
+JSON line last.
+    python -m benchmarks.speed_generate --dtype fp32            # a laptop: the embedded model
+    python -m benchmarks.speed_generate --size 7b               # a GPU
 """
 
 import argparse
 import json
-import random
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.encode import read_reviews
-from prompts import conversation_of
-from prompts.tasks import get_task
+from benchmarks.random_models import make_random_model, random_rows
 from sft.config.decoding import choose_decoding
+from sft.config.train import TrainSettings
 from sft.console import say
+from sft.data.build import build_dataset
+from sft.data.dataset import open_dataset
+from sft.data.manifest import BuildOptions
+from sft.data.preset import load_preset
+from sft.evaluation.answers import plan_budgets
+from sft.evaluation.rows import prepare_rows, sample_by_task
 from sft.generation import generate_batch
 from sft.generation.call import cut_at_end
-from sft.label_scoring import score_labels
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base
+from sft.training.log import peak_memory_gb
 
 Result = TypeVar("Result")
+SYSTEM_PROMPT = "You are a helpful assistant."  # the demo's
 
 
-def make_prompts(loaded: LoadedModel, count: int, max_characters: int) -> list[list[int]]:
-    """Prompt ids of reviews of 4 to max_characters characters."""
-    rng = random.Random(0)
-    reviews = sorted({text for line in read_reviews() if 4 <= len(text := line.strip()) <= max_characters})
-    rows = [
-        {"id": str(number), "source": "reviews", "task": "sentiment", "text": text, "label": "正面"}
-        for number, text in enumerate(rng.sample(reviews, count))
-    ]
-    return [
-        loaded.chat.encode_prompt(conversation_of(row, "You are a helpful assistant.", with_answer=False))
-        for row in rows
-    ]
+class Asked(NamedTuple):
+    """Prompts that may have answers of so many tokens."""
+
+    prompts: list[list[int]]
+    max_new_tokens: int
 
 
-def generate_one_by_one(loaded: LoadedModel, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+def ask_of_demo(loaded: LoadedModel, count: int, work: Path) -> dict[str, Asked]:
+    """Task -> its prompts: the demo's test rows, each task by its share."""
+    folder = work / "data"
+    if not folder.exists():
+        build_dataset(load_preset("demo"), folder, BuildOptions())
+    rows = sample_by_task(open_dataset(folder).test, count, seed=0)
+    prepared = prepare_rows(rows, loaded.chat, SYSTEM_PROMPT, TrainSettings(), 1024).rows
+    budgets = plan_budgets(prepared, loaded, 512)
+    return {
+        task: Asked([row.prompt_ids for row in prepared if row.task.name == task], budget)
+        for task, budget in budgets.items()
+    }
+
+
+def ask_at_random(count: int, max_new_tokens: int) -> dict[str, Asked]:
+    """Prompts of random tokens, the context part of random rows."""
+    rows = random_rows(count)
+    return {"random": Asked([row.input_ids[: row.loss_mask.index(1)] for row in rows], max_new_tokens)}
+
+
+def generate_one_by_one(
+    model: PreTrainedModel, loaded: LoadedModel, prompts: Sequence[list[int]], max_new_tokens: int
+) -> list[list[int]]:
     """transformers' `generate` of one prompt at a time; new ids up to the end token."""
     answers = []
     for prompt in prompts:
-        ids = torch.tensor([prompt], device=loaded.device)
-        output = loaded.model.generate(
+        ids = torch.tensor([prompt], device=model.device)
+        output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=list(loaded.chat.end_ids),
+            eos_token_id=list(loaded.chat.end_ids) or None,
             pad_token_id=loaded.chat.pad_id,
         )
         answers.append(cut_at_end(output[0, len(prompt) :].tolist(), loaded.chat.end_ids))
@@ -62,63 +88,87 @@ def generate_one_by_one(loaded: LoadedModel, prompts: list[list[int]], max_new_t
 
 
 def clock(work: Callable[[], Result]) -> tuple[Result, float]:
-    """What the work gives, and its seconds."""
+    """What the work gives, and its seconds: the processor's own where there is one thread, whatever runs beside it."""
+    is_alone = not torch.cuda.is_available() and torch.get_num_threads() == 1
+    now = time.process_time if is_alone else time.perf_counter
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = now()
     result = work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return result, time.perf_counter() - began
+    return result, now() - began
 
 
 def main() -> None:
-    """Warm up, then each way once."""
+    """Warm up, then each way once, task by task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--dtype", default="fp32")
-    parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--max_new_tokens", type=int, default=16)
-    parser.add_argument("--max_characters", type=int, default=32, help="of a review; the demo's are at most so long")
+    parser.add_argument("--size", default="", help="0.5b, 1.5b or 7b: random weights in the geometry of Qwen2.5")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/speed_generate"))
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--rows", type=int, help="default: the demo's 200, or 256 random ones")
+    parser.add_argument("--sample", type=int, help="of each task one by one; default: 8, or 4 random ones")
+    parser.add_argument("--max_new_tokens", type=int, default=256, help="of random rows")
     options = parser.parse_args()
-    loaded = load_base(options.model, dtype=options.dtype)
-    prompts = make_prompts(loaded, options.rows, options.max_characters)
-    decoding = choose_decoding("precise", max_new_tokens=options.max_new_tokens)
-    labels = [get_task("sentiment").allowed_labels({})] * len(prompts)  # type: ignore[typeddict-item]
-    generate_batch(loaded, prompts[:2], decoding)
+    name = str(make_random_model(options.size, options.work / options.size)) if options.size else options.model
+    loaded = load_base(name, dtype=options.dtype)
+    if options.size:
+        loaded.chat.end_ids = ()
+        asked = ask_at_random(options.rows or 256, options.max_new_tokens)
+    else:
+        asked = ask_of_demo(loaded, options.rows or 200, options.work)
+    sample = options.sample or (4 if options.size else 8)
+    stock = AutoModelForCausalLM.from_pretrained(loaded.source.folder, dtype=loaded.precision.dtype).to(loaded.device)
+    for prompts, _ in asked.values():  # kernels are chosen, memory is taken
+        generate_batch(loaded, prompts[:2], choose_decoding("precise", max_new_tokens=2))
+        generate_one_by_one(stock, loaded, prompts[:1], 2)
 
-    batched, batched_s = clock(lambda: generate_batch(loaded, prompts, decoding))
-    say(f"batched: {batched_s:.1f} s")
-    scores, scoring_s = clock(lambda: score_labels(loaded, prompts, labels, shown=False))
-    say(f"label scoring: {scoring_s:.1f} s")
-    single, single_s = clock(lambda: generate_one_by_one(loaded, prompts, options.max_new_tokens))
-    say(f"one by one: {single_s:.1f} s")
-    single_scores, single_scoring_s = clock(
-        lambda: [score_labels(loaded, [prompt], labels[:1], shown=False)[0] for prompt in prompts]
-    )
-    ends = set(loaded.chat.end_ids)
-    same = sum(
-        answer.token_ids == [token for token in ids if token not in ends]
-        for answer, ids in zip(batched, single, strict=True)
-    )
+    batched_s = single_s = 0.0
+    num_rows = num_tokens = num_sampled = num_equal = 0
+    by_task = {}
+    for task, (prompts, max_new_tokens) in asked.items():
+        decoding = choose_decoding("precise", max_new_tokens=max_new_tokens)
+        answers, seconds = clock(lambda prompts=prompts, decoding=decoding: generate_batch(loaded, prompts, decoding))
+        by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+        count = min(sample, len(prompts))
+        places = [by_length[int((number + 0.5) * len(prompts) / count)] for number in range(count)]
+        single, alone_s = clock(
+            lambda places=places, prompts=prompts, most=max_new_tokens: generate_one_by_one(
+                stock, loaded, [prompts[place] for place in places], most
+            )
+        )
+        alone_s *= len(prompts) / count
+        new_tokens = sum(len(answer.token_ids) + answer.finished for answer in answers)
+        ends = set(loaded.chat.end_ids)
+        for place, ids in zip(places, single, strict=True):
+            num_equal += answers[place].token_ids == [token for token in ids if token not in ends]
+        batched_s, single_s = batched_s + seconds, single_s + alone_s
+        num_rows, num_tokens, num_sampled = num_rows + len(prompts), num_tokens + new_tokens, num_sampled + count
+        by_task[task] = {
+            "rows": len(prompts),
+            "prompt_tokens": round(sum(map(len, prompts)) / len(prompts), 1),
+            "new_tokens": round(new_tokens / len(prompts), 1),
+            "batched_s": round(seconds, 2),
+            "one_by_one_s": round(alone_s, 2),
+            "times_faster": round(alone_s / seconds, 2),
+        }
+        say(f"{task}: {len(prompts)} rows, batched {seconds:.1f} s, one by one {alone_s:.1f} s")
     result = {
-        "rows": len(prompts),
-        "prompt_tokens": round(sum(map(len, prompts)) / len(prompts), 1),
-        "new_tokens": round(sum(map(len, single)) / len(prompts), 1),
-        "one_by_one_rows_per_s": round(len(prompts) / single_s, 2),
-        "batched_rows_per_s": round(len(prompts) / batched_s, 2),
-        "label_scoring_rows_per_s": round(len(prompts) / scoring_s, 2),
-        "batched_times_faster": round(single_s / batched_s, 2),
-        "label_scoring_times_faster": round(single_s / scoring_s, 2),
-        "label_scoring_one_by_one_s": round(single_scoring_s, 2),
-        "equal_answers": same,
-        "largest_score_difference": max(
-            abs(one - other)
-            for row, alone in zip(scores, single_scores, strict=True)
-            for one, other in zip(row, alone, strict=True)
-        ),
-        "device": str(loaded.device),
-        "dtype": str(loaded.precision.dtype),
+        "model": options.size or options.model,
+        "rows": num_rows,
+        "new_tokens": num_tokens,
+        "batched_s": round(batched_s, 2),
+        "one_by_one_s": round(single_s, 2),
+        "sampled": num_sampled,
+        "batched_tokens_per_s": round(num_tokens / batched_s, 1),
+        "one_by_one_tokens_per_s": round(num_tokens / single_s, 1),
+        "times_faster": round(single_s / batched_s, 2),
+        "equal_answers": num_equal,
+        "by_task": by_task,
+        "peak_gb": round(peak_memory_gb(), 2),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "dtype": loaded.precision.name,
         "threads": torch.get_num_threads(),
     }
     print(json.dumps(result))

@@ -1,22 +1,26 @@
 """How probable the model finds each allowed label as the whole answer.
 
-A prompt is computed once for all its labels, and what all prompts begin with (system prompt, the task's own words) once
-for all of them.
+A prompt is computed once for all its labels, which then stand beside each other behind it, and what all prompts begin
+with (system prompt, the task's own words) once for all of them.
 
 score_labels(loaded, prompts, [("正面", "负面")] * len(prompts))     # [[-0.1, -2.3], ...] log-probabilities
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
-from transformers import DynamicCache
+from torch.nn.utils.rnn import pad_sequence
 
-from sft.batching import IGNORED, plan_batches
+from prompts import Encoded
+from sft.backend import UNSLOTH
+from sft.batching import plan_batches
 from sft.console import progress
-from sft.generation.prefix import compute_prefix, copy_prefix, pad_behind, run_cached
+from sft.generation.cache import BatchCache
+from sft.generation.call import in_eval_mode
+from sft.generation.prefix import compute_prefix, pad_behind, read_prompts, run_cached
 from sft.models.loaded import LoadedModel
-from sft.scoring import TOKENS_PER_BATCH
+from sft.scoring import TOKENS_PER_BATCH, nll_of, score_rows
 
 
 def score_labels(
@@ -32,55 +36,95 @@ def score_labels(
 
     prompts[i] are the ids of encode_prompt; labels[i] the label texts the row allows. Sums over the answer's
     tokens, not normalised by length: the probabilities of all possible answers add up to 1, and the end token settles a
-    label that begins another. max_tokens: of the prompts of a batch, padding left out.
+    label that begins another. max_tokens: of prompts and labels in a batch, what all prompts begin with left out.
     """
     answers = [[loaded.chat.encode_answer(label) for label in options] for options in labels]
+    if loaded.backend == UNSLOTH or not BatchCache(loaded.causal_lm.config, 0, 0).keeps_all:
+        return _score_apart(loaded, prompts, answers, description=description, shown=shown, max_tokens=max_tokens)
     scores: list[list[float]] = [[] for _ in prompts]
     bar = progress(total=len(prompts), description=description, shown=shown)
-    was_training = loaded.model.training
-    loaded.model.eval()
-    with torch.inference_mode(), bar:
-        limit = TOKENS_PER_BATCH[loaded.device.type]
+    limit = TOKENS_PER_BATCH[loaded.device.type]
+    with in_eval_mode(loaded.model), torch.inference_mode(), bar:
         prefix = compute_prefix(loaded, prompts)
-        for indices in plan_batches([len(prompt) for prompt in prompts], min(limit, max_tokens or limit)):
+        own = [len(prompt) - prefix.get_seq_length() for prompt in prompts]
+        lengths = [length + sum(map(len, row)) for length, row in zip(own, answers, strict=True)]
+        for indices in plan_batches(lengths, min(limit, max_tokens or limit), padded=True):
             batch = [prompts[index] for index in indices]
             found = _score_batch(loaded, prefix, batch, [answers[index] for index in indices])
             for index, row in zip(indices, found, strict=True):
                 scores[index] = row
             bar.update(len(indices))
-    loaded.model.train(was_training)
     return scores
 
 
 def _score_batch(
     loaded: LoadedModel,
-    prefix: DynamicCache,
+    prefix: BatchCache,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[float]]:
-    """One batch: the prompts once into the cache, then the first label of every row, the second of every row, ..."""
-    shared, width, pad_id = prefix.get_seq_length(), max(map(len, prompts)), loaded.chat.pad_id
-    ids, mask = pad_behind(prompts, shared, pad_id)
-    cache = copy_prefix(loaded, prefix, len(prompts))
-    prompt_end = run_cached(loaded, ids[:, shared:], mask, cache)[
-        :, -1:
-    ]  # (B, 1, D): what predicts an answer's first token
+    """One batch: the prompts into the cache, then all labels of a row beside each other, none of which sees another."""
+    ids, mask = pad_behind(prompts, prefix.get_seq_length(), loaded.chat.pad_id)  # (B, T) each
+    laid = [lay_out(row) for row in answers]
+    given, option, depth = (pad_sequence([getattr(row, name) for row in laid], True, -1) for name in Laid._fields)
+    num_given = given.shape[1]  # S
+    cache, last = read_prompts(loaded, prefix, ids, mask, ids.shape[1] + num_given, ids.numel())
+    hidden = last[:, None]  # (B, 1, D): what predicts the first token of every label
+    if num_given:
+        is_before = (option[:, :, None] == option[:, None]) & (depth[:, :, None] >= depth[:, None])  # (B, S, S)
+        seen = torch.cat([mask.bool()[:, None].expand(-1, num_given, -1), is_before], dim=2)  # (B, S, T + S)
+        positions = mask.sum(1, keepdim=True) + depth.clamp(min=0)
+        given = given.masked_fill(option < 0, loaded.chat.pad_id)
+        behind = run_cached(loaded, given, seen[:, None], cache, positions=positions)
+        hidden = torch.cat([hidden, behind], dim=1)  # (B, 1 + S, D)
+    predictors: list[int] = []
+    targets: list[int] = []
+    owners: list[tuple[int, int]] = []  # row of the batch and tokens of each label
+    for line, row in enumerate(answers):
+        start = line * hidden.shape[1]
+        place = start + 1
+        for label in row:
+            predictors += [start, *range(place, place + len(label) - 1)]
+            targets += label
+            owners.append((line, len(label)))
+            place += len(label) - 1
+    nll = nll_of(loaded, hidden.flatten(0, 1), torch.tensor(predictors), torch.tensor(targets)).double()
     scores: list[list[float]] = [[] for _ in prompts]
-    for option in range(max(map(len, answers))):
-        rows = [row[option] if option < len(row) else row[0] for row in answers]  # a row with fewer labels repeats one
-        targets = torch.full((len(rows), max(map(len, rows))), IGNORED)
-        for line, row in enumerate(rows):
-            targets[line, : len(row)] = torch.tensor(row)
-        hidden = prompt_end
-        if targets.shape[1] > 1:
-            given = targets[:, :-1]
-            is_given = (given != IGNORED).long()
-            inputs = given.masked_fill(is_given == 0, pad_id)
-            hidden = torch.cat([prompt_end, run_cached(loaded, inputs, torch.cat([mask, is_given], 1), cache)], dim=1)
-            cache.crop(width)  # forget this label
-        logits = loaded.causal_lm.get_output_embeddings()(hidden).float()  # (B, N, V)
-        nll = cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none").sum(1)  # (B,)
-        for line, value in enumerate(nll.tolist()):
-            if option < len(answers[line]):
-                scores[line].append(-value)
+    for (line, _), part in zip(owners, nll.split([length for _, length in owners]), strict=True):
+        scores[line].append(-float(part.sum()))
     return scores
+
+
+class Laid(NamedTuple):
+    """The labels of a row one behind the other, without their last tokens: (S,) each."""
+
+    given: torch.Tensor  # token ids
+    option: torch.Tensor  # which label a token belongs to
+    depth: torch.Tensor  # its place in the label
+
+
+def lay_out(labels: Sequence[Sequence[int]]) -> Laid:
+    """[[5, 6, 2], [7, 2]] -> given [5, 6, 7], option [0, 0, 1], depth [0, 1, 0]; ends need not be read."""
+    given = [token for label in labels for token in label[:-1]]
+    option = [number for number, label in enumerate(labels) for _ in label[:-1]]
+    depth = [place for label in labels for place in range(len(label) - 1)]
+    return Laid(*(torch.tensor(part, dtype=torch.long) for part in (given, option, depth)))
+
+
+def _score_apart(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
+    *,
+    description: str,
+    shown: bool,
+    max_tokens: int | None,
+) -> list[list[float]]:
+    """Every label behind its prompt as a row of its own: for models that keep no keys and values of all positions."""
+    rows = [
+        Encoded([*prompt, *label], [0] * len(prompt) + [1] * len(label))
+        for prompt, row in zip(prompts, answers, strict=True)
+        for label in row
+    ]
+    found = iter(score_rows(loaded, rows, description=description, shown=shown, max_tokens=max_tokens))
+    return [[-next(found).nll for _ in row] for row in answers]

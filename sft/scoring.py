@@ -19,7 +19,8 @@ from sft.console import progress
 from sft.models.loaded import LoadedModel
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
-LOGITS_AT_ONCE = 1024  # supervised positions whose logits exist at the same time: 0.6 GB for 152k entries in fp32
+LOGITS_AT_ONCE = 1024  # supervised positions whose logits exist at the same time in training
+LOGITS_BYTES = {"cpu": 2**24, "cuda": 2**28}  # the same in scoring, in fp32: 85 positions of 49k entries on a CPU
 
 
 class RowScore(NamedTuple):
@@ -41,7 +42,7 @@ def score_rows(
     """Score of every row, in the order given. Batches are formed by length, of at most max_tokens tokens and max_rows.
 
     With the max_tokens of a training micro-batch no more memory is taken than training took: nothing is kept for a
-    backward pass, and logits are formed for LOGITS_AT_ONCE positions at a time.
+    backward pass, and logits are formed for a few positions at a time.
     """
     scores: list[RowScore] = [RowScore(0.0, 0)] * len(encoded)
     limit = TOKENS_PER_BATCH[loaded.device.type]
@@ -73,13 +74,24 @@ def score_batch(loaded: LoadedModel, rows: Sequence[Encoded]) -> tuple[torch.Ten
         row_of_token = torch.arange(len(rows)).repeat_interleave(labels.shape[1])
     targets = labels.flatten()
     positions = (targets != IGNORED).nonzero()[:, 0] - 1  # the positions that predict the supervised tokens
-    nll = []
-    for chunk in positions.split(LOGITS_AT_ONCE):  # logits only where there is loss, a chunk at a time: (N, V)
-        logits = model.get_output_embeddings()(hidden[chunk.to(hidden.device)])
-        nll.append(cross_entropy(logits.float(), targets[chunk + 1].to(logits.device), reduction="none").cpu())
+    nll = nll_of(loaded, hidden, positions, targets[positions + 1]).double()
     sums = torch.zeros(len(rows), dtype=torch.float64)
-    sums.index_add_(0, row_of_token[positions], torch.cat(nll).double())
+    sums.index_add_(0, row_of_token[positions], nll)
     return sums, torch.bincount(row_of_token[positions], minlength=len(rows))
+
+
+def nll_of(loaded: LoadedModel, hidden: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Negative log-probability of targets (N,) by the hidden states (T, D) at these positions (N,): (N,), fp32, CPU.
+
+    Logits are formed where they are asked for, and never more of them than LOGITS_BYTES at a time.
+    """
+    head, vocabulary = loaded.causal_lm.get_output_embeddings(), loaded.causal_lm.config.get_text_config().vocab_size
+    at_once = max(1, LOGITS_BYTES[hidden.device.type] // (4 * vocabulary))
+    nll = [torch.zeros(0)]
+    for chunk, wanted in zip(positions.split(at_once), targets.split(at_once), strict=True):
+        logits = head(hidden[chunk.to(hidden.device)]).float()  # (N, D) -> (N, V)
+        nll.append(cross_entropy(logits, wanted.to(logits.device), reduction="none"))
+    return torch.cat([part.cpu() for part in nll])
 
 
 def token_weighted_loss(scores: Iterable[RowScore]) -> float:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sft.errors import RunError
+from sft.locks import held
 from tests.commands import ROOT
 
 
@@ -27,6 +29,16 @@ def test_without_a_run_it_says_in_one_line_what_to_run_first(tmp_path):
 def test_a_mistyped_flag_names_the_nearest():
     result = run_script("--rogue")
     assert (result.returncode, result.stderr) == (2, "error: --rogue: unknown flag; did you mean --rouge?\n")
+
+
+def test_a_second_evaluation_of_a_run_at_once_is_refused_in_one_line(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    with held(run / ".evaluation.lock", RunError("held by the test")):
+        result = run_script("--run", "run", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == (
+        "error: run: another evaluation of this run is at work; wait for it to end"
+    )
 
 
 def test_with_rouge_and_json_it_measures_the_run_and_prints_metrics_json_alone(tiny_run, tmp_path):

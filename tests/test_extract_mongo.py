@@ -231,9 +231,10 @@ def test_a_short_label_ends_the_extraction_unless_it_is_accepted(start_server, r
             ["-o", "out.csv"],
             'labels: none is named; give -l "正常:15000,暴恐:6000", or see which there are: --list-labels',
         ),
-        (["-l", "正常", "-o", "out.csv"], "labels: '正常' does not say how many; write 正常:15000"),
+        (["-l", "正常", "-o", "out.csv"], "labels: '正常' does not say how many; write 正常:15000,暴恐:6000"),
         (["-l", "正常:x", "-o", "out.csv"], "labels: 正常:x: 'x' is no number of rows; write 正常:15000"),
         (["-l", "a:1,a:2", "-o", "out.csv"], "labels: 'a' is given twice"),
+        (["-l", "a:1,b:0", "-o", "out.csv"], "labels: b:0 asks for no rows; leave it out, or write b:15000"),
         (["-l", "a:1", "-o", "out.txt"], "out.txt: cannot write .txt; name one of: .jsonl, .csv, .xlsx"),
         (
             ["-l", "a:1", "-o", "out.csv", "--splits", "train:1"],

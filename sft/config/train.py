@@ -24,7 +24,7 @@ class TrainSettings(ResultSettings):
     )
     revision: str | None = Field(None, description="hub revision (branch, tag or commit) of the model")
     backend: Literal["auto", "unsloth", "transformers"] = Field(
-        "auto", description="auto: unsloth where CUDA is available"
+        "auto", description="auto: transformers, with kernels of ours; unsloth on GPUs older than Ampere (T4, V100)"
     )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="compute type; auto asks the hardware")
     trust_remote_code: bool = Field(False, description="run model code that comes with the weights")
@@ -94,12 +94,25 @@ class TrainSettings(ResultSettings):
     optim: str = Field(
         "auto",
         description="optimizer as transformers names it (adamw_torch_fused, adamw_8bit, paged_adamw_8bit, ...); "
-        "auto: 8-bit on CUDA, paged where the base is in 4 bits, PyTorch's own on a CPU",
+        "auto: PyTorch's fused one for an adapter, 8-bit where more is trained or memory is spared, "
+        "PyTorch's own on a CPU",
     )
     neftune_noise_alpha: float | None = Field(
         5.0, ge=0, description="NEFTune: noise on the input embeddings; 0 switches it off"
     )
-    gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="compute layers twice instead of keeping their activations: less memory, about a third more time; "
+        "default: on a GPU as many layers as it takes, elsewhere none",
+    )
+    cuda_graphs: bool | None = Field(
+        None,
+        description="record forward and backward passes and replay them, so that the GPU does not wait for Python; "
+        "default: on a GPU, where it can be done, in runs of 200 steps or more",
+    )
+    max_memory_gb: float | None = Field(
+        None, gt=0, description="GPU memory this run may take, GB of 2**30 bytes; default: what is free"
+    )
     eval_steps: int = Field(50, ge=1, description="optimiser steps between validations (and saved checkpoints)")
     metric_for_best_model: str = Field(
         "eval_loss",

@@ -10,12 +10,11 @@ build of that name goes on with it (--resume) or clears it away.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple, NotRequired, TypedDict
 
 import orjson
-from filelock import FileLock, Timeout
 
 from sft.console import say
 from sft.data.canonical import Json, Row
@@ -23,6 +22,7 @@ from sft.data.ledger import Example
 from sft.data.places import sha256_of
 from sft.data.quotas import SPLITS
 from sft.errors import DataError
+from sft.locks import held
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest; a reader refuses another
@@ -165,17 +165,9 @@ def _restore_interrupted(target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextmanager
-def _lock_folder(target: Path, timeout_s: float) -> Iterator[None]:
-    lock = FileLock(target.parent / f".{target.name}.lock")
-    try:
-        lock.acquire(timeout=timeout_s)
-    except Timeout:
-        raise DataError(f"{target}: another build is writing it; wait for it, or pass another --name") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _lock_folder(target: Path, timeout_s: float) -> AbstractContextManager[None]:
+    refusal = DataError(f"{target}: another build is writing it; wait for it, or pass another --name")
+    return held(target.parent / f".{target.name}.lock", refusal, timeout_s=timeout_s)
 
 
 def _sync(path: Path) -> None:

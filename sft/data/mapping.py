@@ -104,6 +104,11 @@ class Mapping(BaseModel):
                     record = BadRecord(record.line, error.reason, str(error))
             yield record
 
+    def paths(self) -> list[str]:
+        """The columns that are read, each once; none where that is not known, and all may be."""
+        gaps = [path for parts in self._parsed.values() for _, path in parts if path is not None]
+        return [] if self.adapter is not None else list(dict.fromkeys([*self.columns.values(), *gaps]))
+
     @cached_property
     def _parsed(self) -> dict[str, list[tuple[str, str | None]]]:
         """Each template as texts and the paths that follow them."""
@@ -134,7 +139,8 @@ def find_value(record: Record, path: str) -> Json:
         if not isinstance(value, dict) or step not in value:
             there = list(value) if isinstance(value, dict) else list(record)
             raise RowError(
-                "missing_column", f"no column {path!r}{nearest_name(step, there)} (there are: {', '.join(there)})"
+                "missing_column",
+                f"no column {path!r}{nearest_name(step, there)} (there are: {', '.join(there) or 'none'})",
             )
         value = value[step]
     return value

@@ -29,20 +29,32 @@ def largest_remainder(total: int, shares: Sequence[Fraction | int]) -> list[int]
     return parts
 
 
-def parse_label_quota(text: str) -> dict[str, int]:
-    """Rows of each label: "正常:15000,暴恐:6000" -> {"正常": 15000, "暴恐": 6000}; full-width ：and ，will do.
+def parse_pairs(text: str, example: str) -> dict[str, str]:
+    """What is said of each name: "正常:15000，a:b: 2" -> {"正常": "15000", "a:b": "2"}; full-width ： and ， will do.
 
-    Raises ValueError where a part is no label:number, or a label stands twice.
+    Raises ValueError, naming the example, where a part is no name:value, or a name stands twice.
     """
-    quota: dict[str, int] = {}
+    pairs: dict[str, str] = {}
     for part in re.split("[,，]", text):
-        label, _, number = (piece.strip() for piece in part.replace("：", ":").rpartition(":"))
-        if not label or not number.isascii() or not number.isdigit():
-            raise ValueError(f"{part.strip()!r} is no label:number; write 正常:15000,暴恐:6000")
-        if label in quota:
-            raise ValueError(f"label {label!r} is given twice")
-        quota[label] = int(number)
-    return quota
+        name, colon, value = (piece.strip() for piece in part.replace("：", ":").rpartition(":"))
+        if not (name and colon and value):
+            raise ValueError(f"{part.strip()!r} does not say how many; write {example}")
+        if name in pairs:
+            raise ValueError(f"{name!r} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def parse_label_quota(text: str) -> dict[str, int]:
+    """Rows of each label: "正常:15000,暴恐:6000" -> {"正常": 15000, "暴恐": 6000}.
+
+    Raises ValueError as parse_pairs does, and where a value is no number of rows.
+    """
+    quota = parse_pairs(text, "正常:15000,暴恐:6000")
+    for label, number in quota.items():
+        if not number.isascii() or not number.isdigit():
+            raise ValueError(f"{label}:{number}: {number!r} is no number of rows; write {label}:15000")
+    return {label: int(number) for label, number in quota.items()}
 
 
 def scale_plans(plans: Sequence["SplitPlan"], total: int) -> list["SplitPlan"]:

@@ -3,8 +3,10 @@
 baseline_comparison.json    models.base / models.finetuned with their figures; comparison.<metric> with base,
                             finetuned, improvement (a difference) and improvement_percentage (of base)
 confidence_analysis.json    basic_stats, ece, reliability_diagram, low_confidence, high_confidence_errors,
-                            confidence_distribution
+                            full_distribution
 robustness_result.json      categories and overall of the hard cases; tests: original, perturbed, score
+
+On top of each stand the figures of sft.evaluation.short_forms.
 
 One label task stands at the top of each file, that of the most rows, named in `task`; all of them under by_task.
 docs/metrics.md lists every key.
@@ -18,6 +20,13 @@ from typing import TypedDict
 
 from sft.evaluation.figures import ModelFigures
 from sft.evaluation.label_figures import TaskCalibration
+from sft.evaluation.short_forms import (
+    ShortMetrics,
+    shorten_comparison,
+    shorten_confidence,
+    shorten_metrics,
+    shorten_robustness,
+)
 from sft.metrics.calibration import HIGH, LOW
 from sft.metrics.classification import ClassificationFigures
 from sft.robustness.figures import HardAnswer, RobustnessFigures
@@ -82,7 +91,14 @@ def compare_with_base(tuned: ModelFigures, base: ModelFigures) -> Json | None:
             "models": {"base": _describe_labels(sides[0]), "finetuned": _describe_labels(sides[1])},
             "comparison": compare_labels(*sides),
         }
-    return _with_main_task(by_task, tuned)
+    found = _with_main_task(by_task, tuned)
+    return {**shorten_comparison(found), **found}
+
+
+def describe_main_task(tuned: ModelFigures) -> ShortMetrics:
+    """The figures of metrics.json that stand on top of it; {} without label tasks."""
+    compared = compare_with_base(tuned, tuned)
+    return shorten_metrics(compared["models"]["finetuned"]) if compared else {}  # type: ignore[index]
 
 
 def compare_labels(base: ClassificationFigures, tuned: ClassificationFigures) -> dict[str, Improvement]:
@@ -117,7 +133,8 @@ def describe_confidence(tuned: ModelFigures) -> Json | None:
     if "calibration" not in tuned:
         return None
     by_task = {task: _describe_calibration(found) for task, found in tuned["calibration"]["by_task"].items()}
-    return _with_main_task(by_task, tuned)
+    found = _with_main_task(by_task, tuned)
+    return {**shorten_confidence(found), **found}
 
 
 def describe_robustness(figures: RobustnessFigures, hard_answers: Sequence[HardAnswer]) -> Json:
@@ -162,7 +179,7 @@ def describe_robustness(figures: RobustnessFigures, hard_answers: Sequence[HardA
             "accuracy": hard["overall"]["accuracy"],
             "weighted_score": sum(one["accuracy"] for one in categories.values()) / len(categories),
         }
-    return {**found, "overall": overall}
+    return {**shorten_robustness(figures["overall"], figures["tests"]), **found, "overall": overall}
 
 
 def _with_main_task(by_task: dict[str, Json], tuned: ModelFigures) -> Json:
@@ -225,7 +242,7 @@ def _describe_calibration(found: TaskCalibration) -> Json:
             "samples": found["high_confidence_errors"]["rows"],
         },
         "confidence_histogram": found["histogram"],
-        "confidence_distribution": {
+        "full_distribution": {
             "bin_edges": edges,
             "bin_centers": [round((left + right) / 2, 4) for left, right in itertools.pairwise(edges)],
             "correct_distribution": full["right"],

@@ -17,7 +17,7 @@ from sft.console import say
 from sft.console.paths import show_path
 from sft.evaluation.answers import plan_budgets
 from sft.evaluation.baseline import Baseline, find_baseline
-from sft.evaluation.companions import list_companions, write_companions
+from sft.evaluation.companions import describe_main_task, list_companions, write_companions
 from sft.evaluation.compare import Change, Comparison, changes_of_rows, compare_models, headline_metrics
 from sft.evaluation.figures import DataStats, ModelFigures, describe_data, summarise_model
 from sft.evaluation.journal import PARTIAL_FILE
@@ -26,6 +26,7 @@ from sft.evaluation.measuring import Measurements, measure_models, open_journal
 from sft.evaluation.other_metrics import OtherMetric, load_metric
 from sft.evaluation.predictions import Prediction, predict_rows
 from sft.evaluation.rows import prepare_rows, select_rows
+from sft.evaluation.short_forms import ShortMetrics
 from sft.generation.backends import check_generator
 from sft.models.loading import load_run
 from sft.robustness.figures import HardAnswer, RobustnessFigures
@@ -69,8 +70,11 @@ class CleanFigures(ModelFigures):
     comparison: NotRequired[Comparison]
 
 
-class Metrics(ModelFigures):
-    """metrics.json: the tuned model's groups on top, those of the baseline (the untuned model) under `base`."""
+class Metrics(ShortMetrics, ModelFigures):
+    """metrics.json: the tuned model's groups, those of the baseline (the untuned model) under `base`.
+
+    Where there are label tasks, a few figures of the largest one stand on top.
+    """
 
     data_stats: DataStats
     base: NotRequired[ModelFigures]
@@ -127,6 +131,7 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     figures = _summarise(measured, chat, selection.seed, _names(run, baseline), other_metrics)
     robustness = measured.probes.robustness
     metrics: Metrics = {
+        **describe_main_task(figures),
         **figures,  # type: ignore[typeddict-unknown-key]  # num_rows goes below
         "data_stats": stats,
         "leaks": leaks,

@@ -17,6 +17,7 @@ from sft.evaluation.figures import count_supervised_bytes
 from sft.evaluation.journal import Journal, Side, hash_of
 from sft.evaluation.outcomes import Measured, read_outcomes, text_places
 from sft.evaluation.probes import Probes, probe_model
+from sft.evaluation.room import plan_room
 from sft.evaluation.rows import EvalRow, prepare_rows
 from sft.evaluation.subsets import take_rows
 from sft.generation.backends import open_writer
@@ -66,6 +67,7 @@ def open_journal(
         "decoding": f"{settings.decoding}, seed {seed}" if settings.decoding != "precise" else "greedy",
         "generator": settings.generator,
         "machine": f"{loaded.device.type}, {loaded.precision}",
+        "batches": f"{plan_room(run, loaded)}",
         "versions": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
     }
     if baseline is not None:  # what is generated first does not depend on it
@@ -89,18 +91,18 @@ def measure_models(
     journal: Journal,
 ) -> Measurements:
     """The tuned model first, then what it is compared with; two models are never in memory at once."""
-    trained = run.train_settings()
-    writer = open_writer(settings.generator, loaded, run.adapter_dir)
-    # Batches of as many tokens as training had at once: without a backward pass they take less memory than it did.
-    max_tokens = trained.per_device_train_batch_size * trained.max_seq_length
-    asking = Asking(writer, settings.decoding, seed, max_tokens, journal)
+    room = plan_room(run, loaded)
+    writer = open_writer(settings.generator, loaded, run.adapter_dir, room)
+    asking = Asking(writer, settings.decoding, seed, room.tokens, journal)
     tuned = _measure(loaded, rows, budgets, "tuned", asking, rouge=settings.rouge)
-    probes = probe_model(run, settings, loaded, rows, tuned, seed=seed, max_tokens=max_tokens)
+    probes = probe_model(run, settings, loaded, rows, tuned, seed=seed, max_tokens=room.tokens)
     if baseline is None:
         return Measurements(rows, tuned, probes=probes)
     if baseline.kind == "base":
         with loaded.adapter_off() as untuned:  # another model in memory, where the run has no adapter to switch off
-            without = writer.without_adapter() if untuned is loaded else open_writer(settings.generator, untuned)
+            without = (
+                writer.without_adapter() if untuned is loaded else open_writer(settings.generator, untuned, None, room)
+            )
             asking = replace(asking, writer=without)
             base = _measure(untuned, rows, budgets, "base", asking, rouge=settings.rouge)
             return Measurements(rows, tuned, base, probes=probes)
@@ -108,14 +110,15 @@ def measure_models(
     _unload(loaded)
     del asking, writer
     other, system_prompt, its_settings = load_baseline(baseline, run, settings)
-    max_length = min(settings.max_seq_length or trained.max_seq_length, other.max_context)
+    max_length = min(settings.max_seq_length or run.train_settings().max_seq_length, other.max_context)
     prepared = prepare_rows([row.row for row in rows], other.chat, system_prompt, its_settings, max_length)
     measured = Measurements(rows, tuned, num_bytes=num_bytes, probes=probes)
     if prepared.too_long:
         say(f"{len(prepared.too_long):,} rows do not fit {baseline.name}: both are measured on the others")
         measured = measured.take([place for place, row in enumerate(rows) if row.row["id"] not in prepared.too_long])
-    writer = open_writer(settings.generator, other, baseline.run.adapter_dir if baseline.run else None)
-    asking = Asking(writer, settings.decoding, seed, max_tokens, journal)
+    room = plan_room(run, other)
+    writer = open_writer(settings.generator, other, baseline.run.adapter_dir if baseline.run else None, room)
+    asking = Asking(writer, settings.decoding, seed, room.tokens, journal)
     its_budgets = plan_budgets(prepared.rows, other, settings.max_new_tokens)
     base = _measure(other, prepared.rows, its_budgets, "base", asking, rouge=settings.rouge)
     same_tokens = base.answers.num_tokens == measured.tuned.answers.num_tokens

@@ -15,7 +15,7 @@ import torch
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.errors import ConfigError, ModelError
-from sft.generation.batch import NOTHING_KNOWN, Generated, generate_batch, read_answer
+from sft.generation.batch import NOTHING_KNOWN, Generated, Room, generate_batch, read_answer
 from sft.generation.call import count_room
 from sft.models.loaded import LoadedModel
 
@@ -61,10 +61,15 @@ def check_generator(name: GeneratorName, decoding: str) -> None:
         raise ConfigError("--generator vllm: no CUDA GPU here; leave the flag out")
 
 
-def open_writer(name: GeneratorName, loaded: LoadedModel, adapter: Path | None = None) -> Writer:
-    """The writer of that name for a model; `adapter` is the folder of its LoRA weights, for vLLM reads files itself."""
+def open_writer(
+    name: GeneratorName, loaded: LoadedModel, adapter: Path | None = None, room: Room | None = None
+) -> Writer:
+    """The writer of that name for a model.
+
+    adapter: the folder of its LoRA weights, for vLLM reads files itself. room: what a batch may take in transformers.
+    """
     if name != "vllm":
-        return TransformersWriter(loaded)
+        return TransformersWriter(loaded, room)
     if loaded.is_tuned and not loaded.has_adapter:
         raise ModelError("--generator vllm: it takes runs with an adapter, not freeze or full ones; leave the flag out")
     return VllmWriter(loaded, adapter)
@@ -73,8 +78,8 @@ def open_writer(name: GeneratorName, loaded: LoadedModel, adapter: Path | None =
 class TransformersWriter:
     """Batched `generate` of the model in memory, with its adapter where that is on."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.loaded = loaded
+    def __init__(self, loaded: LoadedModel, room: Room | None = None) -> None:
+        self.loaded, self.room = loaded, room
 
     def generate(
         self,
@@ -86,7 +91,9 @@ class TransformersWriter:
         on_answers: Callable[[dict[int, Generated]], None] | None = None,
     ) -> list[Generated]:
         """The answer to each prompt, in their order."""
-        return generate_batch(self.loaded, prompts, decoding, progress=progress, known=known, on_answers=on_answers)
+        return generate_batch(
+            self.loaded, prompts, decoding, progress=progress, known=known, on_answers=on_answers, room=self.room
+        )
 
     def without_adapter(self) -> Writer:
         """Itself: adapter_off() switches the adapter in memory."""

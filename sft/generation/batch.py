@@ -3,20 +3,33 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
+from sft.backend import UNSLOTH
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
+from sft.generation.cache import bytes_per_token
 from sft.generation.call import call_generate, count_room, in_eval_mode
+from sft.generation.decode import decode
 from sft.generation.prefix import compute_prefix
+from sft.scoring import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from sft.models.loaded import LoadedModel
 
-# Tokens of a batch, prompts and answers with padding: what the key-value cache grows to.
-CPU_BATCH_TOKENS = 8_192  # 0.4 GB for SmolLM2-135M in fp32
-GPU_BATCH_TOKENS = 32_768  # 1.9 GB for Qwen2.5-7B in bf16
-MAX_BATCH_ROWS = 64
+MAX_BATCH_ROWS = 256
+CPU_CACHE_BYTES = 2**28  # 11,000 tokens of SmolLM2-135M in bf16
+FREE_SHARE = 0.5  # of the memory that is free on a GPU
+GIBIBYTE = 2**30
+
+
+class Room(NamedTuple):
+    """What a batch may take: tokens read in one pass, and bytes for keys and values of prompts and answers."""
+
+    tokens: int
+    cache_bytes: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ def generate_batch(
     progress: str = "",
     known: Mapping[int, Generated] = NOTHING_KNOWN,
     on_answers: Callable[[dict[int, Generated]], None] | None = None,
+    room: Room | None = None,
 ) -> list[Generated]:
     """The answer to each prompt (ids as ChatFormat.encode_prompt gives them), in the order of the prompts.
 
@@ -50,23 +64,41 @@ def generate_batch(
     called after each batch with its answers by place.
     """
     rooms = [count_room(loaded, prompt, decoding) for prompt in prompts]
-    budget = GPU_BATCH_TOKENS if str(loaded.device).startswith("cuda") else CPU_BATCH_TOKENS
+    room = room or usual_room(loaded)
+    budget = room.cache_bytes // bytes_per_token(loaded.causal_lm.config, loaded.precision.dtype)
     batches = plan_batches([len(prompt) for prompt in prompts], rooms, budget)
     answers = {place: known[place] for places in batches if all(place in known for place in places) for place in places}
     with in_eval_mode(loaded.model):
         prefix = compute_prefix(loaded, prompts) if len(answers) < len(prompts) else None
+    done = 0
     with show_progress(total=len(prompts) - len(answers), description=progress, shown=bool(progress)) as bar:
         for places in batches:
-            if places[0] in answers:
+            if prefix is None or places[0] in answers:
                 continue
             batch = [prompts[place] for place in places]
-            written = call_generate(loaded, batch, decoding, rooms[places[0]], prefix=prefix)
+            if loaded.backend == UNSLOTH:
+                written = call_generate(loaded, batch, decoding, rooms[places[0]])
+            else:
+                written = decode(
+                    loaded, batch, decoding, rooms[places[0]], prefix=prefix, max_tokens=room.tokens,
+                    on_step=lambda rows, done=done: bar.reach(done + int(rows)),  # type: ignore[misc]
+                )  # fmt: skip
             new = {place: read_answer(loaded, ids) for place, ids in zip(places, written, strict=True)}
             answers |= new
             if on_answers is not None:
                 on_answers(new)
-            bar.update(len(places))
+            done += len(places)
+            bar.reach(done)
     return [answers[place] for place in range(len(prompts))]
+
+
+def usual_room(loaded: "LoadedModel") -> Room:
+    """What a batch may take where nothing else is said: little on a CPU, half of the free memory on a GPU."""
+    if loaded.device.type != "cuda":
+        return Room(TOKENS_PER_BATCH["cpu"], CPU_CACHE_BYTES)
+    free = int(FREE_SHARE * torch.cuda.mem_get_info(loaded.device)[0])
+    whole = free // GIBIBYTE * GIBIBYTE  # so that a little more or less of it free plans the same batches
+    return Room(TOKENS_PER_BATCH["cuda"], whole or free)
 
 
 def plan_batches(lengths: Sequence[int], rooms: Sequence[int], budget: int) -> list[list[int]]:

@@ -1,16 +1,19 @@
-"""The one call of transformers' generate, with every setting spelled out."""
+"""The one call of transformers' generate, with every setting spelled out: for one answer that is read as it is written.
+
+Many answers at once: sft.generation.decode.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from sft.config.decoding import Decoding
 from sft.errors import ModelError
-from sft.generation.prefix import copy_prefix, pad_behind
+from sft.generation.prefix import pad_behind
 from sft.generation.sampling import make_processors
 
 if TYPE_CHECKING:
@@ -38,20 +41,16 @@ def call_generate(
     decoding: Decoding,
     max_new_tokens: int,
     *,
-    prefix: DynamicCache | None = None,
     streamer: BaseStreamer | None = None,
     stopping: StoppingCriteriaList | None = None,
 ) -> list[list[int]]:
     """New token ids of each prompt, up to and with its end token where it wrote one: [[5303, 2], [17, 4, 2]].
 
-    The prompts are padded on the left, so that every answer continues from the last column; behind what they share,
-    where prefix (sft.generation.prefix) holds that already.
+    The prompts are padded on the left, so that every answer continues from the last column.
     """
     width = max(map(len, prompts))
     pad_id, end_ids = loaded.chat.pad_id, loaded.chat.end_ids
-    shared = prefix.get_seq_length() if prefix is not None else 0
-    ids, mask = pad_behind(prompts, shared, pad_id)
-    computed = {"past_key_values": copy_prefix(loaded, prefix, len(prompts))} if prefix is not None and shared else {}
+    ids, mask = pad_behind(prompts, 0, pad_id)
     device = torch.device(loaded.device)
     config = ExplicitConfig(
         max_new_tokens=max_new_tokens,
@@ -69,7 +68,6 @@ def call_generate(
             logits_processor=make_processors(decoding, prompts, width, device),
             stopping_criteria=stopping,
             streamer=streamer,
-            **computed,
         )  # (B, width + new)
     return [cut_at_end(row, end_ids) for row in output[:, width:].tolist()]
 

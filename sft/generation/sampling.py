@@ -41,6 +41,13 @@ def make_processors(
     return processors
 
 
+def keep_rows(processors: LogitsProcessorList, places: Sequence[int]) -> None:
+    """Only these rows of a batch go on."""
+    for processor in processors:
+        if isinstance(processor, DrawPerRow):
+            processor.generators = [processor.generators[place] for place in places]
+
+
 class NoRepeatedNgrams(LogitsProcessor):
     """No run of `size` tokens occurs twice in an answer; prompt and padding do not count.
 

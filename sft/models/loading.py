@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,6 +23,9 @@ from sft.backend import UNSLOTH, load_with_unsloth
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
+from sft.models import shared_heads
+from sft.models.fused_lora import with_fused_layers
+from sft.models.kernels import fuse_kernels
 from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable
 from sft.models.precision import Precision, decide_precision, is_launched_sharded, precision_for_training
@@ -99,7 +102,8 @@ def load_run(
 
     say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}")
     if settings.has_adapter:
-        model = PeftModel.from_pretrained(load(source), run.weights_dir, use_safetensors=True)
+        config = with_fused_layers(PeftConfig.from_pretrained(run.weights_dir))
+        model = PeftModel.from_pretrained(load(source), run.weights_dir, config=config, use_safetensors=True)
         return LoadedModel(model.eval(), tokenizer, chat, source, precision)
     tuned = load(ModelSource(source.name, run.weights_dir))
 
@@ -179,7 +183,7 @@ def load_weights(
             dtype=precision.dtype,
             quantization_config=quantisation,
             device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
-            attn_implementation="sdpa",
+            attn_implementation=shared_heads.NAME,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
@@ -189,6 +193,7 @@ def load_weights(
         ) from None
     if four_bit:
         _keep_gradients_on_cpu(model)
+    fuse_kernels(model)
     return model
 
 

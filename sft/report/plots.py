@@ -148,7 +148,7 @@ STYLE = """figure { margin: 1rem 0; max-width: 36rem; }
 figcaption { font-size: .9rem; margin-bottom: .2rem; }
 svg { display: block; width: 100%; height: auto; font: 13px system-ui, "Noto Sans CJK SC", sans-serif;
   fill: currentColor; }
-.axis, .guide { fill: none; stroke: var(--line); } .guide { stroke-dasharray: 4 4; }
+.axis, .guide { fill: none; stroke: var(--line); } .guide { stroke: currentColor; opacity: .5; stroke-dasharray: 4 4; }
 .line { fill: none; stroke-width: 2; stroke: var(--accent); }
 .line.soft { stroke: currentColor; stroke-width: 1; opacity: .45; }
 .dot { fill: var(--accent); } .bar { fill: var(--accent); } .bar.soft { fill: currentColor; opacity: .35; }

@@ -114,6 +114,29 @@ ZH = {
     "latin": "拉丁字母",
     "zh": "中文",
     "measured on all rows": "在全部行上测得",
+    "synonyms": "同义词",
+    "homophones": "同音字",
+    "typos": "错字",
+    "punctuation": "标点",
+    "width": "全半角",
+    "whitespace": "空白",
+    "emoji": "表情符号",
+    "case": "大小写",
+    "drawn_out": "拖长句尾",
+    "very_short": "极短",
+    "negation": "否定",
+    "double_negation": "双重否定",
+    "sarcasm": "反讽",
+    "mixed_turning_good": "先抑后扬",
+    "mixed_turning_bad": "先扬后抑",
+    "comparison": "比较",
+    "wish_and_condition": "愿望与假设",
+    "slang": "网络用语",
+    "emoji_with_meaning": "有含义的表情",
+    "facts_without_feeling_words": "只陈述事实",
+    "quoted_opinion": "转述他人看法",
+    "english_and_mixed_script": "英文与中英混写",
+    "very_long": "很长",
 }
 
 
@@ -133,7 +156,7 @@ def english_and_chinese(english: object, chinese: object) -> Markup:
 
 
 def translate(english: str) -> str:
-    """The Chinese label; `sentiment accuracy` -> `sentiment 准确率`, `loss, base` -> `损失，微调前`."""
+    """The Chinese label; `sentiment accuracy` -> `sentiment 准确率`, `ner, generated` -> `ner，自由生成`."""
     if english in ZH:
         return ZH[english]
     if match := re.fullmatch(
@@ -142,8 +165,9 @@ def translate(english: str) -> str:
         return f"{match[1]} {translate(match[2])}"
     if english.endswith(" points"):
         return english.removesuffix("points") + "个百分点"
-    if ", " in english and all(part in ZH for part in english.split(", ")):
-        return "，".join(ZH[part] for part in english.split(", "))
+    first, comma, last = english.rpartition(", ")
+    if comma and last in ZH:
+        return f"{translate(first)}，{ZH[last]}"
     return english
 
 

@@ -37,16 +37,18 @@ from sft.staging import told_when_full
 from sft.training.arguments import build_arguments
 from sft.training.guard import check_kept
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
+from sft.training.memory import limit_memory
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
+from sft.training.replay import FEWEST_STEPS
 from sft.training.sharded import check_settings
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog
 from sft.training.trainer import RowTrainer
 
 SHOWN_OF_REHEARSAL = (
-    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "tokens_per_second", "peak_gb", "step_s",
-    "estimated_duration_s",
+    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "recomputed_layers", "unpacks",
+    "tokens_per_second", "peak_gb", "step_s", "estimated_duration_s",
 )  # fmt: skip
 
 
@@ -170,6 +172,7 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
         counts = f"{len(dataset.train)} and {len(dataset.validation)}"
         raise DataError(f"{settings.data}: needs training and validation rows, has {counts}; give it more rows")
     set_seed(settings.seed)
+    limit_memory(settings.max_memory_gb)
     loaded = load_for_training(settings, backend)
     encoded = []
     for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
@@ -204,12 +207,17 @@ def build_trainer(
     on_rehearsed: Callable[[Rehearsal], None] | None = None,
 ) -> RowTrainer:
     """The trainer over the prepared rows."""
+    loaded = prepared.loaded
     trainer = RowTrainer(
-        prepared.loaded,
+        loaded,
         prepared.train.encoded,
         prepared.validation.encoded,
-        build_arguments(settings, prepared.loaded.precision, checkpoints_dir, num_steps=prepared.num_steps),
+        build_arguments(
+            settings, loaded.precision, checkpoints_dir, num_steps=prepared.num_steps, backend=loaded.backend
+        ),
         micro_batch_tokens=settings.micro_batch_tokens,
+        recomputes=settings.gradient_checkpointing,
+        replays=prepared.num_steps >= FEWEST_STEPS if settings.cuda_graphs is None else settings.cuda_graphs,
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,
@@ -225,7 +233,8 @@ def build_trainer(
 
 def check_metric(name: str, trainer: RowTrainer) -> None:
     """Raises ConfigError for a figure to choose the best by that no validation will report."""
-    reported = ["eval_loss", *(figure for measure in trainer.measures for figure in getattr(measure, "figures", ()))]
+    reported = [f"eval_{figure}" for figure in trainer.objective.figures]
+    reported += [figure for measure in trainer.measures for figure in getattr(measure, "figures", ())]
     if name not in reported:
         raise ConfigError(
             f"metric_for_best_model: no validation of this run reports {name!r}; take {', '.join(reported)}"

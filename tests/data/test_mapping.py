@@ -75,7 +75,7 @@ def test_records_pass_in_their_order_and_only_the_broken_one_is_bad():
 
     assert list(Mapping(columns={"output": "q"}).map_records(records)) == [
         GoodRecord(1, {"output": "a"}),
-        BadRecord(2, "missing_column", "no column 'q' (there are: )"),
+        BadRecord(2, "missing_column", "no column 'q' (there are: none)"),
         BadRecord(3, "not_json", "cut off"),
     ]
     assert Mapping().map_records(records) is records

@@ -76,11 +76,12 @@ def test_a_quota_per_label_is_read_as_it_was_written(quota):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("正常", "'正常' is no label:number; write 正常:15000,暴恐:6000"),
-        ("正常:1,暴恐:", "'暴恐:' is no label:number"),
-        ("正常:-1", "'正常:-1' is no label:number"),
-        (":3", "':3' is no label:number"),
-        ("正常:1,正常:2", "label '正常' is given twice"),
+        ("正常", "'正常' does not say how many; write 正常:15000,暴恐:6000"),
+        ("正常:1,暴恐:", "'暴恐:' does not say how many"),
+        ("正常:-1", "正常:-1: '-1' is no number of rows; write 正常:15000"),
+        ("正常:²", "正常:²: '²' is no number of rows"),
+        (":3", "':3' does not say how many"),
+        ("正常:1,正常:2", "'正常' is given twice"),
     ],
 )
 def test_a_quota_that_cannot_be_read_is_refused(text, message):

@@ -147,7 +147,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_file(run, mixe
     settings = settings_of("--data", mixed_file, *LIMITS)
     write_evaluation(evaluate_run(copy, settings), tmp_path / "whole")
     shutil.rmtree(copy.evaluation_dir)
-    real, calls = batch.call_generate, []
+    real, calls = batch.decode, []
 
     def fail_at(number: int):
         def call(*args, **options):
@@ -160,10 +160,10 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_file(run, mixe
 
     for number in (3, 6):  # once in the tuned model's answers, once further on
         calls.clear()
-        monkeypatch.setattr(batch, "call_generate", fail_at(number))
+        monkeypatch.setattr(batch, "decode", fail_at(number))
         with pytest.raises(Stop):
             evaluate_run(copy, settings)
-    monkeypatch.setattr(batch, "call_generate", real)
+    monkeypatch.setattr(batch, "decode", real)
     capsys.readouterr()
     write_evaluation(evaluate_run(copy, settings), copy.evaluation_dir)
     assert "predictions.partial.jsonl: goes on behind the " in capsys.readouterr().err

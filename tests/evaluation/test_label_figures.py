@@ -6,7 +6,13 @@ import math
 import pytest
 
 from sft.evaluation.answers import Answers
-from sft.evaluation.companions import compare_labels, compare_with_base, improvement_rows, write_companions
+from sft.evaluation.companions import (
+    compare_labels,
+    compare_with_base,
+    describe_main_task,
+    improvement_rows,
+    write_companions,
+)
 from sft.evaluation.figures import summarise_model
 from sft.evaluation.label_figures import FittedTemperature, summarise_calibrations
 from sft.evaluation.outcomes import Measured, cluster_of, read_outcomes
@@ -93,6 +99,14 @@ def test_the_comparison_has_base_finetuned_improvement_and_percentage(sides):
     assert list(found["by_task"]) == ["sentiment", "sentiment_json", "news"]
 
 
+def test_the_largest_label_task_has_its_figures_on_top_of_metrics_json(sides):
+    short = describe_main_task(sides["tuned"])
+    assert list(short) == ["accuracy", "precision", "recall", "f1", "auc", "confusion_matrix"]
+    assert (short["accuracy"], short["confusion_matrix"]) == (1.0, [[1, 0, 0], [0, 2, 0]])
+    no_labels = {name: value for name, value in sides["tuned"].items() if name != "classification"}
+    assert describe_main_task(no_labels) == {}
+
+
 def test_the_table_points_up_and_down_and_has_no_percentage_of_nothing(sides):
     base, tuned = (sides[name]["classification"]["by_task"]["sentiment"]["label_scoring"] for name in ("base", "tuned"))
     assert improvement_rows(compare_labels(base, tuned))[0] == [
@@ -125,8 +139,24 @@ def test_the_files_of_earlier_projects_are_written_where_they_apply_and_taken_aw
     confidence = written["confidence_analysis.json"]
     assert confidence["basic_stats"]["mean_confidence_correct"] == pytest.approx(0.9, abs=1e-6)
     assert confidence["reliability_diagram"]["bin_counts"] == [3]
-    assert len(confidence["confidence_distribution"]["bin_edges"]) == 21
+    assert len(confidence["full_distribution"]["bin_edges"]) == 21
+    assert {
+        name: confidence[name] for name in ("avg_confidence", "high_confidence_ratio", "confidence_distribution")
+    } == {
+        "avg_confidence": confidence["basic_stats"]["mean_confidence"],
+        "high_confidence_ratio": confidence["basic_stats"]["share_above_0.9"],
+        "confidence_distribution": {"0.5-0.6": 0, "0.6-0.7": 0, "0.7-0.8": 0, "0.8-0.9": 0, "0.9-1.0": 3},
+    }
+    assert confidence["low_confidence_samples"] == []
+    compared = written["baseline_comparison.json"]
+    assert list(compared["fine_tuned_model"]) == list(compared["baseline_model"]) == list(compared["improvement"])
+    assert list(compared["improvement"]) == ["accuracy", "precision", "recall", "f1", "auc"]
+    assert compared["improvement"]["accuracy"] == "+33.3%"
     result = written["robustness_result.json"]
+    assert {
+        name: result[name] for name in ("original_accuracy", "perturbed_accuracy", "robustness_score")
+    } == dict.fromkeys(("original_accuracy", "perturbed_accuracy", "robustness_score"))
+    assert result["perturbation_tests"] == {"typo_insertion": None}
     assert result["overall"] == {
         "robustness_score": None,
         "total_samples": 2,

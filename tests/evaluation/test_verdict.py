@@ -17,25 +17,25 @@ BETTER, WORSE, UNCLEAR = _figure("better", 0.5, 0.9), _figure("worse", 1.0, 1.25
             {"accuracy": BETTER},
             "helped",
             "Tuning helped: accuracy 0.500 -> 0.900; nothing got worse (1,200 rows).",
-            "微调有效：accuracy 0.500 -> 0.900；没有变差的指标（1,200 行）。",
+            "微调有效：准确率 0.500 -> 0.900；没有变差的指标（1,200 行）。",
         ),
         (
             {"accuracy": BETTER, "ner f1": UNCLEAR},
             "helped",
             "Tuning helped: accuracy 0.500 -> 0.900; no clear difference in ner f1 0.250 -> 0.250 (1,200 rows).",
-            "微调有效：accuracy 0.500 -> 0.900；ner f1 0.250 -> 0.250 没有明显差别（1,200 行）。",
+            "微调有效：准确率 0.500 -> 0.900；ner f1 0.250 -> 0.250 没有明显差别（1,200 行）。",
         ),
         (
             {"eval_loss": WORSE},
             "hurt",
             "Tuning hurt: eval_loss 1.000 -> 1.250 (1,200 rows).",
-            "微调有害：eval_loss 1.000 -> 1.250（1,200 行）。",
+            "微调有害：评测损失 1.000 -> 1.250（1,200 行）。",
         ),
         (
             {"accuracy": BETTER, "eval_loss": WORSE},
             "mixed",
             "Tuning helped in part: better accuracy 0.500 -> 0.900; worse eval_loss 1.000 -> 1.250 (1,200 rows).",
-            "微调部分有效：变好 accuracy 0.500 -> 0.900；变差 eval_loss 1.000 -> 1.250（1,200 行）。",
+            "微调部分有效：变好 准确率 0.500 -> 0.900；变差 评测损失 1.000 -> 1.250（1,200 行）。",
         ),
         (
             {"ner f1": UNCLEAR},
@@ -48,7 +48,7 @@ BETTER, WORSE, UNCLEAR = _figure("better", 0.5, 0.9), _figure("worse", 1.0, 1.25
             "loss_only",
             "The reference answers became likelier (eval_loss 0.500 -> 0.900), but what the model writes did not get "
             "clearly better: no clear difference in accuracy 0.250 -> 0.250 (1,200 rows).",
-            "参考答案的概率提高了（eval_loss 0.500 -> 0.900），但模型写出的答案没有明显变好：accuracy 0.250 -> 0.250 "
+            "参考答案的概率提高了（评测损失 0.500 -> 0.900），但模型写出的答案没有明显变好：准确率 0.250 -> 0.250 "
             "没有明显差别（1,200 行）。",
         ),
         (
@@ -56,7 +56,7 @@ BETTER, WORSE, UNCLEAR = _figure("better", 0.5, 0.9), _figure("worse", 1.0, 1.25
             "loss_only",
             "The reference answers became likelier (eval_loss 0.500 -> 0.900); whether what the model writes got "
             "better was not measured (--rouge measures text) (1,200 rows).",
-            "参考答案的概率提高了（eval_loss 0.500 -> 0.900）；模型写出的答案是否变好没有测量（文本可用 --rouge 测量）"
+            "参考答案的概率提高了（评测损失 0.500 -> 0.900）；模型写出的答案是否变好没有测量（文本可用 --rouge 测量）"
             "（1,200 行）。",
         ),
     ],

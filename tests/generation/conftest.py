@@ -38,9 +38,9 @@ class ScriptedHead(torch.nn.Module):
         self.vocab_size, self.rows, self.num_calls = vocab_size, rows, 0
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = hidden.new_zeros(*hidden.shape[:-1], self.vocab_size)  # (B, T, D) -> (B, T, V)
+        logits = hidden.new_zeros(*hidden.shape[:-1], self.vocab_size)  # (B, D) or (B, T, D) -> as many of V
         for row, tokens in enumerate(self.rows):
-            logits[row, :, tokens[self.num_calls % len(tokens)]] = 10.0
+            logits[row, ..., tokens[self.num_calls % len(tokens)]] = 10.0
         self.num_calls += 1
         return logits
 

@@ -1,10 +1,11 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.config.decoding import DECODING
 from sft.generation import generate_batch
-from sft.generation.prefix import compute_prefix, copy_prefix, pad_behind, run_cached, shared_length
+from sft.generation.prefix import compute_prefix, cut_rows, pad_behind, read_prompts, shared_length
 
 PROMPTS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=8), min_size=1, max_size=6)
 
@@ -46,16 +47,36 @@ def test_what_prompts_share_is_computed_once_and_not_again_in_any_batch(tiny, mo
     assert passes == [(1, shared), (2, longest[0] - shared), (2, longest[1] - shared)]
 
 
-def test_hidden_states_behind_the_shared_part_are_those_of_the_whole_prompt(tiny):
-    prompts = prompts_of(tiny, ["a", "bbb"])
+def test_padding_before_the_longest_of_a_part_is_not_read(tiny, monkeypatch):
+    prompts = prompts_of(tiny, ["a" * 30, "b", "c"])
     prefix = compute_prefix(tiny, prompts)
-    shared = prefix.get_seq_length()
-    ids, mask = pad_behind(prompts, shared, tiny.chat.pad_id)
-    hidden = run_cached(tiny, ids[:, shared:], mask, copy_prefix(tiny, prefix, 2))[:, -1]
+    ids, mask = pad_behind(prompts, prefix.get_seq_length(), tiny.chat.pad_id)
+    own = [len(prompt) - prefix.get_seq_length() for prompt in prompts]
+    shapes = []
+    tiny.causal_lm.model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    read_prompts(tiny, prefix, ids, mask, ids.shape[1], 2 * own[1])
+    assert shapes == [(1, own[0]), (2, own[1])]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 60, 10_000])  # a row at a time, two, all
+def test_hidden_states_behind_the_shared_part_are_those_of_the_whole_prompt(tiny, max_tokens):
+    prompts = prompts_of(tiny, ["a", "bbb", "cc"])
+    prefix = compute_prefix(tiny, prompts)
+    ids, mask = pad_behind(prompts, prefix.get_seq_length(), tiny.chat.pad_id)
+    cache, last = read_prompts(tiny, prefix, ids, mask, ids.shape[1] + 4, max_tokens)
+    assert cache.get_seq_length() == ids.shape[1]
     for row, prompt in enumerate(prompts):
         with torch.inference_mode():
             alone = tiny.causal_lm.model(input_ids=torch.tensor([prompt])).last_hidden_state[0, -1]
-        torch.testing.assert_close(hidden[row], alone, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(last[row], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_are_read_with_neighbours_of_like_lengths():
+    assert cut_rows([9, 8, 3, 2], 18) == [slice(0, 2), slice(2, 4)]
+    assert cut_rows([2, 3, 9], 6) == [slice(0, 2), slice(2, 3)]
+    assert cut_rows([50], 6) == [slice(0, 1)]
 
 
 def test_one_prompt_or_prompts_with_nothing_in_common_have_no_prefix(tiny):
@@ -68,5 +89,5 @@ def test_one_batch_leaves_the_prefix_as_the_next_one_needs_it(tiny):
     prefix = compute_prefix(tiny, prompts)
     before = [layer.keys.clone() for layer in prefix.layers]
     ids, mask = pad_behind(prompts, prefix.get_seq_length(), tiny.chat.pad_id)
-    run_cached(tiny, ids[:, prefix.get_seq_length() :], mask, copy_prefix(tiny, prefix, 2))
+    read_prompts(tiny, prefix, ids, mask, ids.shape[1], 10_000)
     assert all(torch.equal(old, layer.keys) for old, layer in zip(before, prefix.layers, strict=True))

@@ -66,7 +66,7 @@ def test_outside_the_context_the_model_has_its_usual_attention_again(tiny_model_
 
     with pytest.raises(RuntimeError, match="inside"):
         fail_inside()
-    assert loaded.causal_lm.config._attn_implementation == "sdpa"
+    assert loaded.causal_lm.config._attn_implementation == "shared_heads"
 
 
 def test_flat_attention_without_row_bounds_is_refused(tiny_model_folder: Path):

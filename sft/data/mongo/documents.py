@@ -111,6 +111,6 @@ def to_json(value: object, name: str) -> Json:
     if isinstance(value, list):
         return [to_json(part, name) for part in value]
     if isinstance(value, dict):
-        return {key: to_json(part, name) for key, part in value.items()}
+        return {key: to_json(part, f"{name}.{key}") for key, part in value.items()}
     kind = "bytes" if isinstance(value, bytes) else "a pattern" if isinstance(value, Regex) else type(value).__name__
     raise RowError("wrong_type", f"{name!r} is {kind}, which no row can hold")

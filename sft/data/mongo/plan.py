@@ -5,13 +5,14 @@ parse_shares(["train:0.8", "validation:0.1", "test:0.1"])
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from sft.config.extract_mongo import ExtractSettings
 from sft.data.mixing import OnShortage
-from sft.data.quotas import SPLITS, Cell, Quotas, SplitPlan, largest_remainder
+from sft.data.quotas import SPLITS, Cell, Quotas, SplitPlan, largest_remainder, parse_label_quota, parse_pairs
 from sft.data.records.writing import SHEET_ROWS, kind_of
 from sft.data.rows import OnBadRow
 from sft.errors import ConfigError, nearest_name
@@ -98,41 +99,35 @@ def make_plan(settings: ExtractSettings, output: Path) -> ExtractPlan:
     )
 
 
-def parse_quotas(words: tuple[str, ...]) -> dict[str, int]:
-    """Rows per label from words such as "正常:15000"; full-width ： and ， are read too. Raises ConfigError."""
-    quotas: dict[str, int] = {}
-    for label, count in _pairs(words, "labels", "正常:15000"):
-        if not re.fullmatch(r"\d{1,9}", count) or int(count) == 0:
-            raise ConfigError(f"labels: {label}:{count}: {count!r} is no number of rows; write {label}:15000")
-        quotas[label] = int(count)
-    if not quotas:
+def parse_quotas(words: Sequence[str]) -> dict[str, int]:
+    """Rows per label from words such as "正常:15000" (sft.data.quotas). Raises ConfigError."""
+    if not words:
         raise ConfigError(
             'labels: none is named; give -l "正常:15000,暴恐:6000", or see which there are: --list-labels'
         )
+    try:
+        quotas = parse_label_quota(",".join(words))
+    except ValueError as error:
+        raise ConfigError(f"labels: {error}") from None
+    if none := next((label for label, rows in quotas.items() if not rows), None):
+        raise ConfigError(f"labels: {none}:0 asks for no rows; leave it out, or write {none}:15000")
     return quotas
 
 
-def parse_shares(words: tuple[str, ...]) -> dict[str, Fraction]:
+def parse_shares(words: Sequence[str]) -> dict[str, Fraction]:
     """Shares of the splits from words such as "train:0.8", which must add up to 1; none for no words."""
-    shares: dict[str, Fraction] = {}
-    for name, share in _pairs(words, "splits", "train:0.8"):
+    if not words:
+        return {}
+    try:
+        pairs = parse_pairs(",".join(words), "train:0.8,validation:0.1,test:0.1")
+    except ValueError as error:
+        raise ConfigError(f"splits: {error}") from None
+    for name, share in pairs.items():
         if name not in SPLITS:
             raise ConfigError(f"splits: {name!r} is none of {', '.join(SPLITS)}{nearest_name(name, SPLITS)}")
         if not re.fullmatch(r"\d?\.\d+|[01]", share):
             raise ConfigError(f"splits: {name}:{share}: {share!r} is no share; write {name}:0.8")
-        shares[name] = Fraction(share)
-    if shares and sum(shares.values()) != 1:
+    shares = {name: Fraction(share) for name, share in pairs.items()}
+    if sum(shares.values()) != 1:
         raise ConfigError(f"splits: the shares add up to {float(sum(shares.values())):g}, expected 1")
     return shares
-
-
-def _pairs(words: tuple[str, ...], setting: str, example: str) -> list[tuple[str, str]]:
-    pairs: dict[str, str] = {}
-    for word in (part.strip() for given in words for part in given.split("，")):
-        name, colon, value = (part.strip() for part in word.replace("：", ":").rpartition(":"))
-        if not colon or not name:
-            raise ConfigError(f"{setting}: {word!r} does not say how many; write {example}")
-        if name in pairs:
-            raise ConfigError(f"{setting}: {name!r} is given twice")
-        pairs[name] = value
-    return list(pairs.items())

@@ -11,18 +11,18 @@ from sft.data.canonical import RowError
 from sft.data.mongo.address import Address, make_address
 from sft.data.records import BadRecord, GoodRecord
 from sft.data.rows import Recognised, convert_records
-from sft.data.sources.base import BadRow, FoundRow, Origin, Source
+from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
 
 if TYPE_CHECKING:  # pymongo is imported where a connection is made
     from pymongo.collection import Collection
 
 
-class MongoDB(Source):
+class MongoDB(MappedSource):
     """`kind: mongodb`, `database: texts`, `collection: rows`, `columns: {text_cn: text_cn, n_labels: label.name}`.
 
     The server is mongo_uri (without a password), mongo_uri_file, or host and port; the password of `user` comes from
-    MONGO_PASSWORD, the URI file or a prompt. `columns` names the field (a.b: b within a) of each column that the row
-    reader knows; without it every field of a document is a column. `query` is a MongoDB filter.
+    MONGO_PASSWORD, the URI file or a prompt. Fields are columns (a.b: b within a): those that `columns` and `templates`
+    name are fetched, all where they name none. `query` is a MongoDB filter.
     """
 
     is_remote: ClassVar[bool] = True
@@ -36,9 +36,7 @@ class MongoDB(Source):
     auth_database: str | None = None
     database: str | None = None
     collection: str
-    columns: dict[str, str] = Field(default={})
     query: dict[str, JsonValue] = Field(default={})
-    task: Literal["sentiment", "sentiment_json", "moderation"] | None = None
     max_retries: int = Field(default=5, ge=0)
     timeout_s: float = Field(default=60, gt=0)
 
@@ -59,26 +57,26 @@ class MongoDB(Source):
         shown_as = f"{database}.{self.collection}"
         with connect(address, self.timeout_s) as client:
             ids: list[object] = [None]  # of the document whose row comes next: records become rows one by one
-            records = self._read_records(choose_collection(client, address, database, self.collection), ids)
+            documents = self._read_documents(choose_collection(client, address, database, self.collection), ids)
+            records = self.mapping().map_records(documents)
             for found in convert_records(records, shown_as, self.task, recognised):
                 if isinstance(found, BadRow):
                     found = found._replace(message=f"{found.message} (_id {ids[0]})")
                 yield found
         say(recognised.describe(shown_as))
 
-    def _read_records(
+    def _read_documents(
         self, collection: "Collection[dict[str, object]]", ids: list[object]
     ) -> Iterator[GoodRecord | BadRecord]:
-        from sft.data.mongo.documents import Retry, read_field, stream_documents, to_json
+        from sft.data.mongo.documents import Retry, stream_documents, to_json
 
-        fields = list(dict.fromkeys(self.columns.values())) or None
-        documents = stream_documents(collection, dict(self.query), fields, Retry(self.max_retries))
+        fields = self.mapping().paths()
+        documents = stream_documents(collection, dict(self.query), fields or None, Retry(self.max_retries))
         for line, document in enumerate(documents, start=1):
             ids[0] = document["_id"]
-            columns = self.columns or {name: name for name in document if name != "_id"}
+            names = [name for name in document if name != "_id" or "_id" in fields]
             try:
-                record = {column: to_json(read_field(document, path), path) for column, path in columns.items()}
-                yield GoodRecord(line, record)
+                yield GoodRecord(line, {name: to_json(document[name], name) for name in names})
             except RowError as error:
                 yield BadRecord(line, error.reason, str(error))
 

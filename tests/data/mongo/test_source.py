@@ -29,8 +29,8 @@ def test_a_dataset_is_built_from_a_collection_whose_connection_breaks(start_serv
     ]
     port = start_server(documents, user="ada", password="s3cret", batch=25, hang_up_at=[2])
     monkeypatch.setenv("MONGO_PASSWORD", "s3cret")
-    columns = {"text_cn": "body.text", "n_labels": "class"}
-    preset = preset_of(port=port, user="ada", auth_database="texts", columns=columns)
+    named = {"columns": {"n_labels": "class"}, "templates": {"text_cn": "{body.text}"}}
+    preset = preset_of(port=port, user="ada", auth_database="texts", **named)
 
     options = BuildOptions(on_bad_row="quarantine")
     manifest = build_dataset(preset, tmp_path / "mixed", options)
@@ -41,7 +41,7 @@ def test_a_dataset_is_built_from_a_collection_whose_connection_breaks(start_serv
     ledger = [orjson.loads(line) for line in (tmp_path / "mixed/ledger.jsonl").read_bytes().splitlines()]
     assert [(line["where"], line["detail"]) for line in ledger if line["bucket"] == "quarantined"] == [
         ("texts.rows:61", "'body.text' is bytes, which no row can hold (_id bytes)"),
-        ("texts.rows:62", "no 'text_cn' (_id none)"),
+        ("texts.rows:62", "no column 'body.text' (there are: none) (_id none)"),
         (
             "texts.rows:63",
             "label '诗歌' is unknown to moderation; expected one of: 正常, 歧视, 违法违规, 政治安全, 暴恐, 色情低俗, "

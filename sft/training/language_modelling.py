@@ -1,0 +1,98 @@
+"""The objective of a chat model: predict the supervised tokens of each row.
+
+The loss of a step is the sum over its supervised tokens divided by their number, whatever the micro-batches; logits are
+formed only at supervised positions. Validation is token-weighted (sft.scoring).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from datasets import Dataset
+from torch.nn.functional import cross_entropy
+
+from prompts import Encoded
+from sft.batching import IGNORED, Batch, flatten_rows, pad_rows, tensor_of
+from sft.models.loaded import LoadedModel
+from sft.models.precision import is_launched_sharded
+from sft.scoring import RowScore, score_rows, token_weighted_loss
+from sft.training.chunked_loss import chunked_nll, head_left_out, is_frozen_linear
+from sft.training.sharded import score_in_step
+
+
+class LanguageModelling:
+    """An Objective (sft.training.objective)."""
+
+    figures: Sequence[str] = ("loss",)
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+
+    def count_terms(self, row: Encoded) -> int:
+        """Tokens of a row that carry loss in a batch: all supervised ones but the first, which nothing predicts."""
+        return row.num_supervised - row.loss_mask[0]
+
+    def as_dataset(self, rows: Sequence[Encoded]) -> Dataset:
+        """Columns input_ids and labels (-100 where not supervised)."""
+        return as_dataset(rows)
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        """Rows -> one batch in the layout the backend takes."""
+        return flatten_rows(rows) if self.loaded.takes_flat_rows else pad_rows(rows, self.loaded.chat.pad_id)
+
+    def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
+        """Sum of the nll of the batch's supervised tokens / divisor."""
+        labels = tensor_of(batch["labels"])
+        if not self.loaded.takes_flat_rows:
+            divisor = (labels != IGNORED).sum() if divisor is None else divisor
+            loss: torch.Tensor = model(**batch, num_items_in_batch=divisor, use_cache=False).loss
+            return loss
+        kept = tensor_of(batch["logits_to_keep"])  # (N,)
+        if len(kept) == 0:
+            raise RuntimeError("a batch without a supervised token reached the trainer")
+        forward = {name: value for name, value in batch.items() if name != "labels"} | {"use_cache": False}
+        if self.takes_hidden_states:
+            with head_left_out(self.loaded.causal_lm):
+                hidden = model(**forward).logits[0]  # (N, D)
+            return self._loss(hidden, batch, divisor)
+        logits = model(**forward).logits[0]  # (N, V)
+        nll = cross_entropy(logits.float(), labels[0, kept + 1], reduction="sum")
+        return nll / (len(kept) if divisor is None else divisor)
+
+    @property
+    def takes_hidden_states(self) -> bool:
+        """Whether the loss can be had from what the layers return, without the model's own output layer."""
+        return is_frozen_linear(self.loaded.causal_lm.get_output_embeddings()) and not is_launched_sharded()
+
+    def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
+        """As compute_loss, from the hidden states of all tokens (T, D), flat; batch may lie on the CPU."""
+        on_device = {name: tensor_of(batch[name]).to(hidden.device) for name in ("logits_to_keep", "labels")}
+        return self._loss(hidden[on_device["logits_to_keep"]], on_device, divisor)
+
+    def _loss(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
+        kept = tensor_of(batch["logits_to_keep"])
+        head = self.loaded.causal_lm.get_output_embeddings()
+        nll = chunked_nll(hidden, head, tensor_of(batch["labels"])[0, kept + 1])
+        return nll / (len(kept) if divisor is None else divisor)
+
+    def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[RowScore]:
+        """Each row's nll over its supervised tokens."""
+        if sharded is not None:
+            return score_in_step(sharded, self.loaded, rows)
+        return score_rows(self.loaded, rows, description="validation", shown=False)
+
+    def summarise(self, scores: Sequence[RowScore]) -> dict[str, float]:
+        """The token-weighted loss."""
+        return {"loss": token_weighted_loss(scores)}
+
+
+def as_dataset(rows: Sequence[Encoded]) -> Dataset:
+    """Columns input_ids and labels (-100 where not supervised), as TRL wants to see tokenised rows."""
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.input_ids for row in rows],
+            "labels": [
+                [token if flag else IGNORED for token, flag in zip(row.input_ids, row.loss_mask, strict=True)]
+                for row in rows
+            ],
+        }
+    )

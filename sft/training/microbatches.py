@@ -7,6 +7,8 @@ tokens of the whole step, so the budget changes speed and memory and nothing tha
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from sft.batching import num_tokens_at_once, plan_batches
 from sft.console import say
 from sft.errors import UserError
@@ -16,6 +18,12 @@ ADVICE = "--use_qlora, --gradient_checkpointing or a smaller --max_seq_length ta
 
 class OutOfMemoryError(UserError):
     """Not even one row fits: `out of memory with one row of 2,048 tokens at a time; --use_qlora, ... take less`"""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch says that the device has no memory left: a GPU's allocator, cuBLAS, or a CPU's."""
+    signs = ("CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from sft.models.fused_lora import keep_unpacked
 from sft.models.loaded import LoadedModel
 from sft.training.guard import FiniteGuard
 from sft.training.memory import MemoryPlan, has_dropout, recompute_layers, trained_layers
-from sft.training.microbatches import MicroBatches
+from sft.training.microbatches import MicroBatches, is_out_of_memory
 from sft.training.objective import Objective
 from sft.training.processes import largest
 from sft.training.replay import RecordingError, ReplayedPasses
@@ -92,7 +92,9 @@ class ComputesSteps(Trainer):
         while True:
             try:
                 return self._run_micro_batches(model, places, self.micro_batches.plan(lengths), num_items_in_batch)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.args.world_size > 1:  # the others wait in the middle of theirs
                     raise self.micro_batches.too_large() from None
             if self.passes is not None:

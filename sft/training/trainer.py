@@ -165,9 +165,9 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         return loss
 
     def gather_weights(self) -> dict[str, torch.Tensor]:
-        """The whole state dict, put together from the pieces; all processes have to ask for it."""
+        """The whole state dict, put together from the pieces; all processes have to ask for it, the first gets it."""
         whole = self.deepspeed if self.is_deepspeed_enabled else self.model
-        return dict(self.accelerator.get_state_dict(whole))
+        return dict(self.accelerator.get_state_dict(whole) or {})
 
     # Validation
 

@@ -35,7 +35,18 @@ def test_shrinking_ends_with_single_rows_and_then_an_error_that_says_what_helps(
     assert str(caught.value).startswith(f"out of memory with one row of {max(lengths)} tokens at a time; --use_qlora")
 
 
-def test_running_out_of_memory_shrinks_the_micro_batch_and_the_run_is_the_same(train, tmp_path, monkeypatch, capsys):
+def run_out_of_memory_of_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def run_out_of_memory_of_a_cpu() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)  # torch's own error
+
+
+@pytest.mark.parametrize("run_out", [run_out_of_memory_of_a_gpu, run_out_of_memory_of_a_cpu])
+def test_running_out_of_memory_shrinks_the_micro_batch_and_the_run_is_the_same(
+    run_out, train, tmp_path, monkeypatch, capsys
+):
     """The error comes from a real hook of the model: a forward of more than 100 tokens fails as the device's would."""
     flags = ["--max_steps", "6", "--eval_steps", "3", "--neftune_noise_alpha", "0", "--learning_rate", "1e-2"]
     train(*flags, folder="roomy")
@@ -47,7 +58,7 @@ def test_running_out_of_memory_shrinks_the_micro_batch_and_the_run_is_the_same(t
 
         def check(module, inputs, outputs):
             if module.training and inputs[0].numel() > 100:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                run_out()
 
         loaded.causal_lm.get_input_embeddings().register_forward_hook(check)
 
@@ -71,4 +82,13 @@ def test_a_row_that_does_not_fit_alone_is_one_line_with_what_helps(train, monkey
 
     monkeypatch.setattr(RowTrainer, "compute_loss", fail)
     with pytest.raises(OutOfMemoryError, match="out of memory with one row of"):
+        train("--max_steps", "2")
+
+
+def test_only_what_is_out_of_memory_is_answered_by_smaller_micro_batches(train, monkeypatch):
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(RowTrainer, "compute_loss", fail)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
         train("--max_steps", "2")

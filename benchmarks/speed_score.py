@@ -5,8 +5,8 @@ ceiling: 2 floating-point operations for each weight a token passes through (the
 at the rate of one large matrix product measured beside it. With --lora through an adapter on all projections.
 
 Labels: reviews (with --size: characters at random) in the sentiment prompt, both labels. The naive loop is a forward
-pass of transformers' own model for each label of each row, all logits, as one writes it down; of --sample rows. Compares
-the scores. One JSON line last.
+pass of transformers' own model for each label of each row, all logits, as one writes it down; of --sample rows. The
+scores are compared. One JSON line last.
     python -m benchmarks.speed_score --labels 1200 --rows 24          # a laptop: the embedded model
     python -m benchmarks.speed_score --size 7b --lora                 # a GPU
 """

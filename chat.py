@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     reader = LineReader("you> ", history=chats.history_file)
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch) if run else load_base(str(settings.model))
     if reader.is_terminal:
-        say("exit, quit or Ctrl-D leaves, Ctrl-C stops an answer, /help lists what else can be typed")
+        say("exit or Ctrl-D leaves, Ctrl-C stops an answer, /help lists the rest")
     session = Session(
         loaded,
         Conversation(run.system_prompt if run else None),

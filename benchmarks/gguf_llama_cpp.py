@@ -1,7 +1,12 @@
-"""What llama.cpp itself makes of exported GGUF files: prompts by the embedded chat template, first tokens, speed.
+"""What llama.cpp itself makes of exported GGUF files: does it ask and answer as the run does?
 
-Needs `python export.py --merge --gguf f16,q8_0,q4_k_m` of a run, and a Python that has llama-cpp-python (it builds from
-source in four minutes, so it is no dependency): `LLAMA_PYTHON=scratch/bin/python python -m benchmarks.gguf_llama_cpp`.
+Needs `python export.py --gguf f16,q8_0,q4_k_m` of a run, and a Python that has llama-cpp-python (it builds from source
+in four minutes, so it is no dependency): `LLAMA_PYTHON=scratch/bin/python python -m benchmarks.gguf_llama_cpp`.
+
+The run (base and adapter, fp32) answers held-out rows greedily. Each file is loaded by llama.cpp, which answers them
+through its own chat completion, so with the file's chat template and end token, and token by token from the template's
+ids. Ends in 1 where a prompt has other ids, an answer does not end where its end token comes, or fewer first tokens
+agree than export.py lets differ.
 """
 
 import json
@@ -9,66 +14,85 @@ import os
 import subprocess
 import sys
 
+import torch
+
 from sft.config.decoding import choose_decoding
 from sft.config.evaluate import EvaluateSettings
 from sft.evaluation.rows import prepare_rows, select_rows
+from sft.export.flow import LIMITS
 from sft.generation import generate_batch
-from sft.models.loading import load_base
+from sft.models.loading import load_run
+from sft.models.precision import Precision
 from sft.runs import open_run
 
-NUM_ROWS, NUM_TOKENS = 20, 8
+NUM_ROWS, NUM_TOKENS = 50, 24
 WORKER = """
 import json, sys, time
 from llama_cpp import Llama
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 asked = json.load(sys.stdin)
 llm = Llama(asked["path"], n_ctx=2048, verbose=False, n_threads=1)
-template = llm.metadata["tokenizer.chat_template"]
-import jinja2.sandbox
-render = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template).render
+ends = llm.token_eos()
+name = llm.detokenize([ends], special=True).decode()
+template = Jinja2ChatFormatter(llm.metadata["tokenizer.chat_template"], eos_token=name, bos_token="")
 found, started, written = [], time.time(), 0
 for turns in asked["turns"]:
-    text = render(messages=turns, add_generation_prompt=True)
-    ids = llm.tokenize(text.encode(), add_bos=False, special=True)
+    ids = llm.tokenize(template(messages=turns).prompt.encode(), add_bos=False, special=True)
     llm.reset()
     answer = []
     for token in llm.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
-        if token == llm.token_eos() or len(answer) == asked["num_tokens"]:
-            break
         answer.append(token)
-    found.append([ids, answer])
-    written += len(answer)
-print(json.dumps({"rows": found, "duration_s": time.time() - started, "tokens": written}))
+        if token == ends or len(answer) == asked["num_tokens"]:
+            break
+    chat = llm.create_chat_completion(turns, temperature=0.0, repeat_penalty=1.0, max_tokens=asked["num_tokens"])
+    said, used = chat["choices"][0], chat["usage"]
+    found.append({"ids": ids, "answer": answer, "text": said["message"]["content"],
+                  "finish_reason": said["finish_reason"], "prompt_tokens": used["prompt_tokens"]})
+    written += len(answer) + used["completion_tokens"]
+print(json.dumps({"rows": found, "end": ends, "duration_s": time.time() - started, "tokens": written}))
 """
 
 
-def main() -> None:
-    """Compare every file of a run's export with the merged folder beside it."""
+def main() -> int:
+    """Compare every file of a run's export with the run; 0 where llama.cpp asks and answers as the run does."""
     run = open_run(sys.argv[1] if len(sys.argv) > 1 else None)
-    export = run.path / "export"
-    loaded = load_base(str(export / "merged"), dtype="fp32")
+    loaded = load_run(run, precision=Precision("cpu", torch.float32, "to compare without rounding"), four_bit=False)
     chosen = select_rows(run, EvaluateSettings(num_samples=NUM_ROWS)).rows
     trained = run.train_settings()
     rows = prepare_rows(chosen, loaded.chat, run.system_prompt, trained, trained.max_seq_length).rows
     decoding = choose_decoding("precise", max_new_tokens=NUM_TOKENS)
-    expected = [answer.token_ids for answer in generate_batch(loaded, [row.prompt_ids for row in rows], decoding)]
+    expected = generate_batch(loaded, [row.prompt_ids for row in rows], decoding)
     result: dict[str, object] = {"rows": len(rows)}
-    for path in sorted((export / "gguf").glob("*.gguf")):
+    is_good = True
+    for path in sorted((run.path / "export" / "gguf").glob("*.gguf")):
         turns = [[{"role": "user", "content": row.question}] for row in rows]
         asked = json.dumps({"path": str(path), "turns": turns, "num_tokens": NUM_TOKENS})
         python = os.environ.get("LLAMA_PYTHON", sys.executable)
-        done = subprocess.run([python, "-c", WORKER], input=asked, capture_output=True, text=True, check=True)
+        done = subprocess.run([python, "-c", WORKER], input=asked, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout)
-        pairs = list(zip(found["rows"], rows, expected, strict=True))
+        said = found["rows"]
+        answers = [answer.token_ids + [found["end"]] * answer.finished for answer in expected]
         kind = path.stem.rsplit("-", 1)[-1]
-        result[kind] = {
-            "same_prompt_ids": sum(ids == row.prompt_ids for (ids, _), row, _ in pairs),
-            "same_first_token": sum(answer[:1] == wanted[:1] for (_, answer), _, wanted in pairs),
-            "same_first_tokens": sum(answer == wanted for (_, answer), _, wanted in pairs),
+        figures = {
+            "bytes": path.stat().st_size,
+            "end_token_is_the_runs": found["end"] in loaded.chat.end_ids,
+            "same_prompt_ids": sum(one["ids"] == row.prompt_ids for one, row in zip(said, rows, strict=True)),
+            "chat_prompt_of_the_same_length": sum(one["prompt_tokens"] == len(one["ids"]) for one in said),
+            "same_first_token": sum(one["answer"][:1] == own[:1] for one, own in zip(said, answers, strict=True)),
+            "same_answer": sum(one["answer"] == own[:NUM_TOKENS] for one, own in zip(said, answers, strict=True)),
+            "chat_ends_with_the_end_token": sum(
+                (one["finish_reason"] == "stop") == (one["answer"][-1] == found["end"]) for one in said
+            ),
             "tokens_per_second": round(found["tokens"] / found["duration_s"], 1),
         }
-        print(kind, result[kind])
+        result[kind] = figures
+        print(kind, figures)
+        is_good &= bool(figures["end_token_is_the_runs"]) and figures["same_prompt_ids"] == len(rows)
+        is_good &= figures["chat_ends_with_the_end_token"] == figures["chat_prompt_of_the_same_length"] == len(rows)
+        is_good &= float(figures["same_first_token"]) / len(rows) >= LIMITS[kind].first_tokens
     print(json.dumps(result))
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,8 +2,10 @@
 
     python benchmarks/kill_sweep.py --points 200      # last line: {"points": 200, "survived": 200, ...}
 
-One process loads everything and forks: a child trains and kills itself with SIGKILL at the n-th line of Python that is
-executed while a checkpoint is written or old ones are deleted; another child resumes and must come to the same weights.
+A run on a tiny model comes to each of its checkpoints and forks there: the child writes the checkpoint into a copy of
+the run folder and is killed, SIGKILL, before one of the system calls that change files; every such call has its turn
+where there are points enough. Each folder is then continued by `auto`, to the log and the weights of the run that
+nobody killed.
 """
 
 import argparse
@@ -14,148 +16,124 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.system_calls import run_child, run_traced
 from tests.tiny import make_tiny_model, write_rows
 
-STEPS, EVERY = 6, 2
-IN_TORCH = ("serialization.py", "staging.py", "saving.py", "checkpoints.py", "trainer.py", "shutil.py", "pathlib.py")
+STEPS, EVERY, NUM_SAVES = 6, 2, 3
+RECIPE = f"--method lora --dtype fp32 --max_steps {STEPS} --eval_steps {EVERY} --warmup_steps 0 --learning_rate 1e-2"
+RECIPE += " --save_total_limit 2 --max_seq_length 192"
+FIGURES = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "num_tokens")
 
 
-class LineCounter:
-    """Counts executed lines while a checkpoint is written; at the one asked for, the process is gone."""
+@dataclass
+class Sweep:
+    """What became of the killed runs; `most_steps_lost`: steps of a log that no whole checkpoint held."""
 
-    def __init__(self, fatal: int | None) -> None:
-        self.count, self.fatal = 0, fatal
-
-    def trace(self, frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
-        if not frame.f_code.co_filename.endswith(IN_TORCH):
-            return None
-        if event == "line":
-            self.count += 1
-            if self.count == self.fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self.trace
-
-    def watch(self, function: Callable[..., object]) -> Callable[..., object]:
-        def watched(*args: object, **kwargs: object) -> object:
-            before = sys.gettrace()
-            sys.settrace(self.trace)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                sys.settrace(before)
-
-        return watched
+    points: int
+    survived: int
+    calls_per_save: list[int]
+    most_steps_lost: int
+    save_interval: int
+    duration_s: float
 
 
-def run_child(work: Callable[[], None]) -> int:
-    """Fork, work, and how it ended: an exit code, or minus the signal."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            import traceback
+def train(model: Path, rows: Path, output: Path, *more: str) -> None:
+    """The run, as train.py starts it."""
+    from sft.config.layers import load_settings
+    from sft.config.train import TrainSettings
+    from sft.data import open_dataset
+    from sft.training.fit import fit
 
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    status = os.waitpid(pid, 0)[1]
-    return os.waitstatus_to_exitcode(status)
+    flags = ["--model", str(model), "--data", str(rows), "--output_dir", str(output), *RECIPE.split(), *more]
+    settings = load_settings(TrainSettings, [*flags, "--system_prompt", "Be brief."])
+    fit(settings, open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed))
 
 
-def sweep(model: Path, rows: Path, folder: Path, num_points: int) -> dict[str, object]:
-    """Kill at num_points points spread evenly over all lines of saving; see what became of each."""
+def train_and_die(model: Path, rows: Path, folder: Path, num_points: int) -> None:
+    """A whole run in folder/whole; from each of its saves, copies of it whose save was killed: folder/run-2-17."""
+    from sft.training.saving import SavesCheckpoints
+
+    save = SavesCheckpoints._save_checkpoint
+
+    def save_into(trainer: SavesCheckpoints, run: Path) -> None:
+        trainer.args.output_dir = str(run / "checkpoints")
+        save(trainer, trainer.model, None)
+        trainer.finish_saving()
+
+    def die_often(trainer: SavesCheckpoints, *arguments: object) -> None:
+        step, whole = trainer.state.global_step, folder / "whole"
+        trainer.finish_saving()  # a fork has no threads but the one that forks
+        shutil.copytree(whole, folder / "counted")
+        counted = run_traced(lambda: save_into(trainer, folder / "counted"))
+        assert counted.code == 0
+        shutil.rmtree(folder / "counted")
+        (folder / f"calls-{step}").write_text(str(counted.num_calls))
+        share = num_points // NUM_SAVES + (step // EVERY <= num_points % NUM_SAVES)
+        for point in range(share):
+            fatal = 1 + point * counted.num_calls // share
+            run = shutil.copytree(whole, folder / f"run-{step}-{point}")
+            ended = run_traced(lambda: save_into(trainer, run), fatal=fatal)  # noqa: B023
+            assert ended.code == -signal.SIGKILL, f"step {step}, call {fatal}: ended with {ended.code}"
+        save(trainer, *arguments)
+
+    SavesCheckpoints._save_checkpoint = die_often  # type: ignore[method-assign]  # of this process, which is a child
+    train(model, rows, folder / "whole")
+
+
+def sweep(model: Path, rows: Path, folder: Path, num_points: int) -> Sweep:
+    """Kill at num_points points, spread evenly over all calls of saving; see what became of each."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)  # a fork copies one thread only
     from safetensors.torch import load_file
 
-    from sft.config.layers import load_settings
-    from sft.config.train import TrainSettings
-    from sft.data import open_dataset
-    from sft.training.fit import fit
-    from sft.training.saving import SavesCheckpoints
+    from sft.checkpoints import newest_checkpoint, step_of
+    from sft.training.log import read_log
 
-    def train(output: Path, *more: str, counter: LineCounter | None = None) -> None:
-        flags = ["--model", str(model), "--data", str(rows), "--output_dir", str(output), "--method", "lora"]
-        flags += ["--dtype", "fp32", "--max_steps", str(STEPS), "--eval_steps", str(EVERY), "--warmup_steps", "0"]
-        flags += [
-            "--learning_rate",
-            "1e-2",
-            "--save_total_limit",
-            "2",
-            "--max_seq_length",
-            "192",
-            "--system_prompt",
-            "Be brief.",
-            *more,
-        ]
-        settings = load_settings(TrainSettings, flags)
-        if counter:
-            SavesCheckpoints._save_checkpoint = counter.watch(SavesCheckpoints._save_checkpoint)  # type: ignore
-        fit(settings, open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed))
+    def figures(run: Path) -> list[list[float | None]]:
+        return [[line.get(name) for name in FIGURES] for line in read_log(run / "log.jsonl")]
 
-    def weights(output: Path) -> dict[str, object]:
-        return load_file(output / "adapter/adapter_model.safetensors")
+    train(model, rows, folder / "unused", "--dry_run")  # what is imported here, no child has to import
+    began = time.monotonic()
+    assert ends_well(run_child(lambda: train_and_die(model, rows, folder, num_points)))
+    losses, weights = figures(folder / "whole"), load_file(folder / "whole/adapter/adapter_model.safetensors")
+    survived, most_lost, killed = 0, 0, sorted(folder.glob("run-*"))
+    for run in killed:
+        done = max(line["step"] for line in read_log(run / "log.jsonl"))
+        newest = newest_checkpoint(run)
+        most_lost = max(most_lost, int(done) - (step_of(newest) if newest else 0))
+        if not ends_well(run_child(lambda: train(model, rows, run, "--resume_from_checkpoint", "auto"))):  # noqa: B023
+            continue
+        tuned = load_file(run / "adapter/adapter_model.safetensors")
+        if figures(run) == losses and all(torch.equal(weights[name], tuned[name]) for name in weights):
+            survived += 1
+            shutil.rmtree(run)  # those that did not survive stay, to be looked at
+    calls = [int((folder / f"calls-{step}").read_text()) for step in range(EVERY, STEPS + 1, EVERY)]
+    return Sweep(len(killed), survived, calls, most_lost, EVERY, round(time.monotonic() - began, 1))
 
-    log = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 2)
-    counted = folder / "count"
 
-    def count() -> None:
-        counter = LineCounter(None)
-        train(folder / "whole", counter=counter)
-        counted.write_text(str(counter.count))
-
-    assert run_child(count) == 0, (folder / "said.txt").read_text()
-    total, expected = int(counted.read_text()), weights(folder / "whole")
-    survived, most_lost, began = 0, 0, time.monotonic()
-    for number in range(num_points):
-        output, fatal = folder / f"run-{number}", 1 + number * total // num_points
-        assert run_child(lambda: train(output, counter=LineCounter(fatal))) == -signal.SIGKILL  # noqa: B023
-        steps = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-        done = max(line["step"] for line in steps)
-        from sft.checkpoints import newest_checkpoint, step_of
-
-        newest = newest_checkpoint(output)
-        most_lost = max(most_lost, done - (step_of(newest) if newest else 0))
-        resumed = run_child(lambda: train(output, "--resume_from_checkpoint", "auto"))  # noqa: B023
-        same = resumed == 0 and all(torch.equal(expected[key], value) for key, value in weights(output).items())
-        survived += same
-        if same:
-            shutil.rmtree(output)
-    return {
-        "points": num_points,
-        "survived": survived,
-        "lines_of_saving": total,
-        "most_steps_lost": most_lost,
-        "save_interval": EVERY,
-        "duration_s": round(time.monotonic() - began, 1),
-    }
+def ends_well(pid: int) -> bool:
+    """Wait for a child."""
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def main() -> None:
-    """Kill at many points, on a tiny model unless another is named."""
+    """Kill at many points; what the runs said is in <folder>/said.txt."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=200)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--rows", type=Path)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder", type=Path, help="where the runs lie; default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        model = options.model or make_tiny_model(folder / "model")
-        rows = options.rows or write_rows(folder / "rows.jsonl")
-        print(json.dumps(sweep(model, rows, folder, options.points)))
+        os.dup2(os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT), 2)
+        found = sweep(make_tiny_model(folder / "model"), write_rows(folder / "rows.jsonl"), folder, options.points)
+    print(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

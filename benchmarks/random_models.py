@@ -5,6 +5,8 @@ random_rows(600)                                             # token ids, log-no
 """
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 from prompts import Encoded
@@ -76,6 +78,13 @@ def make_random_model(size: str, folder: Path) -> Path:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_apart(size: str, folder: Path) -> Path:
+    """As make_random_model, in a process of its own: the GPU is free afterwards."""
+    make = f"from benchmarks.random_models import *; make_random_model({size!r}, Path({str(folder)!r}))"
+    subprocess.run([sys.executable, "-c", make], cwd=Path(__file__).parents[1], check=True)
     return folder
 
 

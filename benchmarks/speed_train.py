@@ -55,6 +55,7 @@ class Plan:
     rows_per_step: int
     steps: int
     warm_up: int
+    stock_steps: int
     mu: float
     longest: int
     max_memory_gb: float | None
@@ -63,11 +64,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """One path once: tokens/s of the windows after the warm-up, peak memory in GB, loss and gradient norm a step."""
+    """One path once: tokens/s of the windows after the warm-up; most memory in use and held, GB; loss, norm a step."""
 
     windows: list[float]
     step_s: float
     peak_gb: float
+    reserved_gb: float
     losses: list[float]
     grad_norms: list[float]
     num_weights: int
@@ -84,6 +86,9 @@ def main() -> int:
     parser.add_argument("--rows_per_step", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warm_up", type=int, default=3, help="steps left out of the timing")
+    parser.add_argument(
+        "--stock_steps", type=int, help="of the other paths, a quarter of them to warm up; default: as ours"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--mu", type=float, default=5.9, help="log-normal lengths: 5.9 has a mean of about 490 tokens")
     parser.add_argument("--longest", type=int, default=2048)
@@ -98,10 +103,9 @@ def main() -> int:
 
     model = "embedded"
     if options.size:
-        make = (
-            f"from benchmarks.random_models import *; make_random_model({options.size!r}, Path({str(options.work)!r}))"
-        )
-        subprocess.run([sys.executable, "-c", make], check=True)  # a process of its own: the GPU is free afterwards
+        from benchmarks.random_models import make_apart
+
+        make_apart(options.size, options.work)
         model = str(options.work)
     plan = Plan(
         **{"model": model} | {name: getattr(options, name) for name in Plan.__dataclass_fields__ if name != "model"}
@@ -124,12 +128,12 @@ def run_worker(name: str, plan: Plan) -> Measured:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         print(f"{name} ended with {done.returncode}", file=sys.stderr)
-        return Measured([0.0], 0.0, 0.0, [], [], 0)
+        return Measured([0.0], 0.0, 0.0, 0.0, [], [], 0)
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def measure(path: Way, plan: Plan) -> Measured:
-    """Train `plan.steps` steps and time those after the warm-up."""
+    """Train the steps and time those after the warm-up."""
     from sft.backend import TRANSFORMERS, UNSLOTH, choose_backend
 
     backend = choose_backend(UNSLOTH if path.who == "unsloth" else TRANSFORMERS)  # unsloth has to be imported first
@@ -137,6 +141,7 @@ def measure(path: Way, plan: Plan) -> Measured:
     from transformers import TrainerCallback
 
     from benchmarks.random_models import random_rows
+    from benchmarks.stock import build_stock, profile_step
     from sft.config.layers import load_settings
     from sft.config.train import TrainSettings
     from sft.models.precision import decide_precision
@@ -145,13 +150,17 @@ def measure(path: Way, plan: Plan) -> Measured:
     from sft.training.memory import limit_memory
     from sft.training.order import StepOrder
 
+    num_rows = plan.steps * plan.rows_per_step  # all paths begin with the same steps
+    if path.who != "ours" and plan.stock_steps:
+        plan = replace(plan, steps=plan.stock_steps, warm_up=plan.stock_steps // 4)
     flags = ["--model", plan.model, "--method", path.method, "--dtype", plan.dtype, "--neftune_noise_alpha", "0"]
     flags += ["--per_device_train_batch_size", str(plan.rows_per_step), "--gradient_accumulation_steps", "1"]
     flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048", "--optim", plan.optim]
+    flags += ["--lr_scheduler_type", "constant"]  # so that paths of different lengths agree as far as they go
     if path.recomputes or path.who != "ours":
         flags.append("--gradient_checkpointing" if path.recomputes else "--no-gradient_checkpointing")
     settings = load_settings(TrainSettings, flags)
-    rows = random_rows(plan.steps * plan.rows_per_step, mu=plan.mu, longest=plan.longest)
+    rows = random_rows(num_rows, mu=plan.mu, longest=plan.longest)
     precision = decide_precision(plan.dtype)
     args = build_arguments(settings, precision, Path("/tmp/speed_train_output"), num_steps=plan.steps, backend=backend)
     order = StepOrder([len(row.input_ids) for row in rows], plan.rows_per_step, seed=args.data_seed)
@@ -200,6 +209,7 @@ def measure(path: Way, plan: Plan) -> Measured:
         ],
         step_s=round((ended[-1] - ended[plan.warm_up - 1]) / len(steps), 4),
         peak_gb=round(peak_memory_gb(), 2),
+        reserved_gb=round(torch.cuda.max_memory_reserved() / 2**30, 2) if torch.cuda.is_available() else 0.0,
         losses=[float(log["loss"]) for log in logged],
         grad_norms=[float(log["grad_norm"]) for log in logged],
         num_weights=trainer.model.num_parameters(),
@@ -223,72 +233,6 @@ def build_ours(settings, backend, rows, args):  # type: ignore[no-untyped-def]
     )
 
 
-def build_stock(settings, backend, rows, args):  # type: ignore[no-untyped-def]
-    """TRL's trainer on the libraries' own model, as their documentation has it; or on Unsloth's."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
-    from trl import SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-    from sft.backend import UNSLOTH, load_with_unsloth
-    from sft.models.loading import load_tokenizer
-    from sft.models.precision import decide_precision
-    from sft.models.source import find_source
-    from sft.training.language_modelling import as_dataset
-
-    folder, precision = find_source(settings.model).folder, decide_precision(settings.dtype)
-    if backend == UNSLOTH:
-        model = load_with_unsloth(folder, precision.dtype, settings, None)
-    else:
-        four_bit = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=precision.dtype,
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=precision.dtype,
-            quantization_config=four_bit if settings.method == "qlora" else None,
-            device_map={"": precision.device},
-        )
-        lora = LoraConfig(
-            r=settings.lora_r,
-            lora_alpha=settings.lora_alpha,
-            target_modules=list(settings.target_modules),
-            task_type="CAUSAL_LM",
-        )
-        torch.manual_seed(settings.seed)  # as ours: the same first weights
-        model = get_peft_model(model, lora)
-    tokenizer = load_tokenizer(folder)
-    stock = {"model": model, "args": args, "processing_class": tokenizer, "train_dataset": as_dataset(rows)}
-    if torch.cuda.is_available():
-        return SFTTrainer(**stock)
-    return Trainer(**stock, data_collator=DataCollatorForLanguageModeling(tokenizer.pad_token_id))
-
-
-def profile_step(trainer, file: Path, at: int) -> None:  # type: ignore[no-untyped-def]
-    """Write PyTorch's table of one step, by time on the device."""
-    import torch
-    from transformers import TrainerCallback
-
-    profiler = torch.profiler.profile()
-
-    class Around(TrainerCallback):
-        def on_step_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
-            if state.global_step == at:
-                profiler.start()
-
-        def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
-            if state.global_step == at + 1:
-                profiler.stop()
-                key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-                file.write_text(profiler.key_averages().table(sort_by=key, row_limit=60, max_name_column_width=70))
-
-    trainer.add_callback(Around())
-
-
 def compare(plan: Plan, found: dict[str, list[Measured]]) -> dict[str, object]:
     """Median speeds, ratios of our paths to each other one, and the largest differences of loss and norm."""
     rates = {name: statistics.median(rate for one in runs for rate in one.windows) for name, runs in found.items()}
@@ -299,6 +243,7 @@ def compare(plan: Plan, found: dict[str, list[Measured]]) -> dict[str, object]:
         "windows": {name: [rate for one in runs for rate in one.windows] for name, runs in found.items()},
         "step_s": {name: statistics.median(one.step_s for one in runs) for name, runs in found.items()},
         "peak_gb": {name: max(one.peak_gb for one in runs) for name, runs in found.items()},
+        "reserved_gb": {name: max(one.reserved_gb for one in runs) for name, runs in found.items()},
         "tflops": {
             name: round(FLOP_A_WEIGHT * runs[0].num_weights * rates[name] / 1e12, 1) for name, runs in found.items()
         },
@@ -313,8 +258,8 @@ def compare(plan: Plan, found: dict[str, list[Measured]]) -> dict[str, object]:
         if against in (None, name) or not first.losses or not found[against][0].losses:
             continue
         theirs = found[against][0]
-        loss = max(abs(a - b) for a, b in zip(first.losses, theirs.losses, strict=True))
-        norm = max(abs(a - b) / b for a, b in zip(first.grad_norms, theirs.grad_norms, strict=True))
+        loss = max(abs(a - b) for a, b in zip(first.losses, theirs.losses, strict=False))
+        norm = max(abs(a - b) / b for a, b in zip(first.grad_norms, theirs.grad_norms, strict=False))
         result[f"{name}, largest difference to {against}"] = {"loss": round(loss, 5), "norm": round(norm, 4)}
         if name in ours and (loss > LOSS_TOLERANCE or norm > NORM_TOLERANCE or min(first.grad_norms) <= 0):
             result["agree"] = False

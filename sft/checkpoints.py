@@ -12,7 +12,7 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import RunError
 from sft.runs import COMPLETE, RUN_FILE, Run, new_run_dir, read_run
-from sft.staging import find_damage, remove
+from sft.staging import adopt, find_damage, remove
 
 NONE, AUTO = "none", "auto"
 STATE_FILE = "trainer_state.json"
@@ -52,6 +52,8 @@ def find_checkpoint(settings: TrainSettings, run_dir: Path) -> Path | None:
     """The checkpoint to go on from, or None for the beginning; a folder that holds another run is not overwritten."""
     wanted, is_taken = settings.resume_from_checkpoint, (run_dir / RUN_FILE).exists()
     if wanted == AUTO:
+        for adopted in [] if settings.dry_run else adopt(run_dir / "checkpoints"):
+            say(f"{adopted} was written whole, though the run was ended before it could say so")
         newest = newest_checkpoint(run_dir)
         if newest is None and is_taken and read_run(run_dir).status == COMPLETE:
             raise RunError(f"{run_dir}: this run is complete and its checkpoints are gone; choose another --output_dir")
@@ -94,10 +96,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def prune_checkpoints(folder: Path, *, limit: int, best: Path | None) -> None:
-    """Delete the oldest until `limit` are left; never the best, and never the newest, which a crash would need."""
+def prune_checkpoints(folder: Path, *, limit: int, best: Path | None, is_complete: bool = False) -> None:
+    """Delete the oldest until `limit` are left; never the best, nor the newest, which a crash would need.
+
+    So a limit of 1 leaves two where the newest is not the best, until the run is complete.
+    """
     found = list_checkpoints(folder)
-    spared = {path.name for path in (best, found[-1] if found else None) if path is not None}
+    newest = None if is_complete and best is not None else found[-1:]
+    spared = {path.name for path in (best, *(newest or [])) if path is not None}
     surplus = max(0, len(found) - limit)
     for path in [path for path in found if path.name not in spared][:surplus]:
         remove(path)

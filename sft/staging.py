@@ -1,12 +1,12 @@
-"""Folders that are whole or not there: written aside, flushed to the disk, a manifest of checksums last, then renamed.
+"""Folders that are whole or not there: written aside, sealed with checksums, flushed to the disk, then renamed.
 
 with staged(Path("checkpoints/checkpoint-50"), num_bytes=9_000_000) as stage:
-    (stage / "weights").write_bytes(...)
+    (stage / "weights").write_bytes(...)            # sealed at the end: a kill loses nothing of it any more
+publish(Path("checkpoints/checkpoint-50"))          # flushed and renamed: a power cut neither; it may run in a thread
 find_damage(Path("checkpoints/checkpoint-50"))      # None, or "optimizer.pt has 1,024 of 2,048 bytes"
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -15,11 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import xxhash
+
 from sft.errors import UserError
 
 MANIFEST = "manifest.json"
+CHECKSUM = "xxh3_128"  # 128 bits against torn and rotten bytes, 8 times as fast as SHA-256; no shield against forgery
 STAGE_PREFIX, DELETED_PREFIX = ".staged-", ".deleted-"
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 20
 NUM_THREADS = 8
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SPARE = 1.02  # tokenizer, configuration and the file system's own needs, beside the tensors
@@ -31,21 +34,18 @@ class DiskFullError(UserError):
 
 @contextmanager
 def staged(folder: Path, *, num_bytes: int = 0) -> Iterator[Path]:
-    """A new folder to fill; at the end it is whole under its name, after an error or a crash it is not there.
+    """A new folder to fill, which gets its name by publish(); after an error it is not there.
 
     num_bytes: what will be written at least. Raises DiskFullError where that is not free, before or while writing.
     """
     stage = begin_stage(folder, num_bytes=num_bytes)
     try:
-        yield stage
-        finish_stage(stage, folder)
-    except Exception as error:
+        with _told_in_bytes(folder, num_bytes):
+            yield stage
+            seal(stage)
+    except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
-        if is_full(error):
-            raise DiskFullError(_explain(folder, num_bytes)) from None
         raise
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def begin_stage(folder: Path, *, num_bytes: int = 0) -> Path:
@@ -54,31 +54,51 @@ def begin_stage(folder: Path, *, num_bytes: int = 0) -> Path:
     sweep(folder.parent)
     if shutil.disk_usage(folder.parent).free < num_bytes * SPARE:
         raise DiskFullError(_explain(folder, num_bytes))
-    stage = folder.with_name(STAGE_PREFIX + folder.name)
+    stage = _stage_of(folder)
     stage.mkdir()
     return stage
 
 
-def finish_stage(stage: Path, folder: Path) -> None:
-    """Checksums of all files into the manifest, everything flushed to the disk, then the rename that makes it count."""
+def seal(stage: Path) -> None:
+    """Length and checksum of every file, into the manifest: from here on adopt() can tell that it is whole."""
     files = sorted(path for path in stage.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(NUM_THREADS) as pool:  # hashing and waiting for the disk overlap, and both leave the GIL
-        flushes = [pool.submit(_flush, path) for path in files]
-        sums = list(pool.map(_hash, files))
-        for flush in flushes:
-            flush.result()
+    with ThreadPoolExecutor(NUM_THREADS) as pool:  # hashing leaves the GIL
+        sums = list(pool.map(_checksum, files))
     entries = {
-        str(path.relative_to(stage)): {"bytes": path.stat().st_size, "sha256": digest}
+        str(path.relative_to(stage)): {"bytes": path.stat().st_size, CHECKSUM: digest}
         for path, digest in zip(files, sums, strict=True)
     }
+    (stage / MANIFEST).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def publish(folder: Path, *, num_bytes: int = 0) -> None:
+    """Flush what was sealed to the disk, then give it its name: what has the name is there after a power cut, too.
+
+    num_bytes: for the message of the DiskFullError that is raised where the disk, asked now, has no room after all.
+    """
+    stage = _stage_of(folder)
     manifest = stage / MANIFEST
-    manifest.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    for path in [manifest, *(path for path in stage.rglob("*") if path.is_dir()), stage]:
-        _flush(path)
+    content = sorted(path for path in stage.rglob("*") if path != manifest)  # files, and folders below
+    try:
+        with _told_in_bytes(folder, num_bytes):
+            for path in [*content, manifest, stage]:
+                _flush(path)
+    except Exception:  # after an error the next flush may say that all is well (https://lwn.net/Articles/752063/)
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
     if folder.exists():  # a step that was saved before, and is done again
         remove(folder)
     stage.rename(folder)
     _flush(folder.parent)
+
+
+def adopt(parent: Path) -> list[Path]:
+    """Publish what was sealed in this folder when its process was killed; the folders that have their name now."""
+    whole = [stage for stage in sorted(parent.glob(f"{STAGE_PREFIX}*")) if find_damage(stage) is None]
+    folders = [stage.with_name(stage.name.removeprefix(STAGE_PREFIX)) for stage in whole]
+    for folder in folders:
+        publish(folder)
+    return folders
 
 
 def find_damage(folder: Path) -> str | None:
@@ -91,7 +111,7 @@ def find_damage(folder: Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != entry["bytes"]:
                 return f"{name} has {path.stat().st_size:,} of {entry['bytes']:,} bytes"
-            if _hash(path) != entry["sha256"]:
+            if _checksum(path) != entry[CHECKSUM]:
                 return f"{name} is not what was written"
     except FileNotFoundError:
         return f"no {MANIFEST}: it was not written to its end"
@@ -124,6 +144,20 @@ def is_full(error: BaseException) -> bool:
     )
 
 
+@contextmanager
+def told_when_full(folder: Path, command: str) -> Iterator[None]:
+    """Raise DiskFullError for what else finds the disk full while it writes below a folder; command: what goes on."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error) or isinstance(error, DiskFullError):
+            raise
+        line = (
+            f"{folder}: no room on the disk; what was saved before is as it was. Make room, and go on with: {command}"
+        )
+        raise DiskFullError(line) from None
+
+
 def _explain(folder: Path, num_bytes: int) -> str:
     free = shutil.disk_usage(folder.parent).free
     needed = f"needs {round(num_bytes * SPARE):,} bytes, " if num_bytes else ""
@@ -133,12 +167,26 @@ def _explain(folder: Path, num_bytes: int) -> str:
     )
 
 
-def _hash(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            sha.update(chunk)
-    return sha.hexdigest()
+def _stage_of(folder: Path) -> Path:
+    return folder.with_name(STAGE_PREFIX + folder.name)
+
+
+@contextmanager
+def _told_in_bytes(folder: Path, num_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise DiskFullError(_explain(folder, num_bytes)) from None
+        raise
+
+
+def _checksum(path: Path) -> str:
+    sum_so_far, chunk = xxhash.xxh3_128(), memoryview(bytearray(CHUNK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while num_bytes := file.readinto(chunk):
+            sum_so_far.update(chunk[:num_bytes])
+    return sum_so_far.hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT
+from tests.conftest import train_tiny
 from tests.terminal import Screen, Terminal
 from tests.tiny import make_reciting_model
 
@@ -119,18 +120,37 @@ def test_in_a_terminal_a_chat_that_was_killed_is_taken_up_again_and_ctrl_c_twice
     assert chat.shown.endswith("interrupted\r\n")
 
 
+@pytest.fixture(scope="module")
+def endless_run(endless_model, rows_file, tmp_path_factory) -> Path:
+    """A run tuned from the endless model: four steps do not make it stop."""
+    return train_tiny(tmp_path_factory.mktemp("endless_run") / "run", "lora", endless_model, rows_file)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-def test_in_tmux_a_person_sees_answers_comparison_and_the_conversation_after_a_restart(tiny_run, tmp_path):
-    pane = Tmux(tmp_path)
-    command = f"{sys.executable} {SCRIPT} --run {tiny_run} --decoding precise --max_new_tokens 60"
+@pytest.mark.parametrize("columns", [80, 120])
+def test_in_tmux_a_person_sees_answers_comparison_and_the_conversation_after_a_restart(endless_run, tmp_path, columns):
+    pane = Tmux(tmp_path, columns)
+    command = f"{sys.executable} {SCRIPT} --run {endless_run} --decoding precise --max_new_tokens 90000"
     try:
         pane.start(command)
         pane.wait_for(r"you>")
+        pane.type("/help")
+        pane.wait_for(
+            r"/system \[TEXT\]       show the system prompt, or set another; /system none(\n {20})? leaves it to the"
+        )
         pane.type("你好 hello")
-        pane.wait_for(r"tokens/s")
+        pane.wait_for(r"you> 你好 hello\nans␛\[2J\\x9b ␇␀wer\nans")
+        pane.press("C-c")
+        pane.wait_for(r"\(\d+ tokens, [\d.]+ tokens/s, stopped\)\n\(Ctrl-C once more leaves")
+        pane.type("/set max_new_tokens 30")
+        pane.wait_for(r"\(max_new_tokens = 30\)")
         pane.type("/compare")
-        pane.wait_for(r"base +│ tuned\n─+ │ ─+\n(.*\n)+\(asked for this comparison only")
+        half = (columns - 4) // 2
+        pane.wait_for(
+            rf"base +│ tuned\n─{{{half}}} │ ─{{{half}}}\n(ans␛\[2J\\x9b ␇␀wer +│ ans␛\[2J\\x9b ␇␀wer\n)+"
+            r"(.*\n)*\(asked for this comparison only"
+        )
         pane.type("/undo")
         pane.wait_for(r"\(last question forgotten\)")
         pane.type("again")
@@ -142,25 +162,33 @@ def test_in_tmux_a_person_sees_answers_comparison_and_the_conversation_after_a_r
         pane.start(command)
         pane.wait_for(r"you>")
         pane.type("/load mine")
-        pane.wait_for(r"\(taken up: 1 question and answers\)\nlast question: again")
+        pane.wait_for(r"\(taken up: 1 question and answers\)\nlast question: again\nlast answer:\nans␛")
+        pane.press("C-c")
+        pane.wait_for(r"\(Ctrl-C once more leaves")
+        pane.press("C-c")
+        pane.wait_for(r"interrupted\nended 130")
     finally:
         pane.close()
 
 
 class Tmux:
-    """A window of 90 x 40 and what a person sees in it."""
+    """A window of so many columns and 40 lines, and what a person sees in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, columns: int) -> None:
         self.socket, self.folder = str(folder / "tmux"), folder
-        self._run("new-session", "-d", "-s", "chat", "-x", "90", "-y", "40", "-c", str(folder), "sh")
+        self._run("new-session", "-d", "-s", "chat", "-x", str(columns), "-y", "40", "-c", str(folder), "sh")
 
     def start(self, command: str) -> None:
         self._run("clear-history", "-t", "chat")
-        self._run("send-keys", "-t", "chat", f"clear; OMP_NUM_THREADS=1 {command}; echo ended $?", "Enter")
+        here = "env -u COLUMNS -u LINES OMP_NUM_THREADS=1"  # the window's own size, not that of who runs the tests
+        self._run("send-keys", "-t", "chat", f"clear; {here} {command}; echo ended $?", "Enter")
 
     def type(self, line: str) -> None:
         self._run("send-keys", "-t", "chat", "-l", line)
-        self._run("send-keys", "-t", "chat", "Enter")
+        self.press("Enter")
+
+    def press(self, key: str) -> None:
+        self._run("send-keys", "-t", "chat", key)
 
     def wait_for(self, pattern: str, timeout_s: float = 120) -> None:
         deadline = time.monotonic() + timeout_s

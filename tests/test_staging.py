@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.staging import DiskFullError, find_damage, finish_stage, is_full, remove, staged
+from sft.staging import DiskFullError, adopt, find_damage, is_full, publish, remove, seal, staged
 
 
 def write(folder: Path, content: str = "weights") -> Path:
@@ -14,6 +14,7 @@ def write(folder: Path, content: str = "weights") -> Path:
         (stage / "a.bin").write_text(content)
         (stage / "sub").mkdir()
         (stage / "sub/b.bin").write_text("more")
+    publish(folder)
     return folder
 
 
@@ -107,7 +108,42 @@ def test_the_rename_is_the_last_thing_and_everything_is_flushed_before_it(tmp_pa
     monkeypatch.setattr(Path, "rename", lambda self, to: (events.append("rename"), rename(self, to))[1])
     stage = tmp_path / ".staged-c"
     (stage / "sub").mkdir(parents=True)
-    (stage / "a.bin").write_text("x")
-    finish_stage(stage, tmp_path / "c")
-    where = str(tmp_path / ".staged-c")
-    assert events == [f"{where}/a.bin", f"{where}/manifest.json", f"{where}/sub", where, "rename", str(tmp_path)]
+    (stage / "sub/a.bin").write_text("x")
+    seal(stage)
+    publish(tmp_path / "c")
+    assert events == [
+        f"{stage}/sub",
+        f"{stage}/sub/a.bin",
+        f"{stage}/manifest.json",
+        str(stage),
+        "rename",
+        str(tmp_path),
+    ]
+
+
+# Between sealed and published
+
+
+def test_what_was_sealed_gets_its_name_by_adoption_and_what_was_not_does_not(tmp_path):
+    for name, content in (("whole", "new"), ("cut", "new"), ("rotten", "new")):
+        with staged(tmp_path / name / "checkpoint-2") as stage:
+            (stage / "a.bin").write_text(content)
+    (tmp_path / "cut/.staged-checkpoint-2/manifest.json").unlink()
+    (tmp_path / "rotten/.staged-checkpoint-2/a.bin").write_text("old")
+    assert adopt(tmp_path / "whole") == [tmp_path / "whole/checkpoint-2"]
+    assert find_damage(tmp_path / "whole/checkpoint-2") is None
+    assert adopt(tmp_path / "cut") == adopt(tmp_path / "rotten") == adopt(tmp_path / "nowhere") == []
+    assert not (tmp_path / "cut/checkpoint-2").exists()
+
+
+def test_what_cannot_be_flushed_never_gets_its_name(tmp_path, monkeypatch):
+    with staged(tmp_path / "c", num_bytes=100) as stage:
+        (stage / "a.bin").write_text("x")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sft.staging.os.fsync", fail)
+    with pytest.raises(DiskFullError, match="no room: needs 102 bytes"):
+        publish(tmp_path / "c", num_bytes=100)
+    assert list(tmp_path.iterdir()) == []  # nor is it adopted later: the kernel tells of lost pages once

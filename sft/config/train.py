@@ -24,7 +24,7 @@ class TrainSettings(ResultSettings):
     )
     revision: str | None = Field(None, description="hub revision (branch, tag or commit) of the model")
     backend: Literal["auto", "unsloth", "transformers"] = Field(
-        "auto", description="auto: unsloth where CUDA is available"
+        "auto", description="auto: transformers, with kernels of ours; unsloth on GPUs older than Ampere (T4, V100)"
     )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="compute type; auto asks the hardware")
     trust_remote_code: bool = Field(False, description="run model code that comes with the weights")
@@ -94,7 +94,8 @@ class TrainSettings(ResultSettings):
     optim: str = Field(
         "auto",
         description="optimizer as transformers names it (adamw_torch_fused, adamw_8bit, paged_adamw_8bit, ...); "
-        "auto: 8-bit on CUDA, paged where the base is in 4 bits, PyTorch's own on a CPU",
+        "auto: PyTorch's fused one for an adapter, 8-bit where more is trained or memory is spared, "
+        "PyTorch's own on a CPU",
     )
     neftune_noise_alpha: float | None = Field(
         5.0, ge=0, description="NEFTune: noise on the input embeddings; 0 switches it off"

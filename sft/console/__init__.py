@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from sft.console.answers import AnswerWriter
 from sft.console.commands import run_command
 from sft.console.keyboard import on_interrupt, quiet_keyboard
-from sft.console.narration import Progress, progress, say
+from sft.console.narration import Progress, progress, say, tell
 from sft.console.tables import table
 from sft.console.terminal import TerminalFilter, make_visible, to_json
 from sft.console.typed import LineReader, has_cursor, read_standard_input
@@ -35,6 +35,7 @@ __all__ = [
     "run_command",
     "say",
     "table",
+    "tell",
     "to_json",
     "warn",
 ]

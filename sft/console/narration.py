@@ -1,6 +1,7 @@
 """Narration: what a script tells the person while it works, on stderr, so that stdout holds results alone."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,15 @@ def say(text: str, *, by_all: bool = False) -> None:
             return
         text = f"process {rank}: {text}"
     tqdm.write(make_visible(text), file=sys.stderr)
+
+
+def tell(text: str, *, indent: int = 1) -> None:
+    """Narration within a conversation: at a terminal wrapped at its words, each line but the first indented."""
+    if sys.stderr.isatty():
+        from sft.console.wrapping import fold  # brings rich, which a pipe need not wait for
+
+        text = fold(make_visible(text), shutil.get_terminal_size().columns - 1, indent=indent)
+    say(text)
 
 
 @overload

@@ -4,6 +4,7 @@ rich breaks at blanks alone, so a Chinese sentence behind a word would begin a l
 """
 
 import re
+from itertools import pairwise
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -26,6 +27,18 @@ def wrap_text(text: Text, width: int) -> list[Text]:
             piece.rstrip()
         lines += pieces
     return lines
+
+
+def fold(text: str, width: int, *, indent: int = 0) -> str:
+    """The same for plain text, what follows a break indented: ("a bcd", 4, indent=1) -> "a\\n bcd"."""
+    lines = []
+    for line in text.split("\n"):
+        first = next(iter(find_breaks(line, width)), len(line))
+        rest = line[first:]
+        places = [0, *find_breaks(rest, max(width - indent, 1)), len(rest)]
+        lines.append(line[:first].rstrip())
+        lines += [" " * indent + rest[a:b].rstrip() for a, b in pairwise(places) if a < b]
+    return "\n".join(lines)
 
 
 def find_breaks(line: str, width: int) -> list[int]:

@@ -58,6 +58,7 @@ class Limits:
     mean_kl: float
     top1: float
     first_tokens: float
+    same_answers: float = 0.0  # 0: rounding turns a tie over somewhere in most answers, so they are reported only
 
     def exceeded_by(self, found: Agreement) -> list[str]:
         """["mean KL 0.31, at most 0.001"]; [] where the export is as near as it should be."""
@@ -68,6 +69,8 @@ class Limits:
             lines.append(f"top-1 agreement {found.top1:.2%}, at least {self.top1:.0%}")
         if _is_below(found.first_tokens, self.first_tokens, found.num_rows):
             lines.append(f"same first token on {found.first_tokens:.0%} of the rows, at least {self.first_tokens:.0%}")
+        if _is_below(found.same_answers, self.same_answers, found.num_rows):
+            lines.append(f"same answer on {found.same_answers:.0%} of the rows, at least {self.same_answers:.0%}")
         return lines
 
 

@@ -74,6 +74,7 @@ def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template:
     if TEXT_END in chat.encoder.control_tokens:
         tokenizer.pad_token = TEXT_END
     tokenizer.chat_template = template
+    tokenizer.clean_up_tokenization_spaces = False  # true would take blanks before punctuation out of answers
     tokenizer.save_pretrained(folder)
 
 

@@ -1,15 +1,14 @@
 """What inference.py prints: one answer, answers to typed lines, or a handful of examples."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice, zip_longest
 
 from prompts import PromptError
 from prompts.tasks import Row, get_task, text_of
-from sft.config.evaluate import EvaluateSettings
 from sft.console import AnswerWriter, LineReader, make_visible, say, to_json
 from sft.conversation import LEAVING
 from sft.errors import UserError
-from sft.evaluation.rows import select_rows
 from sft.inference.prediction import Prediction
 from sft.inference.predictor import Predictor
 from sft.inference.questions import make_row, show_question
@@ -83,19 +82,31 @@ def answer_examples(predictor: Predictor, rows: Iterable[Row], *, as_json: bool)
 
 
 def choose_examples(predictor: Predictor, task: str | None) -> list[Row]:
-    """A handful of rows the run was not trained on; where its data is gone, and of an untuned model, the task's own."""
+    """A handful of rows the run was not trained on, of each of its tasks; where its data is gone, and of an untuned
+    model, the task's own example."""
     if predictor.run is not None:
+        from sft.config.evaluate import EvaluateSettings
+        from sft.evaluation.rows import select_rows  # brings every metric: a second that only the demo need wait for
+
         try:
             rows = select_rows(predictor.run, EvaluateSettings()).rows
         except UserError as error:
             say(f"the run's own rows cannot be shown: {error}")
         else:
             wanted = [row for row in rows if task in (None, row["task"])]
-            step = max(1, len(wanted) // DEMO_ROWS)
             if wanted:
-                return [dict(row) for row in wanted[::step][:DEMO_ROWS]]
+                return take_in_turn(wanted)
             say(f"the run holds no rows of task {task}, so the task's example")
     return [{**predictor.task.example, "task": predictor.task.name}]
+
+
+def take_in_turn(rows: Sequence[Row]) -> list[Row]:
+    """A handful of rows: the first of each task, the second of each, and so on."""
+    tasks: dict[object, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault(row["task"], []).append(row)
+    rounds = chain.from_iterable(zip_longest(*tasks.values()))
+    return [dict(row) for row in islice(filter(None, rounds), DEMO_ROWS)]
 
 
 def make_maker(predictor: Predictor, input: str | None, category: tuple[str, ...]) -> Callable[[str], Row]:

@@ -14,6 +14,11 @@ from sft.errors import ConfigError
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
+def name_dtype(dtype: torch.dtype) -> str:
+    """torch.bfloat16 -> "bf16"."""
+    return next(name for name, value in DTYPES.items() if value is dtype)
+
+
 @dataclass(frozen=True)
 class Precision:
     """Device and compute type of one process, and why these."""
@@ -25,7 +30,7 @@ class Precision:
     @property
     def name(self) -> str:
         """`bf16`, `fp16` or `fp32`."""
-        return next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+        return name_dtype(self.dtype)
 
     def __str__(self) -> str:
         return f"{self.name} on {self.device} ({self.reason})"

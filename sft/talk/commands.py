@@ -1,13 +1,13 @@
 """What the lines that begin with a slash do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from prompts import Encoded
 from sft.config.decoding import Decoding
-from sft.console import make_visible, say
+from sft.console import make_visible, say, tell
 from sft.conversation import Conversation
 from sft.errors import ConfigError, nearest_name
 from sft.talk.compare import compare
@@ -22,17 +22,16 @@ def obey(session: Session, command: Command) -> bool:
     if command.name not in HANDLERS:
         near = nearest_name(command.name, COMMANDS).replace("'", "").replace("mean ", "mean /")
         known = ", ".join(f"/{name}" for name in COMMANDS)
-        say(f"/{command.name} is no command{near or f'; there are {known}'}")
+        tell(f"/{command.name} is no command{near or f'; there are {known}'}")
         return False
     return bool(HANDLERS[command.name](session, command.argument))
 
 
 def show_help(session: Session, argument: str) -> None:
     """/help"""
-    for line in describe_commands():
-        say(line)
+    _tell_columns(describe_commands())
     if session.reader.is_terminal:
-        say("Enter sends, Alt-Enter begins another line, the arrow keys find earlier lines, Ctrl-C stops an answer")
+        tell("Enter sends, Alt-Enter begins another line, the arrow keys find earlier lines, Ctrl-C stops an answer")
 
 
 def set_system(session: Session, argument: str) -> None:
@@ -42,9 +41,9 @@ def set_system(session: Session, argument: str) -> None:
         session.is_saved = False
         session.keep()
     prompt = session.conversation.system_prompt
-    say("(no system prompt: the model's template decides)" if prompt is None else f"system prompt: {prompt}")
+    tell("(no system prompt: the model's template decides)" if prompt is None else f"system prompt: {prompt}")
     if argument and session.loaded.is_tuned:
-        say("(the run was trained with the system prompt it came with; another one may cost quality)")
+        tell("(the run was trained with the system prompt it came with; another one may cost quality)")
 
 
 def clear(session: Session, argument: str) -> None:
@@ -53,26 +52,26 @@ def clear(session: Session, argument: str) -> None:
     session.put_aside()
     session.conversation.clear()
     session.is_saved, session.saved_as = False, None
-    say("(forgotten; /load last brings it back)" if is_kept else "(forgotten)")
+    tell("(forgotten; /load last brings it back)" if is_kept else "(forgotten)")
 
 
 def undo(session: Session, argument: str) -> None:
     """/undo"""
     if not session.conversation.undo():
-        say("(there is nothing to forget)")
+        tell("(there is nothing to forget)")
         return
     session.is_saved = False
     session.keep()
-    say("(last question forgotten)")
+    tell("(last question forgotten)")
 
 
 def retry(session: Session, argument: str) -> bool:
     """/retry"""
     question = session.conversation.retry()
     if question is None:
-        say("(there is no question to ask again)")
+        tell("(there is no question to ask again)")
         return False
-    say(f"(asked again: {question})")
+    tell(f"(asked again: {question})")
     return session.answer(question)
 
 
@@ -82,32 +81,35 @@ def set_value(session: Session, argument: str) -> None:
     if not name or not value.strip():
         raise ConfigError(f"/set takes a name and a value, as in /set temperature 0.7; names: {', '.join(_names())}")
     if name not in _names():
-        raise ConfigError(f"{name!r} is nothing to set{nearest_name(name, _names())}; names: {', '.join(_names())}")
+        near = nearest_name(name, _names()) or f"; names: {', '.join(_names())}"
+        raise ConfigError(f"{name!r} is nothing to set{near}")
     try:
         session.decoding = Decoding.model_validate({**session.decoding.model_dump(), name: value.strip()})
     except ValidationError as error:
         raise ConfigError(f"{name} {value.strip()}: {error.errors()[0]['msg'].removeprefix('Input ')}") from None
-    say(f"({name} = {getattr(session.decoding, name)})")
+    tell(f"({name} = {getattr(session.decoding, name)})")
 
 
 def show_params(session: Session, argument: str) -> None:
     """/params"""
-    for name, field in Decoding.model_fields.items():
-        say(f"{name} = {getattr(session.decoding, name)}  ({field.description})")
-    used = len(session.last_prompt.ids) if session.last_prompt else 0
+    fields = Decoding.model_fields.items()
+    _tell_columns({f"{name} = {getattr(session.decoding, name)}": field.description or "" for name, field in fields})
     tuned = ", tuned" if session.loaded.is_tuned else ", untuned"
-    say(f"model {session.loaded.source.name}{tuned}, {session.loaded.precision}")
-    say(f"the last prompt took {used:,} of the model's {session.loaded.max_context:,} tokens")
+    tell(f"model {session.loaded.source.name}{tuned}, {session.loaded.precision}")
+    used = (
+        f"the last prompt took {len(session.last_prompt.ids):,} of them" if session.last_prompt else "none in use yet"
+    )
+    tell(f"the model reads {session.loaded.max_context:,} tokens; {used}")
 
 
 def save(session: Session, argument: str) -> None:
     """/save holiday"""
     if not session.conversation.num_exchanges:
-        say("(there is nothing to save yet)")
+        tell("(there is nothing to save yet)")
         return
     path = session.chats.save(argument, session.conversation, session.facts(), own=session.saved_as)
     session.saved_as, session.is_saved = path, True
-    say(f"saved: {path}")
+    say(f"saved: {path}")  # not wrapped: it is there to be copied
 
 
 def load(session: Session, argument: str) -> None:
@@ -122,34 +124,41 @@ def load(session: Session, argument: str) -> None:
     is_named = path != session.chats.path_of("last") and not path.stem.startswith("unsaved-")
     session.saved_as, session.is_saved = (path, True) if is_named else (None, False)
     questions = "1 question" if conversation.num_exchanges == 1 else f"{conversation.num_exchanges} questions"
-    say(f"(taken up: {questions} and answers)")
+    tell(f"(taken up: {questions} and answers)")
     if conversation.last is not None:
-        say(f"last question: {conversation.last.question}")
-        say(f"last answer: {conversation.last.answer}")
+        tell(f"last question: {conversation.last.question}")
+        session.show_again(conversation.last.answer)
     if conversation.open_question is not None:
-        say(f"without an answer yet, /retry asks it again: {conversation.open_question}")
+        tell(f"without an answer yet, /retry asks it again: {conversation.open_question}")
 
 
 def show_tokens(session: Session, argument: str) -> None:
     """/tokens: the last prompt as the model got it, to stdout"""
     if session.last_prompt is None:
-        say("(nothing was asked yet)")
+        tell("(nothing was asked yet)")
         return
     chat, ids = session.loaded.chat, session.last_prompt.ids
     pieces = chat.show(Encoded(ids, [0] * len(ids)))
     print(make_visible("".join(f"⟦{piece.text}⟧" if piece.is_control else piece.text for piece in pieces)), flush=True)
     num_control = sum(piece.is_control for piece in pieces)
-    say(
+    tell(
         f"({len(ids):,} tokens, {num_control} of them control tokens, shown as ⟦…⟧; "
         f"{session.last_prompt.num_cut:,} left out)"
     )
+
+
+def _tell_columns(lines: Mapping[str, str]) -> None:
+    """{"/undo": "forget the last question"}: what each means stands in a column of its own."""
+    width = max(map(len, lines)) + 2
+    for left, right in lines.items():
+        tell(f"{left:{width}}{right}", indent=width)
 
 
 def _replace(session: Session, conversation: Conversation) -> None:
     trained_with = session.conversation.system_prompt
     session.conversation = conversation
     if conversation.system_prompt != trained_with:
-        say("(the saved conversation brings its own system prompt; /system shows it)")
+        tell("(the saved conversation brings its own system prompt; /system shows it)")
 
 
 def _path_to_load(session: Session, argument: str) -> Path | None:
@@ -159,8 +168,8 @@ def _path_to_load(session: Session, argument: str) -> Path | None:
         return cut_off[0].path
     chats = session.chats.find_all()
     for chat in chats:
-        say(chat.describe())
-    say("/load NAME takes one up" if chats else "(no conversation is saved yet)")
+        tell(chat.describe())
+    tell("/load NAME takes one up" if chats else "(no conversation is saved yet)")
     return None
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from sft.console import has_cursor, make_visible, on_interrupt, quiet_keyboard, say
+from sft.console import has_cursor, make_visible, on_interrupt, quiet_keyboard, tell
 from sft.console.columns import show_columns
 from sft.conversation import Conversation, FittedPrompt
 from sft.models.loaded import LoadedModel
@@ -14,12 +14,12 @@ ERASE_LINE = "\r\x1b[K"
 def compare(session: Session, argument: str) -> bool:
     """/compare What is LoRA? — alone: the last question. Nothing of it is remembered; True where it was stopped."""
     if not session.loaded.is_tuned:
-        say("(this is the untuned model: there is nothing to compare it with; start chat.py with a run)")
+        tell("(this is the untuned model: there is nothing to compare it with; start chat.py with a run)")
         return False
     asked = Conversation.from_messages(session.conversation.messages())
     question = argument or asked.retry()
     if question is None:
-        say("(there is no question yet; /compare QUESTION asks one)")
+        tell("(there is no question yet; /compare QUESTION asks one)")
         return False
     prompt = session.fit(asked.ask(question))
     is_drawn = session.reader.is_terminal and has_cursor()
@@ -33,7 +33,7 @@ def compare(session: Session, argument: str) -> bool:
         show_columns(sys.stdout, [("base", base), ("tuned", tuned)])
     else:
         print(make_visible(f"base: {base}\ntuned: {tuned}"), flush=True)
-    say("(asked for this comparison only, not remembered)")
+    tell("(asked for this comparison only, not remembered)")
     return is_stopped
 
 

@@ -62,8 +62,6 @@ def read_line(line: str) -> Question | Command | None:
     return Command(name, argument)
 
 
-def describe_commands() -> list[str]:
-    """A line a command: "/undo               forget the last question and its answer"."""
-    shown = {f"/{name} {argument}".rstrip(): what for name, (argument, what) in COMMANDS.items()}
-    width = max(map(len, shown))
-    return [f"{command:{width}}  {what}" for command, what in shown.items()]
+def describe_commands() -> dict[str, str]:
+    """{"/undo": "forget the last question and its answer", ...}, in the order of /help."""
+    return {f"/{name} {argument}".rstrip(): what for name, (argument, what) in COMMANDS.items()}

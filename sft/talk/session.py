@@ -9,7 +9,7 @@ import torch
 
 from prompts import Message, PromptError
 from sft.config.decoding import Decoding
-from sft.console import AnswerWriter, on_interrupt, quiet_keyboard, say
+from sft.console import AnswerWriter, on_interrupt, quiet_keyboard, tell
 from sft.conversation import Conversation, FittedPrompt, fit_prompt
 from sft.errors import ModelError, UserError
 from sft.generation import TextStream, stream
@@ -96,12 +96,22 @@ class Session:
             head_share=self._head_share,
         )
         if prompt.num_cut:
-            say(f"(the model reads {self.loaded.max_context:,} tokens: the oldest {prompt.num_cut:,} were left out)")
+            tell(f"(the model reads {self.loaded.max_context:,} tokens: the oldest {prompt.num_cut:,} were left out)")
         return prompt
 
     def start(self, prompt: FittedPrompt, decoding: Decoding, loaded: LoadedModel | None = None) -> TextStream:
         """The answer to a prompt, not yet begun, by the session's model or another."""
         return stream(loaded or self.loaded, prompt.ids, decoding)
+
+    def show_again(self, answer: str) -> None:
+        """An answer of a conversation that is taken up: at a terminal as it was shown when it was written."""
+        if not self.reader.is_terminal:
+            tell(f"last answer: {answer}")
+            return
+        tell("last answer:")
+        writer = self._make_writer()
+        writer.write(answer)
+        writer.close()
 
     def facts(self) -> dict[str, object]:
         """What the conversation is held with, for its file."""
@@ -112,18 +122,18 @@ class Session:
         try:
             self.chats.keep(self.conversation, self.facts())
         except OSError as error:
-            say(f"(the conversation could not be written down: {error.strerror})")
+            tell(f"(the conversation could not be written down: {error.strerror})")
 
     def put_aside(self) -> None:
         """The conversation ends here: where it has no name, /load last finds it."""
         try:
             self.chats.put_aside(self.conversation, self.facts(), is_saved=self.is_saved)
         except OSError as error:
-            say(f"(the conversation could not be written down: {error.strerror})")
+            tell(f"(the conversation could not be written down: {error.strerror})")
 
     def _offer_cut_off(self) -> None:
         for chat in self.chats.cut_off()[:1]:
-            say(f"a conversation was cut off; /load takes it up: {chat.describe()}")
+            tell(f"a conversation was cut off; /load takes it up: {chat.describe()}")
 
     def _read_lines(self) -> None:
         was_interrupted = False
@@ -143,7 +153,7 @@ class Session:
                 elif typed is not None:
                     was_interrupted = self.answer(typed.text)
             except (UserError, PromptError) as error:  # a question that is too long must not end the conversation
-                say(f"error: {error}")
+                tell(f"error: {error}")
             except KeyboardInterrupt:
                 if was_interrupted or self._leaves:
                     raise
@@ -151,7 +161,7 @@ class Session:
             if was_interrupted and not self.reader.is_terminal:
                 raise KeyboardInterrupt
             if was_interrupted:
-                say("(Ctrl-C once more leaves; so do exit and Ctrl-D)")
+                tell("(Ctrl-C once more leaves; so do exit and Ctrl-D)")
 
     def _stream_answer(self, prompt: FittedPrompt, decoding: Decoding) -> bool:
         started = kept_at = time.monotonic()
@@ -175,7 +185,8 @@ class Session:
         num_tokens, duration_s = len(pieces.token_ids), time.monotonic() - started
         stopped = ", stopped" if interrupted.is_set() else ""
         ending = stopped or ("" if pieces.finished else ", cut off: raise it with /set max_new_tokens")
-        say(f"({num_tokens} tokens, {num_tokens / duration_s:.1f} tokens/s{ending})")
+        tokens = "1 token" if num_tokens == 1 else f"{num_tokens} tokens"
+        tell(f"({tokens}, {num_tokens / duration_s:.1f} tokens/s{ending})")
         if self._leaves:
             raise KeyboardInterrupt
         return interrupted.is_set()

@@ -95,9 +95,10 @@ def needs_autocast(settings: TrainSettings, precision: Precision, backend: str) 
 
 
 def choose_optimizer(settings: TrainSettings, precision: Precision) -> str:
-    """`auto`: AdamW in 8 bits on a GPU, paged (it may spill to the host) beside a base in 4 bits; a CPU: PyTorch's own.
+    """`auto`: PyTorch's fused AdamW for an adapter on a GPU, AdamW in 8 bits where more is trained or memory is short.
 
-    There 8 bits bring nothing, and the fused kernel pays where whole weights are trained.
+    For the 40 million weights of an adapter 8 bits save 0.2 GB and cost 25 ms a step, a tenth of it: their kernel is
+    launched tensor by tensor. On a CPU 8 bits bring nothing, and the fused kernel pays where whole weights are trained.
     """
     if settings.optim != "auto":
         known = [name.value for name in OptimizerNames]
@@ -106,4 +107,6 @@ def choose_optimizer(settings: TrainSettings, precision: Precision) -> str:
         return settings.optim
     if precision.device == "cpu":
         return "adamw_torch" if settings.has_adapter else "adamw_torch_fused"
-    return "paged_adamw_8bit" if settings.method == "qlora" else "adamw_8bit"
+    if settings.has_adapter and not settings.modules_to_save:
+        return "adamw_8bit" if settings.gradient_checkpointing else "adamw_torch_fused"
+    return "adamw_8bit"

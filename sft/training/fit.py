@@ -20,6 +20,7 @@ from sft.checkpoints import (
     find_checkpoint,
     find_run_dir,
     newest_checkpoint,
+    prune_checkpoints,
     run_to_continue,
     step_of,
 )
@@ -32,6 +33,7 @@ from sft.metrics.loss import LARGEST_EXPONENT
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training, save_tuned
 from sft.runs import TRAINING, Run, continue_command, git_revision, package_versions
+from sft.staging import told_when_full
 from sft.training.arguments import build_arguments
 from sft.training.guard import check_kept
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
@@ -84,7 +86,8 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
         if settings.dry_run:
             return TrainResult(None, rehearse_only(settings, prepared))
         run = start_run(settings, prepared, run_dir, before=run_to_continue(settings) if checkpoint else None)
-        return train_and_finish(settings, prepared, run, checkpoint, stop)
+        with told_when_full(run_dir, continue_command(run_dir)):
+            return train_and_finish(settings, prepared, run, checkpoint, stop)
 
 
 def train_and_finish(
@@ -99,6 +102,8 @@ def train_and_finish(
     try:
         trainer.train_from(checkpoint, prepared.num_steps)
     except KeyboardInterrupt:
+        if not stop.is_urgent:
+            trainer.finish_saving()
         num_saved = step_of(newest) if (newest := newest_checkpoint(run.path)) else 0
         done = f"{trainer.state.global_step} of {prepared.num_steps} steps done, {num_saved} saved"
         say(f"{done}; go on with: {continue_command(run.path)}")
@@ -122,6 +127,9 @@ def train_and_finish(
         run.adapter = save_tuned(prepared.loaded, run.weights_dir, run.fingerprint, weights=weights)
         plot_losses(run.path / LOG_FILE, run.path / PLOT_FILE)
         run.finish(metrics)
+        prune_checkpoints(
+            run.checkpoints_dir, limit=settings.save_total_limit, best=trainer.best_checkpoint, is_complete=True
+        )
     return TrainResult(run.path, metrics)
 
 

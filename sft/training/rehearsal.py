@@ -149,7 +149,8 @@ def _plan(
         kept = _try_line(trainer, model, rows[:4], lengths, is_resumed)
     if trainer.recomputes or (chooses and (kept is None or kept.tokens_in(free_bytes()) < min(most, ENOUGH_TOKENS))):
         recompute_layers(trainer.loaded.causal_lm, trainer.num_layers)
-        recomputed = _try_line(trainer, model, rows[:4], lengths, is_resumed)
+        few = [place for number, place in enumerate(rows) if sum(in_batch[: number + 1]) <= ENOUGH_TOKENS]
+        recomputed = _try_line(trainer, model, few or rows[:1], lengths, is_resumed)  # a plan has no more, either
     if kept is None and recomputed is None:
         raise trainer.micro_batches.no_row_fits(in_batch[0])
     plan = choose_plan(

@@ -1,10 +1,13 @@
 """Checkpoints of the trainer that survive anything: whole or not there, the best and the newest kept, found again.
 
-Instead of the stock trainer's, which writes into the final folder and may resume from one that was cut off.
+Instead of the stock trainer's, which writes into the final folder and may resume from one that was cut off. The steps
+wait until a checkpoint is written and sealed, which is enough against a kill; the disk takes it in while they go on.
 """
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -14,23 +17,34 @@ from transformers.trainer_callback import ExportableState
 
 from sft.checkpoints import STATE_FILE, list_checkpoints, prune_checkpoints, step_of
 from sft.console import say
-from sft.staging import find_damage, staged
+from sft.staging import find_damage, publish, staged
+from sft.training.background import Background
 from sft.training.processes import from_first, is_first, wait_for_all
 
 
 class SavesCheckpoints(Trainer):
     """Mixed into a trainer: checkpoints by sft.staging; settings of now win over those in a checkpoint."""
 
+    @cached_property
+    def _publishing(self) -> Background:
+        return Background()
+
     @property
     def checkpoints_dir(self) -> Path:
         """Where the checkpoint-N folders lie."""
         return Path(self.args.output_dir)
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """The one with the best figure so far, where one was validated."""
+        return Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         """Weights, optimizer, scheduler, random states, trainer state: what _load_from_checkpoint and others read."""
         folder = self.checkpoints_dir / f"checkpoint-{self.state.global_step}"
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(self.checkpoints_dir / f"checkpoint-{self.state.best_global_step}")
+        self.finish_saving()  # the checkpoint before
         num_bytes = self.count_bytes()
         with contextlib.ExitStack() as open_stage:
             stage = from_first(lambda: open_stage.enter_context(staged(folder, num_bytes=num_bytes)))
@@ -47,8 +61,26 @@ class SavesCheckpoints(Trainer):
             wait_for_all()
         wait_for_all()
         if is_first():
-            best = Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
-            prune_checkpoints(self.checkpoints_dir, limit=self.args.save_total_limit, best=best)
+            prune = partial(prune_checkpoints, limit=self.args.save_total_limit, best=self.best_checkpoint)
+            self._publishing.start(lambda: _publish(folder, num_bytes, prune))
+        if os.environ.get("WANDB_LOG_MODEL") == "checkpoint":  # its callback uploads the folder, under its name
+            self.finish_saving()
+
+    def _finalize_training(self, *arguments: object) -> object:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # 1 would delete the newest, too early
+        try:
+            return super()._finalize_training(*arguments)
+        finally:
+            self.args.save_total_limit = limit
+
+    def finish_saving(self) -> None:
+        """Until the last checkpoint is on the disk. Raises DiskFullError where it does not fit."""
+        self._publishing.wait()
+
+    def _load_best_model(self) -> None:
+        self.finish_saving()
+        wait_for_all()
+        super()._load_best_model()
 
     def count_bytes(self) -> int:
         """Bytes of a checkpoint's tensors: adapter or whole model, and the optimizer's state."""
@@ -70,8 +102,17 @@ class SavesCheckpoints(Trainer):
     def train_from(self, checkpoint: Path | None, num_steps: int) -> None:
         """Train from a checkpoint, or from the beginning, to num_steps, and take up the best weights.
 
-        Where the checkpoint has made them all, only its best weights: train() would make one step too many.
+        Whatever ends the run, its last checkpoint is on the disk; only KeyboardInterrupt does not wait for that.
         """
+        try:
+            self._train_or_take_best(checkpoint, num_steps)
+        except Exception:
+            self.finish_saving()
+            raise
+        self.finish_saving()
+
+    def _train_or_take_best(self, checkpoint: Path | None, num_steps: int) -> None:
+        """Where the checkpoint has made all steps, only its best weights: train() would make one step too many."""
         if checkpoint is None:
             self.train()
             return
@@ -113,6 +154,12 @@ class SavesCheckpoints(Trainer):
         if best is None or sign * values[-1] > sign * best:
             self.state.best_metric, self.state.best_global_step = values[-1], step_of(checkpoint)
             self.state.best_model_checkpoint = str(checkpoint)
+
+
+def _publish(folder: Path, num_bytes: int, prune: Callable[[Path], None]) -> None:
+    """Older checkpoints go when this one is on the disk, not before."""
+    publish(folder, num_bytes=num_bytes)
+    prune(folder.parent)
 
 
 @contextlib.contextmanager

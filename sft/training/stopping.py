@@ -24,10 +24,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
+        self.is_urgent = False  # asked twice
         self.is_saving = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """What a signal does."""
+        self.is_urgent = self.asked
         if self.asked or not self.is_saving:
             raise KeyboardInterrupt
         self.asked = True

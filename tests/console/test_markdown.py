@@ -1,4 +1,5 @@
 import io
+import random
 import re
 
 import pytest
@@ -161,10 +162,25 @@ def test_an_answer_without_text_shows_nothing():
     st.lists(st.one_of(PARTS, st.sampled_from(["\x1b[2J", "\x9b", "\x07", "\r", "\u202e", "\x1b]0;x"])), max_size=20)
 )
 def test_of_what_a_model_writes_no_byte_steers_the_terminal(parts):
-    output = write(parts)
-    Screen().feed(COLOURS.sub("", output))  # raises for anything but our own drawing
+    assert_safe(write(parts))
+
+
+def assert_safe(output: str) -> None:
+    """Nothing but our own drawing and what can be seen."""
+    Screen().feed(COLOURS.sub("", output))  # raises for anything else that steers
     drawn = re.sub(r"\x1b\[(\?2026[hl]|\d+A|K|J)|\r", "", COLOURS.sub("", output))
     assert STEERING.findall(drawn) == []
+
+
+@pytest.mark.slow
+def test_ten_thousand_fuzzed_answers_cut_anywhere_draw_no_steering_byte():
+    rng = random.Random(11)
+    parts = ["# ", "\n", "\n\n", "- ", "```", "|a|b|\n|-|-|\n", "**", "`", "> ", "中文，", "word ", "[x](y)", "    "]
+    parts += ["\x1b[2J", "\x1b]0;t\x07", "\x9b1m", "\x00", "\x7f", "\r", "\u202e", "\x1b", "[31m", "\x85", "&#27;"]
+    for _ in range(10_000):
+        text = "".join(rng.choices(parts, k=rng.randint(3, 12)))
+        cut = rng.randint(0, len(text))
+        assert_safe(write([text[:cut], text[cut:]]))
 
 
 @given(MARKDOWN)

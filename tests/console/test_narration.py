@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sft.console import narration, progress, say
+from sft.console import narration, progress, say, tell
 
 
 class Terminal(io.StringIO):
@@ -26,6 +26,15 @@ def clock(monkeypatch):
 def test_narration_goes_to_stderr_and_cannot_steer_the_terminal(capsys):
     say("reading \x1b[2Jfile")
     assert capsys.readouterr() == ("", "reading ␛[2Jfile\n")
+
+
+def test_what_is_told_is_wrapped_at_a_terminal_alone(capsys, monkeypatch):
+    tell("one two three")
+    assert capsys.readouterr().err == "one two three\n"
+    monkeypatch.setenv("COLUMNS", "9")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    tell("one two \x1b three")
+    assert sys.stderr.getvalue() == "one two\n ␛ three\n"
 
 
 def test_without_a_terminal_progress_is_a_line_per_ten_percent_with_rate_and_time_left(capsys, clock):

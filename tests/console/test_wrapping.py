@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from sft.console.wrapping import find_breaks, wrap_text
+from sft.console.wrapping import find_breaks, fold, wrap_text
 
 TEXT = st.text(alphabet="ab中文，。（） x-", max_size=60)
 
@@ -30,6 +30,18 @@ def test_a_word_longer_than_a_line_is_cut_where_the_line_is_full():
 
 def test_empty_lines_stay():
     assert wrap("a\n\nb", 10) == ["a", "", "b"]
+
+
+def test_what_follows_the_break_of_a_line_is_indented_and_the_next_line_is_not():
+    assert fold("one two three four\nfive", 9, indent=2) == "one two\n  three\n  four\nfive"
+    assert fold("", 9) == ""
+
+
+@given(st.text(alphabet="ab中文，。（） x-\n", max_size=60), st.integers(8, 20), st.integers(0, 3))
+def test_no_folded_line_is_wider_than_asked_and_nothing_but_blanks_is_lost(text, width, indent):
+    folded = fold(text, width, indent=indent)
+    assert max(map(cell_len, folded.split("\n"))) <= width
+    assert "".join(folded.split()) == "".join(text.split())
 
 
 @given(TEXT, st.integers(4, 20))

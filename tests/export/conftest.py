@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import train_tiny
 from tests.hub_uploads import UploadHub
 
 TOKEN = "hf_canaryTOKENthatMustNotTravel0123456789"
@@ -37,6 +38,18 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def strong_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny_run with an adapter that says something: four steps leave lora_B so near zero that any merge would do."""
+    return strengthen(tiny_run, tmp_path_factory.mktemp("strong_run") / "run")
+
+
+@pytest.fixture(scope="session")
+def qlora_run(tiny_model_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a run trained beside a base in 4 bits."""
+    folder = tmp_path_factory.mktemp("qlora_run")
+    return strengthen(train_tiny(folder / "weak", "qlora", tiny_model_folder, rows_file), folder / "run")
+
+
+def strengthen(weak: Path, folder: Path) -> Path:
+    """A copy of a run whose lora_B is drawn at random, with the record to match."""
     import json
 
     import torch
@@ -44,8 +57,7 @@ def strong_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
     from sft.models.source import describe_weights
 
-    folder = tmp_path_factory.mktemp("strong_run") / "run"
-    shutil.copytree(tiny_run, folder)
+    shutil.copytree(weak, folder)
     weights = load_file(folder / "adapter" / "adapter_model.safetensors")
     generator = torch.Generator().manual_seed(0)
     for name, value in weights.items():

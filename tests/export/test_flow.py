@@ -34,7 +34,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(strong_run, tmp_path):
         [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
     )
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
-    assert tokenizer.eos_token == "<|im_end|>"
+    assert (tokenizer.eos_token, tokenizer.clean_up_tokenization_spaces) == ("<|im_end|>", False)
     assert merged.generation_config.eos_token_id == [2, 0]  # <|im_end|>, <|endoftext|>
     loaded = load_run(open_run(strong_run))
     ids = torch.arange(3, 60)[None]
@@ -49,7 +49,7 @@ def test_a_merge_that_left_one_layer_out_is_caught_and_nothing_is_left(strong_ru
         return merge_adapter(loaded)
 
     monkeypatch.setattr(sft.export.flow, "merge_adapter", sabotage)
-    with pytest.raises(RunError, match=r"^the merged model does not say what the run says: mean KL .*, at most 1e-06"):
+    with pytest.raises(RunError, match=r"^the merged model does not say what the run says: mean KL .*, at most 1e-08"):
         export(strong_run, tmp_path, merge=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -70,10 +70,33 @@ def test_weights_damaged_on_their_way_to_disk_are_caught(strong_run, tmp_path, m
 
 def test_sixteen_bits_round_once_and_are_within_their_limits(strong_run, tmp_path):
     result = export(strong_run, tmp_path, merge=True, dtype="bf16")
-    assert result["merged"]["dtype"] == "bf16"
-    assert 0 < result["merged"]["agreement"]["mean_kl"] < 1e-3
+    merged = result["merged"]
+    assert (merged["dtype"], merged["computed_in"]) == ("bf16", "fp32")
+    assert 0 < merged["agreement"]["mean_kl"] < 1e-3
+    # Merging itself costs nothing; what the stored weights differ by is the rounding to bf16.
+    assert (merged["merging"]["mean_kl"] < 1e-9, merged["merging"]["same_answers"]) == (True, 1.0)
+    assert merged["storing"]["mean_kl"] == pytest.approx(merged["agreement"]["mean_kl"], rel=0.02)
     config = json.loads((tmp_path / "export" / "merged" / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
+
+
+def test_a_run_trained_beside_four_bits_is_merged_in_fp32_into_the_exact_base(qlora_run, tmp_path):
+    merged = export(qlora_run, tmp_path, merge=True)["merged"]
+    assert (merged["merging"]["mean_kl"] < 1e-9, merged["merging"]["same_answers"]) == (True, 1.0)
+    assert merged["agreement"]["mean_kl"] < 1e-9  # the tiny base is stored in fp32, so storing costs nothing either
+    assert merged["against_four_bits"]["mean_kl"] > 1e-6  # the model that was trained held a rounded base
+
+
+def test_a_merge_that_rounds_on_its_way_is_caught_before_it_is_stored(strong_run, tmp_path, monkeypatch):
+    def round_once_too_often(loaded):
+        merged = merge_adapter(loaded)
+        merged.model.to(torch.bfloat16).to(torch.float32)
+        return merged
+
+    monkeypatch.setattr(sft.export.flow, "merge_adapter", round_once_too_often)
+    with pytest.raises(RunError, match=r"^the merged model does not say what the run says: mean KL .*, at most 1e-08"):
+        export(strong_run, tmp_path, merge=True, dtype="bf16")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_base_in_four_bits_is_not_merged_into(strong_run):

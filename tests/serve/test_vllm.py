@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import GenerationConfig
 
 from sft.config.serve import ServeSettings
+from sft.errors import ConfigError
 from sft.runs import open_run
 from sft.serve.vllm import build_command
 
@@ -25,10 +27,18 @@ def test_an_adapter_is_served_on_its_base_with_the_runs_prompt_as_template(run, 
     template = run.path / "export" / "chat_template.jinja"
     assert command == [
         "vllm", "serve", str(tiny_model_folder), "--enable-lora", "--lora-modules", f"demo={run.adapter_dir}",
-        "--max-lora-rank", "16", "--chat-template", str(template), "--host", "127.0.0.1", "--port", "9000",
-        "--max-num-seqs", "4",
+        "--max-lora-rank", "16", "--chat-template", str(template), "--generation-config", str(template.parent),
+        "--host", "127.0.0.1", "--port", "9000", "--max-num-seqs", "4",
     ]  # fmt: skip
     assert '"Be brief."' in template.read_text()
+    assert GenerationConfig.from_pretrained(template.parent).eos_token_id == [2, 0]  # <|im_end|>, <|endoftext|>
+
+
+@pytest.mark.parametrize(("name", "value"), [("use_dora", True), ("modules_to_save", ["lm_head"]), ("lora_r", 600)])
+def test_an_adapter_that_vllm_does_not_take_has_to_be_merged_first(run, name, value):
+    run.settings[name] = value
+    with pytest.raises(ConfigError, match=r"^demo: vLLM takes no adapter with DoRA, .* --merge` first"):
+        build_command(run, ServeSettings())
 
 
 def test_a_run_on_four_bits_is_served_on_four_bits(run):
@@ -44,7 +54,7 @@ def test_weights_that_were_trained_themselves_are_served_from_the_run(full_run, 
     template = run.path / "export" / "chat_template.jinja"
     assert command == [
         "vllm", "serve", str(run.path / "model"), "--served-model-name", "demo", "--chat-template", str(template),
-        "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
+        "--generation-config", str(template.parent), "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
     ]  # fmt: skip
 
 

@@ -21,10 +21,13 @@ def test_a_retry_that_is_stopped_at_once_gives_the_former_answer_back(partner):
 
 
 def test_set_changes_one_value_and_refuses_others_in_one_line(partner, capsys):
-    partner.talk("/set temperature 0.7", "/set seed = 5", "/set temperatur 1", "/set top_p 7", "/set", "a")
+    partner.talk(
+        "/set temperature 0.7", "/set seed = 5", "/set temperatur 1", "/set hat 1", "/set top_p 7", "/set", "a"
+    )
     err = capsys.readouterr().err
     assert (partner.session.decoding.temperature, partner.session.decoding.top_p, partner.seeds) == (0.7, 0.9, [5])
-    assert "error: 'temperatur' is nothing to set; did you mean 'temperature'?; names: max_new_tokens, " in err
+    assert "error: 'temperatur' is nothing to set; did you mean 'temperature'?\n" in err
+    assert "error: 'hat' is nothing to set; names: max_new_tokens, " in err
     assert "error: top_p 7: should be less than or equal to 1\n" in err
     assert "error: /set takes a name and a value, as in /set temperature 0.7; names: " in err
 
@@ -43,10 +46,21 @@ def test_system_shows_sets_and_takes_away_the_system_prompt(partner, turns, caps
 def test_save_leave_and_load_bring_the_conversation_back(partner, turns, capsys):
     partner.talk("a", "/save mine", "exit")
     partner.conversation.clear()
+    capsys.readouterr()
     partner.talk("/load mine", "b")
     assert partner.prompts[-1] == partner.chat.encode_prompt(turns("Be brief.", "a", "fine", "b"))
-    assert "(taken up: 1 question and answers)\nlast question: a\nlast answer: fine\n" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "(taken up: 1 question and answers)\nlast question: a\nlast answer:\n" in err
+    assert out == "fine\nfine\n"  # what was said, shown as an answer, and the new one
     assert sorted(path.name for path in partner.chats.folder.iterdir()) == ["last.jsonl", "mine.jsonl"]
+
+
+def test_through_a_pipe_stdout_holds_new_answers_alone_also_after_a_load(partner, capsys):
+    partner.talk("a", "/save mine", "exit")
+    capsys.readouterr()
+    partner.talk("/load mine", is_terminal=False)
+    out, err = capsys.readouterr()
+    assert (out, "last answer: fine\n" in err) == ("", True)
 
 
 def test_load_alone_lists_what_there_is_and_never_the_chat_itself(partner, capsys):
@@ -82,8 +96,8 @@ def test_tokens_shows_the_prompt_with_its_control_tokens_marked_and_typed_ones_a
 def test_params_names_every_value_the_model_and_the_room_left(partner, capsys):
     partner.talk("a", "/params")
     err = capsys.readouterr().err
-    assert "temperature = 0.8  (0: always the likeliest token; 1: as the model believes)\n" in err
-    assert f"the last prompt took {len(partner.prompts[0])} of the model's 512 tokens\n" in err
+    assert "temperature = 0.8         0: always the likeliest token; 1: as the model believes\n" in err
+    assert f"the model reads 512 tokens; the last prompt took {len(partner.prompts[0])} of them\n" in err
 
 
 def test_compare_asks_both_with_one_seed_and_remembers_nothing(tuned_partner, turns, capsys):

@@ -53,9 +53,10 @@ def train(folder: Path, output: Path, *flags: str, steps: int = 6) -> tuple[list
     return losses, {name: value.clone() for name, value in loaded.model.state_dict().items() if "lora_" in name}
 
 
-def test_eight_rows_a_step_give_the_same_losses_however_they_are_cut(tiny_model_folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_eight_rows_a_step_give_the_same_losses_however_they_are_cut(method, tiny_model_folder: Path, tmp_path: Path):
     def train_in(tokens: int, *recipe: str) -> tuple[list[float], dict[str, torch.Tensor]]:
-        flags = ["--micro_batch_tokens", str(tokens), *recipe]
+        flags = ["--micro_batch_tokens", str(tokens), "--method", method, *recipe]
         return train(tiny_model_folder, tmp_path / str(tokens), *flags, steps=30)
 
     whole, whole_weights = train_in(10_000, "--batch_size", "8", "--gradient_accumulation_steps", "1")

@@ -1,0 +1,69 @@
+"""What this project is measured against: TRL's trainer over the libraries' own models, as their documents have it."""
+
+from pathlib import Path
+
+
+def build_stock(settings, backend, rows, args):
+    """TRL's trainer on the libraries' own model, as their documentation has it; or on Unsloth's."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
+    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    from sft.backend import UNSLOTH, load_with_unsloth
+    from sft.models.loading import load_tokenizer
+    from sft.models.precision import decide_precision
+    from sft.models.source import find_source
+    from sft.training.language_modelling import as_dataset
+
+    folder, precision = find_source(settings.model).folder, decide_precision(settings.dtype)
+    if backend == UNSLOTH:
+        model = load_with_unsloth(folder, precision.dtype, settings, None)
+    else:
+        four_bit = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.dtype,
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=precision.dtype,
+            quantization_config=four_bit if settings.method == "qlora" else None,
+            device_map={"": precision.device},
+        )
+        lora = LoraConfig(
+            r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            target_modules=list(settings.target_modules),
+            task_type="CAUSAL_LM",
+        )
+        torch.manual_seed(settings.seed)  # as ours: the same first weights
+        model = get_peft_model(model, lora)
+    tokenizer = load_tokenizer(folder)
+    stock = {"model": model, "args": args, "processing_class": tokenizer, "train_dataset": as_dataset(rows)}
+    if torch.cuda.is_available():
+        return SFTTrainer(**stock)
+    return Trainer(**stock, data_collator=DataCollatorForLanguageModeling(tokenizer.pad_token_id))
+
+
+def profile_step(trainer, file: Path, at: int) -> None:  # type: ignore[no-untyped-def]
+    """Write PyTorch's table of one step, by time on the device."""
+    import torch
+    from transformers import TrainerCallback
+
+    profiler = torch.profiler.profile()
+
+    class Around(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+            if state.global_step == at:
+                profiler.start()
+
+        def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+            if state.global_step == at + 1:
+                profiler.stop()
+                key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+                file.write_text(profiler.key_averages().table(sort_by=key, row_limit=60, max_name_column_width=70))
+
+    trainer.add_callback(Around())

@@ -91,8 +91,8 @@ def compare_with_base(tuned: ModelFigures, base: ModelFigures) -> Json | None:
             "models": {"base": _describe_labels(sides[0]), "finetuned": _describe_labels(sides[1])},
             "comparison": compare_labels(*sides),
         }
-    found = _with_main_task(by_task, tuned)
-    return {**shorten_comparison(found), **found}
+    whole = _with_main_task(by_task, tuned)
+    return {**shorten_comparison(whole), **whole}
 
 
 def describe_main_task(tuned: ModelFigures) -> ShortMetrics:
@@ -133,8 +133,8 @@ def describe_confidence(tuned: ModelFigures) -> Json | None:
     if "calibration" not in tuned:
         return None
     by_task = {task: _describe_calibration(found) for task, found in tuned["calibration"]["by_task"].items()}
-    found = _with_main_task(by_task, tuned)
-    return {**shorten_confidence(found), **found}
+    whole = _with_main_task(by_task, tuned)
+    return {**shorten_confidence(whole), **whole}
 
 
 def describe_robustness(figures: RobustnessFigures, hard_answers: Sequence[HardAnswer]) -> Json:

@@ -45,6 +45,7 @@ class Run:
     data: dict[str, object]  # path, sha256, split, rows kept and dropped
     adapter: str | None = None  # hash of the tuned weights, adapter or model, once they are written
     backend: str = "transformers"
+    head: dict[str, object] | None = None  # of a run that classifies: kind, pooling, dropout, id2label, label2id
     quantisation: str | None = None  # "nf4": trained on a base in 4 bits; to merge, load the base in 16 bits
     processes: int = 1
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -56,6 +57,19 @@ class Run:
     def tasks(self) -> list[str]:
         """Tasks of the rows it was trained on: ["instruct", "sentiment"]."""
         return [str(task) for task in self.data["tasks"]]  # type: ignore[attr-defined]
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it classifies and cannot write."""
+        return self.head is not None
+
+    def check_writes(self, what: str) -> None:
+        """Raises RunError where the run cannot write, so that `what` (chat.py, --gguf) can do nothing with it."""
+        if self.is_classifier:
+            raise RunError(
+                f"{what}: {self.path.name} has a classification head, which says labels and writes nothing; "
+                "ask it with inference.py or serve.py"
+            )
 
     @property
     def weights_dir(self) -> Path:

@@ -12,14 +12,14 @@ from sft.config.evaluate import EvaluateSettings
 from sft.console import say
 from sft.errors import RunError
 from sft.evaluation.answers import Asking, answer_rows, plan_budgets
-from sft.evaluation.baseline import Baseline, load_baseline
+from sft.evaluation.baseline import Baseline, choose_classes, load_baseline
 from sft.evaluation.figures import count_supervised_bytes
 from sft.evaluation.journal import Journal, Side, hash_of
 from sft.evaluation.outcomes import Measured, read_outcomes, text_places
 from sft.evaluation.probes import Probes, probe_model
 from sft.evaluation.rows import EvalRow, prepare_rows
 from sft.evaluation.subsets import take_rows
-from sft.generation.backends import open_writer
+from sft.generation.backends import Writer, open_writer
 from sft.models.loaded import LoadedModel
 from sft.runs import Run, package_versions
 
@@ -89,8 +89,8 @@ def measure_models(
     journal: Journal,
 ) -> Measurements:
     """The tuned model first, then what it is compared with; two models are never in memory at once."""
-    trained = run.train_settings()
-    writer = open_writer(settings.generator, loaded, run.adapter_dir)
+    trained, head = run.train_settings(), choose_classes(run, baseline)
+    writer = None if head else open_writer(settings.generator, loaded, run.adapter_dir)
     # Batches of as many tokens as training had at once: without a backward pass they take less memory than it did.
     max_tokens = trained.per_device_train_batch_size * trained.max_seq_length
     asking = Asking(writer, settings.decoding, seed, max_tokens, journal)
@@ -100,7 +100,10 @@ def measure_models(
         return Measurements(rows, tuned, probes=probes)
     if baseline.kind == "base":
         with loaded.adapter_off() as untuned:  # another model in memory, where the run has no adapter to switch off
-            without = writer.without_adapter() if untuned is loaded else open_writer(settings.generator, untuned)
+            without: Writer | None = None
+            if writer is not None:
+                is_beside = untuned is not loaded
+                without = open_writer(settings.generator, untuned) if is_beside else writer.without_adapter()
             asking = replace(asking, writer=without)
             base = _measure(untuned, rows, budgets, "base", asking, rouge=settings.rouge)
             return Measurements(rows, tuned, base, probes=probes)
@@ -109,14 +112,16 @@ def measure_models(
     del asking, writer
     other, system_prompt, its_settings = load_baseline(baseline, run, settings)
     max_length = min(settings.max_seq_length or trained.max_seq_length, other.max_context)
-    prepared = prepare_rows([row.row for row in rows], other.chat, system_prompt, its_settings, max_length)
+    its_head = head and (other.head or head)
+    prepared = prepare_rows([row.row for row in rows], other.chat, system_prompt, its_settings, max_length, its_head)
     measured = Measurements(rows, tuned, num_bytes=num_bytes, probes=probes)
     if prepared.too_long:
         say(f"{len(prepared.too_long):,} rows do not fit {baseline.name}: both are measured on the others")
         measured = measured.take([place for place, row in enumerate(rows) if row.row["id"] not in prepared.too_long])
-    writer = open_writer(settings.generator, other, baseline.run.adapter_dir if baseline.run else None)
+    its_adapter = baseline.run.adapter_dir if baseline.run else None
+    writer = None if head else open_writer(settings.generator, other, its_adapter)
     asking = Asking(writer, settings.decoding, seed, max_tokens, journal)
-    its_budgets = plan_budgets(prepared.rows, other, settings.max_new_tokens)
+    its_budgets = {} if head else plan_budgets(prepared.rows, other, settings.max_new_tokens)
     base = _measure(other, prepared.rows, its_budgets, "base", asking, rouge=settings.rouge)
     same_tokens = base.answers.num_tokens == measured.tuned.answers.num_tokens
     return replace(measured, base=base, base_chat=other.chat, num_bytes=None if same_tokens else measured.num_bytes)

@@ -26,6 +26,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 
 def hand_over(run: Run, settings: ServeSettings) -> NoReturn:
     """Become `vllm serve`. Raises ConfigError where vllm is missing."""
+    run.check_writes("--backend vllm")
     program = shutil.which("vllm")
     if program is None:
         raise ConfigError(MISSING)

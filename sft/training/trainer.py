@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, default_data_collator
 from trl import SFTConfig, SFTTrainer
 
 from prompts import Encoded
+from sft.models.head import head_weight
 from sft.models.loaded import LoadedModel
 from sft.scoring import TOKENS_PER_BATCH
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
@@ -74,8 +75,12 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
             processing_class=loaded.tokenizer,
             train_dataset=self.objective.as_dataset(train_rows),
             eval_dataset=self.objective.as_dataset(validation_rows),
+            # Neither is called, our batches are made in training_step; TRL's own is for language models alone.
+            data_collator=None if loaded.head is None else default_data_collator,
             callbacks=[self.guard, StallGuard(), *callbacks],
         )
+        if loaded.head is not None:  # beside weights in 4 bits TRL has rounded all that is trained to bf16
+            head_weight(loaded.causal_lm).data = head_weight(loaded.causal_lm).data.float()
         # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
         loaded.model.create_or_update_model_card = lambda folder: None
         for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate

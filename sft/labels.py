@@ -12,6 +12,7 @@ from prompts.tasks import get_task
 from sft.config.train import TrainSettings
 from sft.data.canonical import Row
 from sft.errors import ConfigError, DataError, nearest_name
+from sft.runs import HeadFacts
 
 
 def choose_head(settings: TrainSettings, rows: Sequence[Row]) -> Head | None:
@@ -39,8 +40,9 @@ def choose_head(settings: TrainSettings, rows: Sequence[Row]) -> Head | None:
     return Head(settings.labels or known, settings.pooling)
 
 
-def describe_head(head: Head, dropout: float) -> dict[str, object]:
-    """For run.json: {"kind": "classification", "pooling": "last", "dropout": 0.1, "id2label": ..., "label2id": ...}."""
-    names: dict[str, object] = {str(number): label for number, label in head.id2label.items()}
-    facts: dict[str, object] = {"kind": "classification", "pooling": head.pooling, "dropout": dropout}
-    return facts | {"id2label": names, "label2id": head.label2id}
+def describe_head(head: Head, dropout: float) -> HeadFacts:
+    """What run.json says of it."""
+    names = {str(number): label for number, label in head.id2label.items()}
+    return HeadFacts(
+        kind="classification", pooling=head.pooling, dropout=dropout, id2label=names, label2id=head.label2id
+    )

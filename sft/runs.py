@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TypedDict
 
 from prompts import Fingerprint
 from sft.config.layers import restore_settings
@@ -29,6 +30,16 @@ COMPLETE = "complete"
 TRAINING = "training"
 OF_ONE_CALL = ("output_dir", "json_output", "resume_from_checkpoint", "allow_mismatch", "dry_run", "use_qlora")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "tokenizers")
+
+
+class HeadFacts(TypedDict):
+    """The classification head of a run: {"kind": "classification", "pooling": "last", "id2label": {"0": "负面"}, ...}."""
+
+    kind: str
+    pooling: str
+    dropout: float
+    id2label: dict[str, str]
+    label2id: dict[str, int]
 
 
 @dataclass
@@ -45,7 +56,7 @@ class Run:
     data: dict[str, object]  # path, sha256, split, rows kept and dropped
     adapter: str | None = None  # hash of the tuned weights, adapter or model, once they are written
     backend: str = "transformers"
-    head: dict[str, object] | None = None  # of a run that classifies: kind, pooling, dropout, id2label, label2id
+    head: HeadFacts | None = None  # of a run that classifies instead of writing
     quantisation: str | None = None  # "nf4": trained on a base in 4 bits; to merge, load the base in 16 bits
     processes: int = 1
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))

@@ -89,7 +89,7 @@ def _describe(run: Run, what: What) -> str:
     }[what]
     labels = ""
     if run.head is not None:
-        names = ", ".join(f"{number} {label}" for number, label in run.head["id2label"].items())  # type: ignore[attr-defined]
+        names = ", ".join(f"{number} {label}" for number, label in run.head["id2label"].items())
         labels = f" A classification head on the last token says one of: {names}."
     return f"{how} Trained for: {', '.join(_tasks(run))}.{labels}"
 
@@ -122,12 +122,13 @@ def _classifier_usage(run: Run, what: What, title: str) -> str:
     messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     imports, load = "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n", f'"{title}"'
     tune = ""
-    if what == "adapter":
+    if what == "adapter" and run.head is not None:
         imports = f"from peft import PeftModel\n{imports}"
-        names = run.head["label2id"] if run.head else {}
-        load = f'"{base_id(run) or Path(run.base["name"]).name}", label2id=label2id, num_labels={len(names)}'  # type: ignore[arg-type]
+        base = base_id(run) or Path(run.base["name"]).name
+        names = {int(number): label for number, label in run.head["id2label"].items()}
+        load = f'"{base}", id2label=id2label, label2id={{label: i for i, label in id2label.items()}}'
         tune = f'model = PeftModel.from_pretrained(model, "{title}")\n'
-        imports += f"\nlabel2id = {names}"
+        imports += f"\nid2label = {names}"
     return _code(
         f"{imports}\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{title}")\n'

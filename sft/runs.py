@@ -33,7 +33,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "b
 
 
 class HeadFacts(TypedDict):
-    """The classification head of a run: {"kind": "classification", "pooling": "last", "id2label": {"0": "负面"}, ...}."""
+    """A run's classification head: {"kind": "classification", "pooling": "last", "id2label": {"0": "负面"}, ...}."""
 
     kind: str
     pooling: str

@@ -1,12 +1,16 @@
 """Training speed: this project, the stock trainer and Unsloth on the same rows in the same order, losses step by step.
 
-`stock` is TRL's SFTTrainer with its own collator. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of
-torch has no Triton: there it is transformers' Trainer, which TRL's was until then, with TRL's collator.
+A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
+with -gc for gradient checkpointing. `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come.
+TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no Triton: there it is transformers'
+Trainer with TRL's collator, which TRL's was until then. `unsloth` is its model in the same SFTTrainer.
 
-Each path trains in a process of its own, one after the other, --repeats times in turn; the median counts. Prints a
-table on stderr and one JSON line last; exit code 1 where losses or gradient norms disagree.
-    python -m benchmarks.speed_train                                          # a laptop: SmolLM2-135M, bf16
-    python -m benchmarks.speed_train --size 7b --method qlora --paths ours,stock,unsloth --steps 30    # an NVIDIA GPU
+Each path trains in a process of its own, one after the other, --repeats times in turn; the timed steps count as three
+windows, whose median is the speed. Prints a table on stderr and one JSON line last; exit code 1 where losses or
+gradient norms disagree with the first stock path of the method.
+    python -m benchmarks.speed_train                                                    # a laptop: SmolLM2-135M, bf16
+    python -m benchmarks.speed_train --size 7b --steps 30 --repeats 1 --paths \
+        ours-qlora,ours-qlora-gc,ours-lora,stock-qlora-2x4,unsloth-qlora-8x1,unsloth-qlora-8x1-gc       # an NVIDIA GPU
 """
 
 import argparse
@@ -15,122 +19,142 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-PATHS = ("ours", "stock", "stock_autocast", "unsloth")
-OTHER_NUMBERS = ("stock_autocast",)  # fp32 weights: its losses are shown and not judged
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-2, 0.02
+WINDOWS = 3
+FLOP_A_WEIGHT = 4  # forward, and gradients of activations; the base's own weights get none
 
 
-@dataclass
+@dataclass(frozen=True)
+class Way:
+    """One way to train: who, method, rows of a micro-batch of the stock trainers, gradient checkpointing."""
+
+    name: str
+    who: str
+    method: str
+    micro_batch: int
+    recomputes: bool
+
+    @classmethod
+    def parse(cls, name: str) -> "Way":
+        """`unsloth-qlora-8x1-gc` -> who, method, 8, True."""
+        who, method, *more = name.split("-")
+        rows = next((part for part in more if "x" in part), "8x1")
+        return cls(name, who, method, int(rows.split("x")[0]), "gc" in more)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What every path trains: the same model, rows, order and recipe."""
 
     model: str
-    method: str
     dtype: str
+    optim: str
     rows_per_step: int
-    micro_batch: int
     steps: int
     warm_up: int
-    gradient_checkpointing: bool
     mu: float
     longest: int
+    max_memory_gb: float | None
+    profile: str | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
-    """One path once: tokens/s over the steps after the warm-up, peak memory in GB, loss and gradient norm a step."""
+    """One path once: tokens/s of the windows after the warm-up, peak memory in GB, loss and gradient norm a step."""
 
-    path: str
-    tokens_per_second: float
+    windows: list[float]
     step_s: float
     peak_gb: float
     losses: list[float]
     grad_norms: list[float]
+    num_weights: int
 
 
 def main() -> int:
-    """Run every path, print the comparison; 0 where all agree with the first stock path."""
+    """Run every path, print the comparison; 0 where all agree with the stock path of their method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--paths", default="ours,stock", help=f"comma-separated, of {', '.join(PATHS)}")
+    parser.add_argument("--paths", default="ours-lora,stock-lora-8x1")
     parser.add_argument("--size", default="", help="0.5b, 1.5b or 7b: random weights; default: the embedded model")
     parser.add_argument("--work", type=Path, default=Path("/tmp/speed_train"))
-    parser.add_argument("--method", default="lora", choices=["lora", "qlora"])
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--optim", default="auto", help="of every path, as transformers names it")
     parser.add_argument("--rows_per_step", type=int, default=8)
-    parser.add_argument(
-        "--micro_batch", type=int, default=8, help="rows a forward pass of the stock paths; ours plans its own"
-    )
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--warm_up", type=int, default=2, help="steps left out of the timing")
+    parser.add_argument("--warm_up", type=int, default=3, help="steps left out of the timing")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--gradient_checkpointing", action="store_true")
     parser.add_argument("--mu", type=float, default=5.9, help="log-normal lengths: 5.9 has a mean of about 490 tokens")
     parser.add_argument("--longest", type=int, default=2048)
+    parser.add_argument("--max_memory_gb", type=float, help="a limit for our paths, as train.py has it")
+    parser.add_argument("--profile", help="write what the GPU did in one step of the first path into this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        path, plan = json.loads(options.worker)
-        print(json.dumps(asdict(measure(path, Plan(**plan)))))
+        name, plan = json.loads(options.worker)
+        print(json.dumps(asdict(measure(Way.parse(name), Plan(**plan)))))
         return 0
 
     model = "embedded"
     if options.size:
-        from benchmarks.random_models import make_random_model
-
-        model = str(make_random_model(options.size, options.work / options.size))
-    fields = {name: getattr(options, name) for name in Plan.__dataclass_fields__ if name != "model"}
-    plan = Plan(model=model, **fields)
-    found: dict[str, list[Measured]] = {path: [] for path in options.paths.split(",")}
+        make = (
+            f"from benchmarks.random_models import *; make_random_model({options.size!r}, Path({str(options.work)!r}))"
+        )
+        subprocess.run([sys.executable, "-c", make], check=True)  # a process of its own: the GPU is free afterwards
+        model = str(options.work)
+    plan = Plan(
+        **{"model": model} | {name: getattr(options, name) for name in Plan.__dataclass_fields__ if name != "model"}
+    )
+    found: dict[str, list[Measured]] = {name: [] for name in options.paths.split(",")}
     for repeat in range(options.repeats):
-        for path in found:
-            found[path].append(run_worker(path, plan))
-            print(f"{repeat + 1}: {path:12} {found[path][-1].tokens_per_second:8,.0f} tok/s", file=sys.stderr)
+        for name, runs in found.items():
+            runs.append(run_worker(name, plan))
+            plan = replace(plan, profile=None)
+            speed = statistics.median(runs[-1].windows)
+            print(f"{repeat + 1}: {name:24} {speed:8,.0f} tok/s  {runs[-1].peak_gb:6.2f} GB", file=sys.stderr)
     result = compare(plan, found)
     print(json.dumps(result))
     return 0 if result["agree"] else 1
 
 
-def run_worker(path: str, plan: Plan) -> Measured:
+def run_worker(name: str, plan: Plan) -> Measured:
     """One path in a process of its own: Unsloth changes what it is imported beside."""
-    command = [sys.executable, "-m", "benchmarks.speed_train", "--worker", json.dumps([path, asdict(plan)])]
+    command = [sys.executable, "-m", "benchmarks.speed_train", "--worker", json.dumps([name, asdict(plan)])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{path} ended with {done.returncode}")
+        print(f"{name} ended with {done.returncode}", file=sys.stderr)
+        return Measured([0.0], 0.0, 0.0, [], [], 0)
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(path: str, plan: Plan) -> Measured:
+def measure(path: Way, plan: Plan) -> Measured:
     """Train `plan.steps` steps and time those after the warm-up."""
     from sft.backend import TRANSFORMERS, UNSLOTH, choose_backend
 
-    backend = choose_backend(UNSLOTH if path == "unsloth" else TRANSFORMERS)  # unsloth has to be imported first
+    backend = choose_backend(UNSLOTH if path.who == "unsloth" else TRANSFORMERS)  # unsloth has to be imported first
     import torch
-    from transformers import Trainer, TrainerCallback
-    from trl import SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+    from transformers import TrainerCallback
 
     from benchmarks.random_models import random_rows
     from sft.config.layers import load_settings
     from sft.config.train import TrainSettings
-    from sft.models.loading import load_for_training
+    from sft.models.precision import decide_precision
     from sft.training.arguments import build_arguments
-    from sft.training.language_modelling import as_dataset
     from sft.training.log import peak_memory_gb
+    from sft.training.memory import limit_memory
     from sft.training.order import StepOrder
-    from sft.training.trainer import RowTrainer
 
-    flags = ["--model", plan.model, "--method", plan.method, "--dtype", plan.dtype, "--neftune_noise_alpha", "0"]
+    flags = ["--model", plan.model, "--method", path.method, "--dtype", plan.dtype, "--neftune_noise_alpha", "0"]
     flags += ["--per_device_train_batch_size", str(plan.rows_per_step), "--gradient_accumulation_steps", "1"]
-    flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048"]
-    flags += ["--gradient_checkpointing"] if plan.gradient_checkpointing else ["--no-gradient_checkpointing"]
+    flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048", "--optim", plan.optim]
+    if path.recomputes or path.who != "ours":
+        flags.append("--gradient_checkpointing" if path.recomputes else "--no-gradient_checkpointing")
     settings = load_settings(TrainSettings, flags)
-    loaded = load_for_training(settings, backend)
     rows = random_rows(plan.steps * plan.rows_per_step, mu=plan.mu, longest=plan.longest)
-    args = build_arguments(settings, loaded.precision, Path("/tmp/speed_train_output"), num_steps=plan.steps)
-    order = StepOrder(len(rows), plan.rows_per_step, seed=args.data_seed)
+    precision = decide_precision(plan.dtype)
+    args = build_arguments(settings, precision, Path("/tmp/speed_train_output"), num_steps=plan.steps, backend=backend)
+    order = StepOrder([len(row.input_ids) for row in rows], plan.rows_per_step, seed=args.data_seed)
     in_order = [rows[place] for step in order for place in step]  # every path takes the same rows in the same step
     args.eval_strategy = args.save_strategy = "no"
     args.load_best_model_at_end = False
@@ -147,58 +171,152 @@ def measure(path: str, plan: Plan) -> Measured:
             if "loss" in logs:
                 logged.append(logs)
 
-    if path in ("ours", "unsloth"):
-        trainer = RowTrainer(loaded, rows, rows[:1], args, callbacks=[Clock()])
+    if path.who == "ours":
+        limit_memory(plan.max_memory_gb)
+        trainer = build_ours(settings, backend, rows, args)
     else:
-        if path == "stock_autocast":
-            loaded.model.float()
-            args.bf16 = True
         args.train_sampling_strategy = "sequential"
-        args.per_device_train_batch_size = plan.micro_batch
-        args.gradient_accumulation_steps = plan.rows_per_step // plan.micro_batch
-        stock = {
-            "model": loaded.model,
-            "args": args,
-            "processing_class": loaded.tokenizer,
-            "train_dataset": as_dataset(in_order),
-            "callbacks": [Clock()],
-        }
-        if torch.cuda.is_available():
-            trainer = SFTTrainer(**stock)
-        else:
-            trainer = Trainer(**stock, data_collator=DataCollatorForLanguageModeling(loaded.chat.pad_id))
+        args.per_device_train_batch_size = path.micro_batch
+        args.gradient_accumulation_steps = plan.rows_per_step // path.micro_batch
+        if path.who == "stock":
+            args.bf16 = precision.device != "cpu"
+            args.gradient_checkpointing = path.recomputes
+        trainer = build_stock(settings, backend, in_order, args)
+    trainer.add_callback(Clock())
+    if plan.profile:
+        profile_step(trainer, Path(plan.profile), at=plan.warm_up + 2)
     trainer.train()
-    timed = in_order[plan.warm_up * plan.rows_per_step :]
-    duration = ended[-1] - ended[plan.warm_up - 1]
+    timed = [
+        sum(len(row.input_ids) for row in in_order[i : i + plan.rows_per_step])
+        for i in range(0, len(in_order), plan.rows_per_step)
+    ]
+    steps = range(plan.warm_up, plan.steps)
+    size = max(1, len(steps) // WINDOWS)
+    windows = [steps[i : i + size] for i in range(0, size * WINDOWS, size) if steps[i : i + size]]
     return Measured(
-        path,
-        tokens_per_second=round(sum(len(row.input_ids) for row in timed) / duration, 1),
-        step_s=round(duration / (plan.steps - plan.warm_up), 4),
+        windows=[
+            round(sum(timed[step] for step in window) / (ended[window[-1]] - ended[window[0] - 1]), 1)
+            for window in windows
+        ],
+        step_s=round((ended[-1] - ended[plan.warm_up - 1]) / len(steps), 4),
         peak_gb=round(peak_memory_gb(), 2),
         losses=[float(log["loss"]) for log in logged],
         grad_norms=[float(log["grad_norm"]) for log in logged],
+        num_weights=trainer.model.num_parameters(),
     )
 
 
+def build_ours(settings, backend, rows, args):  # type: ignore[no-untyped-def]
+    """train.py's trainer, with its plan of memory."""
+    from sft.console import say
+    from sft.models.loading import load_for_training
+    from sft.training.trainer import RowTrainer
+
+    return RowTrainer(
+        load_for_training(settings, backend),
+        rows,
+        rows[:1],
+        args,
+        recomputes=settings.gradient_checkpointing,
+        replays=True,
+        on_rehearsed=lambda rehearsal: say(rehearsal.report()),
+    )
+
+
+def build_stock(settings, backend, rows, args):  # type: ignore[no-untyped-def]
+    """TRL's trainer on the libraries' own model, as their documentation has it; or on Unsloth's."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
+    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    from sft.backend import UNSLOTH, load_with_unsloth
+    from sft.models.loading import load_tokenizer
+    from sft.models.precision import decide_precision
+    from sft.models.source import find_source
+    from sft.training.language_modelling import as_dataset
+
+    folder, precision = find_source(settings.model).folder, decide_precision(settings.dtype)
+    if backend == UNSLOTH:
+        model = load_with_unsloth(folder, precision.dtype, settings, None)
+    else:
+        four_bit = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.dtype,
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=precision.dtype,
+            quantization_config=four_bit if settings.method == "qlora" else None,
+            device_map={"": precision.device},
+        )
+        lora = LoraConfig(
+            r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            target_modules=list(settings.target_modules),
+            task_type="CAUSAL_LM",
+        )
+        torch.manual_seed(settings.seed)  # as ours: the same first weights
+        model = get_peft_model(model, lora)
+    tokenizer = load_tokenizer(folder)
+    stock = {"model": model, "args": args, "processing_class": tokenizer, "train_dataset": as_dataset(rows)}
+    if torch.cuda.is_available():
+        return SFTTrainer(**stock)
+    return Trainer(**stock, data_collator=DataCollatorForLanguageModeling(tokenizer.pad_token_id))
+
+
+def profile_step(trainer, file: Path, at: int) -> None:  # type: ignore[no-untyped-def]
+    """Write PyTorch's table of one step, by time on the device."""
+    import torch
+    from transformers import TrainerCallback
+
+    profiler = torch.profiler.profile()
+
+    class Around(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+            if state.global_step == at:
+                profiler.start()
+
+        def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
+            if state.global_step == at + 1:
+                profiler.stop()
+                key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+                file.write_text(profiler.key_averages().table(sort_by=key, row_limit=60, max_name_column_width=70))
+
+    trainer.add_callback(Around())
+
+
 def compare(plan: Plan, found: dict[str, list[Measured]]) -> dict[str, object]:
-    """Median speeds, ratios of the first path to each other one, and the largest differences of loss and norm."""
-    first = next(iter(found))
-    rates = {path: statistics.median(one.tokens_per_second for one in runs) for path, runs in found.items()}
-    ours = found[first][0]
-    result: dict[str, object] = {"plan": asdict(plan), "agree": True, "tokens_per_second": rates}
-    result["peak_gb"] = {path: runs[0].peak_gb for path, runs in found.items()}
-    result["all_runs"] = {path: [one.tokens_per_second for one in runs] for path, runs in found.items()}
-    for path, (theirs, *_) in found.items():
-        if path == first:
+    """Median speeds, ratios of our paths to each other one, and the largest differences of loss and norm."""
+    rates = {name: statistics.median(rate for one in runs for rate in one.windows) for name, runs in found.items()}
+    result: dict[str, object] = {
+        "plan": asdict(plan),
+        "agree": True,
+        "tokens_per_second": rates,
+        "windows": {name: [rate for one in runs for rate in one.windows] for name, runs in found.items()},
+        "step_s": {name: statistics.median(one.step_s for one in runs) for name, runs in found.items()},
+        "peak_gb": {name: max(one.peak_gb for one in runs) for name, runs in found.items()},
+        "tflops": {
+            name: round(FLOP_A_WEIGHT * runs[0].num_weights * rates[name] / 1e12, 1) for name, runs in found.items()
+        },
+    }
+    ours = [name for name in found if name.startswith("ours")]
+    for name in ours:
+        for other in (other for other in found if other not in ours and rates[other]):
+            result[f"{name} / {other}"] = round(rates[name] / rates[other], 2)
+    for name, (first, *_) in found.items():
+        method = Way.parse(name).method
+        against = next((other for other in found if other.startswith(f"stock-{method}")), None)
+        if against in (None, name) or not first.losses or not found[against][0].losses:
             continue
-        loss = max(abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True))
-        norm = max(abs(a - b) / b for a, b in zip(ours.grad_norms, theirs.grad_norms, strict=True))
-        result[f"{first}_to_{path}"] = round(rates[first] / rates[path], 2)
-        result[f"largest_loss_difference_to_{path}"] = round(loss, 5)
-        result[f"largest_norm_difference_to_{path}"] = round(norm, 4)
-        if path in OTHER_NUMBERS:
-            continue
-        if loss > LOSS_TOLERANCE or norm > NORM_TOLERANCE or min(ours.grad_norms) <= 0:
+        theirs = found[against][0]
+        loss = max(abs(a - b) for a, b in zip(first.losses, theirs.losses, strict=True))
+        norm = max(abs(a - b) / b for a, b in zip(first.grad_norms, theirs.grad_norms, strict=True))
+        result[f"{name}, largest difference to {against}"] = {"loss": round(loss, 5), "norm": round(norm, 4)}
+        if name in ours and (loss > LOSS_TOLERANCE or norm > NORM_TOLERANCE or min(first.grad_norms) <= 0):
             result["agree"] = False
     return result
 

@@ -7,6 +7,7 @@ padded   one row a line, (B, T), padded on the right: for backends with an atten
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import pad
 
 from prompts import Encoded
 
@@ -37,6 +38,27 @@ def flatten_rows(rows: Sequence[Encoded]) -> Batch:
         "logits_to_keep": mask.nonzero()[:, 0] - 1,
         "labels": ids.masked_fill(~mask, IGNORED)[None],
         "row_lengths": lengths,
+    }
+
+
+def fill_up(batch: Batch, num_tokens: int, num_rows: int, pad_id: int) -> dict[str, torch.Tensor]:
+    """What a flat batch's forward pass reads, in shapes that do not depend on its rows: num_tokens and num_rows + 1.
+
+    One more row of padding takes the tokens that are left, rows without tokens the places that are left. The batch of
+    flatten_rows' example in 16, 3: input_ids (1, 16), position_ids [0..4, 0..6, 0..3], cu_seq_lens [0, 5, 12, 16, 16],
+    row_lengths [5, 7, 4, 0].
+    """
+    lengths, ids = tensor_of(batch["row_lengths"]), tensor_of(batch["input_ids"])
+    left = num_tokens - ids.shape[1]
+    if left < 0 or len(lengths) > num_rows:
+        raise ValueError(f"{len(lengths)} rows of {ids.shape[1]} tokens do not fit {num_rows} of {num_tokens}")
+    row_lengths = torch.zeros(num_rows + 1, dtype=lengths.dtype)
+    row_lengths[: len(lengths)], row_lengths[len(lengths)] = lengths, left
+    return {
+        "input_ids": pad(ids, (0, left), value=pad_id),
+        "position_ids": torch.cat([tensor_of(batch["position_ids"]), torch.arange(left)[None]], dim=1),
+        "cu_seq_lens": pad(row_lengths.cumsum(0), (1, 0)).to(torch.int32),
+        "row_lengths": row_lengths,
     }
 
 

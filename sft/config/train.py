@@ -113,7 +113,19 @@ class TrainSettings(ResultSettings):
     neftune_noise_alpha: float | None = Field(
         5.0, ge=0, description="NEFTune: noise on the input embeddings; 0 switches it off"
     )
-    gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="compute layers twice instead of keeping their activations: less memory, about a third more time; "
+        "default: on a GPU as many layers as it takes, elsewhere none",
+    )
+    cuda_graphs: bool | None = Field(
+        None,
+        description="record forward and backward passes and replay them, so that the GPU does not wait for Python; "
+        "default: on a GPU, where it can be done, in runs of 200 steps or more",
+    )
+    max_memory_gb: float | None = Field(
+        None, gt=0, description="GPU memory this run may take, GB of 2**30 bytes; default: what is free"
+    )
     eval_steps: int = Field(50, ge=1, description="optimiser steps between validations (and saved checkpoints)")
     metric_for_best_model: str = Field(
         "eval_loss",

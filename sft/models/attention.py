@@ -46,13 +46,14 @@ def attend_flat(
         raise TypeError(
             "flat attention needs cu_seq_lens_q and max_length_q: call it through sft.batching.flatten_rows"
         )
-    dtype, groups = query.dtype, query.shape[1] // key.shape[1]
-    if groups > 1:  # grouped-query attention: each key head serves several query heads
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if varlen_attn is not None and query.is_cuda and query.dtype is not torch.float32:
+    if has_varlen(query.device, query.dtype):
         rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (1, H, T, D) -> (T, H, D)
+        if not _TAKES_GROUPS:
+            rows[1:] = [_repeat_heads(tensor, rows[0].shape[1], dim=1) for tensor in rows[1:]]
         mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **_CAUSAL)
         return mixed[None], None
+    dtype = query.dtype
+    key, value = (_repeat_heads(tensor, query.shape[1], dim=1) for tensor in (key, value))
     if not query.is_cuda and query.dtype is torch.bfloat16:
         # PyTorch's bf16 attention for CPUs takes twice as long as fp32's: 42 ms, not 22, for 16 rows of 128 (2 cores)
         query, key, value = query.float(), key.float(), value.float()
@@ -92,13 +93,29 @@ def flat_attention(model: PreTrainedModel) -> Iterator[None]:
         model.config._attn_implementation = before
 
 
-def _causal_argument() -> dict[str, object]:
-    """torch 2.11 asks for a window, earlier versions for a flag."""
+def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether PyTorch's variable-length kernel runs there: 16 bits, on a card since Ampere (2020; a T4 is older)."""
+    if varlen_attn is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return bool(torch.cuda.get_device_capability(device) >= (8, 0))
+
+
+def _repeat_heads(tensor: torch.Tensor, num_heads: int, dim: int) -> torch.Tensor:
+    """Grouped-query attention: each key and value head once for every query head that it serves."""
+    groups = num_heads // tensor.shape[dim]
+    return tensor.repeat_interleave(groups, dim=dim) if groups > 1 else tensor
+
+
+def _varlen_arguments() -> tuple[dict[str, object], bool]:
+    """How the kernel is told of causality (a window since torch 2.11, a flag before), and whether it takes fewer key
+    heads than query heads (where it takes them at all: a flag since 2.12)."""
     if varlen_attn is None:
-        return {}
-    return {"is_causal": True} if "is_causal" in inspect.signature(varlen_attn).parameters else {"window_size": (-1, 0)}
+        return {}, False
+    known = inspect.signature(varlen_attn).parameters
+    causal: dict[str, object] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
+    return (causal | {"enable_gqa": True}, True) if "enable_gqa" in known else (causal, False)
 
 
-_CAUSAL = _causal_argument()
+_CAUSAL, _TAKES_GROUPS = _varlen_arguments()
 AttentionInterface.register(NAME, attend_flat)
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)  # rows are kept apart by cu_seq_lens_q instead

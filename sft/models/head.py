@@ -72,21 +72,28 @@ def classify(
     else:
         mask = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask
         pooled = pool_padded(hidden, mask, self.config.head_pooling)
-    pooled = dropout(pooled, self.config.head_dropout, self.training)
-    with torch.autocast(hidden.device.type, enabled=False):
-        logits = self.score(pooled.to(self.score.weight.dtype)).float()  # (R, D) -> (R, C)
-    return SequenceClassifierOutputWithPast(logits=logits)
+    return SequenceClassifierOutputWithPast(logits=score_pooled(self, pooled))
+
+
+def score_pooled(model: PreTrainedModel, pooled: torch.Tensor) -> torch.Tensor:
+    """What the head says to the vectors that it reads: (R, D) -> logits (R, C), fp32, also within autocast."""
+    pooled = dropout(pooled, model.config.head_dropout, model.training)
+    with torch.autocast(pooled.device.type, enabled=False):
+        logits: torch.Tensor = model.score(pooled.to(model.score.weight.dtype)).float()
+    return logits
 
 
 def pool_flat(hidden: torch.Tensor, bounds: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """Rows laid end to end, (T, D) with bounds (R + 1,) -> (R, D), fp32: each row's last vector, or the mean of all."""
+    """Rows laid end to end, (T, D) with bounds (R + 1,) -> (R, D), fp32: each row's last vector, or the mean of all.
+
+    What may stand behind the last row is filling.
+    """
     if pooling == "last":
         return hidden[bounds[1:] - 1].float()
     lengths = bounds.diff()
     row_of_token = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths)
-    sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32).index_add(
-        0, row_of_token, hidden.float()
-    )
+    sums = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32)
+    sums = sums.index_add(0, row_of_token, hidden[: len(row_of_token)].float())
     return sums / lengths[:, None]
 
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,7 +24,9 @@ from sft.backend import UNSLOTH, load_with_unsloth
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
+from sft.models.fused_lora import with_fused_layers
 from sft.models.head import install_head, read_head
+from sft.models.kernels import fuse_kernels
 from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable
 from sft.models.precision import Precision, decide_precision, is_launched_sharded, precision_for_training
@@ -115,7 +117,8 @@ def load_run(
     kind = f", head: {head.describe()}" if head else ""
     say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}{kind}")
     if settings.has_adapter:
-        tuned = PeftModel.from_pretrained(load(source, head), run.weights_dir, use_safetensors=True)
+        config = with_fused_layers(PeftConfig.from_pretrained(run.weights_dir))
+        tuned = PeftModel.from_pretrained(load(source, head), run.weights_dir, config=config, use_safetensors=True)
     else:
         tuned = load(ModelSource(source.name, run.weights_dir), head)
     loaded = LoadedModel(tuned.eval(), tokenizer, chat, source, precision)
@@ -219,6 +222,7 @@ def load_weights(
         ) from None
     if four_bit:
         _keep_gradients_on_cpu(model)
+    fuse_kernels(model)
     return model
 
 

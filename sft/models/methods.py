@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from sft.config.train import TrainSettings
 from sft.errors import ModelError
+from sft.models.fused_lora import with_fused_layers
 from sft.models.head import SCORE
+from sft.models.precision import is_launched_sharded
 
 EVERY_PART = "all"
 
@@ -60,6 +62,8 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
         ensure_weight_tying=bool(whole) and embeddings_are_tied(model),  # else one of the two would stay behind
         task_type="SEQ_CLS" if settings.is_classifier else "CAUSAL_LM",  # peft then trains and saves the head, too
     )
+    if not is_launched_sharded():  # weights in pieces are put together by the forward of the layer that holds them
+        with_fused_layers(config)
     torch.manual_seed(settings.seed)  # the adapter's first weights
     return get_peft_model(model, config)
 
@@ -99,7 +103,7 @@ def describe_trainable(model: PreTrainedModel | PeftModel) -> str:
 
 
 def _last_layers(model: PreTrainedModel, settings: TrainSettings) -> list[torch.nn.Parameter]:
-    layers, wanted = _decoder_layers(model), settings.freeze_trainable_layers
+    layers, wanted = decoder_layers(model), settings.freeze_trainable_layers
     if wanted > len(layers):
         raise ModelError(
             f"freeze_trainable_layers is {wanted}, but the model has {len(layers)} layers; "
@@ -122,7 +126,7 @@ def _find_module(model: PreTrainedModel, wanted: str) -> str:
 
     A full path may also lead into a layer: model.layers.0.mlp.
     """
-    within = tuple(f"{name}." for name, module in model.named_modules() if module is _decoder_layers(model))
+    within = tuple(f"{name}." for name, module in model.named_modules() if module is decoder_layers(model))
     paths = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
     outside = {path.rsplit(".", 1)[-1]: path for path in paths if not path.startswith(within)}
     if wanted in paths:
@@ -132,7 +136,8 @@ def _find_module(model: PreTrainedModel, wanted: str) -> str:
     return outside[wanted]
 
 
-def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The layers of a decoder, in order; raises ModelError for a model that has no such list."""
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers:
             return module

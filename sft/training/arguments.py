@@ -7,10 +7,11 @@ import torch
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
+from sft.backend import TRANSFORMERS, UNSLOTH
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ConfigError, nearest_name
-from sft.models.precision import Precision
+from sft.models.precision import Precision, is_launched_sharded
 from sft.training.stopping import is_greater_better
 from sft.training.trackers import check_trackers
 
@@ -18,7 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def build_arguments(
-    settings: TrainSettings, precision: Precision, checkpoints_dir: Path, *, num_steps: int
+    settings: TrainSettings, precision: Precision, checkpoints_dir: Path, *, num_steps: int, backend: str = TRANSFORMERS
 ) -> SFTConfig:
     """num_steps: optimiser steps of the whole run; evaluations and checkpoints fall on at least the last one."""
     on_cpu = precision.device == "cpu"
@@ -53,10 +54,10 @@ def build_arguments(
         ddp_find_unused_parameters=False,
         # hardware
         use_cpu=on_cpu,
-        bf16=not on_cpu and precision.dtype is torch.bfloat16,
-        fp16=not on_cpu and precision.dtype is torch.float16,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        bf16=needs_autocast(settings, precision, backend) and precision.dtype is torch.bfloat16,
+        fp16=not on_cpu and precision.dtype is torch.float16,  # its loss scaler comes with autocast
+        # Unsloth asks for it here; elsewhere RowTrainer decides it, layer by layer (sft.training.memory)
+        gradient_checkpointing=backend == UNSLOTH and bool(settings.gradient_checkpointing),
         # validation and checkpoints
         eval_strategy="steps",
         eval_steps=every,
@@ -79,6 +80,18 @@ def build_arguments(
         say(f"{arguments.n_gpu} GPUs, one of them is used; all: torchrun --nproc_per_node={arguments.n_gpu} train.py")
         arguments._n_gpu = 1
     return arguments
+
+
+def needs_autocast(settings: TrainSettings, precision: Precision, backend: str) -> bool:
+    """Whether operations have to choose their type one by one: on a GPU, where weights of several types meet.
+
+    An adapter alone does not need it: sft.models.fused_lora computes it in the base's type, and autocast would only
+    look at every operation and copy what is in another type.
+    """
+    if precision.device == "cpu":
+        return False
+    one_type = settings.has_adapter and not settings.modules_to_save and not settings.use_dora
+    return not one_type or backend == UNSLOTH or is_launched_sharded()
 
 
 def choose_optimizer(settings: TrainSettings, precision: Precision) -> str:

@@ -16,7 +16,9 @@ from prompts import Encoded
 from sft.batching import Batch, plan_batches, tensor_of
 from sft.class_scoring import classify_batch, collate_prompts, score_classes
 from sft.metrics.classification import summarise_labels
+from sft.models.head import pool_flat, score_pooled
 from sft.models.loaded import LoadedModel
+from sft.models.precision import is_launched_sharded
 from sft.scoring import TOKENS_PER_BATCH
 from sft.training.objective import Sample
 from sft.training.processes import largest
@@ -57,6 +59,17 @@ class Classification:
         labels = tensor_of(batch["labels"])
         logits = model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False).logits
         return cross_entropy(logits, labels, reduction="sum") / (len(labels) if divisor is None else divisor)
+
+    @property
+    def takes_hidden_states(self) -> bool:
+        """Always, save where the head lies in pieces."""
+        return not is_launched_sharded()
+
+    def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
+        """As compute_loss, from the hidden states of all tokens (T, D), flat; batch may lie on the CPU."""
+        bounds, labels = (tensor_of(batch[name]).to(hidden.device) for name in ("cu_seq_lens_q", "labels"))
+        logits = score_pooled(self.loaded.causal_lm, pool_flat(hidden, bounds, self.head.pooling))
+        return cross_entropy(logits, labels, reduction="sum") / divisor
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[ClassScore]:
         """What the head says to each row."""

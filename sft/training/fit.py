@@ -36,14 +36,15 @@ from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_
 from sft.training.preparing import Prepared, prepare
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
+from sft.training.replay import FEWEST_STEPS
 from sft.training.sharded import check_settings
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog
 from sft.training.trainer import RowTrainer
 
 SHOWN_OF_REHEARSAL = (
-    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "tokens_per_second", "peak_gb", "step_s",
-    "estimated_duration_s",
+    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "recomputed_layers", "unpacks",
+    "tokens_per_second", "peak_gb", "step_s", "estimated_duration_s",
 )  # fmt: skip
 
 
@@ -154,13 +155,18 @@ def build_trainer(
     on_rehearsed: Callable[[Rehearsal], None] | None = None,
 ) -> RowTrainer:
     """The trainer over the prepared rows."""
+    loaded = prepared.loaded
     trainer = RowTrainer(
-        prepared.loaded,
+        loaded,
         prepared.train.encoded,
         prepared.validation.encoded,
-        build_arguments(settings, prepared.loaded.precision, checkpoints_dir, num_steps=prepared.num_steps),
+        build_arguments(
+            settings, loaded.precision, checkpoints_dir, num_steps=prepared.num_steps, backend=loaded.backend
+        ),
         objective=prepared.objective,
         micro_batch_tokens=settings.micro_batch_tokens,
+        recomputes=settings.gradient_checkpointing,
+        replays=prepared.num_steps >= FEWEST_STEPS if settings.cuda_graphs is None else settings.cuda_graphs,
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,

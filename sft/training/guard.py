@@ -32,6 +32,7 @@ class FiniteGuard(TrainerCallback):
         self.row_names = row_names
         self._losses: list[torch.Tensor] = []  # one for each micro-batch of the step; stays on the device
         self._places: list[list[int]] = []
+        self.norm: torch.Tensor | None = None  # of the step's gradients, from whoever clipped them
 
     def forget(self) -> None:
         """Drop what was noted of a step that is done again, or was only a trial."""
@@ -65,8 +66,10 @@ class FiniteGuard(TrainerCallback):
             raise DivergedError(f"step {step}: the loss is {losses[bad[0]]} on {rows}; {ADVICE}")
         if any_process(False):
             raise DivergedError(f"step {step}: the loss is not finite in another process, which names the rows")
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        norm, self.norm = self.norm, None
+        if norm is None:
+            gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # in pieces over several processes
         if not args.fp16 and not norm.isfinite():
             rows = name_rows([self.row_names[place] for part in places for place in part])

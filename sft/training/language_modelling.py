@@ -15,7 +15,9 @@ from sft.batching import IGNORED, Batch, flatten_rows, pad_rows, tensor_of
 from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
 from sft.models.loaded import LoadedModel
+from sft.models.precision import is_launched_sharded
 from sft.scoring import RowScore, score_rows, token_weighted_loss
+from sft.training.chunked_loss import chunked_nll, head_left_out, is_frozen_linear
 from sft.training.objective import Sample
 from sft.training.sharded import score_in_step
 
@@ -44,17 +46,37 @@ class LanguageModelling:
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of the nll of the batch's supervised tokens / divisor."""
         labels = tensor_of(batch["labels"])
-        num_supervised = int((labels != IGNORED).sum())
-        if num_supervised == 0:
-            raise RuntimeError("a batch without a supervised token reached the trainer")
-        divisor = num_supervised if divisor is None else divisor
         if not self.loaded.takes_flat_rows:
+            divisor = (labels != IGNORED).sum() if divisor is None else divisor
             loss: torch.Tensor = model(**batch, num_items_in_batch=divisor, use_cache=False).loss
             return loss
-        forward = {name: value for name, value in batch.items() if name != "labels"}
-        logits = model(**forward, use_cache=False).logits[0]  # (N, V), N = len(logits_to_keep)
-        targets = labels[0, tensor_of(batch["logits_to_keep"]) + 1]
-        return cross_entropy(logits.float(), targets, reduction="sum") / divisor
+        kept = tensor_of(batch["logits_to_keep"])  # (N,)
+        if len(kept) == 0:
+            raise RuntimeError("a batch without a supervised token reached the trainer")
+        forward = {name: value for name, value in batch.items() if name != "labels"} | {"use_cache": False}
+        if self.takes_hidden_states:
+            with head_left_out(self.loaded.causal_lm):
+                hidden = model(**forward).logits[0]  # (N, D)
+            return self._loss(hidden, batch, divisor)
+        logits = model(**forward).logits[0]  # (N, V)
+        nll = cross_entropy(logits.float(), labels[0, kept + 1], reduction="sum")
+        return nll / (len(kept) if divisor is None else divisor)
+
+    @property
+    def takes_hidden_states(self) -> bool:
+        """Whether the loss can be had from what the layers return, without the model's own output layer."""
+        return is_frozen_linear(self.loaded.causal_lm.get_output_embeddings()) and not is_launched_sharded()
+
+    def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
+        """As compute_loss, from the hidden states of all tokens (T, D), flat; batch may lie on the CPU."""
+        on_device = {name: tensor_of(batch[name]).to(hidden.device) for name in ("logits_to_keep", "labels")}
+        return self._loss(hidden[on_device["logits_to_keep"]], on_device, divisor)
+
+    def _loss(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
+        kept = tensor_of(batch["logits_to_keep"])
+        head = self.loaded.causal_lm.get_output_embeddings()
+        nll = chunked_nll(hidden, head, tensor_of(batch["labels"])[0, kept + 1])
+        return nll / (len(kept) if divisor is None else divisor)
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[RowScore]:
         """Each row's nll over its supervised tokens."""

@@ -36,6 +36,13 @@ class MicroBatches:
             f"out of memory with micro-batches of {self.max_tokens:,} tokens; go on with --micro_batch_tokens {half}"
         )
 
+    def no_row_fits(self, length: int) -> OutOfMemoryError:
+        """What to raise where a row cannot be cut any further."""
+        return OutOfMemoryError(
+            f"out of memory with one row of {length:,} tokens at a time; {ADVICE}; or is another program on the card "
+            "(nvidia-smi)?"
+        )
+
     def shrink(self, lengths: Sequence[int]) -> None:
         """After the device ran out of memory on a step of these rows: half of what the largest micro-batch held.
 
@@ -45,21 +52,9 @@ class MicroBatches:
             self.plan(lengths), key=lambda batch: num_tokens_at_once([lengths[i] for i in batch], self.padded)
         )
         if len(largest) == 1:
-            raise OutOfMemoryError(
-                f"out of memory with one row of {lengths[largest[0]]:,} tokens at a time; {ADVICE}; or is another "
-                "program on the card (nvidia-smi)?"
-            )
+            raise self.no_row_fits(lengths[largest[0]])
         self.max_tokens = max(1, num_tokens_at_once([lengths[i] for i in largest], self.padded) // 2)
         say(
             f"out of memory with {len(largest)} rows at once: going on with micro-batches of at most "
             f"{self.max_tokens:,} tokens, and as many rows a step as before"
         )
-
-
-def fit_budget(small: tuple[int, float], large: tuple[int, float], room: float) -> int:
-    """Tokens that fit into `room` by a straight line through two measurements (tokens, bytes above the resting state).
-
-    (1000, 1.5e9), (4000, 4.5e9) and 9e9 bytes of room -> 8500.
-    """
-    slope = max((large[1] - small[1]) / max(large[0] - small[0], 1), large[1] / large[0] * 0.5, 1.0)
-    return max(1, int((room - (large[1] - slope * large[0])) / slope))

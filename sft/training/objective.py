@@ -53,6 +53,13 @@ class Objective(Protocol[S]):
         batch is what collate made, without row_lengths, on the model's device. Called within loaded.flat_rows().
         """
 
+    @property
+    def takes_hidden_states(self) -> bool:
+        """Whether loss_of_hidden can be asked."""
+
+    def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
+        """As compute_loss, from what the layers return for all tokens of a flat batch (T, D)."""
+
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> Sequence[S]:
         """Every row's score, in order, without gradients. sharded: the model whose forward all processes call at once,
         where its weights lie in pieces."""

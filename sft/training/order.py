@@ -1,6 +1,6 @@
 """Which rows each optimiser step sees: the same for any number of processes, micro-batches, cuts and resumes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -9,15 +9,22 @@ from torch.utils.data import DataLoader, Sampler
 class StepOrder(Sampler[list[int]]):
     """Places of the rows of every step of an epoch, of one process: a permutation by seed and epoch, cut into steps.
 
-    10 rows, 4 a step, 2 processes: steps of 4, 4 and 2 rows, of which each process takes every second. A process may
-    get none of a last step; no row is seen twice to fill up.
+    10 rows, 4 a step, 2 processes: steps of 4, 4 and 2 rows, dealt so that both have about as many tokens. A process
+    may get none of a last step; no row is seen twice to fill up.
     """
 
-    def __init__(self, num_rows: int, rows_per_step: int, *, seed: int, rank: int = 0, num_processes: int = 1) -> None:
-        """rows_per_step: of all processes together."""
-        self.num_rows, self.rows_per_step, self.seed = num_rows, rows_per_step, seed
+    def __init__(
+        self, lengths: Sequence[int], rows_per_step: int, *, seed: int, rank: int = 0, num_processes: int = 1
+    ) -> None:
+        """lengths: tokens of every row. rows_per_step: of all processes together."""
+        self.lengths, self.rows_per_step, self.seed = lengths, rows_per_step, seed
         self.rank, self.num_processes = rank, num_processes
         self.epoch = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation; the trainer calls it before every epoch, also one that is resumed half-way."""
@@ -29,7 +36,22 @@ class StepOrder(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
         for start in range(0, self.num_rows, self.rows_per_step):
-            yield order[start : start + self.rows_per_step][self.rank :: self.num_processes]
+            yield deal_rows(order[start : start + self.rows_per_step], self.lengths, self.num_processes)[self.rank]
+
+
+def deal_rows(places: Sequence[int], lengths: Sequence[int] | Mapping[int, int], num_processes: int) -> list[list[int]]:
+    """A step's rows for each process, longest first, each to the one with the fewest tokens so far, in their order.
+
+    All wait for the one with the most: dealt in turn, two processes with 8 rows each of usual lengths would reach 1.7
+    times the speed of one. Rows of 9, 1, 5 and 4 tokens for two: [[0, 1], [2, 3]].
+    """
+    dealt: list[list[int]] = [[] for _ in range(num_processes)]
+    tokens = [0] * num_processes
+    for index in sorted(range(len(places)), key=lambda index: (-lengths[places[index]], index)):
+        process = min(range(num_processes), key=lambda process: (tokens[process], len(dealt[process]), process))
+        dealt[process].append(index)
+        tokens[process] += lengths[places[index]]
+    return [[places[index] for index in sorted(part)] for part in dealt]
 
 
 def step_loader(order: StepOrder) -> DataLoader[dict[str, list[int]]]:

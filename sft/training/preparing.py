@@ -20,6 +20,7 @@ from sft.models.loading import load_for_training
 from sft.training.classification import Classification
 from sft.training.guard import check_kept
 from sft.training.language_modelling import LanguageModelling
+from sft.training.memory import limit_memory
 from sft.training.objective import Objective
 from sft.training.processes import world_size
 
@@ -42,6 +43,7 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
         counts = f"{len(dataset.train)} and {len(dataset.validation)}"
         raise DataError(f"{settings.data}: needs training and validation rows, has {counts}; give it more rows")
     set_seed(settings.seed)
+    limit_memory(settings.max_memory_gb)
     head = choose_head(settings, dataset.train)
     loaded = load_for_training(settings, backend, head)
     encoded = []

@@ -5,13 +5,14 @@ of zero: checkpointing, noise and precision are those of the run. Nothing is lef
 states and counters are as before.
 """
 
+import contextlib
 import math
 import os
 import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy
@@ -19,16 +20,24 @@ import torch
 
 from sft.batching import num_tokens_at_once
 from sft.console.narration import format_duration
+from sft.models.fused_lora import unpacked_bytes
 from sft.training.log import peak_memory_gb
-from sft.training.microbatches import fit_budget
+from sft.training.memory import (
+    ENOUGH_TOKENS,
+    GIBIBYTE,
+    MemoryLine,
+    MemoryPlan,
+    choose_plan,
+    free_bytes,
+    recompute_layers,
+)
 from sft.training.processes import largest
 
 if TYPE_CHECKING:
     from sft.training.trainer import RowTrainer
 
-SHARE_OF_MEMORY = 0.9  # what fragmentation and other programs may take of the rest
+SHARE_OF_FREE_RAM = 0.5  # that unpacked weights may take on a CPU, where other programs need some, too
 FORWARD_SHARE = 1 / 3  # of a step's time per token: validation has no backward pass
-GIBIBYTE = 2**30
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Rehearsal:
     micro_batch_tokens: int
     micro_batches_per_step: float
     longest_batch_tokens: int
+    recomputed_layers: int
+    unpacks: bool
     tokens_per_second: float
     peak_gb: float
     total_gb: float
@@ -50,10 +61,16 @@ class Rehearsal:
         """`plan: 8 rows a step in micro-batches of at most 16,384 tokens (1.4 a step), longest batch 8,190; ...`"""
         return (
             f"plan: {self.rows_per_step} rows a step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
-            f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; "
+            f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; {self._memory()}"
             f"peak {self.peak_gb:.1f} of {self.total_gb:.1f} GB; {self.step_s:.2f} s a step, "
             f"{self.num_steps:,} steps and their validations in about {format_duration(self.estimated_duration_s)}"
         )
+
+    def _memory(self) -> str:
+        recomputed = (
+            f"{self.recomputed_layers} layers computed twice to spare memory; " if self.recomputed_layers else ""
+        )
+        return recomputed + ("4-bit weights held unpacked as well; " if self.unpacks else "")
 
 
 def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool) -> Rehearsal:
@@ -67,12 +84,13 @@ def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool)
     per_process = max(1, trainer.rows_per_step // trainer.args.world_size)
     longest_step = order[:per_process]
     with _nothing_left(trainer, model, clear_optimizer=not is_resumed):
-        if trainer.has_planned and torch.cuda.is_available():
-            trainer.micro_batches.max_tokens = _measure_budget(trainer, model, longest_step, lengths, is_resumed)
+        trainer.follow(_plan(trainer, model, longest_step, lengths, is_resumed))
         batch = trainer.micro_batches.plan([lengths[place] for place in longest_step])[0]
         longest = [longest_step[index] for index in batch]
         _step(trainer, model, longest, update=not is_resumed)
         usual = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
+        if trainer.passes is not None:
+            _step(trainer, model, usual, update=not is_resumed)  # records it; the next one is a replay as in the run
         began = time.monotonic()
         _step(trainer, model, usual, update=not is_resumed)
         usual_s = time.monotonic() - began
@@ -102,6 +120,8 @@ def _extrapolate(
         rows_per_step=trainer.rows_per_step,
         micro_batch_tokens=planned.max_tokens,
         micro_batches_per_step=len(planned.plan([lengths[place] for place in usual])),
+        recomputed_layers=trainer.plan.recomputed_layers,
+        unpacks=trainer.plan.unpacks,
         longest_batch_tokens=num_tokens_at_once([lengths[place] for place in longest], planned.padded),
         tokens_per_second=round(usual_tokens * args.world_size / usual_s, 1),
         peak_gb=round(peak, 2),
@@ -111,26 +131,71 @@ def _extrapolate(
     )
 
 
-def _measure_budget(
+def _plan(
     trainer: "RowTrainer", model: torch.nn.Module, rows: Sequence[int], lengths: Sequence[int], is_resumed: bool
-) -> int:
-    """Tokens at once by two measurements: the longest row alone, and up to four of them."""
-    padded = trainer.micro_batches.padded
-    trainer.micro_batches.max_tokens = 1 << 40
-    _step(trainer, model, rows[:1], update=not is_resumed)  # gradients and optimizer states are there from here on
-    measured = []
-    for chosen in (rows[:1], rows[:4]):
-        torch.cuda.reset_peak_memory_stats()
-        resting = torch.cuda.memory_allocated()
-        _step(trainer, model, chosen, update=False)
-        tokens = num_tokens_at_once([lengths[place] for place in chosen], padded)
-        measured.append((tokens, float(torch.cuda.max_memory_allocated() - resting)))
-    room = (
-        SHARE_OF_MEMORY * (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) - torch.cuda.memory_allocated()
+) -> MemoryPlan:
+    """How to spend the memory there is, from trials with the longest rows. A CPU has one budget, and room or none for
+    unpacked weights."""
+    unpacked = 0 if trainer.recomputes else unpacked_bytes(trainer.loaded.model)
+    if not torch.cuda.is_available():
+        return replace(trainer.plan, unpacks=0 < unpacked < SHARE_OF_FREE_RAM * free_bytes())
+    in_batch = [lengths[place] for place in rows]
+    most = num_tokens_at_once(in_batch, trainer.micro_batches.padded)  # a step has no more
+    most = min(most, trainer.micro_batch_tokens or most)
+    chooses = trainer.recomputes is None and trainer.loaded.takes_flat_rows and not trainer.is_sharded
+    kept = recomputed = None
+    if not trainer.recomputes:
+        kept = _try_line(trainer, model, rows[:4], lengths, is_resumed)
+    if trainer.recomputes or (chooses and (kept is None or kept.tokens_in(free_bytes()) < min(most, ENOUGH_TOKENS))):
+        recompute_layers(trainer.loaded.causal_lm, trainer.num_layers)
+        recomputed = _try_line(trainer, model, rows[:4], lengths, is_resumed)
+    if kept is None and recomputed is None:
+        raise trainer.micro_batches.no_row_fits(in_batch[0])
+    plan = choose_plan(
+        kept,
+        recomputed,
+        room=free_bytes(),
+        most_tokens=most,
+        longest_tokens=in_batch[0],
+        num_layers=trainer.num_layers,
+        unpacked=unpacked,
+        spares_memory=trainer.recomputes is True,
     )
-    most = num_tokens_at_once([lengths[place] for place in rows], padded)  # a step has no more
-    budget = min(most, fit_budget(measured[0], measured[1], room))
-    return -largest(-budget)  # the smallest of the processes
+    return replace(plan, micro_batch_tokens=-largest(-plan.micro_batch_tokens))  # the smallest of the processes
+
+
+def _try_line(
+    trainer: "RowTrainer", model: torch.nn.Module, rows: Sequence[int], lengths: Sequence[int], is_resumed: bool
+) -> MemoryLine | None:
+    """Bytes by tokens from two trials: the longest row alone, and several if they fit; None where not even one does."""
+    trials: list[tuple[int, float]] = []
+    try:
+        _forward_and_backward(trainer, model, rows[:1])  # gradients and optimizer states are there from here on
+        if not is_resumed and not trainer.is_sharded and _gradients_are_finite(model):
+            trainer.optimizer.step()
+        for chosen in (rows[:1], rows[: max(1, len(rows) // 2)], rows):
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            resting = torch.cuda.memory_allocated()
+            _forward_and_backward(trainer, model, chosen)
+            torch.cuda.synchronize()
+            in_batch = [lengths[place] for place in chosen]
+            tokens = num_tokens_at_once(in_batch, trainer.micro_batches.padded)
+            trials.append((tokens, float(torch.cuda.max_memory_allocated() - resting)))
+    except torch.OutOfMemoryError:
+        pass
+    if len(trials) < 3:
+        model.zero_grad()
+        torch.cuda.empty_cache()
+    trainer.guard.forget()
+    return MemoryLine.through(trials[0], trials[-1]) if trials else None
+
+
+def _forward_and_backward(trainer: "RowTrainer", model: torch.nn.Module, places: Sequence[int]) -> None:
+    """One micro-batch, whatever it takes; processes do not wait for each other, one may run out of memory alone."""
+    count = trainer._get_num_items_in_batch([{"places": list(places)}], trainer.args.device)
+    with contextlib.nullcontext() if trainer.is_sharded else trainer.accelerator.no_sync(model):
+        trainer._run_micro_batches(model, places, [list(range(len(places)))], count)
 
 
 def _step(trainer: "RowTrainer", model: torch.nn.Module, places: Sequence[int], *, update: bool) -> None:

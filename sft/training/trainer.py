@@ -8,6 +8,7 @@ checkpoint.
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,23 +17,24 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from trl import SFTConfig, SFTTrainer
 
 from prompts import Encoded
-from sft.models.head import head_weight
 from sft.models.loaded import LoadedModel
 from sft.scoring import TOKENS_PER_BATCH
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
 from sft.training.language_modelling import LanguageModelling
+from sft.training.memory import MemoryPlan
 from sft.training.microbatches import MicroBatches
 from sft.training.neftune import embedding_noise
 from sft.training.objective import Objective, Score
 from sft.training.order import StepOrder, step_loader
-from sft.training.processes import gather_parts, largest
+from sft.training.processes import gather_parts
 from sft.training.rehearsal import Rehearsal, rehearse
 from sft.training.saving import SavesCheckpoints
+from sft.training.stepping import ComputesSteps
 
 Measure = Callable[[LoadedModel], Mapping[str, float]]  # more figures of a validation: {"eval_macro_f1": 0.91}
 
 
-class RowTrainer(SavesCheckpoints, SFTTrainer):
+class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
     """SFTTrainer for encoded rows; counts the tokens it has seen in `num_tokens_seen`."""
 
     def __init__(
@@ -44,6 +46,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         *,
         objective: Objective[Any] | None = None,
         micro_batch_tokens: int | None = None,
+        recomputes: bool | None = None,
+        replays: bool = False,
         train_names: Sequence[str] = (),
         validation_names: Sequence[str] = (),
         neftune_noise_alpha: float | None = None,
@@ -51,8 +55,9 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         on_rehearsed: Callable[[Rehearsal], None] | None = None,
     ) -> None:
-        """objective: None is that of a chat model. micro_batch_tokens: None plans them. measures: more figures of every
-        validation, beside the objective's.
+        """objective: None is that of a chat model. micro_batch_tokens: None plans them. recomputes: whether
+        layers are computed twice to spare memory; None: as many as it takes. replays: passes are recorded as CUDA
+        graphs, where that can be done. measures: more figures of every validation, beside the objective's.
 
         on_rehearsed: called before the first step with what the longest batch and a usual step took.
         """
@@ -65,10 +70,11 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         self.measures = list(measures)
         self.on_rehearsed = on_rehearsed
         self.num_tokens_seen = 0
-        self.has_planned = micro_batch_tokens is None
-        self.micro_batches = MicroBatches(
-            micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type], padded=not loaded.takes_flat_rows
-        )
+        self.micro_batch_tokens, self.recomputes = micro_batch_tokens, recomputes
+        self.wants_replay = replays
+        self.plan = MemoryPlan(micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type])
+        self.micro_batches = MicroBatches(self.plan.micro_batch_tokens, padded=not loaded.takes_flat_rows)
+        types = {name: weight.dtype for name, weight in loaded.model.named_parameters() if weight.requires_grad}
         super().__init__(
             model=loaded.model,
             args=args,
@@ -79,8 +85,9 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
             data_collator=None if loaded.head is None else default_data_collator,
             callbacks=[self.guard, StallGuard(), *callbacks],
         )
-        if loaded.head is not None:  # beside weights in 4 bits TRL has rounded all that is trained to bf16
-            head_weight(loaded.causal_lm).data = head_weight(loaded.causal_lm).data.float()
+        for name, weight in loaded.model.named_parameters():
+            if name in types:  # TRL turns an adapter beside 4-bit weights into bf16, where small updates are lost
+                weight.data = weight.data.to(types[name])
         # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
         loaded.model.create_or_update_model_card = lambda folder: None
         for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate
@@ -90,15 +97,10 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
 
     # Steps
 
-    @property
-    def rows_per_step(self) -> int:
-        """Rows of an optimiser step, over all processes."""
-        return int(self.args.per_device_train_batch_size * self.args.world_size)
-
     def get_train_dataloader(self) -> DataLoader[dict[str, list[int]]]:
         """One item a step: the places of its rows. The trainer accumulates nothing itself."""
         self.order = StepOrder(
-            len(self.train_rows),
+            [len(row.input_ids) for row in self.train_rows],
             self.rows_per_step,
             seed=self.args.data_seed,
             rank=self.args.process_index,
@@ -114,6 +116,8 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         self, max_steps: int, train_dataloader: DataLoader[object], resume_from_checkpoint: str | None
     ) -> tuple[torch.nn.Module, DataLoader[object]]:
         model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.recomputes:
+            self.follow(replace(self.plan, recomputed_layers=self.num_layers))
         if self.on_rehearsed is not None and not self.is_deepspeed_enabled:  # whose engine cannot take a step back
             self.on_rehearsed(rehearse(self, model, is_resumed=resume_from_checkpoint is not None))
         return model, loader
@@ -135,59 +139,6 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         """Not counted: tokens per second say more."""
         return 0
 
-    def training_step(
-        self, model: torch.nn.Module, inputs: Mapping[str, list[int]], num_items_in_batch: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Forward and backward of a step's rows in micro-batches; out of memory, again in smaller ones.
-
-        Returns the step's loss, detached.
-        """
-        places = inputs["places"]
-        lengths = [len(self.train_rows[place].input_ids) for place in places]
-        before = self.num_tokens_seen
-        while True:
-            try:
-                return self._run_micro_batches(model, places, self.micro_batches.plan(lengths), num_items_in_batch)
-            except torch.OutOfMemoryError:
-                if self.args.world_size > 1:  # the others wait in the middle of theirs
-                    raise self.micro_batches.too_large() from None
-            self.guard.forget()  # outside of `except`: what it held of the failed attempt is free now
-            self.num_tokens_seen = before
-            model.zero_grad()
-            self.micro_batches.shrink(lengths)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-    def _run_micro_batches(
-        self,
-        model: torch.nn.Module,
-        places: Sequence[int],
-        batches: Sequence[Sequence[int]],
-        divisor: torch.Tensor | None,
-    ) -> torch.Tensor:
-        total = torch.zeros((), device=self.args.device)
-        # Weights in pieces are gathered for every forward by all processes at once: each has to run as many.
-        wanted = largest(len(batches)) if self.is_sharded else max(len(batches), 1)
-        for number in range(wanted):
-            is_last, is_idle = number == wanted - 1, number >= len(batches)
-            # A process without rows left computes its shortest row for nothing, so that the others need not wait.
-            chosen = [self._shortest] if is_idle else [places[index] for index in batches[number]]
-            self.accelerator.gradient_state._set_sync_gradients(is_last)
-            is_alone = is_last or self.is_deepspeed_enabled  # DeepSpeed goes by the flag above
-            with contextlib.nullcontext() if is_alone else self.accelerator.no_sync(model), self.loaded.flat_rows():
-                batch = {**self.collate(chosen), "is_idle": is_idle}
-                total += super().training_step(model, batch, divisor)
-        return total
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether the weights lie in pieces over the processes (FSDP, ZeRO-3)."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    @property
-    def _shortest(self) -> int:
-        return min(range(len(self.train_rows)), key=lambda place: len(self.train_rows[place].input_ids))
-
     def collate(self, places: Sequence[int]) -> dict[str, object]:
         """Rows -> one batch as the objective has it, and row_places."""
         return {**self.objective.collate([self.train_rows[place] for place in places]), "row_places": list(places)}
@@ -202,14 +153,15 @@ class RowTrainer(SavesCheckpoints, SFTTrainer):
         """The batch's part of the step's loss, which num_items_in_batch terms make up."""
         lengths, places = inputs.pop("row_lengths"), inputs.pop("row_places")
         is_idle = inputs.pop("is_idle", False)
-        is_flat = self.loaded.takes_flat_rows
-        of_token = lengths.repeat_interleave(lengths)[None] if is_flat else lengths[:, None]  # (1, T) or (B, 1)
+        if self.loaded.takes_flat_rows:  # output_size: else the GPU would be asked for it, and waited for
+            of_token = lengths.repeat_interleave(lengths, output_size=inputs["input_ids"].shape[1])[None]  # (1, T)
+        else:
+            of_token = lengths[:, None]  # (B, 1)
         with embedding_noise(self.loaded.causal_lm, self.noise_alpha, of_token), self.loaded.flat_rows():
             loss = self.objective.compute_loss(model, inputs, num_items_in_batch)
         if is_idle:
             return loss * 0
-        self.num_tokens_seen += int(lengths.sum())
-        self.guard.note(loss, places)
+        self._count(loss, places)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # counted over all processes, and DDP averages
         return loss

@@ -18,10 +18,12 @@ from sft.errors import ConfigError, DataError
 from sft.models.head import head_weight
 from sft.models.loading import load_for_training, load_run
 from sft.runs import open_run, read_run
+from sft.training import replay
 from sft.training.arguments import build_arguments
 from sft.training.classification import Classification, ClassScore
 from sft.training.fit import TrainResult
 from sft.training.log import read_log
+from sft.training.replay import ReplayedPasses, Rerun
 from sft.training.trainer import RowTrainer
 from tests.tiny import write_rows
 
@@ -44,6 +46,11 @@ def train_head(train, tied_model_folder: Path, reviews_file: Path):
 
 def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
+
+
+def rows_of(file: Path, count: int) -> list[dict]:
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:count]]
+    return [{"id": str(i), "source": "s", "task": "sentiment", **line} for i, line in enumerate(lines)]
 
 
 # Loss
@@ -70,9 +77,7 @@ def test_the_first_loss_is_the_cross_entropy_of_independent_logits(tied_model_fo
     flags = ["--model", str(tied_model_folder), "--dtype", "fp32", "--head", "classification", "--method", "lora"]
     settings = load_settings(TrainSettings, [*flags, "--head_dropout", "0"])
     loaded = load_for_training(settings, "transformers", HEAD)
-    lines = [json.loads(line) for line in reviews_file.read_text(encoding="utf-8").splitlines()[:6]]
-    rows = [{"id": str(i), "source": "s", "task": "sentiment", **line} for i, line in enumerate(lines)]
-    encoded = encode_rows(rows, loaded.chat, "Be brief.", max_length=192, head=HEAD).encoded
+    encoded = encode_rows(rows_of(reviews_file, 6), loaded.chat, "Be brief.", max_length=192, head=HEAD).encoded
     arguments = build_arguments(settings, loaded.precision, tmp_path, num_steps=1)
     trainer = RowTrainer(loaded, encoded, encoded, arguments, objective=Classification(loaded))
     loss = trainer.compute_loss(loaded.model.train(), trainer.collate(range(6)))
@@ -88,17 +93,42 @@ def test_the_first_loss_is_the_cross_entropy_of_independent_logits(tied_model_fo
     assert [score.said for score in in_step] == logits.argmax(1).tolist()
 
 
+def test_replayed_passes_train_the_head_as_it_is_trained_without_them(
+    tied_model_folder, reviews_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(replay, "TOKEN_STEP", 32)
+
+    def train(replays: bool) -> tuple[list[float], dict[str, torch.Tensor]]:
+        flags = ["--model", str(tied_model_folder), "--dtype", "fp32", "--method", "lora", "--learning_rate", "1e-2"]
+        more = ["--head", "classification", "--head_dropout", "0", "--pooling", "mean", "--max_steps", "8"]
+        settings = load_settings(TrainSettings, [*flags, *more, "--warmup_steps", "0"])
+        loaded = load_for_training(settings, "transformers", Head(HEAD.labels, "mean"))
+        encoded = encode_rows(rows_of(reviews_file, 30), loaded.chat, None, max_length=192, head=HEAD).encoded
+        arguments = build_arguments(settings, loaded.precision, tmp_path / str(replays), num_steps=8)
+        trainer = RowTrainer(loaded, encoded, encoded[:2], arguments, objective=Classification(loaded))
+        if replays:
+            trainer.passes = ReplayedPasses(loaded, max_rows=8, max_tokens=1500, longest=192, record=Rerun())
+        trainer.train()
+        assert not replays or trainer.passes._sizes  # they were in use
+        trained = {name: weight for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+        return [line["loss"] for line in trainer.state.log_history if "loss" in line], trained
+
+    (losses, weights), (replayed, its_weights) = train(replays=False), train(replays=True)
+    assert replayed == pytest.approx(losses, abs=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(its_weights[name], weight, atol=1e-3, rtol=1e-2)
+
+
 def test_beside_4_bits_the_head_stays_in_fp32_and_everything_has_a_gradient_after_a_validation(
     tied_model_folder, reviews_file, tmp_path
 ):
     flags = ["--model", str(tied_model_folder), "--method", "qlora", "--dtype", "bf16", "--head", "classification"]
     settings = load_settings(TrainSettings, flags)
     loaded = load_for_training(settings, "transformers", HEAD)
-    row = {"id": "1", "source": "s", "task": "sentiment", "text": "很好", "label": "正面"}
-    encoded = encode_rows([row], loaded.chat, None, max_length=192, head=HEAD).encoded
+    encoded = encode_rows(rows_of(reviews_file, 1), loaded.chat, None, max_length=192, head=HEAD).encoded
     arguments = build_arguments(settings, loaded.precision, tmp_path, num_steps=1)
     trainer = RowTrainer(loaded, encoded, encoded, arguments, objective=Classification(loaded))
-    assert head_weight(loaded.causal_lm).dtype is torch.float32  # TRL has made bf16 of all that is trained
+    assert head_weight(loaded.causal_lm).dtype is torch.float32  # TRL makes bf16 of all that is trained
     trainer.score_validation()
     trainer.compute_loss(loaded.model.train(), trainer.collate([0])).backward()
     learning = [name for name, weight in loaded.model.named_parameters() if "lora_B" in name or "score.modules" in name]

@@ -142,6 +142,8 @@ def test_a_dry_run_reports_memory_steps_and_time_and_writes_nothing(train, tmp_p
         "micro_batch_tokens",
         "micro_batches_per_step",
         "longest_batch_tokens",
+        "recomputed_layers",
+        "unpacks",
         "tokens_per_second",
         "peak_gb",
         "step_s",

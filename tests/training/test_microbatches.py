@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sft.batching import num_tokens_at_once
 from sft.training.log import read_log
-from sft.training.microbatches import MicroBatches, OutOfMemoryError, fit_budget
+from sft.training.microbatches import MicroBatches, OutOfMemoryError
 from sft.training.trainer import RowTrainer
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=30)
@@ -33,12 +33,6 @@ def test_shrinking_ends_with_single_rows_and_then_an_error_that_says_what_helps(
         batches.shrink(lengths)
     assert lengths[largest[0]] == max(lengths)
     assert str(caught.value).startswith(f"out of memory with one row of {max(lengths)} tokens at a time; --use_qlora")
-
-
-def test_a_budget_is_read_off_a_straight_line():
-    assert fit_budget((1000, 1.5e9), (4000, 4.5e9), 9e9) == 8500
-    assert fit_budget((1000, 1.5e9), (4000, 4.5e9), 0) == 1
-    assert fit_budget((1000, 2e9), (1000, 2e9), 4e9) > 1000  # one length only: twice the room, more than one
 
 
 def test_running_out_of_memory_shrinks_the_micro_batch_and_the_run_is_the_same(train, tmp_path, monkeypatch, capsys):

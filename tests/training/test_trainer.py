@@ -147,3 +147,9 @@ def test_validation_through_the_whole_models_forward_scores_as_the_usual_one(tin
     in_step = score_in_step(loaded.model, loaded, rows)
     assert [score.num_tokens for score in in_step] == [score.num_tokens for score in usual]
     assert [score.nll for score in in_step] == pytest.approx([score.nll for score in usual], abs=1e-5)
+
+
+def test_an_adapter_beside_four_bit_weights_is_trained_in_fp32(tiny_model_folder: Path, tmp_path: Path):
+    _, adapter = train(tiny_model_folder, tmp_path / "run", "--method", "qlora", steps=2)
+    assert {value.dtype for value in adapter.values()} == {torch.float32}
+    assert any((value != value.bfloat16().float()).any() for value in adapter.values())  # finer than bf16 can be

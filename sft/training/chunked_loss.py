@@ -1,0 +1,71 @@
+"""Cross-entropy of a frozen output layer without ever holding all logits: a chunk of positions at a time.
+
+The gradient of the hidden states is formed in the same pass over a chunk, so nothing of vocabulary size is kept for the
+backward pass. (With 152k entries the logits of 4,000 positions and their gradient take 6 GB.) The idea is Liger's fused
+linear cross-entropy (2410.10989), here in plain PyTorch: it runs on CPUs, too, and is no slower than the products.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+CHUNK_BYTES = 2**28  # of a chunk's logits in fp32: 441 positions of 152k entries; larger ones are no faster
+
+
+class _ChunkedNll(torch.autograd.Function):
+    """Sum over positions of -log softmax(hidden Wᵀ)[target]."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden (N, D), weight (V, D), targets (N,) -> (), fp32."""
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        size = max(1, CHUNK_BYTES // (4 * len(weight)))
+        for start in range(0, len(hidden), size):
+            part, wanted = hidden[start : start + size], targets[start : start + size, None]
+            logits = (part @ weight.t()).float()  # (n, D) -> (n, V)
+            norms = logits.logsumexp(1, keepdim=True)  # (n, 1)
+            total += (norms - logits.gather(1, wanted)).sum()
+            if grad_hidden is not None:
+                grad_logits = logits.sub_(norms).exp_()  # softmax, in the memory of the logits
+                grad_logits.scatter_add_(1, wanted, torch.full_like(norms, -1.0))
+                torch.mm(grad_logits.to(weight.dtype), weight, out=grad_hidden[start : start + size])
+        if grad_hidden is not None:
+            ctx.save_for_backward(grad_hidden)
+        return total
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """grad () -> the gradient of hidden."""
+        (grad_hidden,) = ctx.saved_tensors
+        return grad_hidden * grad, None, None
+
+
+def chunked_nll(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of the negative log-likelihoods (nats, fp32) of targets (N,) by an output layer that is not trained.
+
+    hidden (N, D), in the type of head's weight.
+    """
+    return _ChunkedNll.apply(hidden, head.weight, targets)
+
+
+def is_frozen_linear(head: torch.nn.Module | None) -> bool:
+    """Whether chunked_nll can take it: a plain linear output layer without bias whose weight is not trained."""
+    if head is None or type(head) is not torch.nn.Linear:
+        return False
+    return head.bias is None and not head.weight.requires_grad
+
+
+@contextmanager
+def head_left_out(model: PreTrainedModel) -> Iterator[None]:
+    """Inside this context the model returns in place of its logits the hidden states that they are made of."""
+    head = model.get_output_embeddings()
+    model.set_output_embeddings(torch.nn.Identity())
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(head)

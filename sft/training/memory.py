@@ -1,0 +1,145 @@
+"""What memory is spent on: which micro-batches, how many layers are computed twice, whether 4-bit weights lie unpacked.
+
+All three change time and memory and nothing that is learned. A step on the device takes `fixed + slope * tokens` bytes
+above what rests there; two trials each, with all activations kept and with none, give both lines.
+
+    choose_plan(kept, recomputed, room=60e9, most_tokens=9_000, num_layers=28, unpacked=13e9)
+    # MemoryPlan(micro_batch_tokens=9000, recomputed_layers=0, unpacks=True)
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from sft.models.methods import decoder_layers
+
+ENOUGH_TOKENS = 4096  # from here on a larger micro-batch is hardly faster: its products fill the card
+FEWEST_TOKENS = 1024  # below, computing layers twice for larger micro-batches is the faster way
+FEWEST_TOKENS_PACKED = 2048  # the same where each micro-batch unpacks 4-bit weights, which costs as much as 800 tokens
+SHARE_OF_MEMORY = 0.9  # what fragmentation and other programs may take of the rest
+GIBIBYTE = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryLine:
+    """Bytes of a training step above the resting state, by the tokens of its micro-batch."""
+
+    fixed: float
+    slope: float
+
+    @classmethod
+    def through(cls, small: tuple[int, float], large: tuple[int, float]) -> "MemoryLine":
+        """The line through two trials (tokens, bytes): (1000, 1.5e9), (4000, 4.5e9) -> 0.5e9 + 1e6 a token.
+
+        Where both have about as many tokens, the slope is taken as at least half of bytes / tokens.
+        """
+        slope = max((large[1] - small[1]) / max(large[0] - small[0], 1), large[1] / large[0] * 0.5, 1.0)
+        return cls(large[1] - slope * large[0], slope)
+
+    def tokens_in(self, room: float) -> int:
+        """Tokens that fit into so many bytes; 0 where not even the fixed part does."""
+        return max(0, int((room - self.fixed) / self.slope))
+
+    def between(self, other: "MemoryLine", share: float) -> "MemoryLine":
+        """The line where a share of the layers is as in `other`."""
+        return MemoryLine(
+            self.fixed + share * (other.fixed - self.fixed), self.slope + share * (other.slope - self.slope)
+        )
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Tokens a micro-batch may have, decoder layers that are computed again in the backward pass, and whether 4-bit
+    weights are held unpacked as well."""
+
+    micro_batch_tokens: int
+    recomputed_layers: int = 0
+    unpacks: bool = False
+
+
+def choose_plan(
+    kept: MemoryLine | None,
+    recomputed: MemoryLine | None,
+    *,
+    room: float,
+    most_tokens: int,
+    longest_tokens: int,
+    num_layers: int,
+    unpacked: float = 0,
+    spares_memory: bool = False,
+) -> MemoryPlan:
+    """The fastest way that fits into `room` bytes above the resting state.
+
+    kept: all activations kept (None: not wanted, or the longest row does not fit so). recomputed: every layer computed
+    twice (None: not wanted, or not tried because everything fits). most_tokens: of the largest step; longest_tokens: of
+    the longest row, which cannot be cut. unpacked: bytes that 4-bit weights would take unpacked, 0 where there are
+    none. spares_memory: the user asked for less memory, so none is spent on unpacked weights.
+    """
+    enough = min(most_tokens, max(ENOUGH_TOKENS, longest_tokens))
+    if kept is not None and unpacked and not spares_memory and kept.tokens_in(room - unpacked) >= enough:
+        return MemoryPlan(min(most_tokens, kept.tokens_in(room - unpacked)), unpacks=True)
+    fewest = min(most_tokens, max(longest_tokens, FEWEST_TOKENS_PACKED if unpacked else FEWEST_TOKENS))
+    if kept is not None and (recomputed is None or kept.tokens_in(room) >= fewest):
+        return MemoryPlan(max(1, min(most_tokens, kept.tokens_in(room))))
+    assert recomputed is not None
+    lines = [
+        (layers, (kept or recomputed).between(recomputed, layers / num_layers)) for layers in range(num_layers + 1)
+    ]
+    fitting = [(layers, line) for layers, line in lines if line.tokens_in(room) >= fewest]
+    layers, line = fitting[0] if kept is not None and fitting else lines[-1]
+    return MemoryPlan(max(1, min(enough, line.tokens_in(room))), recomputed_layers=layers)
+
+
+def recompute_layers(model: PreTrainedModel, number: int) -> None:
+    """Let the first `number` trained decoder layers be computed again in the backward pass, not keep activations.
+
+    Gradient checkpointing (1604.06174) as transformers has it. The first ones, because the others' activations are gone
+    by the time these are computed again.
+    """
+    if not number:
+        model.gradient_checkpointing_disable()
+        return
+    # Random states are kept only where layers draw: a CUDA graph cannot be asked for them.
+    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": has_dropout(model)})
+    model.disable_input_require_grads()  # asked for by reentrant ones only; the backward pass would run to the bottom
+    for layer in trained_layers(model)[number:]:
+        layer.gradient_checkpointing = False
+
+
+def has_dropout(model: PreTrainedModel) -> bool:
+    """Whether the layers draw random numbers in training."""
+    attention = getattr(model.config, "attention_dropout", 0) or 0
+    return attention > 0 or any(getattr(module, "p", 0) > 0 for module in model.modules() if _is_dropout(module))
+
+
+def _is_dropout(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.modules.dropout._DropoutNd)
+
+
+def trained_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The decoder layers that the backward pass goes through: from the lowest one with a trained weight up."""
+    layers = list(decoder_layers(model))
+    if model.get_input_embeddings().weight.requires_grad:
+        return layers
+    has_trained = [any(weight.requires_grad for weight in layer.parameters()) for layer in layers]
+    return layers[has_trained.index(True) :] if any(has_trained) else []
+
+
+def limit_memory(max_gb: float | None) -> None:
+    """Let this process take at most so much of the GPU; more counts as out of memory. None: all that is free."""
+    if max_gb is not None and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties().total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max_gb * GIBIBYTE / total))
+
+
+def free_bytes() -> float:
+    """Bytes that this process may still take on the GPU, its own unused ones and its limit (max_memory_gb) counted; on
+    a CPU, of the machine's memory, as far as the system tells (0 where it does not)."""
+    if not torch.cuda.is_available():
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")) if sys.platform == "linux" else 0.0
+    free, total = torch.cuda.mem_get_info()
+    limit = torch.cuda.get_per_process_memory_fraction() * total
+    return min(free + torch.cuda.memory_reserved(), limit) * SHARE_OF_MEMORY - torch.cuda.memory_allocated()

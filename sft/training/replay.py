@@ -1,0 +1,190 @@
+"""Forward and backward passes recorded once as CUDA graphs and replayed: one launch for a pass instead of thousands.
+
+A step of a 7B model launches some 5,000 kernels, and a card like the H100 runs them faster than Python launches them.
+A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STEP tokens (sft.batching.fill_up), and
+each size that comes up is recorded when it does. All sizes share one pool of memory, which the first one, the largest,
+makes. Between the two passes the loss is computed as ever, from the hidden states.
+
+    passes = ReplayedPasses(loaded, max_rows=8, max_tokens=8192, longest=2048)
+    passes.begin_step()                                        # gradients are zero
+    passes.run(batch, loss_of_hidden)                          # (), the gradients are added
+    passes.end_step()                                          # processes have the same gradients
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import distributed
+
+from sft.batching import Batch, fill_up
+from sft.models.loaded import LoadedModel
+from sft.training.neftune import embedding_noise
+
+TOKEN_STEP = 256  # the filling costs 128 tokens of a micro-batch on average; a recording takes a second
+FEWEST_STEPS = 200  # of a run that is recorded at all: fewer would not win back the time
+
+Run = Callable[[], None]
+
+
+class RecordingError(RuntimeError):
+    """A pass that cannot be recorded; why."""
+
+
+class ReplayedPasses:
+    """The passes of one process. Adds to `.grad` of the model's trained weights, which lie in one flat tensor."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_rows: int,
+        max_tokens: int,
+        longest: int,
+        noise_alpha: float | None = None,
+        record: "GraphRecorder | Rerun | None" = None,
+    ) -> None:
+        """max_rows, max_tokens: of a micro-batch. longest: tokens of the longest row.
+
+        record: makes of a pass (and what prepares its first recording) what repeats it.
+        """
+        self.loaded, self.max_rows, self.longest, self.noise_alpha = loaded, max_rows, longest, noise_alpha
+        self.record = record or GraphRecorder()
+        self.weights = [weight for weight in loaded.model.parameters() if weight.requires_grad]
+        self.flat = torch.zeros(sum(weight.numel() for weight in self.weights), device=loaded.device)
+        parts = self.flat.split([weight.numel() for weight in self.weights])
+        self.gradients = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
+        shape = (round_up(max(max_tokens, longest)), loaded.causal_lm.config.hidden_size)
+        self.hidden = torch.empty(shape, dtype=loaded.precision.dtype, device=loaded.device)  # (T, D)
+        self.grad_hidden = torch.empty_like(self.hidden)
+        self._sizes: dict[int, _Recorded] = {}
+
+    def begin_step(self) -> None:
+        """Set every gradient to zero; the optimizer will find them in `.grad`."""
+        if not self.loaded.model.training:
+            self.loaded.model.train()
+        self.flat.zero_()
+        for weight, gradient in zip(self.weights, self.gradients, strict=True):
+            weight.grad = gradient
+
+    def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Loss of a flat batch, detached; its gradients are added. Raises RecordingError where a size cannot be had."""
+        num_tokens = round_up(batch["input_ids"].shape[1])  # type: ignore[union-attr]
+        filled = fill_up(batch, num_tokens, self.max_rows, self.loaded.chat.pad_id)
+        if num_tokens not in self._sizes:
+            try:
+                self._sizes[num_tokens] = _Recorded(self, filled)
+            except RuntimeError as error:  # out of memory among them
+                self.forget()
+                raise RecordingError(" ".join(str(error).split())[:200]) from None
+        recorded = self._sizes[num_tokens]
+        for name, value in filled.items():
+            recorded.inputs[name].copy_(value)
+        recorded.forward()
+        hidden = self.hidden[:num_tokens].detach().requires_grad_()
+        loss = loss_of_hidden(hidden)
+        loss.backward()
+        self.grad_hidden[:num_tokens].copy_(hidden.grad)
+        recorded.backward()
+        return loss.detach()
+
+    def end_step(self) -> None:
+        """Average the gradients over the processes."""
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            distributed.all_reduce(self.flat)
+            self.flat /= distributed.get_world_size()
+
+    def forget(self) -> None:
+        """Drop all recordings and their memory."""
+        self._sizes.clear()
+        self.record.forget()
+
+
+class _Recorded:
+    """The passes for one number of tokens."""
+
+    def __init__(self, passes: ReplayedPasses, filled: dict[str, torch.Tensor]) -> None:
+        self.passes, self.num_tokens = passes, filled["input_ids"].shape[1]
+        device = passes.loaded.device
+        self.inputs = {name: value.to(device) for name, value in filled.items()}
+        # transformers takes a mask of four dimensions as it is, and does not look at positions for rows (and wait)
+        self.no_mask = torch.zeros(1, 1, 1, 1, device=device)
+        self.output: torch.Tensor | None = None  # with its autograd graph, from the forward pass to the backward pass
+        self.forward = passes.record(self._forward, self._rehearse)
+        self.backward = passes.record(self._backward, _do_nothing)
+
+    def _compute(self) -> torch.Tensor:
+        """What the layers return, (T, D)."""
+        loaded, lengths = self.passes.loaded, self.inputs["row_lengths"]
+        of_token = lengths.repeat_interleave(lengths, output_size=self.num_tokens)[None]  # (1, T)
+        with loaded.flat_rows(), embedding_noise(loaded.causal_lm, self.passes.noise_alpha, of_token):
+            output = loaded.causal_lm.base_model(
+                input_ids=self.inputs["input_ids"],
+                position_ids=self.inputs["position_ids"],
+                attention_mask=self.no_mask,
+                cu_seq_lens_q=self.inputs["cu_seq_lens"],
+                max_length_q=self.passes.longest,
+                use_cache=False,
+            )
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _forward(self) -> None:
+        self.output = self._compute()
+        self.passes.hidden[: self.num_tokens].copy_(self.output.detach())
+
+    def _backward(self) -> None:
+        given = self.passes.grad_hidden[: self.num_tokens]
+        found = torch.autograd.grad(self.output, self.passes.weights, given, allow_unused=True)
+        used = [index for index, gradient in enumerate(found) if gradient is not None]
+        torch._foreach_add_([self.passes.gradients[i] for i in used], [found[i].float() for i in used])
+        self.output = None  # its activations are the pool's again, for the other sizes
+
+    def _rehearse(self) -> None:
+        """Both passes once for nothing: kernels are compiled, and libraries have their workspaces."""
+        output = self._compute()
+        torch.autograd.grad(output, self.passes.weights, torch.zeros_like(output), allow_unused=True)
+
+
+class GraphRecorder:
+    """Records passes as CUDA graphs in one pool of memory."""
+
+    def __init__(self) -> None:
+        self.pool: tuple[int, int] | None = None
+
+    def __call__(self, run: Run, rehearse: Run) -> Run:
+        """What replays the pass; `rehearse` comes before the very first recording."""
+        if self.pool is None:
+            self.pool = torch.cuda.graph_pool_handle()
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                rehearse()
+            torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            run()
+        replay: Run = graph.replay
+        return replay
+
+    def forget(self) -> None:
+        """What is recorded next begins a new pool."""
+        self.pool = None
+
+
+class Rerun:
+    """Records nothing: the pass is run again each time. What replays do to a batch can be tested with it anywhere."""
+
+    def __call__(self, run: Run, rehearse: Run) -> Run:
+        """The pass itself."""
+        return run
+
+    def forget(self) -> None:
+        """Nothing was kept."""
+
+
+def round_up(num_tokens: int) -> int:
+    """To the next multiple of TOKEN_STEP: 3648 -> 3840."""
+    return -(-num_tokens // TOKEN_STEP) * TOKEN_STEP
+
+
+def _do_nothing() -> None: ...

@@ -1,0 +1,186 @@
+"""How a trainer computes the rows of a step: in micro-batches, as planned, in smaller ones when memory runs out."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from prompts import Encoded
+from sft.batching import Batch
+from sft.console import say
+from sft.models.attention import has_varlen
+from sft.models.fused_lora import keep_unpacked
+from sft.models.loaded import LoadedModel
+from sft.training.guard import FiniteGuard
+from sft.training.memory import MemoryPlan, has_dropout, recompute_layers, trained_layers
+from sft.training.microbatches import MicroBatches
+from sft.training.objective import Objective
+from sft.training.processes import largest
+from sft.training.replay import RecordingError, ReplayedPasses
+
+
+class ComputesSteps(Trainer):
+    """Mixed into a trainer whose batches name rows: {"places": [17, 4, ...]}. What it needs of it is declared here."""
+
+    loaded: LoadedModel
+    objective: Objective[Any]
+    train_rows: list[Encoded]
+    guard: FiniteGuard
+    noise_alpha: float | None
+    num_tokens_seen: int
+    plan: MemoryPlan
+    micro_batches: MicroBatches
+    wants_replay: bool
+    passes: ReplayedPasses | None = None
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimiser step, over all processes."""
+        return int(self.args.per_device_train_batch_size * self.args.world_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers that the backward pass goes through."""
+        return len(trained_layers(self.loaded.causal_lm))
+
+    def follow(self, plan: MemoryPlan) -> None:
+        """Spend memory as planned, from now on. (Unsloth has kernels of its own: only the micro-batches reach them.)"""
+        self.plan = plan
+        self.micro_batches.max_tokens = plan.micro_batch_tokens
+        if self.loaded.takes_flat_rows:
+            recompute_layers(self.loaded.causal_lm, plan.recomputed_layers)
+            keep_unpacked(self.loaded.model, keep=plan.unpacks)
+        self.passes = None
+        if self.wants_replay and self.can_replay:
+            self.passes = ReplayedPasses(
+                self.loaded,
+                max_rows=self.rows_per_step,
+                max_tokens=plan.micro_batch_tokens,
+                longest=max(len(row.input_ids) for row in self.train_rows),
+                noise_alpha=self.noise_alpha,
+            )
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether passes can be recorded: an adapter in the type of its base on a GPU whose attention takes rows end to
+        end, and nothing that draws random numbers while layers are computed again."""
+        has_flat_kernel = self.loaded.takes_flat_rows and has_varlen(self.loaded.device, self.loaded.precision.dtype)
+        has_one_type = self.loaded.has_adapter and not self.args.bf16 and not self.args.fp16
+        draws_again = self.plan.recomputed_layers > 0 and has_dropout(self.loaded.causal_lm)
+        return (
+            has_flat_kernel
+            and has_one_type
+            and not draws_again
+            and not self.is_sharded
+            and self.objective.takes_hidden_states
+        )
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Mapping[str, list[int]], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of a step's rows in micro-batches; out of memory, again in smaller ones.
+
+        Returns the step's loss, detached.
+        """
+        places = inputs["places"]
+        lengths = [len(self.train_rows[place].input_ids) for place in places]
+        before = self.num_tokens_seen
+        while True:
+            try:
+                return self._run_micro_batches(model, places, self.micro_batches.plan(lengths), num_items_in_batch)
+            except torch.OutOfMemoryError:
+                if self.args.world_size > 1:  # the others wait in the middle of theirs
+                    raise self.micro_batches.too_large() from None
+            if self.passes is not None:
+                self.passes.forget()
+            self.guard.forget()  # outside of `except`: what it held of the failed attempt is free now
+            self.num_tokens_seen = before
+            model.zero_grad()
+            if self.plan.unpacks:
+                say("out of memory: from here on 4-bit weights are unpacked for each use")
+                self.follow(replace(self.plan, unpacks=False, micro_batch_tokens=self.micro_batches.max_tokens))
+            else:
+                self.micro_batches.shrink(lengths)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _run_micro_batches(
+        self,
+        model: torch.nn.Module,
+        places: Sequence[int],
+        batches: Sequence[Sequence[int]],
+        divisor: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if self.passes is not None and divisor is not None:
+            try:
+                return self._replay_micro_batches(self.passes, places, batches, divisor)
+            except RecordingError as error:
+                if self.args.world_size > 1:
+                    raise
+                say(f"CUDA graphs: {error}; going on without them")
+                self.passes = None
+                self.guard.forget()
+                model.zero_grad()
+        total = torch.zeros((), device=self.args.device)
+        # Weights in pieces are gathered for every forward by all processes at once: each has to run as many.
+        wanted = largest(len(batches)) if self.is_sharded else max(len(batches), 1)
+        for number in range(wanted):
+            is_last, is_idle = number == wanted - 1, number >= len(batches)
+            # A process without rows left computes its shortest row for nothing, so that the others need not wait.
+            chosen = [self._shortest] if is_idle else [places[index] for index in batches[number]]
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            is_alone = is_last or self.is_deepspeed_enabled  # DeepSpeed goes by the flag above
+            with contextlib.nullcontext() if is_alone else self.accelerator.no_sync(model), self.loaded.flat_rows():
+                batch = {**self.collate(chosen), "is_idle": is_idle}
+                total += super().training_step(model, batch, divisor)
+        return total
+
+    def _replay_micro_batches(
+        self, passes: ReplayedPasses, places: Sequence[int], batches: Sequence[Sequence[int]], divisor: torch.Tensor
+    ) -> torch.Tensor:
+        total = torch.zeros((), device=self.args.device)
+        passes.begin_step()
+        before = self.num_tokens_seen
+        for indices in batches:
+            chosen = [places[index] for index in indices]
+            batch = self.objective.collate([self.train_rows[place] for place in chosen])
+            try:
+                loss = passes.run(batch, partial(self._loss_of_hidden, batch=batch, divisor=divisor))
+            except RecordingError:
+                self.num_tokens_seen = before
+                raise
+            self._count(loss, chosen)
+            total += loss
+        passes.end_step()
+        return total
+
+    def _loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor) -> torch.Tensor:
+        return self.objective.loss_of_hidden(hidden, batch, divisor) * self.args.world_size  # processes are averaged
+
+    def _count(self, loss: torch.Tensor, places: Sequence[int]) -> None:
+        self.num_tokens_seen += sum(len(self.train_rows[place].input_ids) for place in places)
+        self.guard.note(loss, list(places))
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights lie in pieces over the processes (FSDP, ZeRO-3)."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    @property
+    def _shortest(self) -> int:
+        return min(range(len(self.train_rows)), key=lambda place: len(self.train_rows[place].input_ids))
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        """The norm before clipping; looked up among what is trained, not in all modules, and noted for the guard."""
+        if self.is_sharded:
+            norm = super()._clip_grad_norm(model)
+        else:
+            self.accelerator.unscale_gradients()
+            trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+            norm = torch.nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm)
+        self.guard.norm = norm
+        return norm

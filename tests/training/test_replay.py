@@ -1,0 +1,100 @@
+"""Replayed passes: what is recorded has fixed shapes, and the run is the same. (The graphs themselves need a GPU.)"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prompts import Encoded
+from sft.batching import fill_up, flatten_rows
+from sft.config.layers import load_settings
+from sft.config.train import TrainSettings
+from sft.models.loading import load_for_training
+from sft.training import replay
+from sft.training.arguments import build_arguments
+from sft.training.memory import recompute_layers
+from sft.training.replay import ReplayedPasses, Rerun
+from sft.training.trainer import RowTrainer
+
+STEPS = 12
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 20))
+def test_a_filled_batch_has_the_rows_first_and_fixed_shapes(lengths, more_rows, more_tokens):
+    rows = [Encoded(list(range(10, 10 + length)), [1] * length) for length in lengths]
+    batch = flatten_rows(rows)
+    num_tokens, num_rows = sum(lengths) + more_tokens, len(lengths) + more_rows
+    filled = fill_up(batch, num_tokens, num_rows, pad_id=7)
+    assert {name: value.shape for name, value in filled.items()} == {
+        "input_ids": (1, num_tokens),
+        "position_ids": (1, num_tokens),
+        "cu_seq_lens": (num_rows + 2,),
+        "row_lengths": (num_rows + 1,),
+    }
+    assert filled["input_ids"][0].tolist() == batch["input_ids"][0].tolist() + [7] * more_tokens
+    assert filled["position_ids"][0].tolist() == [i for length in [*lengths, more_tokens] for i in range(length)]
+    assert filled["row_lengths"].tolist() == [*lengths, more_tokens, *[0] * more_rows]
+    assert filled["cu_seq_lens"].diff().tolist() == filled["row_lengths"].tolist()
+    assert filled["cu_seq_lens"].dtype == torch.int32
+
+
+def test_a_batch_that_does_not_fit_is_refused():
+    batch = flatten_rows([Encoded([1, 2, 3], [0, 0, 1])])
+    with pytest.raises(ValueError, match="1 rows of 3 tokens do not fit 4 of 2"):
+        fill_up(batch, 2, 4, pad_id=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"recomputes": True}, {"micro_batch_tokens": 100}], ids=str)
+def test_a_run_of_replayed_passes_is_the_same(options, tiny_model_folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(replay, "TOKEN_STEP", 32)
+
+    def train(replays: bool) -> tuple[list[float], list[float], torch.Tensor]:
+        flags = ["--model", str(tiny_model_folder), "--dtype", "fp32", "--method", "lora", "--learning_rate", "1e-2"]
+        settings = load_settings(TrainSettings, [*flags, "--max_steps", str(STEPS), "--warmup_steps", "0"])
+        loaded = load_for_training(settings, "transformers")
+        said = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        rows = [
+            loaded.chat.encode([{**said[0], "content": "a" * (1 + i % 5)}, {**said[1], "content": "b" * (i % 11 + 1)}])
+            for i in range(30)
+        ]
+        arguments = build_arguments(settings, loaded.precision, tmp_path / str(replays), num_steps=STEPS)
+        trainer = RowTrainer(loaded, rows, rows[:2], arguments, **options)
+        if replays:
+            longest = max(len(row.input_ids) for row in rows)
+            trainer.passes = ReplayedPasses(loaded, max_rows=8, max_tokens=1000, longest=longest, record=Rerun())
+            monkeypatch.setattr(
+                trainer, "follow", lambda plan: recompute_layers(loaded.causal_lm, plan.recomputed_layers)
+            )
+        trainer.train()
+        if replays:
+            assert set(trainer.passes._sizes)  # they were in use
+        lines = [line for line in trainer.state.log_history if "loss" in line]
+        weights = [weight.detach().flatten() for weight in loaded.model.parameters() if weight.requires_grad]
+        return [line["loss"] for line in lines], [line["grad_norm"] for line in lines], torch.cat(weights)
+
+    losses, norms, weights = train(replays=False)
+    replayed = train(replays=True)
+    assert replayed[0] == pytest.approx(losses, abs=1e-5)
+    assert replayed[1] == pytest.approx(norms, rel=1e-3)
+    torch.testing.assert_close(replayed[2], weights, atol=1e-4, rtol=1e-3)
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs")
+def test_graphs_give_the_losses_of_launched_kernels(tiny_model_folder: Path, tmp_path: Path):
+    def train(replays: bool) -> list[float]:
+        flags = ["--model", str(tiny_model_folder), "--method", "lora", "--learning_rate", "1e-2", "--max_steps", "30"]
+        settings = load_settings(TrainSettings, [*flags, "--warmup_steps", "0"])
+        loaded = load_for_training(settings, "transformers")
+        rows = [Encoded([5 + (i * j) % 200 for j in range(20 + i)], [0] * 9 + [1] * (11 + i)) for i in range(60)]
+        arguments = build_arguments(settings, loaded.precision, tmp_path / str(replays), num_steps=30)
+        trainer = RowTrainer(loaded, rows, rows[:2], arguments, replays=replays)
+        trainer.follow(trainer.plan)
+        assert (trainer.passes is not None) == replays
+        trainer.train()
+        return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+    assert train(True) == pytest.approx(train(False), abs=2e-2)

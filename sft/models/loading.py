@@ -77,6 +77,7 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
         model = load_with_unsloth(source.folder, precision.dtype, settings, layers)
     else:
         four_bit, trusted = settings.method == "qlora", settings.trust_remote_code
+        torch.manual_seed(settings.seed)  # a head's first weights
         model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trusted, head=head)
         if head is not None:
             install_head(model, head, dropout=settings.head_dropout, pad_id=chat.pad_id)

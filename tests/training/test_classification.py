@@ -119,6 +119,13 @@ def test_replayed_passes_train_the_head_as_it_is_trained_without_them(
         torch.testing.assert_close(its_weights[name], weight, atol=1e-3, rtol=1e-2)
 
 
+def test_layers_computed_twice_give_the_same_losses(train_head, tmp_path):
+    train_head("--max_steps", "3", folder="plain")
+    train_head("--max_steps", "3", "--gradient_checkpointing", folder="twice")
+    plain, twice = ([line.get("loss") for line in read_log(tmp_path / name / "log.jsonl")] for name in ("plain", "twice"))
+    assert [loss for loss in twice if loss] == pytest.approx([loss for loss in plain if loss], abs=1e-6)
+
+
 def test_beside_4_bits_the_head_stays_in_fp32_and_everything_has_a_gradient_after_a_validation(
     tied_model_folder, reviews_file, tmp_path
 ):

@@ -79,8 +79,8 @@ class _Project(torch.autograd.Function):
         """grad (T, O) -> the gradients of x, dropped, a and b."""
         z, narrow, a, b = ctx.saved_tensors
         grad_narrow = (grad @ b).mul_(ctx.scaling)  # (T, R)
-        grad_a = (grad_narrow.t() @ z).to(ctx.types[0])  # (R, I)
-        grad_b = torch.mm(grad.t(), narrow).mul_(ctx.scaling).to(ctx.types[1])  # (O, R)
+        grad_a = _multiply(grad_narrow.t(), z, ctx.types[0])  # (R, I)
+        grad_b = _multiply(grad.t(), narrow, ctx.types[1]).mul_(ctx.scaling)  # (O, R)
         grad_x = grad_z = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ ctx.frozen.unpack()  # (T, I)
@@ -106,6 +106,13 @@ def _project(
     y = linear(x, frozen.unpack(), bias)
     y.addmm_(narrow, b.t(), alpha=scaling)
     return y, narrow, a, b
+
+
+def _multiply(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """left @ right as a tensor of another type: on a GPU without rounding to 16 bits in between."""
+    if left.is_cuda and dtype is torch.float32 and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(left, right, out_dtype=dtype)
+    return (left @ right).to(dtype)
 
 
 class _Fused(torch.nn.Module):

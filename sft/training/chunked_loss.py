@@ -27,12 +27,11 @@ class _ChunkedNll(torch.autograd.Function):
         size = max(1, CHUNK_BYTES // (4 * len(weight)))
         for start in range(0, len(hidden), size):
             part, wanted = hidden[start : start + size], targets[start : start + size, None]
-            logits = (part @ weight.t()).float()  # (n, D) -> (n, V)
-            norms = logits.logsumexp(1, keepdim=True)  # (n, 1)
-            total += (norms - logits.gather(1, wanted)).sum()
+            log_probabilities = (part @ weight.t()).log_softmax(1, dtype=torch.float32)  # (n, D) -> (n, V)
+            found = log_probabilities.gather(1, wanted)  # (n, 1)
+            total -= found.sum()
             if grad_hidden is not None:
-                grad_logits = logits.sub_(norms).exp_()  # softmax, in the memory of the logits
-                grad_logits.scatter_add_(1, wanted, torch.full_like(norms, -1.0))
+                grad_logits = log_probabilities.exp_().scatter_add_(1, wanted, torch.full_like(found, -1.0))
                 torch.mm(grad_logits.to(weight.dtype), weight, out=grad_hidden[start : start + size])
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden)

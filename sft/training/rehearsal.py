@@ -83,6 +83,7 @@ def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool)
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     per_process = max(1, trainer.rows_per_step // trainer.args.world_size)
     longest_step = order[:per_process]
+    trainer.passes = None  # trials are launched, not replayed: how they are to be computed is not decided yet
     with _nothing_left(trainer, model, clear_optimizer=not is_resumed):
         trainer.follow(_plan(trainer, model, longest_step, lengths, is_resumed))
         batch = trainer.micro_batches.plan([lengths[place] for place in longest_step])[0]

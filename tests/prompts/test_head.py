@@ -75,7 +75,7 @@ def test_a_conversation_with_an_answer_is_no_prompt(formats):
 )
 def test_the_fingerprint_tells_labels_their_order_and_the_pooling_apart(formats, head, line):
     trained, now = (
-        Fingerprint.of(formats["smollm2"], None, ["sentiment"], {"weights": "sha256 1"}, one) for one in (HEAD, head)
+        Fingerprint.of(formats["qwen2.5"], None, ["sentiment"], {"weights": "sha256 1"}, one) for one in (HEAD, head)
     )
     assert trained.differences(now) == [
         f"head: trained with classification of the last token, labels 负面|正面, {line}"
@@ -84,4 +84,4 @@ def test_the_fingerprint_tells_labels_their_order_and_the_pooling_apart(formats,
 
 
 def test_a_model_that_writes_has_the_fingerprint_it_always_had(formats):
-    assert "head" not in Fingerprint.of(formats["smollm2"], None, ["sentiment"], {"weights": "sha256 1"}).parts
+    assert "head" not in Fingerprint.of(formats["qwen2.5"], None, ["sentiment"], {"weights": "sha256 1"}).parts

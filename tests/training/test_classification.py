@@ -57,7 +57,7 @@ def rows_of(file: Path, count: int) -> list[dict]:
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_rows_however_they_are_cut(train_head, tmp_path):
-    quiet = ("--head_dropout", "0", "--neftune_noise_alpha", "0", *SIX_STEPS)
+    quiet = ("--head_dropout", "0", "--neftune_noise_alpha", "0", *SIX_STEPS, "--eval_steps", "6")
     cuts = {"whole": (8, 1, 10_000), "each": (1, 8, 1), "some": (4, 2, 200)}
     for name, (rows, times, tokens) in cuts.items():
         recipe = ("--batch_size", rows, "--gradient_accumulation_steps", times, "--micro_batch_tokens", tokens)
@@ -122,7 +122,9 @@ def test_replayed_passes_train_the_head_as_it_is_trained_without_them(
 def test_layers_computed_twice_give_the_same_losses(train_head, tmp_path):
     train_head("--max_steps", "3", folder="plain")
     train_head("--max_steps", "3", "--gradient_checkpointing", folder="twice")
-    plain, twice = ([line.get("loss") for line in read_log(tmp_path / name / "log.jsonl")] for name in ("plain", "twice"))
+    plain, twice = (
+        [line.get("loss") for line in read_log(tmp_path / name / "log.jsonl")] for name in ("plain", "twice")
+    )
     assert [loss for loss in twice if loss] == pytest.approx([loss for loss in plain if loss], abs=1e-6)
 
 

@@ -86,12 +86,13 @@ def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool)
     trainer.passes = None  # trials are launched, not replayed: how they are to be computed is not decided yet
     with _nothing_left(trainer, model, clear_optimizer=not is_resumed):
         trainer.follow(_plan(trainer, model, longest_step, lengths, is_resumed))
+        trainer.record_ahead(_count_steps(trainer))
         batch = trainer.micro_batches.plan([lengths[place] for place in longest_step])[0]
         longest = [longest_step[index] for index in batch]
         _step(trainer, model, longest, update=not is_resumed)
         usual = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
-        if trainer.passes is not None:
-            _step(trainer, model, usual, update=not is_resumed)  # records it; the next one is a replay as in the run
+        if trainer.passes is not None:  # no step of the run: its size may be recorded only now
+            _step(trainer, model, usual, update=not is_resumed)
         began = time.monotonic()
         _step(trainer, model, usual, update=not is_resumed)
         usual_s = time.monotonic() - began
@@ -109,7 +110,7 @@ def _extrapolate(
 ) -> Rehearsal:
     """From a usual step to the whole run: time follows the tokens."""
     args, planned = trainer.args, trainer.micro_batches
-    num_steps = args.max_steps if args.max_steps > 0 else math.ceil(len(trainer.order) * args.num_train_epochs)
+    num_steps = _count_steps(trainer)
     rows = min(trainer.rows_per_step, len(lengths)) / args.world_size
     usual_tokens = sum(lengths[place] for place in usual)
     step_s = usual_s * (rows * sum(lengths) / len(lengths)) / usual_tokens
@@ -130,6 +131,12 @@ def _extrapolate(
         step_s=round(step_s, 3),
         estimated_duration_s=round((num_steps - trainer.state.global_step) * step_s + num_validations * validation_s),
     )
+
+
+def _count_steps(trainer: "RowTrainer") -> int:
+    """Optimiser steps of the whole run."""
+    args = trainer.args
+    return int(args.max_steps) if args.max_steps > 0 else math.ceil(len(trainer.order) * args.num_train_epochs)
 
 
 def _plan(

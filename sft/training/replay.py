@@ -2,8 +2,8 @@
 
 A step of a 7B model launches some 5,000 kernels, and a card like the H100 runs them faster than Python launches them.
 A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STEP tokens (sft.batching.fill_up), and
-each size that comes up is recorded when it does. All sizes share one pool of memory, which the first one, the largest,
-makes. Between the two passes the loss is computed as ever, from the hidden states.
+each size that a run will come to is recorded before its first step. All sizes share one pool of memory, which the first
+one, the largest, makes. Between the two passes the loss is computed as ever, from the hidden states.
 
     passes = ReplayedPasses(loaded, max_rows=8, max_tokens=8192, longest=2048)
     passes.begin_step()                                        # gradients are zero
@@ -11,16 +11,17 @@ makes. Between the two passes the loss is computed as ever, from the hidden stat
     passes.end_step()                                          # processes have the same gradients
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import distributed
 
-from sft.batching import Batch, fill_up
+from prompts import Encoded
+from sft.batching import Batch, fill_up, flatten_rows, tensor_of
 from sft.models.loaded import LoadedModel
 from sft.training.neftune import embedding_noise
 
-TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.3 s
+TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.2 s
 FEWEST_STEPS = 200  # of a run that is recorded at all: fewer would not win back the time
 
 Run = Callable[[], None]
@@ -68,14 +69,9 @@ class ReplayedPasses:
 
     def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Loss of a flat batch, detached; its gradients are added. Raises RecordingError where a size cannot be had."""
-        num_tokens = round_up(batch["input_ids"].shape[1])  # type: ignore[union-attr]
+        num_tokens = round_up(tensor_of(batch["input_ids"]).shape[1])
         filled = fill_up(batch, num_tokens, self.max_rows, self.loaded.chat.pad_id)
-        if num_tokens not in self._sizes:
-            try:
-                self._sizes[num_tokens] = _Recorded(self, filled)
-            except RuntimeError as error:  # out of memory among them
-                self.forget()
-                raise RecordingError(" ".join(str(error).split())[:200]) from None
+        self.record_sizes([num_tokens])
         recorded = self._sizes[num_tokens]
         for name, value in filled.items():
             recorded.inputs[name].copy_(value)
@@ -86,6 +82,19 @@ class ReplayedPasses:
         self.grad_hidden[:num_tokens].copy_(hidden.grad)
         recorded.backward()
         return loss.detach()
+
+    def record_sizes(self, sizes: Iterable[int]) -> None:
+        """Record passes for so many tokens each, the most first; raises RecordingError where that cannot be done."""
+        pad_id = self.loaded.chat.pad_id
+        for num_tokens in sorted(set(sizes) - self._sizes.keys(), reverse=True):
+            num_rows = min(self.max_rows, max(1, num_tokens // self.longest))
+            row = Encoded([pad_id] * min(self.longest, num_tokens), [1] * min(self.longest, num_tokens))
+            filled = fill_up(flatten_rows([row] * num_rows), num_tokens, self.max_rows, pad_id)
+            try:
+                self._sizes[num_tokens] = _Recorded(self, filled)
+            except RuntimeError as error:  # out of memory among them
+                self.forget()
+                raise RecordingError(" ".join(str(error).split())[:200]) from None
 
     def end_step(self) -> None:
         """Average the gradients over the processes."""
@@ -170,7 +179,9 @@ class GraphRecorder:
                 rehearse()
             torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # NCCL has a thread that asks for its events at any time; elsewhere nothing may touch the GPU meanwhile.
+        mode = "thread_local" if distributed.is_available() and distributed.is_initialized() else "global"
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
             run()
         replay: Run = graph.replay
         return replay

@@ -1,6 +1,7 @@
 """How a trainer computes the rows of a step: in micro-batches, as planned, in smaller ones when memory runs out."""
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,8 +20,9 @@ from sft.training.guard import FiniteGuard
 from sft.training.memory import MemoryPlan, has_dropout, recompute_layers, trained_layers
 from sft.training.microbatches import MicroBatches, is_out_of_memory
 from sft.training.objective import Objective
+from sft.training.order import StepOrder
 from sft.training.processes import largest
-from sft.training.replay import RecordingError, ReplayedPasses
+from sft.training.replay import RecordingError, ReplayedPasses, round_up
 
 
 class ComputesSteps(Trainer):
@@ -30,6 +32,7 @@ class ComputesSteps(Trainer):
     objective: Objective[Any]
     train_rows: list[Encoded]
     guard: FiniteGuard
+    order: StepOrder
     noise_alpha: float | None
     num_tokens_seen: int
     plan: MemoryPlan
@@ -79,6 +82,27 @@ class ComputesSteps(Trainer):
             and self.objective.takes_hidden_states
         )
 
+    def record_ahead(self, num_steps: int) -> None:
+        """Record every size of micro-batch that the run will come to, so that no step waits for it."""
+        if self.passes is None:
+            return
+        sizes: set[int] = set()
+        for epoch in range(-(-num_steps // len(self.order))):
+            self.order.set_epoch(epoch)
+            for places in itertools.islice(self.order, num_steps - epoch * len(self.order)):
+                lengths = [len(self.train_rows[place].input_ids) for place in places]
+                sizes |= {round_up(sum(lengths[i] for i in batch)) for batch in self.micro_batches.plan(lengths)}
+        try:
+            self.passes.record_sizes(sizes)
+        except RecordingError as error:
+            self._give_up_replay(error)
+
+    def _give_up_replay(self, error: RecordingError) -> None:
+        if self.args.world_size > 1:  # the others would go on averaging in another way
+            raise error
+        say(f"CUDA graphs: {error}; going on without them")
+        self.passes = None
+
     def training_step(
         self, model: torch.nn.Module, inputs: Mapping[str, list[int]], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -121,10 +145,7 @@ class ComputesSteps(Trainer):
             try:
                 return self._replay_micro_batches(self.passes, places, batches, divisor)
             except RecordingError as error:
-                if self.args.world_size > 1:
-                    raise
-                say(f"CUDA graphs: {error}; going on without them")
-                self.passes = None
+                self._give_up_replay(error)
                 self.guard.forget()
                 model.zero_grad()
         total = torch.zeros((), device=self.args.device)

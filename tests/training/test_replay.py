@@ -98,3 +98,21 @@ def test_graphs_give_the_losses_of_launched_kernels(tiny_model_folder: Path, tmp
         return [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
     assert train(True) == pytest.approx(train(False), abs=2e-2)
+
+
+def test_every_size_of_a_run_is_recorded_before_its_first_step(tiny_model_folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(replay, "TOKEN_STEP", 32)
+    flags = ["--model", str(tiny_model_folder), "--dtype", "fp32", "--method", "lora", "--num_train_epochs", "2"]
+    settings = load_settings(TrainSettings, flags)
+    loaded = load_for_training(settings, "transformers")
+    rows = [Encoded([5] * (9 + i), [0] * 4 + [1] * (5 + i)) for i in range(30)]
+    arguments = build_arguments(settings, loaded.precision, tmp_path, num_steps=8)
+    trainer = RowTrainer(loaded, rows, rows[:2], arguments, micro_batch_tokens=120)
+    trainer.passes = ReplayedPasses(loaded, max_rows=8, max_tokens=120, longest=38, record=Rerun())
+    trainer.get_train_dataloader()
+    trainer.record_ahead(8)
+    recorded = set(trainer.passes._sizes)
+    trainer.train()
+    assert set(trainer.passes._sizes) == recorded
+    assert recorded <= {32, 64, 96, 128}
+    assert len(recorded) > 1

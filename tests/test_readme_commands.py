@@ -137,6 +137,8 @@ def test_a_dry_run_of_the_demo_reports_and_writes_nothing(newcomer, tiny_model_f
         "micro_batch_tokens",
         "micro_batches_per_step",
         "longest_batch_tokens",
+        "recomputed_layers",
+        "unpacks",
         "tokens_per_second",
         "peak_gb",
         "step_s",

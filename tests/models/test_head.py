@@ -157,8 +157,9 @@ def probe(loaded: LoadedModel) -> torch.Tensor:
     return logits_of(loaded, prompts_of(loaded), "flat")
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_an_adapter_with_its_head_comes_back_with_identical_logits(
-    tied_model_folder, reviews_file, tmp_path, monkeypatch
+    method, tied_model_folder, reviews_file, tmp_path, monkeypatch
 ):
     from sft.data import open_dataset
     from sft.training import fit as module
@@ -171,7 +172,7 @@ def test_an_adapter_with_its_head_comes_back_with_identical_logits(
         return save(loaded, *args, **more)
 
     monkeypatch.setattr(module, "save_tuned", save_and_probe)
-    flags = ["--model", tied_model_folder, "--data", reviews_file, "--output_dir", tmp_path / "run", "--method", "lora"]
+    flags = ["--model", tied_model_folder, "--data", reviews_file, "--output_dir", tmp_path / "run", "--method", method]
     flags += ["--dtype", "fp32", "--head", "classification", "--max_steps", "2", "--learning_rate", "1e-2"]
     settings = load_settings(TrainSettings, [str(flag) for flag in flags])
     fit(settings, open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed))

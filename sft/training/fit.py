@@ -43,7 +43,7 @@ from sft.training.rehearsal import Rehearsal
 from sft.training.replay import FEWEST_STEPS
 from sft.training.sharded import check_settings
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
-from sft.training.trackers import SAMPLES_FILE, SampleLog
+from sft.training.trackers import SAMPLES_FILE, SampleLog, mend_trackers
 from sft.training.trainer import RowTrainer
 
 SHOWN_OF_REHEARSAL = (
@@ -225,6 +225,7 @@ def build_trainer(
         on_rehearsed=on_rehearsed,
     )
     check_metric(settings.metric_for_best_model, trainer)
+    mend_trackers(trainer.callback_handler.callbacks)
     for callback in callbacks:
         if isinstance(callback, SampleLog):
             callback.trackers = trainer.callback_handler.callbacks

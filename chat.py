@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
     run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
+    if run:
+        run.check_writes("chat.py")
 
     from sft.models.loading import load_base, load_run  # heavy: after --help, and after a run was found
     from sft.talk.saved import SavedChats

@@ -25,13 +25,14 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run(settings.run)
     output_dir = Path(settings.output_dir) if settings.output_dir else run.path / "export"
 
-    from sft.export.flow import check_run, export_run  # heavy: after --help, and after a run was found
+    from sft.export.flow import check_portable, check_run, export_run  # heavy: after --help, and after a run was found
 
     result: dict[str, object] = {"run": run.path.name}
     if settings.merge or settings.gguf:
         result |= export_run(run, settings, output_dir)
         say(f"written: {output_dir}")
     else:
+        check_portable(run, settings)
         check_run(run, allow_mismatch=settings.allow_mismatch)
     if settings.push:
         from sft.export.card import What

@@ -56,7 +56,7 @@ def answer_text(settings: InferenceSettings, run: Run | None) -> None:
     """One text, whose row is made before anything heavy is loaded: a mistake shows at once."""
     from sft.inference.questions import choose_task, example_row, make_row, show_question
 
-    task = choose_task(settings.task, run.tasks if run else [])
+    task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
     text = settings.text if settings.text is not None else read_standard_input()
     if text is None:
         row = example_row(task, input=settings.input, category=settings.category)
@@ -98,7 +98,7 @@ def answer_file(settings: InferenceSettings, run: Run | None) -> None:
     assert settings.file is not None
     assert settings.output is not None
     started = time.monotonic()
-    task = choose_task(settings.task, run.tasks if run else [])
+    task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
     rows = read_rows(settings.file, task, keep_bad=settings.on_bad_row == "quarantine")
     from sft.inference.files import answer_rows, describe_source  # heavy
 

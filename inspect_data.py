@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     dataset = open_dataset(
         settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed, on_bad_row=settings.on_bad_row
     )
+    from sft.labels import choose_head
+
+    head = choose_head(settings, dataset.train)
     from sft import inspection  # heavy: after the rows are known to be sound
     from sft.inspection_page import render_page
     from sft.models.loading import load_chat_format
@@ -39,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = [dict(row) for row in (*dataset.train, *dataset.validation, *dataset.test)]
     chosen = [find_row(rows, settings.row)] if settings.row else inspection.choose_rows(rows, settings.num_rows)
     chat = load_chat_format(settings.model, revision=settings.revision, think=settings.think)
-    views = [view for row in chosen for view in inspection.view_row(row, chat, settings)]
+    views = [view for row in chosen for view in inspection.view_row(row, chat, settings, head)]
     survey = inspection.survey_rows([] if settings.row and not settings.html else rows, chat, settings)
 
     if settings.json_output:

@@ -14,6 +14,8 @@ from sft.console import run_command, say, to_json
 from sft.console.figures import show_figure
 from sft.runs import RUN_FILE
 
+NEXT = "evaluate.py --rouge, or python chat.py"
+
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, train, print where the run lies."""
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name}: {show_figure(value)}")
     if result.run_dir:
         print(f"run: {result.run_dir}")
-        say("next: python evaluate.py --rouge, or python chat.py")
+        say(f"next: python {'evaluate.py, or python inference.py' if settings.is_classifier else NEXT}")
 
 
 if __name__ == "__main__":

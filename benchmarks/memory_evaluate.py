@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.random_models import make_apart
+
 ROOT = Path(__file__).resolve().parent.parent
 # Runs a script as `python script.py` does, then writes the peak of its memory in GB to a file.
 MEASURED = """
@@ -27,13 +29,6 @@ finally:
     gpu = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     open(out, "w").write(json.dumps({"resident_gb": round(peak, 3), "gpu_gb": gpu and round(gpu, 3)}))
-"""
-# In a process of its own, so that the GPU is free afterwards.
-MAKE_MODEL = """
-import sys
-from pathlib import Path
-from benchmarks.random_models import make_random_model
-make_random_model(sys.argv[1], Path(sys.argv[2]))
 """
 
 
@@ -68,9 +63,7 @@ def main() -> None:
     shutil.rmtree(run, ignore_errors=True)  # of an earlier measurement
     recipe = ["--config", ROOT / options.config, "--data", data, *more]
     if options.size:
-        model = options.work / options.size
-        subprocess.run([sys.executable, "-c", MAKE_MODEL, options.size, str(model)], cwd=ROOT, check=True)
-        recipe += ["--model", model]
+        recipe += ["--model", make_apart(options.size, options.work / options.size)]
     training = measure(options.work, "train.py", *recipe, "--output_dir", run, "--max_steps", options.steps)
     evaluation = measure(options.work, "evaluate.py", "--run", run, "--rouge", "--num_samples", options.num_samples)
     unit = "gpu_gb" if training["gpu_gb"] else "resident_gb"

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.random_models import make_random_model, random_rows
+from benchmarks.random_models import make_apart, random_rows
 from sft.config.decoding import choose_decoding
 from sft.config.train import TrainSettings
 from sft.console import say
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="of each task one by one; default: 8, or 4 random ones")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="of random rows")
     options = parser.parse_args()
-    name = str(make_random_model(options.size, options.work / options.size)) if options.size else options.model
+    name = str(make_apart(options.size, options.work / options.size)) if options.size else options.model
     loaded = load_base(name, dtype=options.dtype)
     if options.size:
         loaded.chat.end_ids = ()

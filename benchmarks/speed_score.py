@@ -5,8 +5,8 @@ ceiling: 2 floating-point operations for each weight a token passes through (the
 at the rate of one large matrix product measured beside it. With --lora through an adapter on all projections.
 
 Labels: reviews (with --size: characters at random) in the sentiment prompt, both labels. The naive loop is a forward
-pass of transformers' own model for each label of each row, all logits, as one writes it down; of --sample rows.
-Compares the scores. One JSON line last.
+pass of transformers' own model for each label of each row, all logits, as one writes it down; of --sample rows. The
+scores are compared. One JSON line last.
     python -m benchmarks.speed_score --labels 1200 --rows 24          # a laptop: the embedded model
     python -m benchmarks.speed_score --size 7b --lora                 # a GPU
 """
@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.encode import read_reviews
-from benchmarks.random_models import make_random_model, random_rows
+from benchmarks.random_models import make_apart, random_rows
 from benchmarks.speed_generate import SYSTEM_PROMPT, clock
 from prompts import conversation_of
 from prompts.tasks import get_task
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=24, help="of them in the naive loop")
     parser.add_argument("--max_characters", type=int, default=32, help="of a review; the demo's are at most so long")
     options = parser.parse_args()
-    name = str(make_random_model(options.size, options.work / options.size)) if options.size else options.model
+    name = str(make_apart(options.size, options.work / options.size)) if options.size else options.model
     if options.lora:
         settings = load_settings(TrainSettings, ["--model", name, "--method", "lora", "--dtype", options.dtype])
         loaded = load_for_training(settings, "transformers")

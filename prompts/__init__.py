@@ -11,6 +11,7 @@ from prompts.encoded import Encoded
 from prompts.errors import PromptError, TooLong
 from prompts.family import THINK_POLICIES, ThinkPolicy
 from prompts.fingerprint import Fingerprint
+from prompts.head import Head
 from prompts.layout import Piece
 from prompts.messages import Message
 from prompts.rows import EXPERT_SYSTEM_PROMPT, conversation_of
@@ -21,6 +22,7 @@ __all__ = [
     "ChatFormat",
     "Encoded",
     "Fingerprint",
+    "Head",
     "Message",
     "Piece",
     "PromptError",

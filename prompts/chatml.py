@@ -119,7 +119,7 @@ class ChatFormat:
         on_too_long: OnTooLong = "shorten",
         head_share: float = 0.5,
     ) -> Encoded:
-        """A conversation that ends with an answer -> ids and mask.
+        """A conversation that ends with an answer (supervise "none": with a user turn, a prompt) -> ids and mask.
 
         Supervised are each answer (or the last) and its end token. Over max_length tokens, `shorten` drops the oldest
         whole exchanges, then the middle of the document in the user turn, of which head_share stays at the head.
@@ -225,7 +225,7 @@ class ChatFormat:
 
     def _lay_out_row(self, messages: Sequence[Message], supervise: Supervise) -> list[Piece] | PromptError:
         try:
-            check_conversation(messages, last_role="assistant")
+            check_conversation(messages, last_role="user" if supervise == "none" else "assistant")
         except PromptError as error:
             return error
         return lay_out(self.family, self.think, messages, supervise)

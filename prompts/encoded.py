@@ -13,6 +13,7 @@ class Encoded:
     input_ids: list[int]
     loss_mask: list[int]  # 1 = supervised; as long as input_ids
     num_cut: int = 0  # tokens of the whole row that are not here, because it was too long
+    label: int | None = None  # the class that a classification head is to say of it
 
     @property
     def num_supervised(self) -> int:
@@ -21,7 +22,9 @@ class Encoded:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """What stands before the last answer: the ids inference sends to get it."""
+        """What stands before the last answer: the ids inference sends to get it; all of a row without an answer."""
+        if not any(self.loss_mask):
+            return self.input_ids
         end = len(self.loss_mask) - self.loss_mask[::-1].index(1)  # one behind the last supervised token
         start = end
         while start > 0 and self.loss_mask[start - 1]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from prompts.chatml import ChatFormat
 from prompts.errors import PromptError
+from prompts.head import Head
 from prompts.messages import Message
 from prompts.tasks import get_task
 
@@ -39,9 +40,14 @@ class Fingerprint:
 
     @classmethod
     def of(
-        cls, chat_format: ChatFormat, system_prompt: str | None, tasks: Iterable[str], base: Mapping[str, str]
+        cls,
+        chat_format: ChatFormat,
+        system_prompt: str | None,
+        tasks: Iterable[str],
+        base: Mapping[str, str],
+        head: Head | None = None,
     ) -> Fingerprint:
-        """The fingerprint of what is loaded.
+        """The fingerprint of what is loaded; head: of a model that classifies instead of writing.
 
         base says which weights these are, whatever tells them apart: {"weights": "sha256 1f3a...", "revision": "main"}.
         """
@@ -52,6 +58,8 @@ class Fingerprint:
         parts["system prompt"] = "the chat template's own" if system_prompt is None else repr(system_prompt)
         for name in sorted(set(tasks)):
             parts[f"task {name}"] = _describe_task(name)
+        if head is not None:
+            parts["head"] = head.describe()
         probe = [chat_format.encode(PROBE).input_ids, chat_format.encode(PROBE[1:]).input_ids]
         parts["probe conversation"] = _hash(json.dumps([*probe, chat_format.encode_prompt(PROBE[:-1])]))
         return cls(parts)
@@ -92,7 +100,7 @@ class Fingerprint:
 def _describe_task(name: str) -> str:
     """'labels 负面|正面, prompt sha256 0a1b...': what a model trained on the task expects to be asked and to answer."""
     task = get_task(name)
-    labels = [str(task.parse_answer(label, task.example)) for label in task.allowed_labels(task.example)]
+    labels = [task.class_of(label, task.example) for label in task.allowed_labels(task.example)]
     asked = _hash(json.dumps(task.build_messages(task.example), ensure_ascii=False))
     return f"labels {'|'.join(labels)}, prompt {asked}" if labels else f"prompt {asked}"
 

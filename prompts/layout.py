@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from prompts.family import THINK_END, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
 from prompts.messages import Message
 
-Supervise = Literal["all", "last"]
+Supervise = Literal["all", "last", "none"]  # none: a prompt, which ends with a user turn
 
 
 class Piece(NamedTuple):

@@ -74,12 +74,18 @@ class Task:
         answer = self.write_answer(row)
         labels = self.allowed_labels(row)
         if labels and answer not in labels:
-            raise PromptError(f"{_name(row)}: the answer {answer!r} is none of {', '.join(labels)}; mend the row")
+            raise PromptError(f"{name_row(row)}: the answer {answer!r} is none of {', '.join(labels)}; mend the row")
         return answer
 
     def allowed_labels(self, row: Row) -> tuple[str, ...]:
         """The answers a row allows, to be scored: ("正面", "负面"); () where the answer is free text."""
         return self.list_labels(row)
+
+    def class_of(self, answer: str, row: Row) -> str:
+        """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面"."""
+        parsed = self.parse_answer(answer, row)
+        assert isinstance(parsed, str), f"task {self.name} cannot read its own label {answer!r}"
+        return parsed
 
     def parse_answer(self, text: str, row: Row) -> Parsed | Unparseable:
         """What an answer says: a class ("正面"), entities, or the text itself; Unparseable if it says none of it."""
@@ -93,7 +99,7 @@ class Task:
         missing = [field for field in fields if row.get(field) is None]
         if missing:
             needed = ", ".join(fields)
-            raise PromptError(f"{_name(row)}: no {missing[0]!r}; task {self.name} needs {needed}; mend the row")
+            raise PromptError(f"{name_row(row)}: no {missing[0]!r}; task {self.name} needs {needed}; mend the row")
 
 
 def text_of(row: Row, field: str) -> str:
@@ -102,7 +108,7 @@ def text_of(row: Row, field: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise PromptError(f"{_name(row)}: {field!r} is {type(value).__name__}, expected a string; mend the row")
+        raise PromptError(f"{name_row(row)}: {field!r} is {type(value).__name__}, expected a string; mend the row")
     return value
 
 
@@ -130,5 +136,6 @@ def _reasoning_of(row: Row) -> str:
     return text_of(turns[-1] if isinstance(turns, list) and turns else row, "reasoning_content")
 
 
-def _name(row: Row) -> str:
+def name_row(row: Row) -> str:
+    """`row reviews-17`, for messages; `the row` where it has no id."""
     return f"row {row['id']}" if "id" in row else "the row"

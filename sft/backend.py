@@ -72,6 +72,8 @@ def load_with_unsloth(
 def _why_not_trained_by_unsloth(settings: "TrainSettings") -> str | None:
     if not settings.has_adapter:
         return f"method {settings.method} is trained by transformers"
+    if settings.is_classifier:
+        return "a classification head is trained by transformers"
     wanted = [name for name in ("use_dora", "modules_to_save") if getattr(settings, name)]
     return f"{' and '.join(wanted)} is for transformers" if wanted else None
 

@@ -19,9 +19,9 @@ STATE_FILE = "trainer_state.json"
 # What a step does, and what the optimizer's saved state belongs to; the other settings may change half-way.
 KEPT = (
     "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora", "use_rslora",
-    "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "supervise",
-    "max_seq_length", "on_too_long", "head_share", "learning_rate", "lr_scheduler_type", "seed",
-    "metric_for_best_model",
+    "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "head", "labels",
+    "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share", "learning_rate",
+    "lr_scheduler_type", "seed", "metric_for_best_model",
 )  # fmt: skip
 
 

@@ -4,11 +4,13 @@ encoded = encode_rows(rows, chat, system_prompt, max_length=2048)
 encoded.report()          # "kept 9,412 of 9,500 rows (61 shortened, 88 dropped: ...)"
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from prompts import ChatFormat, Encoded, Message, PromptError, TooLong, conversation_of
+from prompts import ChatFormat, Encoded, Head, Message, PromptError, TooLong, conversation_of
 from prompts.chatml import OnTooLong, Supervise
+from prompts.tasks import get_task
 from sft.data.canonical import Row
 from sft.errors import DataError
 
@@ -20,8 +22,10 @@ class EncodedRows:
     """Rows as the model sees them. `rows[i]` is where `encoded[i]` came from; one row may give several examples.
 
     Every row read is either kept, with all its examples, or dropped for a reason; a kept one may be shortened.
+    head: the classification head that learns them; None where the model learns to write the answers.
     """
 
+    head: Head | None = None
     rows: list[Row] = field(default_factory=list)
     encoded: list[Encoded] = field(default_factory=list)
     num_read: int = 0
@@ -38,9 +42,14 @@ class EncodedRows:
         """Tokens that carry loss."""
         return sum(example.num_supervised for example in self.encoded)
 
-    def counts(self) -> dict[str, int]:
+    def count_labels(self) -> dict[str, int]:
+        """Rows of each class of the head, in its order: {"负面": 512, "正面": 488}; {} where there is none."""
+        counts = Counter(example.label for example in self.encoded)
+        return {label: counts[number] for number, label in enumerate(self.head.labels)} if self.head else {}
+
+    def counts(self) -> dict[str, object]:
         """For run.json: {"read": 9500, "kept": 9412, "shortened": 61, "dropped": 88, "tokens": 4210337, ...}."""
-        return {
+        counts: dict[str, object] = {
             "read": self.num_read,
             "kept": self.num_read - len(self.dropped),
             "examples": len(self.encoded),
@@ -50,11 +59,13 @@ class EncodedRows:
             "tokens": self.num_tokens,
             "supervised_tokens": self.num_supervised,
         }
+        return counts | ({"labels": self.count_labels()} if self.head else {})
 
     def report(self) -> str:
         """One line: what was kept, and which rows were not."""
         line = f"kept {self.num_read - len(self.dropped):,} of {self.num_read:,} rows, {self.num_tokens:,} tokens, "
-        line += f"{self.num_supervised:,} of them supervised"
+        labels = ", ".join(f"{label} {count:,}" for label, count in self.count_labels().items())
+        line += f"labels {labels}" if self.head else f"{self.num_supervised:,} of them supervised"
         if self.shortened:
             line += f"; {len(self.shortened):,} shortened by {sum(self.shortened.values()):,} tokens"
         if self.dropped:
@@ -72,12 +83,15 @@ def encode_rows(
     supervise: Supervise = "all",
     on_too_long: OnTooLong = "shorten",
     head_share: float = 0.5,
+    head: Head | None = None,
 ) -> EncodedRows:
     """Every row as ids and mask; a row that cannot fit is dropped and counted, none without a supervised token passes.
 
+    With a classification head a row is its prompt, up to where the answer would begin, and the number of its class.
     Raises DataError for a row that cannot be rendered at all, and for one that is too long with on_too_long "error".
     """
-    result = EncodedRows(num_read=len(rows))
+    supervise = supervise if head is None else "none"
+    result = EncodedRows(head, num_read=len(rows))
     examples = list(_conversations(rows, chat, system_prompt, supervise))
     batch = chat.encode_batch(
         [messages for _, messages in examples],
@@ -93,6 +107,8 @@ def encode_rows(
             result.dropped[name] = str(encoded)
         elif isinstance(encoded, PromptError):
             raise DataError(f"row {name}: {encoded}")
+        elif head is not None:
+            usable.append((row, replace(encoded, label=_class_of(row, head))))
         elif encoded.num_supervised == 0:
             result.dropped[name] = "no supervised token"
         else:
@@ -113,9 +129,16 @@ def _conversations(
 ) -> Iterable[tuple[Row, list[Message]]]:
     for row in rows:
         try:
-            messages = conversation_of(row, system_prompt)
+            messages = conversation_of(row, system_prompt, with_answer=supervise != "none")
         except PromptError as error:
             named = f"row {row['id']}: "  # a task's own complaint names the row already
             raise DataError(named + str(error).removeprefix(named)) from None
         for part in chat.unroll(messages) if supervise == "all" else [messages]:
             yield row, part
+
+
+def _class_of(row: Row, head: Head) -> int:
+    try:
+        return head.class_of_row(get_task(row["task"]), row)
+    except PromptError as error:
+        raise DataError(str(error)) from None

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 
-from prompts import ChatFormat, Message, Piece, PromptError, conversation_of
+from prompts import ChatFormat, Head, Message, Piece, PromptError, conversation_of
+from prompts.layout import Supervise
+from prompts.tasks import get_task
 from sft.config.train import TrainSettings
 from sft.console import make_visible
 
@@ -41,11 +43,13 @@ class View:
     num_supervised: int = 0
     num_cut: int = 0
     problem: str = ""
+    label: str = ""  # what a classification head is to say
 
     @property
     def title(self) -> str:
         """`reviews-17 | source reviews | task sentiment | 91 tokens, 5 learned, 0 cut`"""
-        counts = f"{self.num_tokens:,} tokens, {self.num_supervised:,} learned, {self.num_cut:,} cut"
+        learned = f"label {self.label}" if self.label else f"{self.num_supervised:,} learned"
+        counts = f"{self.num_tokens:,} tokens, {learned}, {self.num_cut:,} cut"
         return make_visible(f"{self.id} | source {self.source} | task {self.task} | {self.problem or counts}")
 
     @property
@@ -89,21 +93,25 @@ class Survey:
         return sum(sum(source.lengths) for source in self.sources.values())
 
 
-def view_row(row: Row, chat: ChatFormat, settings: TrainSettings) -> list[View]:
-    """A row as training would see it: one view, or one for each answer where the think policy trains them apart."""
+def view_row(row: Row, chat: ChatFormat, settings: TrainSettings, head: Head | None = None) -> list[View]:
+    """A row as training would see it: one view, or one for each answer where the think policy trains them apart.
+
+    head: the classification head that is to learn it; it reads the prompt and says a label.
+    """
     identity = (str(row["id"]), str(row["source"]), str(row["task"]))
     views = []
     try:
+        label = head.labels[head.class_of_row(get_task(str(row["task"])), row)] if head else ""
         for messages in _examples_of(row, chat, settings):
             encoded = chat.encode(
                 messages,
-                supervise=settings.supervise,
+                supervise=_supervise(settings),
                 max_length=settings.max_seq_length,
                 on_too_long=settings.on_too_long,
                 head_share=settings.head_share,
             )
             counts = (len(encoded.input_ids), encoded.num_supervised, encoded.num_cut)
-            views.append(View(*identity, tuple(chat.show(encoded)), *counts))
+            views.append(View(*identity, tuple(chat.show(encoded)), *counts, label=label))
     except PromptError as error:
         views.append(View(*identity, problem=str(error)))
     return views
@@ -124,7 +132,7 @@ def survey_rows(rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings) 
     for start in range(0, len(rows), CHUNK_ROWS):
         examples = list(_usable_examples(rows[start : start + CHUNK_ROWS], chat, settings, survey))
         long: list[tuple[list[Message], int]] = []
-        encoded_rows = chat.encode_batch((messages for _, messages in examples), supervise=settings.supervise)
+        encoded_rows = chat.encode_batch((messages for _, messages in examples), supervise=_supervise(settings))
         for (row, messages), encoded in zip(examples, encoded_rows, strict=True):
             if isinstance(encoded, PromptError):
                 survey.unusable[str(row["id"])] = str(encoded)
@@ -135,7 +143,7 @@ def survey_rows(rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings) 
             if len(encoded.input_ids) > LIMITS[0]:
                 long.append((messages, len(encoded.input_ids)))
         for cost in survey.costs:
-            _add_cost(cost, [(m, length) for m, length in long if length > cost.limit], chat, settings.head_share)
+            _add_cost(cost, [(m, length) for m, length in long if length > cost.limit], chat, settings)
     return survey
 
 
@@ -151,13 +159,23 @@ def _usable_examples(
 
 
 def _examples_of(row: Row, chat: ChatFormat, settings: TrainSettings) -> list[list[Message]]:
-    messages = conversation_of(row, settings.system_prompt)
-    return chat.unroll(messages) if settings.supervise == "all" else [messages]
+    supervise = _supervise(settings)
+    messages = conversation_of(row, settings.system_prompt, with_answer=supervise != "none")
+    return chat.unroll(messages) if supervise == "all" else [messages]
 
 
-def _add_cost(cost: Cost, over: list[tuple[list[Message], int]], chat: ChatFormat, head_share: float) -> None:
+def _supervise(settings: TrainSettings) -> Supervise:
+    return "none" if settings.is_classifier else settings.supervise
+
+
+def _add_cost(cost: Cost, over: list[tuple[list[Message], int]], chat: ChatFormat, settings: TrainSettings) -> None:
     """Shorten the examples that are over the limit, and count what goes."""
-    batch = chat.encode_batch((messages for messages, _ in over), max_length=cost.limit, head_share=head_share)
+    batch = chat.encode_batch(
+        (messages for messages, _ in over),
+        supervise=_supervise(settings),
+        max_length=cost.limit,
+        head_share=settings.head_share,
+    )
     for (_, length), encoded in zip(over, batch, strict=True):
         cost.num_over += 1
         if isinstance(encoded, PromptError):
@@ -207,6 +225,8 @@ def render_view(view: View, colours: bool) -> str:
         lines.append(
             "".join(_render_piece(text, kind, colours) for text, kind in merge_pieces(view.pieces)).rstrip("\n")
         )
+    if view.label:
+        lines.append(f"label: {_render_piece(view.label, 'learned', colours)}")
     if view.look_alikes:
         lines.append(
             f"(the text itself spells out {', '.join(view.look_alikes)}; there it is encoded as ordinary text)"

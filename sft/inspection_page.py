@@ -42,7 +42,8 @@ def render_page(title: str, facts: Sequence[str], views: Sequence[View], survey:
 def _render_view(view: View) -> Markup:
     spans = [element("span", content, attributes=f"class={kind}") for content, kind in merge_pieces(view.pieces)]
     note = element("p", f"Spelled out by the text itself, and ordinary text there: {', '.join(view.look_alikes)}")
-    return join(heading(view.title, 3), element("pre", *spans), note if view.look_alikes else "")
+    label = element("p", "label: ", element("span", view.label, attributes="class=learned")) if view.label else ""
+    return join(heading(view.title, 3), element("pre", *spans), label, note if view.look_alikes else "")
 
 
 def _bars(name: str, lengths: Sequence[int]) -> Markup:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TypedDict
 
 from prompts import Fingerprint
 from sft.config.layers import restore_settings
@@ -29,6 +30,16 @@ COMPLETE = "complete"
 TRAINING = "training"
 OF_ONE_CALL = ("output_dir", "json_output", "resume_from_checkpoint", "allow_mismatch", "dry_run", "use_qlora")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "tokenizers")
+
+
+class HeadFacts(TypedDict):
+    """A run's classification head: {"kind": "classification", "pooling": "last", "id2label": {"0": "负面"}, ...}."""
+
+    kind: str
+    pooling: str
+    dropout: float
+    id2label: dict[str, str]
+    label2id: dict[str, int]
 
 
 @dataclass
@@ -45,6 +56,7 @@ class Run:
     data: dict[str, object]  # path, sha256, split, rows kept and dropped
     adapter: str | None = None  # hash of the tuned weights, adapter or model, once they are written
     backend: str = "transformers"
+    head: HeadFacts | None = None  # of a run that classifies instead of writing
     quantisation: str | None = None  # "nf4": trained on a base in 4 bits; to merge, load the base in 16 bits
     processes: int = 1
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -56,6 +68,19 @@ class Run:
     def tasks(self) -> list[str]:
         """Tasks of the rows it was trained on: ["instruct", "sentiment"]."""
         return [str(task) for task in self.data["tasks"]]  # type: ignore[attr-defined]
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it classifies and cannot write."""
+        return self.head is not None
+
+    def check_writes(self, what: str) -> None:
+        """Raises RunError where the run cannot write, so that `what` (chat.py, --gguf) can do nothing with it."""
+        if self.is_classifier:
+            raise RunError(
+                f"{what}: {self.path.name} has a classification head, which says labels and writes nothing; "
+                "ask it with inference.py or serve.py"
+            )
 
     @property
     def weights_dir(self) -> Path:

@@ -4,6 +4,7 @@ Everything is real (tokenizer, model, trainer, files), only small.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs a hub brings one and says so
@@ -12,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.tiny import make_tiny_model, write_rows
+from tests.tiny import make_tiny_model, write_reviews, write_rows
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +40,34 @@ def full_run(tiny_model_folder: Path, rows_file: Path, tmp_path_factory: pytest.
     return train_tiny(tmp_path_factory.mktemp("full_run") / "run", "full", tiny_model_folder, rows_file)
 
 
-def train_tiny(folder: Path, method: str, model: Path, rows: Path) -> Path:
+@pytest.fixture(scope="session")
+def tied_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer ChatML model whose output layer is its input embedding, as in Qwen3-1.7B and SmolLM2."""
+    return make_tiny_model(tmp_path_factory.mktemp("tied_model"), tied=True)
+
+
+@pytest.fixture(scope="session")
+def reviews_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty-eight labelled reviews."""
+    return write_reviews(tmp_path_factory.mktemp("reviews") / "reviews.jsonl")
+
+
+@pytest.fixture(scope="session")
+def head_run(tied_model_folder: Path, reviews_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished LoRA run with a classification head, on the tied model: its run folder. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("head_run") / "run"
+    return train_tiny(
+        folder, "lora", tied_model_folder, reviews_file, "--head", "classification", "--learning_rate", "1e-2"
+    )
+
+
+@pytest.fixture
+def copy_of_head_run(head_run: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(head_run, tmp_path / "copy")
+
+
+def train_tiny(folder: Path, method: str, model: Path, rows: Path, *more: str) -> Path:
     """A run of four steps."""
     from sft.config.layers import load_settings
     from sft.config.train import TrainSettings
@@ -48,7 +76,7 @@ def train_tiny(folder: Path, method: str, model: Path, rows: Path) -> Path:
 
     flags = ["--model", str(model), "--data", str(rows), "--output_dir", str(folder), "--method", method]
     flags += ["--dtype", "fp32", "--max_steps", "4", "--eval_steps", "2", "--max_seq_length", "192"]
-    settings = load_settings(TrainSettings, [*flags, "--system_prompt", "Be brief."])
+    settings = load_settings(TrainSettings, [*flags, "--system_prompt", "Be brief.", *more])
     fit(settings, open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed))
     return folder
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prompts import ChatFormat
+from prompts import ChatFormat, Head
 from sft.encoding import EncodedRows, encode_rows
 from sft.errors import DataError
 
@@ -176,3 +176,25 @@ def test_a_row_that_cannot_be_rendered_is_an_error_that_names_it_once(row, messa
     with pytest.raises(DataError) as caught:
         encode_rows([row], chat, SYSTEM, max_length=200)
     assert str(caught.value).startswith(message)
+
+
+def test_for_a_head_a_row_is_its_prompt_and_the_number_of_its_class(chat):
+    head = Head(("负面", "正面"))
+    rows = [
+        {"id": name, "source": "s", "task": "sentiment", "text": text, "label": label}
+        for name, text, label in (("a", "很好", "正面"), ("b", "太吵，" * 99, "负面"), ("c", "不错", "正面"))
+    ]
+    found = encode_rows(rows, chat, SYSTEM, max_length=96, head=head)
+    assert [(example.label, example.num_supervised) for example in found.encoded] == [(1, 0), (0, 0), (1, 0)]
+    assert chat.decode(found.encoded[0].input_ids) == "system\nBe brief.\nuser\n正面还是负面？\n很好\nassistant\n"
+    assert found.counts()["labels"] == {"负面": 1, "正面": 2}
+    assert found.report().startswith("kept 3 of 3 rows, ")
+    assert "tokens, labels 负面 1, 正面 2; 1 shortened by " in found.report()
+
+
+def test_for_a_head_a_row_of_another_class_or_without_one_is_refused_by_name(chat):
+    row = {"id": "a", "source": "s", "task": "sentiment", "text": "很好", "label": "正面"}
+    with pytest.raises(DataError, match=r"^row a: label '正面' is none of the head's, 坏, 好; mend the row$"):
+        encode_rows([row], chat, SYSTEM, max_length=96, head=Head(("坏", "好")))
+    with pytest.raises(DataError, match=r"^row q: task instruct has no labels, and a classification head says nothing"):
+        encode_rows([instruct("q")], chat, SYSTEM, max_length=96, head=Head(("负面", "正面")))

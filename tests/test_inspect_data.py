@@ -173,3 +173,33 @@ def test_a_bad_row_is_left_out_by_the_flag_that_the_message_names(data, inspect)
     assert advice == ["--on_bad_row", "quarantine"]
     assert json.loads(shown)["lengths"][-1]["rows"] == 4
     assert f"warning: left out {data}:5: " in said
+
+
+def test_for_a_head_it_shows_the_prompt_and_the_label_it_is_to_say(reviews_file, tiny_model_folder, tmp_path, capsys):
+    flags = ["--data", str(reviews_file), "--model", str(tiny_model_folder), "--system_prompt", "Be brief."]
+    flags += ["--head", "classification"]
+    main([*flags, "--row", "reviews-2"])
+    assert (
+        capsys.readouterr().out
+        == """\
+«learned»; all else is context
+
+--- reviews-2 | source reviews | task sentiment | 91 tokens, label 正面, 0 cut
+<|im_start|>system
+Be brief.<|im_end|>
+<|im_start|>user
+正面还是负面？
+第1间房很好，住了一晚<|im_end|>
+<|im_start|>assistant
+label: «正面»
+"""
+    )
+    main([*flags, "--json", "--n", "1", "--html", str(tmp_path / "rows.html")])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["label"], row["num_supervised"]) in {("正面", 0), ("负面", 0)}
+    assert "<span class=learned>" in (tmp_path / "rows.html").read_text(encoding="utf-8")
+
+
+def test_for_a_head_a_dataset_with_other_tasks_is_refused(data, tiny_model_folder):
+    with pytest.raises(DataError, match="a classification head learns labels, and these rows have none"):
+        main(["--data", data, "--model", str(tiny_model_folder), "--head", "classification"])

@@ -137,6 +137,8 @@ def test_a_dry_run_of_the_demo_reports_and_writes_nothing(newcomer, tiny_model_f
         "micro_batch_tokens",
         "micro_batches_per_step",
         "longest_batch_tokens",
+        "recomputed_layers",
+        "unpacks",
         "tokens_per_second",
         "peak_gb",
         "step_s",
@@ -177,6 +179,18 @@ def test_the_reference_recipe_is_tried_and_trained_as_it_is_on_a_small_model(
     run = newcomer.read_run("outputs/reference")
     kept = ("method", "lora_r", "lora_alpha", "optim", "neftune_noise_alpha", "max_seq_length", "learning_rate", "seed")
     assert [run["settings"][name] for name in kept] == ["qlora", 16, 32, "adamw_8bit", 5.0, 2048, 2e-4, 3407]
+
+
+def test_a_classifier_is_trained_on_reviews_and_answers_with_a_label(newcomer, tied_model_folder, capsys):
+    newcomer.types("python build_dataset.py --preset reviews --name reviews", SFT_TOTAL=90)
+    small = {"SFT_MODEL": tied_model_folder, "SFT_LORA_LAYERS": 1, "SFT_MAX_STEPS": 2, "SFT_OUTPUT_DIR": "outputs/head"}
+    newcomer.types("python train.py --config recipes/demo-head.yaml", **small)
+    run = newcomer.read_run("outputs/head")
+    assert (run["status"], run["head"]["label2id"]) == ("complete", {"负面": 0, "正面": 1})
+    assert run["data"]["train"]["labels"] == {"负面": 30, "正面": 30}
+    capsys.readouterr()
+    newcomer.types('python inference.py --text "房间很干净"', SFT_RUN="outputs/head")
+    assert capsys.readouterr().out in ("负面\n", "正面\n")
 
 
 @pytest.mark.parametrize("readme", READMES)

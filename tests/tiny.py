@@ -99,3 +99,16 @@ def write_rows(path: Path, count: int = 40) -> Path:
     )
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def write_reviews(path: Path, count: int = 48) -> Path:
+    """A JSONL file of `count` different reviews, every second one positive: one word decides."""
+    rows = (
+        {
+            "text": f"第{i}间房{'很好' if i % 2 else '太差'}" + "，住了一晚" * (i % 4),
+            "label": "正面" if i % 2 else "负面",
+        }
+        for i in range(count)
+    )
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 from prompts import EXPERT_SYSTEM_PROMPT
 from sft.config.layers import ResultSettings, read_boolean
@@ -53,6 +53,20 @@ class TrainSettings(ResultSettings):
     )
     freeze_extra_modules: tuple[str, ...] = Field(
         (), description="method freeze: modules outside the layers, by their exact name, e.g. embed_tokens,norm"
+    )
+
+    head: Literal["lm", "classification"] = Field(
+        "lm",
+        description="lm: the model writes its answers; classification: it says one of the labels, and writes nothing",
+    )
+    labels: tuple[str, ...] = Field(
+        (), description="head classification: its classes in the order of their numbers; default: the task's own"
+    )
+    pooling: Literal["last", "mean"] = Field(
+        "last", description="head classification: reads the last token of the prompt, or the mean of all"
+    )
+    head_dropout: float = Field(
+        0.1, ge=0, lt=1, description="head classification: share of what it reads that is dropped in training"
     )
 
     system_prompt: str | None = Field(
@@ -158,6 +172,19 @@ class TrainSettings(ResultSettings):
                 raise ConfigError("warmup_ratio and warmup_steps are both given; keep one of them")
             values["warmup_steps"] = values.pop("warmup_ratio")
         return values
+
+    @model_validator(mode="after")
+    def _labels_are_classes(self) -> "TrainSettings":
+        if self.labels and not self.is_classifier:
+            raise ValueError("labels are those of a classification head: add --head classification, or leave them out")
+        if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels {','.join(self.labels)}: give at least two, each once")
+        return self
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model classifies instead of writing."""
+        return self.head == "classification"
 
     @property
     def rows_per_step(self) -> int:

@@ -2,21 +2,25 @@
 
 Each is asked for once. A label's score is the log-probability of label and end token, so where the reference is one
 of the labels its loss is known from the scores already, and no second pass is made.
+
+Where one of the two models compared has a classification head, which writes nothing, neither is asked to: both choose
+among the labels, and the loss of a row is that of the right one among them.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from prompts import Encoded
+from sft.class_scoring import score_choices
 from sft.config.decoding import Preset, choose_decoding
 from sft.errors import ModelError
 from sft.evaluation.journal import Journal, Side
 from sft.evaluation.rows import EvalRow, supervised_ids
 from sft.generation import Generated
 from sft.generation.backends import TransformersWriter, Writer
-from sft.label_scoring import score_labels
 from sft.models.loaded import LoadedModel
 from sft.scoring import score_rows
 
@@ -26,9 +30,12 @@ MARGIN_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Asking:
-    """How a model is asked. max_tokens: of a scoring batch; journal: where answers are kept as they come."""
+    """How a model is asked. max_tokens: of a scoring batch; journal: where answers are kept as they come.
 
-    writer: Writer
+    writer: None where it only chooses among labels.
+    """
+
+    writer: Writer | None
     preset: Preset = "precise"
     seed: int = 42  # of the draws, where the preset draws
     max_tokens: int | None = None
@@ -40,7 +47,8 @@ class Answers:
     """One model's answers to N rows, each list in their order.
 
     nll: summed negative log-probability of the row's supervised tokens, nats. label_scores: log-probabilities of the
-    row's labels in their order, [] for rows without. finished: the model ended the text itself.
+    row's labels in their order, [] for rows without. finished: the model ended the text itself. chosen_by: how, where
+    nothing was written; texts are the labels chosen, nll is of the right one among the row's, and num_tokens 1.
     """
 
     nll: list[float]
@@ -48,6 +56,7 @@ class Answers:
     label_scores: list[list[float]]
     texts: list[str]
     finished: list[bool]
+    chosen_by: Literal["head", "label_scoring"] | None = None
 
 
 def answer_rows(
@@ -64,14 +73,21 @@ def answer_rows(
     """
     asking = asking or Asking(TransformersWriter(loaded))
     label_scores = _score_labels(loaded, rows, name, asking.max_tokens)
-    nll, num_tokens = _score_references(loaded, rows, label_scores, name, asking.max_tokens)
+    if asking.writer is None:
+        nll, num_tokens = [_choice_nll(*found) for found in zip(rows, label_scores, strict=True)], [1] * len(rows)
+    else:
+        nll, num_tokens = _score_references(loaded, rows, label_scores, name, asking.max_tokens)
     broken = [row.row["id"] for row, value in zip(rows, nll, strict=True) if not math.isfinite(value)]
     if broken:
         raise ModelError(
             f"{name}: the loss of {len(broken)} of {len(rows)} rows is not finite, first {', '.join(broken[:3])}; "
             "the weights hold NaN or overflow, train again with a lower learning rate"
         )
-    texts, finished = _generate(rows, budgets, name, asking)
+    if asking.writer is None:
+        texts = [row.labels[scores.index(max(scores))] for row, scores in zip(rows, label_scores, strict=True)]
+        way: Literal["head", "label_scoring"] = "label_scoring" if loaded.head is None else "head"
+        return Answers(nll, num_tokens, label_scores, texts, [True] * len(rows), way)
+    texts, finished = _generate(rows, budgets, name, asking, asking.writer)
     return Answers(nll, num_tokens, label_scores, texts, finished)
 
 
@@ -100,11 +116,17 @@ def _score_labels(loaded: LoadedModel, rows: Sequence[EvalRow], name: str, max_t
     scores: list[list[float]] = [[] for _ in rows]
     if places:
         prompts = [rows[place].prompt_ids for place in places]
-        labels = [rows[place].labels for place in places]
-        found = score_labels(loaded, prompts, labels, description=f"{name}: labels", max_tokens=max_tokens)
+        labels, classes = ([getattr(rows[place], what) for place in places] for what in ("labels", "classes"))
+        found = score_choices(loaded, prompts, labels, classes, description=f"{name}: labels", max_tokens=max_tokens)
         for place, row_scores in zip(places, found, strict=True):
             scores[place] = row_scores
     return scores
+
+
+def _choice_nll(row: EvalRow, scores: list[float]) -> float:
+    """Negative log-probability of the right label among the row's, nats."""
+    right, highest = scores[row.labels.index(row.reference)], max(scores)
+    return highest + math.log(math.fsum(math.exp(score - highest) for score in scores)) - right
 
 
 def _score_references(
@@ -143,7 +165,7 @@ def _reference_from_labels(loaded: LoadedModel, row: EvalRow, scores: list[float
 
 
 def _generate(
-    rows: Sequence[EvalRow], budgets: dict[str, int], name: Side, asking: Asking
+    rows: Sequence[EvalRow], budgets: dict[str, int], name: Side, asking: Asking, writer: Writer
 ) -> tuple[list[str], list[bool]]:
     texts, finished = [""] * len(rows), [False] * len(rows)
     for task, budget in budgets.items():
@@ -155,7 +177,7 @@ def _generate(
             if asking.journal:
                 asking.journal.add(name, ids, {places[number]: answer for number, answer in new.items()})
 
-        answers = asking.writer.generate(
+        answers = writer.generate(
             [rows[place].prompt_ids for place in places],
             choose_decoding(asking.preset, max_new_tokens=budget, seed=asking.seed),
             progress=f"{name}: {task} answers",

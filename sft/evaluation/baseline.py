@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from prompts import Head
 from sft.config.evaluate import BASE, EvaluateSettings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError
+from sft.models.head import read_head
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
 from sft.models.source import describe_weights, find_source
@@ -24,6 +26,16 @@ class Baseline:
     name: str
     identity: str
     run: Run | None = None
+
+    @property
+    def head(self) -> Head | None:
+        """The classification head of another run; None of anything else."""
+        return read_head(self.run.weights_dir) if self.run else None
+
+
+def choose_classes(run: Run, baseline: Baseline | None) -> Head | None:
+    """The head whose classes both sides choose among, since one of them can do nothing else; None where both write."""
+    return read_head(run.weights_dir) or (baseline.head if baseline else None)
 
 
 def find_baseline(run: Run, settings: EvaluateSettings) -> Baseline | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from sft.evaluation.figures import ModelFigures
-from sft.evaluation.label_figures import TaskCalibration
+from sft.evaluation.label_figures import TaskCalibration, chosen_figures
 from sft.evaluation.short_forms import (
     ShortMetrics,
     shorten_comparison,
@@ -81,18 +81,18 @@ def write_companions(
 
 
 def compare_with_base(tuned: ModelFigures, base: ModelFigures) -> Json | None:
-    """R0's comparison of both models by label scoring; None without label tasks."""
+    """R0's comparison of both models by label scoring, or by a head; None without label tasks."""
     if "classification" not in tuned or "classification" not in base:
         return None
     by_task: dict[str, Json] = {}
     for task, found in tuned["classification"]["by_task"].items():
-        sides = (base["classification"]["by_task"][task]["label_scoring"], found["label_scoring"])
+        sides = (chosen_figures(base["classification"]["by_task"][task]), chosen_figures(found))
         by_task[task] = {
             "models": {"base": _describe_labels(sides[0]), "finetuned": _describe_labels(sides[1])},
             "comparison": compare_labels(*sides),
         }
-    found = _with_main_task(by_task, tuned)
-    return {**shorten_comparison(found), **found}
+    whole = _with_main_task(by_task, tuned)
+    return {**shorten_comparison(whole), **whole}
 
 
 def describe_main_task(tuned: ModelFigures) -> ShortMetrics:
@@ -133,8 +133,8 @@ def describe_confidence(tuned: ModelFigures) -> Json | None:
     if "calibration" not in tuned:
         return None
     by_task = {task: _describe_calibration(found) for task, found in tuned["calibration"]["by_task"].items()}
-    found = _with_main_task(by_task, tuned)
-    return {**shorten_confidence(found), **found}
+    whole = _with_main_task(by_task, tuned)
+    return {**shorten_confidence(whole), **whole}
 
 
 def describe_robustness(figures: RobustnessFigures, hard_answers: Sequence[HardAnswer]) -> Json:
@@ -183,7 +183,7 @@ def describe_robustness(figures: RobustnessFigures, hard_answers: Sequence[HardA
 
 
 def _with_main_task(by_task: dict[str, Json], tuned: ModelFigures) -> Json:
-    sizes = {task: found["label_scoring"]["num_rows"] for task, found in tuned["classification"]["by_task"].items()}
+    sizes = {task: chosen_figures(found)["num_rows"] for task, found in tuned["classification"]["by_task"].items()}
     main = max(by_task, key=lambda task: sizes[task])
     return {"task": main, **by_task[main], "by_task": by_task}
 

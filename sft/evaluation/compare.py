@@ -74,10 +74,11 @@ def compare_models(
 ) -> Comparison:
     """Compare the two on every headline figure the rows allow.
 
-    eval_loss over all rows; per label task `<task> accuracy` by label scoring, the fair headline (no model can lose it
-    by talking around), and `<task> accuracy (generated)` by free generation; `ner f1`; `rougeL`. num_bytes: of each
-    row's supervised text, where the two have different tokenizers; bits per byte then takes the place of eval_loss,
-    since a token of one is not one of the other. against: see judge.
+    eval_loss over all rows (where classes are chosen, of the right one among the row's); per label task
+    `<task> accuracy` by label scoring or head, the fair headline (no model can lose it by talking around), and where
+    answers were written `<task> accuracy (generated)`; `ner f1`; `rougeL`. num_bytes: of each row's supervised text,
+    where the two have different tokenizers; bits per byte then takes the place of eval_loss, since a token of one is
+    not one of the other. against: see judge.
     """
     headlines = headline_metrics(rows, base, tuned, num_bytes)
     found = compare_metrics([headline.metric for headline in headlines], seed=seed)
@@ -151,7 +152,8 @@ def headline_metrics(
     headlines = [Headline(_pair_losses(base, tuned, num_bytes), list(range(len(rows))))]
     for task, places in places_by(rows, lambda row: row.task.name).items():
         if rows[places[0]].labels:
-            pairs = [_pair_labels(task, places, base, tuned, way) for way in ("scored", "generated")]
+            ways = ("scored", "generated") if tuned.answers.chosen_by is None else ("scored",)
+            pairs = [_pair_labels(task, places, base, tuned, way) for way in ways]
             headlines += [Headline(pair, places) for pair in pairs]
     with_entities = [place for place, outcome in enumerate(tuned.outcomes) if outcome.entities]
     if with_entities:

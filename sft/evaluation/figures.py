@@ -66,10 +66,12 @@ class GenerationGroup(GenerationFigures):
 
 
 class ModelFigures(TypedDict):
-    """What is measured of each model; the groups whose tasks the rows do not hold are missing."""
+    """What is measured of each model; the groups whose tasks the rows do not hold are missing, and generation where
+    classes are chosen and nothing is written.
+    """
 
     teacher_forcing: LossGroup
-    generation: GenerationGroup
+    generation: NotRequired[GenerationGroup]
     classification: NotRequired[ClassificationGroup]
     calibration: NotRequired[CalibrationGroup]
     ner: NotRequired[NerFigures]
@@ -106,9 +108,10 @@ def summarise_model(
     """All groups of one model; temperatures: of its label tasks, fitted on other rows."""
     figures: ModelFigures = {
         "teacher_forcing": _summarise_losses(rows, measured.answers, chat),
-        "generation": _summarise_answers(rows, measured, chat),
     }
-    if other_metrics:
+    if measured.answers.chosen_by is None:
+        figures["generation"] = _summarise_answers(rows, measured, chat)
+    if other_metrics and "generation" in figures:
         texts, outcomes = measured.answers.texts, measured.outcomes
         figures["generation"]["other"] = {
             metric.name: metric.summarise(rows, texts, outcomes) for metric in other_metrics
@@ -145,12 +148,14 @@ def describe_data(selection: Selection, prepared: EvalRows, max_length: int) -> 
 
 
 def _summarise_losses(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -> LossGroup:
+    is_written = answers.chosen_by is None
     num_bytes = [count_supervised_bytes(row, chat) for row in rows]
 
     def summarise(places: Sequence[int]) -> LossFigures:
         columns = (answers.nll, answers.num_tokens, num_bytes)
         nll, num_tokens, sizes = ([column[place] for place in places] for column in columns)
-        return summarise_loss(nll, [int(count) for count in num_tokens], [int(size) for size in sizes])
+        counts = [int(count) for count in num_tokens]
+        return summarise_loss(nll, counts, [int(size) for size in sizes] if is_written else None)
 
     parts = {
         kind: {name: summarise(places) for name, places in slices.items()}

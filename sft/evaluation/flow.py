@@ -15,8 +15,9 @@ from prompts import ChatFormat
 from sft.config.evaluate import EvaluateSettings
 from sft.console import say
 from sft.console.paths import show_path
+from sft.errors import ConfigError
 from sft.evaluation.answers import plan_budgets
-from sft.evaluation.baseline import Baseline, find_baseline
+from sft.evaluation.baseline import Baseline, choose_classes, find_baseline
 from sft.evaluation.companions import describe_main_task, list_companions, write_companions
 from sft.evaluation.compare import Change, Comparison, changes_of_rows, compare_models, headline_metrics
 from sft.evaluation.figures import DataStats, ModelFigures, describe_data, summarise_model
@@ -53,6 +54,7 @@ class RunFacts(TypedDict):
     base_model: dict[str, str]
     baseline: BaselineFacts | None
     fingerprint: str
+    chosen_by: NotRequired[dict[str, str]]  # where nothing is written: {"tuned": "head", "base": "label_scoring"}
     max_new_tokens: dict[str, int]  # per task
     decoding: str
     generator: str
@@ -108,12 +110,15 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     check_generator(settings.generator, settings.decoding)
     other_metrics = [load_metric(name) for name in settings.metric]
     baseline = find_baseline(run, settings)
+    head = choose_classes(run, baseline)
+    if head:
+        check_written(settings)
     selection = select_rows(run, settings)
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch)
     trained, chat = run.train_settings(), loaded.chat
     max_length = min(settings.max_seq_length or trained.max_seq_length, loaded.max_context)
-    prepared = prepare_rows(selection.rows, chat, run.system_prompt, trained, max_length)
-    budgets = plan_budgets(prepared.rows, loaded, settings.max_new_tokens)
+    prepared = prepare_rows(selection.rows, chat, run.system_prompt, trained, max_length, head)
+    budgets = {} if head else plan_budgets(prepared.rows, loaded, settings.max_new_tokens)
     stats = describe_data(selection, prepared, max_length)
     overlaps = find_overlaps([row.row for row in prepared.rows], selection.training) if settings.leak_check else {}
     leaks = describe_leaks(selection.training, overlaps, len(prepared.rows), checked=settings.leak_check)
@@ -158,6 +163,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
             ),
         },
     }
+    if chosen := _ways(measured):
+        metrics["run"]["chosen_by"] = chosen
     if robustness is not None:
         metrics["robustness"] = robustness.figures
     del metrics["num_rows"]  # type: ignore[typeddict-item]  # data_stats says it
@@ -172,6 +179,19 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
         read_log(log) if log.is_file() else [],
         robustness.hard_answers if robustness else [],
     )
+
+
+def check_written(settings: EvaluateSettings) -> None:
+    """Raises ConfigError for what is asked of written answers, where a classification head writes none."""
+    asked = {"--rouge": settings.rouge, "--metric": settings.metric, "--generator": settings.generator == "vllm"}
+    asked["--decoding"] = settings.decoding != "precise"
+    if given := [flag for flag, is_asked in asked.items() if is_asked]:
+        raise ConfigError(f"{', '.join(given)}: a classification head writes no answers; leave it out")
+
+
+def _ways(measured: Measurements) -> dict[str, str]:
+    sides = {"tuned": measured.tuned, "base": measured.base}
+    return {name: side.answers.chosen_by for name, side in sides.items() if side and side.answers.chosen_by}
 
 
 def _names(run: Run, baseline: Baseline | None) -> tuple[str, str] | None:
@@ -233,7 +253,10 @@ def _tell_plan(stats: DataStats, budgets: dict[str, int], settings: EvaluateSett
     manner = (
         "greedy answers" if settings.decoding == "precise" else f"answers drawn as preset {settings.decoding} says,"
     )
-    say(f"{manner} of at most so many tokens, by the longest reference: {limits}")
+    if budgets:
+        say(f"{manner} of at most so many tokens, by the longest reference: {limits}")
+    else:
+        say("classes are chosen among the labels, and nothing is written: one of the models has a classification head")
     if leaks["exact"] or leaks["near"]:
         say(
             f"{leaks['exact']:,} of the rows stand in the training data, {leaks['near']:,} nearly so: every score is "

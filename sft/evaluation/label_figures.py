@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sft.evaluation.answers import Answers
-from sft.evaluation.outcomes import Outcome, class_of, classes_of, places_by
+from sft.evaluation.outcomes import Outcome, classes_of, places_by
 from sft.evaluation.rows import EvalRow
 from sft.metrics.calibration import CalibrationFigures, Judged, summarise_calibration
 from sft.metrics.classification import ClassificationFigures, summarise_labels
@@ -24,15 +24,18 @@ TEXT_SHOWN = 100  # characters of a row's text in a list of rows
 class LabelTask(TypedDict):
     """One label task. label_scoring takes the label whose log-probability (label and end token, summed) is highest;
     accuracy_per_token divides that by the label's tokens first; generation reads the answer written freely.
+
+    head takes the likeliest class of a classification head, and stands in the place of all three.
     """
 
-    label_scoring: ClassificationFigures
-    accuracy_per_token: float
-    generation: ClassificationFigures
+    label_scoring: NotRequired[ClassificationFigures]
+    accuracy_per_token: NotRequired[float]
+    generation: NotRequired[ClassificationFigures]
+    head: NotRequired[ClassificationFigures]
 
 
 class ClassificationGroup(TypedDict):
-    """accuracy is by label scoring over the rows of all label tasks."""
+    """accuracy is by label scoring, or by the head, over the rows of all label tasks."""
 
     accuracy: float
     num_rows: int
@@ -63,7 +66,7 @@ class TemperatureFigures(TypedDict):
 
 
 class TaskCalibration(CalibrationFigures):
-    """Calibration of one task by label scoring; temperature is there where one was fitted (--calibrate)."""
+    """Calibration of one task by label scoring or head; temperature is there where one was fitted (--calibrate)."""
 
     temperature: NotRequired[TemperatureFigures]
 
@@ -85,14 +88,23 @@ def summarise_label_tasks(
         references = [str(outcome.reference) for outcome in found]
         scored = [outcome.scored for outcome in found]
         table = np.array([_spread(rows[place], answers.label_scores[place], classes) for place in places])
+        chosen = summarise_labels(references, scored, classes, table)
+        if answers.chosen_by is not None:
+            by_task[task] = {"head": chosen} if answers.chosen_by == "head" else {"label_scoring": chosen}
+            continue
         by_task[task] = {
-            "label_scoring": summarise_labels(references, scored, classes, table),
+            "label_scoring": chosen,
             "accuracy_per_token": sum(outcome.scored_per_token == outcome.reference for outcome in found) / len(found),
             "generation": summarise_labels(references, [outcome.generated for outcome in found], classes),
         }
     labelled = [outcome for outcome in outcomes if outcome.reference is not None]
     accuracy = sum(outcome.scored == outcome.reference for outcome in labelled) / len(labelled)
     return {"accuracy": accuracy, "num_rows": len(labelled), "by_task": by_task}
+
+
+def chosen_figures(task: LabelTask) -> ClassificationFigures:
+    """Figures of the class that a model gave the highest score: by its head, or by label scoring."""
+    return task["head"] if "head" in task else task["label_scoring"]
 
 
 def summarise_calibrations(
@@ -130,11 +142,11 @@ def judge(row: EvalRow, answers: Answers, place: int, temperature: float = 1.0) 
     return Judged(
         row_id=row.row["id"],
         probabilities=softmax(answers.label_scores[place], temperature),
-        labels=tuple(class_of(row, label) for label in row.labels),
+        labels=row.classes,
         right=row.labels.index(row.reference),
         text=str(row.row.get("text", row.question))[:TEXT_SHOWN],
     )
 
 
 def _spread(row: EvalRow, scores: Sequence[float], classes: Sequence[str]) -> NDArray[np.float64]:
-    return spread_over(classes, [class_of(row, label) for label in row.labels], softmax(scores).tolist())
+    return spread_over(classes, row.classes, softmax(scores).tolist())

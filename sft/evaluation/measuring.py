@@ -12,7 +12,7 @@ from sft.config.evaluate import EvaluateSettings
 from sft.console import say
 from sft.errors import RunError
 from sft.evaluation.answers import Asking, answer_rows, plan_budgets
-from sft.evaluation.baseline import Baseline, load_baseline
+from sft.evaluation.baseline import Baseline, choose_classes, load_baseline
 from sft.evaluation.figures import count_supervised_bytes
 from sft.evaluation.journal import Journal, Side, hash_of
 from sft.evaluation.outcomes import Measured, read_outcomes, text_places
@@ -20,7 +20,7 @@ from sft.evaluation.probes import Probes, probe_model
 from sft.evaluation.room import plan_room
 from sft.evaluation.rows import EvalRow, prepare_rows
 from sft.evaluation.subsets import take_rows
-from sft.generation.backends import open_writer
+from sft.generation.backends import Writer, open_writer
 from sft.models.loaded import LoadedModel
 from sft.runs import Run, package_versions
 
@@ -92,7 +92,8 @@ def measure_models(
 ) -> Measurements:
     """The tuned model first, then what it is compared with; two models are never in memory at once."""
     room = plan_room(run, loaded)
-    writer = open_writer(settings.generator, loaded, run.adapter_dir, room)
+    trained, head = run.train_settings(), choose_classes(run, baseline)
+    writer = None if head else open_writer(settings.generator, loaded, run.adapter_dir, room)
     asking = Asking(writer, settings.decoding, seed, room.tokens, journal)
     tuned = _measure(loaded, rows, budgets, "tuned", asking, rouge=settings.rouge)
     probes = probe_model(run, settings, loaded, rows, tuned, seed=seed, max_tokens=room.tokens)
@@ -100,9 +101,12 @@ def measure_models(
         return Measurements(rows, tuned, probes=probes)
     if baseline.kind == "base":
         with loaded.adapter_off() as untuned:  # another model in memory, where the run has no adapter to switch off
-            without = (
-                writer.without_adapter() if untuned is loaded else open_writer(settings.generator, untuned, None, room)
-            )
+            without: Writer | None = None
+            if writer is not None:
+                is_beside = untuned is not loaded
+                without = (
+                    open_writer(settings.generator, untuned, None, room) if is_beside else writer.without_adapter()
+                )
             asking = replace(asking, writer=without)
             base = _measure(untuned, rows, budgets, "base", asking, rouge=settings.rouge)
             return Measurements(rows, tuned, base, probes=probes)
@@ -110,16 +114,18 @@ def measure_models(
     _unload(loaded)
     del asking, writer
     other, system_prompt, its_settings = load_baseline(baseline, run, settings)
-    max_length = min(settings.max_seq_length or run.train_settings().max_seq_length, other.max_context)
-    prepared = prepare_rows([row.row for row in rows], other.chat, system_prompt, its_settings, max_length)
+    max_length = min(settings.max_seq_length or trained.max_seq_length, other.max_context)
+    its_head = head and (other.head or head)
+    prepared = prepare_rows([row.row for row in rows], other.chat, system_prompt, its_settings, max_length, its_head)
     measured = Measurements(rows, tuned, num_bytes=num_bytes, probes=probes)
     if prepared.too_long:
         say(f"{len(prepared.too_long):,} rows do not fit {baseline.name}: both are measured on the others")
         measured = measured.take([place for place, row in enumerate(rows) if row.row["id"] not in prepared.too_long])
     room = plan_room(run, other)
-    writer = open_writer(settings.generator, other, baseline.run.adapter_dir if baseline.run else None, room)
+    its_adapter = baseline.run.adapter_dir if baseline.run else None
+    writer = None if head else open_writer(settings.generator, other, its_adapter, room)
     asking = Asking(writer, settings.decoding, seed, room.tokens, journal)
-    its_budgets = plan_budgets(prepared.rows, other, settings.max_new_tokens)
+    its_budgets = {} if head else plan_budgets(prepared.rows, other, settings.max_new_tokens)
     base = _measure(other, prepared.rows, its_budgets, "base", asking, rouge=settings.rouge)
     same_tokens = base.answers.num_tokens == measured.tuned.answers.num_tokens
     return replace(measured, base=base, base_chat=other.chat, num_bytes=None if same_tokens else measured.num_bytes)

@@ -40,6 +40,8 @@ class Measured:
 
 def read_outcomes(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -> list[Outcome]:
     """Parse every answer and pick every row's best label."""
+    if answers.chosen_by is not None:
+        return [_read_choice(row, scores) for row, scores in zip(rows, answers.label_scores, strict=True)]
     readers = {"label": _read_label, "entities": _read_entities, "text": _read_text}
     return [
         readers[row.task.kind](row, scores, text, chat)
@@ -50,6 +52,10 @@ def read_outcomes(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -
 def classes_of(rows: Sequence[EvalRow]) -> list[str]:
     """Every class the rows allow, in the order of their first mention: ["负面", "正面"]."""
     return list(dict.fromkeys(class_of(row, label) for row in rows for label in row.labels))
+
+
+def _read_choice(row: EvalRow, scores: list[float]) -> Outcome:
+    return Outcome(reference=class_of(row, row.reference), scored=row.classes[scores.index(max(scores))])
 
 
 def _read_label(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -> Outcome:
@@ -79,9 +85,7 @@ def _read_text(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -
 
 def class_of(row: EvalRow, answer: str) -> str:
     """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面"."""
-    parsed = row.task.parse_answer(answer, row.row)
-    assert isinstance(parsed, str), f"task {row.task.name} cannot read its own label {answer!r}"
-    return parsed
+    return row.task.class_of(answer, row.row)
 
 
 def text_places(rows: Sequence[EvalRow]) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prompts import ChatFormat, Encoded, conversation_of
+from prompts import ChatFormat, Encoded, Head, conversation_of
 from prompts.tasks import Task, get_task
 from sft.config.evaluate import EvaluateSettings
 from sft.config.train import TrainSettings
@@ -41,7 +41,7 @@ class EvalRow:
 
     encoded: what its loss is measured on, more than one piece where a think policy supervises only last answers.
     prompt_ids: what the answer is generated from; equal to what stands before the answer in training.
-    labels: the answers the row allows, () where it is free text.
+    labels: the answers the row allows, () where it is free text; beside a classification head those it knows.
     """
 
     row: Row
@@ -51,6 +51,11 @@ class EvalRow:
     encoded: tuple[Encoded, ...]
     prompt_ids: list[int]
     labels: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the labels stand for, in their order: ("负面", "正面")."""
+        return tuple(self.task.class_of(label, self.row) for label in self.labels)
 
     @property
     def num_tokens(self) -> int:
@@ -152,10 +157,16 @@ def sample_by_task(rows: Sequence[Row], num_samples: int, seed: int) -> list[Row
 
 
 def prepare_rows(
-    rows: Sequence[Row], chat: ChatFormat, system_prompt: str | None, trained: TrainSettings, max_length: int
+    rows: Sequence[Row],
+    chat: ChatFormat,
+    system_prompt: str | None,
+    trained: TrainSettings,
+    max_length: int,
+    head: Head | None = None,
 ) -> EvalRows:
     """Rows encoded as training encodes them, so that their loss is that of the training's own validation.
 
+    head: where classes are chosen and nothing is written, whose classes; a row is its prompt alone then.
     A row that does not fit however its document is shortened is left out and named in too_long. Raises DataError
     where none fits.
     """
@@ -167,6 +178,7 @@ def prepare_rows(
         supervise=trained.supervise,
         on_too_long=trained.on_too_long,
         head_share=trained.head_share,
+        head=head,
     )
     pieces: dict[str, list[Encoded]] = defaultdict(list)
     for source, piece in zip(encoded.rows, encoded.encoded, strict=True):
@@ -174,10 +186,10 @@ def prepare_rows(
     kept = [row for row in rows if row["id"] not in encoded.dropped]
     if not kept:
         raise DataError(f"none of the {len(rows)} rows fits {max_length} tokens; raise --max_seq_length")
-    return EvalRows([_prepare_row(row, tuple(pieces[row["id"]]), system_prompt) for row in kept], encoded.dropped)
+    return EvalRows([_prepare_row(row, tuple(pieces[row["id"]]), system_prompt, head) for row in kept], encoded.dropped)
 
 
-def _prepare_row(row: Row, encoded: tuple[Encoded, ...], system_prompt: str | None) -> EvalRow:
+def _prepare_row(row: Row, encoded: tuple[Encoded, ...], system_prompt: str | None, head: Head | None) -> EvalRow:
     task = get_task(row["task"])
     return EvalRow(
         row=row,
@@ -186,7 +198,7 @@ def _prepare_row(row: Row, encoded: tuple[Encoded, ...], system_prompt: str | No
         reference=task.answer_of(row),
         encoded=encoded,
         prompt_ids=encoded[-1].prompt_ids,
-        labels=task.allowed_labels(row),
+        labels=head.answers_of(task, row) if head else task.allowed_labels(row),
     )
 
 

@@ -1,7 +1,7 @@
 """One model's measurements, for some of the rows alone."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from sft.evaluation.outcomes import Measured
@@ -17,6 +17,6 @@ def _take(value: Any, places: Sequence[int]) -> Any:
         return [value[place] for place in places]
     if isinstance(value, dict):
         return {name: _take(part, places) for name, part in value.items()}
-    if value is None:
-        return None
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
     return replace(value, **{part.name: _take(getattr(value, part.name), places) for part in fields(value)})

@@ -5,6 +5,7 @@ Never on the rows that are evaluated: fitted and judged on the same rows it woul
 
 from collections.abc import Collection
 
+from sft.class_scoring import score_choices
 from sft.config.evaluate import EvaluateSettings
 from sft.console import say
 from sft.data import Row
@@ -12,7 +13,6 @@ from sft.errors import DataError
 from sft.evaluation.context import Context
 from sft.evaluation.label_figures import FittedTemperature, label_places
 from sft.evaluation.rows import prepare_rows, sample_by_task, select_rows
-from sft.label_scoring import score_labels
 from sft.metrics.temperature import fit_temperature
 from sft.models.loaded import LoadedModel
 from sft.runs import Run
@@ -49,13 +49,20 @@ def fit_temperatures(
         )
         return {}
     rows = sample_by_task(fresh, MAX_ROWS, seed)
-    prepared = prepare_rows(rows, loaded.chat, context.system_prompt, context.trained, context.max_length).rows
+    prepared = prepare_rows(
+        rows, loaded.chat, context.system_prompt, context.trained, context.max_length, loaded.head
+    ).rows
     fitted: dict[str, FittedTemperature] = {}
     for task, places in label_places(prepared).items():
         part = [prepared[place] for place in places]
-        prompts, labels = [row.prompt_ids for row in part], [row.labels for row in part]
-        scores = score_labels(
-            loaded, prompts, labels, description=f"tuned: {task}, temperature", max_tokens=context.max_tokens
+        prompts, labels, classes = zip(*((row.prompt_ids, row.labels, row.classes) for row in part), strict=True)
+        scores = score_choices(
+            loaded,
+            prompts,
+            labels,
+            classes,
+            description=f"tuned: {task}, temperature",
+            max_tokens=context.max_tokens,
         )
         right = [row.labels.index(row.reference) for row in part]
         if len(part) < FEW_ROWS:

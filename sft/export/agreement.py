@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
+from sft.class_scoring import score_classes
 from sft.config.decoding import choose_decoding
 from sft.evaluation.rows import EvalRow
 from sft.generation import generate_batch
@@ -22,7 +23,10 @@ POSITIONS_PER_ROW = 16  # of the reference answer: 50 rows x 16 x 152k logits in
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model says on some rows: logits (N, V) of each row's answer, fp32 on the CPU, and its greedy answers."""
+    """What a model says on some rows: logits (N, V) of each row's answer, fp32 on the CPU, and its greedy answers.
+
+    Of a classification head: those of the row's classes, (1, C), and the likeliest class.
+    """
 
     logits: list[torch.Tensor]
     answers: list[list[int]]
@@ -81,6 +85,9 @@ def _is_below(share: float, limit: float, count: int) -> bool:
 
 def probe(loaded: LoadedModel, rows: Sequence[EvalRow], *, max_new_tokens: int) -> Probe:
     """Logits where the reference answers stand, and the model's own greedy answers."""
+    if loaded.head is not None:
+        table = score_classes(loaded, [row.prompt_ids for row in rows], shown=False)  # (N, C)
+        return Probe(list(table[:, None]), table.argmax(-1, keepdim=True).tolist())
     decoding = choose_decoding("precise", max_new_tokens=max_new_tokens)
     answers = generate_batch(loaded, [row.prompt_ids for row in rows], decoding)
     return Probe([_answer_logits(loaded, row) for row in rows], [answer.token_ids for answer in answers])

@@ -10,6 +10,8 @@ from typing import Literal
 
 import yaml
 
+from prompts import conversation_of
+from prompts.tasks import get_task
 from sft.evaluation.flow import METRICS_FILE
 from sft.models.source import EMBEDDED
 from sft.report import render_table
@@ -24,7 +26,8 @@ LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "llama.cpp"}
 SHOWN_SETTINGS = (
     "method", "lora_r", "lora_alpha", "lora_dropout", "lora_layers", "target_modules", "learning_rate",
     "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps", "max_seq_length",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "neftune_noise_alpha", "supervise", "think", "seed",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "neftune_noise_alpha", "supervise", "think", "head",
+    "pooling", "head_dropout", "seed",
 )  # fmt: skip
 
 
@@ -69,7 +72,8 @@ def build_card(run: Run, what: What, *, title: str, files: tuple[str, ...] = ())
 
 
 def _front_matter(run: Run, what: What) -> str:
-    fields: dict[str, object] = {"library_name": LIBRARY[what], "pipeline_tag": "text-generation"}
+    kind = "text-classification" if run.is_classifier else "text-generation"
+    fields: dict[str, object] = {"library_name": LIBRARY[what], "pipeline_tag": kind}
     if base := base_id(run):
         fields |= {"base_model": base, "base_model_relation": RELATION[what]}
     fields["tags"] = ["qwen-sft", "sft", "chatml", *_tasks(run)]
@@ -79,13 +83,20 @@ def _front_matter(run: Run, what: What) -> str:
 def _describe(run: Run, what: What) -> str:
     how = {
         "adapter": "A LoRA adapter, to be loaded on its base.",
-        "merged": "A fine-tuned chat model: its weights are whole, no adapter is needed.",
+        "merged": f"A fine-tuned {'classifier' if run.is_classifier else 'chat model'}: its weights are whole, no "
+        "adapter is needed.",
         "gguf": "A fine-tuned chat model in GGUF, for llama.cpp, Ollama and LM Studio.",
     }[what]
-    return f"{how} Trained for: {', '.join(_tasks(run))}."
+    labels = ""
+    if run.head is not None:
+        names = ", ".join(f"{number} {label}" for number, label in run.head["id2label"].items())
+        labels = f" A classification head on the last token says one of: {names}."
+    return f"{how} Trained for: {', '.join(_tasks(run))}.{labels}"
 
 
 def _usage(run: Run, what: What, title: str, files: tuple[str, ...]) -> str:
+    if run.is_classifier:
+        return _classifier_usage(run, what, title)
     if what == "gguf":
         return _code("\n".join(f"llama-cli -m {name} -cnv" for name in files), "bash")
     if what == "adapter":
@@ -104,6 +115,32 @@ def _usage(run: Run, what: What, title: str, files: tuple[str, ...]) -> str:
     )
 
 
+def _classifier_usage(run: Run, what: What, title: str) -> str:
+    """Stock transformers and peft, asked as it was trained: the task's example in its prompt."""
+    task = get_task(_tasks(run)[0])
+    turns = conversation_of({**task.example, "task": task.name}, run.system_prompt, with_answer=False)
+    messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    imports, load = "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n", f'"{title}"'
+    tune = ""
+    if what == "adapter" and run.head is not None:
+        imports = f"from peft import PeftModel\n{imports}"
+        base = base_id(run) or Path(run.base["name"]).name
+        names = {int(number): label for number, label in run.head["id2label"].items()}
+        load = f'"{base}", id2label=id2label, label2id={{label: i for i, label in id2label.items()}}'
+        tune = f'model = PeftModel.from_pretrained(model, "{title}")\n'
+        imports += f"\nid2label = {names}"
+    return _code(
+        f"{imports}\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{title}")\n'
+        f"model = AutoModelForSequenceClassification.from_pretrained({load})\n{tune}"
+        f"messages = {messages!r}\n"
+        "inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, "
+        'return_tensors="pt")\n'
+        "print(model.config.id2label[int(model(**inputs).logits.argmax())])",
+        "python",
+    )
+
+
 def _prompt(run: Run) -> str:
     if run.system_prompt is None:
         return "ChatML, with the default system prompt of the base's chat template."
@@ -118,10 +155,11 @@ def _data(run: Run) -> str:
     for split in ("train", "validation"):
         counts = run.data.get(split)
         if isinstance(counts, dict):
-            lines.append(
-                f"- {split}: {counts['kept']:,} of {counts['read']:,} rows, {counts['tokens']:,} tokens, "
-                f"{counts['supervised_tokens']:,} of them supervised"
-            )
+            learned = f"{counts['supervised_tokens']:,} of them supervised"
+            if "labels" in counts:
+                learned = "labels " + ", ".join(f"{label} {count:,}" for label, count in counts["labels"].items())
+            rows = f"{counts['kept']:,} of {counts['read']:,} rows, {counts['tokens']:,} tokens"
+            lines.append(f"- {split}: {rows}, {learned}")
     return "\n".join(lines)
 
 
@@ -133,7 +171,10 @@ def _training(run: Run) -> str:
 
 
 def _measured(run: Run) -> str:
-    named = {"eval_loss": "validation loss", "perplexity": "validation perplexity", "steps": "steps"}
+    named = {
+        "eval_loss": "validation loss", "perplexity": "validation perplexity", "eval_accuracy": "validation accuracy",
+        "eval_macro_f1": "validation macro F1", "steps": "steps",
+    }  # fmt: skip
     found = [f"- {text}: {run.metrics[name]:.4g}" for name, text in named.items() if run.metrics.get(name) is not None]
     path = run.evaluation_dir / METRICS_FILE
     if not path.is_file():

@@ -63,6 +63,7 @@ def export_run(run: Run, settings: ExportSettings, output_dir: Path) -> dict[str
     Raises RunError where the disk is too small or an export differs from the run by more than LIMITS, and
     whatever load_run and select_rows raise. After any exception nothing new is left in output_dir.
     """
+    check_portable(run, settings)
     trained = run.train_settings()
     source = find_source(run.base["name"], run.base.get("revision"))
     dtype = stored_dtype(source, settings.dtype)
@@ -92,6 +93,17 @@ def export_run(run: Run, settings: ExportSettings, output_dir: Path) -> dict[str
     return result
 
 
+def check_portable(run: Run, settings: ExportSettings) -> None:
+    """Raises RunError for what others cannot read: GGUF knows no classification heads, transformers no means."""
+    if settings.gguf:
+        run.check_writes("--gguf")
+    if run.is_classifier and run.train_settings().pooling == "mean":
+        raise RunError(
+            f"{run.path.name}: its head reads the mean of all tokens, and transformers' own class would read the last "
+            "one; train with --pooling last to export"
+        )
+
+
 def check_run(run: Run, *, allow_mismatch: bool = False) -> None:
     """Refuse a run whose base, tokenizer, prompt or weights are not what it was trained with; no weights are loaded."""
     source = find_source(run.base["name"], run.base.get("revision"))
@@ -104,7 +116,9 @@ def read_rows(run: Run, settings: ExportSettings, loaded: LoadedModel) -> list[E
     trained = run.train_settings()
     selection = select_rows(run, EvaluateSettings(data=settings.data, num_samples=settings.num_prompts))
     say(f"compared on {len(selection.rows)} rows of the {selection.split} split of {selection.path}")
-    return prepare_rows(selection.rows, loaded.chat, run.system_prompt, trained, trained.max_seq_length).rows
+    return prepare_rows(
+        selection.rows, loaded.chat, run.system_prompt, trained, trained.max_seq_length, loaded.head
+    ).rows
 
 
 def write_merged(exporter: Exporter, folder: Path, dtype: torch.dtype) -> dict[str, object]:

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from prompts.family import TEXT_END, TURN_END
 from sft.errors import RunError
+from sft.models.head import install_head
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_weights
 from sft.models.precision import DTYPES
@@ -66,8 +67,9 @@ def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template:
     model.config.use_cache = True
     turn_end = chat.encoder.control_tokens[TURN_END]
     model.config.eos_token_id, model.config.pad_token_id = turn_end, chat.pad_id
-    model.generation_config.eos_token_id = list(chat.end_ids)
-    model.generation_config.pad_token_id = chat.pad_id
+    if loaded.head is None:
+        model.generation_config.eos_token_id = list(chat.end_ids)
+        model.generation_config.pad_token_id = chat.pad_id
     with redirect_stderr(StringIO()):  # a progress bar of transformers' that no setting switches off
         model.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD_SIZE)
     tokenizer.eos_token = TURN_END
@@ -81,4 +83,7 @@ def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template:
 def load_merged(folder: Path, like: LoadedModel) -> LoadedModel:
     """What was written, read back from disk, computing on the same device in the same precision as `like`."""
     source = ModelSource(like.source.name, folder)
-    return replace(like, model=load_weights(source, like.precision).eval(), source=source)
+    model = load_weights(source, like.precision, head=like.head).eval()
+    if like.head is not None:
+        install_head(model, like.head, dropout=0.0, pad_id=like.chat.pad_id)
+    return replace(like, model=model, source=source)

@@ -90,18 +90,24 @@ def read_text(task: Task, row: Row, message: Message, *, finished: bool, num_tok
 
 
 def read_scores(
-    task: Task, row: Row, scores: Sequence[float], *, num_tokens: Sequence[int], num_cut: int
+    task: Task,
+    row: Row,
+    scores: Sequence[float],
+    *,
+    num_tokens: Sequence[int],
+    num_cut: int,
+    answers: Sequence[str] | None = None,
 ) -> Prediction:
-    """The prediction of scored labels: log-probabilities (nats) of task.allowed_labels(row), in their order.
+    """The prediction of scored labels: log-probabilities (nats) of `answers` (default: all the row allows), in order.
 
     Raises ModelError where a score is not a number.
     """
-    answers = task.allowed_labels(row)
+    answers = task.allowed_labels(row) if answers is None else answers
     best = max(range(len(scores)), key=lambda place: scores[place])
     if not all(score <= ROUNDING for score in scores) or scores[best] == float("-inf"):
         raise ModelError("the label scores are not finite: the weights hold NaN or overflow; train again")
     shares = [exp(score - scores[best]) for score in scores]
-    labels = [str(task.parse_answer(answer, row)) for answer in answers]
+    labels = [task.class_of(answer, row) for answer in answers]
     probabilities = {label: share / fsum(shares) for label, share in zip(labels, shares, strict=True)}
     return Prediction(
         task.name,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from prompts import conversation_of
 from prompts.tasks import Row, Task, get_task, text_of
+from sft.class_scoring import score_choices
 from sft.config.decoding import DECODING, Decoding
 from sft.conversation import fit_prompt
 from sft.generation import TextStream, generate_batch, stream
 from sft.inference.prediction import Prediction, read_scores, read_text
 from sft.inference.questions import choose_task, make_row, row_of_record
-from sft.label_scoring import score_labels
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
 from sft.runs import Run, open_run
@@ -23,7 +23,7 @@ Question = str | Row
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question as the model gets it; label_ids are those of the answers that the row allows."""
+    """A question as the model gets it; labels are the answers it may give, classes what they stand for."""
 
     row: Row
     task: Task
@@ -31,6 +31,7 @@ class _Asked:
     ids: list[int]
     num_cut: int
     labels: tuple[str, ...]
+    classes: tuple[str, ...]
 
 
 def choose_for(task: Task) -> Decoding:
@@ -67,7 +68,8 @@ class Predictor:
         unknown task.
         """
         opened = None if model else run if isinstance(run, Run) else open_run(run)
-        self.task = choose_task(task, opened.tasks if opened else [])
+        is_classifier = opened is not None and opened.is_classifier
+        self.task = choose_task(task, opened.tasks if opened else [], is_classifier=is_classifier)
         self.run = opened
         self.system_prompt = opened.system_prompt if opened else None
         self._head_share = opened.train_settings().head_share if opened else 0.5
@@ -96,7 +98,11 @@ class Predictor:
 
         with predictor.stream("hello") as pieces:
             for piece in pieces: ...
+
+        Raises RunError, too, of a run with a classification head, which writes nothing.
         """
+        if self.run:
+            self.run.check_writes("stream")
         asked = self._ask(question)
         return stream(self.loaded, asked.ids, asked.decoding, lock=self._lock)
 
@@ -118,27 +124,35 @@ class Predictor:
         row = make_row(self.task, question) if isinstance(question, str) else row_of_record(question, self.task)
         task = get_task(text_of(row, "task"))
         decoding = self._decoding_for(task)
-        labels = task.allowed_labels(row)
-        label_room = max((len(self.loaded.chat.encode_answer(label)) for label in labels), default=0)
+        head = self.loaded.head
+        labels = head.answers_of(task, row) if head else task.allowed_labels(row)
+        label_room = max((self._count_tokens(label) + 1 for label in labels), default=0)
         prompt = fit_prompt(
             self.loaded.chat,
             conversation_of(row, self.system_prompt, with_answer=False),
             max_context=self.loaded.max_context,
-            max_new_tokens=label_room or decoding.max_new_tokens,
+            max_new_tokens=0 if head else label_room or decoding.max_new_tokens,
             head_share=self._head_share,
         )
-        return _Asked(row, task, decoding, prompt.ids, prompt.num_cut, labels)
+        classes = tuple(task.class_of(label, row) for label in labels)
+        return _Asked(row, task, decoding, prompt.ids, prompt.num_cut, labels, classes)
 
     def _answer(self, asked: Sequence[_Asked], progress: str) -> list[Prediction]:
         predictions: dict[int, Prediction] = {}
         scored = [place for place, each in enumerate(asked) if each.labels]
-        labels = [asked[place].labels for place in scored]
+        labels, classes = [asked[place].labels for place in scored], [asked[place].classes for place in scored]
         prompts = [asked[place].ids for place in scored]
-        scores = score_labels(self.loaded, prompts, labels, description=progress, shown=bool(progress))
+        scores = score_choices(self.loaded, prompts, labels, classes, description=progress, shown=bool(progress))
         for place, row in zip(scored, scores, strict=True):
             each = asked[place]
-            sizes = [len(self.loaded.chat.encode_answer(label)) - 1 for label in each.labels]
-            predictions[place] = read_scores(each.task, each.row, row, num_tokens=sizes, num_cut=each.num_cut)
+            predictions[place] = read_scores(
+                each.task,
+                each.row,
+                row,
+                num_tokens=[self._count_tokens(label) for label in each.labels],
+                num_cut=each.num_cut,
+                answers=each.labels,
+            )
         for decoding in dict.fromkeys(each.decoding for each in asked if not each.labels):
             written = [place for place, each in enumerate(asked) if not each.labels and each.decoding == decoding]
             prompts = [asked[place].ids for place in written]
@@ -147,6 +161,10 @@ class Predictor:
             ):
                 predictions[place] = self._read(asked[place], answer.token_ids, answer.finished)
         return [predictions[place] for place in range(len(asked))]
+
+    def _count_tokens(self, label: str) -> int:
+        """Tokens the model would write to say a label; a head writes none."""
+        return 0 if self.loaded.head else len(self.loaded.chat.encode_answer(label)) - 1
 
     def _read(self, asked: _Asked, token_ids: Sequence[int], finished: bool) -> Prediction:
         message = self.loaded.chat.read_answer(token_ids)

@@ -14,8 +14,15 @@ OTHER_NAMES = {"text": ("text_a", "text_cn"), "instruction": ("prompt", "questio
 MEANT_FOR = {"input": "instruct", "category": "news"}
 
 
-def choose_task(name: str | None, trained: Sequence[str]) -> Task:
-    """The task of a name; without one the task the run was trained on, where it is a single one, else instruct."""
+def choose_task(name: str | None, trained: Sequence[str], *, is_classifier: bool = False) -> Task:
+    """The task of a name; without one the task the run was trained on, where it is a single one, else instruct.
+
+    is_classifier: the run has a classification head, which knows its own tasks and no other (ConfigError).
+    """
+    if is_classifier:
+        if name is not None and name not in trained:
+            raise ConfigError(f"--task {name}: the run's classification head knows {', '.join(trained)}; leave it out")
+        name = name or trained[0]
     if name is None:
         name = trained[0] if len(set(trained)) == 1 else "instruct"
     return get_task(name)

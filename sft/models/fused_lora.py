@@ -128,7 +128,7 @@ class _Fused(torch.nn.Module):
     def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         """(..., I) -> (..., O)."""
         name = self._fused_adapter(x) if not args and not kwargs else None
-        if name is None:
+        if name is None or self._is_for_bitsandbytes(x):
             return super().forward(x, *args, **kwargs)
         base, dropout = self.get_base_layer(), self.lora_dropout[name]
         flat = x.reshape(-1, x.shape[-1])
@@ -139,6 +139,11 @@ class _Fused(torch.nn.Module):
         else:
             y = _project(flat, flat if dropped is None else dropped, a, b, scaling, self.frozen, base.bias)[0]
         return y.unflatten(0, x.shape[:-1])
+
+    def _is_for_bitsandbytes(self, x: torch.Tensor) -> bool:
+        """Whether it is one token, as in chat, on a GPU: its kernel multiplies 4-bit weights without unpacking them."""
+        is_one = x.is_cuda and x.numel() == x.shape[-1] and not torch.is_grad_enabled()
+        return is_one and self.frozen.is_packed and self.frozen.kept is None
 
     def _fused_adapter(self, x: torch.Tensor) -> str | None:
         """The one plain adapter that is active; None where PEFT has to compute it (off, merged, DoRA, several)."""

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from prompts import ChatFormat
+from prompts import ChatFormat, Head
 from sft.backend import UNSLOTH
 from sft.models.attention import flat_attention
 from sft.models.precision import Precision
@@ -26,6 +26,8 @@ class LoadedModel:
     precision: Precision
     backend: str = "transformers"
     load_untuned: Callable[[], "LoadedModel"] | None = None  # where no adapter can be switched off
+    head: Head | None = None  # of a model that classifies: it writes nothing
+    max_read: int | None = None  # tokens a head was trained on at most; more would be new to it
 
     @property
     def device(self) -> torch.device:
@@ -34,8 +36,9 @@ class LoadedModel:
 
     @property
     def max_context(self) -> int:
-        """Tokens of prompt and answer together that the model was built for."""
-        return int(self.causal_lm.config.max_position_embeddings)
+        """Tokens of prompt and answer together that the model was built for; of a head, those it was trained on."""
+        built_for = int(self.causal_lm.config.max_position_embeddings)
+        return built_for if self.max_read is None else min(built_for, self.max_read)
 
     @property
     def has_adapter(self) -> bool:
@@ -49,16 +52,20 @@ class LoadedModel:
 
     @property
     def causal_lm(self) -> PreTrainedModel:
-        """The transformers model itself, inside the adapter's wrapper where there is one."""
+        """The transformers model itself, inside the adapter's wrapper where there is one.
+
+        A causal language model, or with a head a ...ForSequenceClassification on the same layers.
+        """
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @contextmanager
     def adapter_off(self) -> Iterator["LoadedModel"]:
         """The untuned model inside this context: the same weights with the adapter off, or the base loaded beside.
 
-        Use what it yields: a model tuned whole (methods freeze and full) has no adapter to switch off.
+        Use what it yields: a model tuned whole (methods freeze and full) has no adapter to switch off, and without its
+        head a classifier is no language model.
         """
-        if not isinstance(self.model, PeftModel):
+        if self.load_untuned or not isinstance(self.model, PeftModel):
             yield self.load_untuned() if self.load_untuned else self
             return
         with self.model.disable_adapter():

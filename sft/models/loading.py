@@ -12,19 +12,21 @@ from peft import PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from prompts import ChatFormat, Fingerprint, ThinkPolicy
+from prompts import ChatFormat, Fingerprint, Head, ThinkPolicy
 from sft.backend import UNSLOTH, load_with_unsloth
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
 from sft.models import shared_heads
 from sft.models.fused_lora import with_fused_layers
+from sft.models.head import install_head, read_head
 from sft.models.kernels import fuse_kernels
 from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable
@@ -61,22 +63,28 @@ def load_base(
     return LoadedModel(model.eval(), tokenizer, chat, source, precision)
 
 
-def load_for_training(settings: TrainSettings, backend: str) -> LoadedModel:
-    """The base model with what is trained marked, and said. `backend` is what choose_backend said before any import."""
+def load_for_training(settings: TrainSettings, backend: str, head: Head | None = None) -> LoadedModel:
+    """The base model with what is trained marked, and said; with a head it has fresh random weights.
+
+    `backend` is what choose_backend said before any import.
+    """
     source, precision = find_source(settings.model, settings.revision), precision_for_training(settings)
-    say(f"model {source.name}, {settings.method}, {precision}, backend {backend}")
+    kind = f", head: {head.describe()}" if head else ""
+    say(f"model {source.name}, {settings.method}, {precision}, backend {backend}{kind}")
+    tokenizer = load_tokenizer(source.folder)
+    chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     if backend == UNSLOTH:
         layers = adapted_layers(count_layers(source.folder), settings.lora_layers)
         model = load_with_unsloth(source.folder, precision.dtype, settings, layers)
     else:
-        model = load_weights(
-            source, precision, four_bit=settings.method == "qlora", trust_remote_code=settings.trust_remote_code
-        )
+        four_bit, trusted = settings.method == "qlora", settings.trust_remote_code
+        torch.manual_seed(settings.seed)  # a head's first weights
+        model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trusted, head=head)
+        if head is not None:
+            install_head(model, head, dropout=settings.head_dropout, pad_id=chat.pad_id)
         model = apply_method(model, settings)
     say(describe_trainable(model))
-    tokenizer = load_tokenizer(source.folder)
-    chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
-    return LoadedModel(model, tokenizer, chat, source, precision, backend)
+    return LoadedModel(model, tokenizer, chat, source, precision, backend, head=head)
 
 
 def load_run(
@@ -96,22 +104,31 @@ def load_run(
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
 
-    def load(source: ModelSource) -> PreTrainedModel:
+    def load(source: ModelSource, head: Head | None = None) -> PreTrainedModel:
         trusted = settings.trust_remote_code
-        return load_weights(source, precision, four_bit=in_four_bits, trust_remote_code=trusted)
-
-    say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}")
-    if settings.has_adapter:
-        config = with_fused_layers(PeftConfig.from_pretrained(run.weights_dir))
-        model = PeftModel.from_pretrained(load(source), run.weights_dir, config=config, use_safetensors=True)
-        return LoadedModel(model.eval(), tokenizer, chat, source, precision)
-    tuned = load(ModelSource(source.name, run.weights_dir))
+        model = load_weights(source, precision, four_bit=in_four_bits, trust_remote_code=trusted, head=head)
+        if head is not None:
+            install_head(model, head, dropout=settings.head_dropout, pad_id=chat.pad_id)
+        return model
 
     def load_untuned() -> LoadedModel:
         say(f"loading {source.name} beside it, as it was before tuning")
         return LoadedModel(load(source).eval(), tokenizer, chat, source, precision)
 
-    return LoadedModel(tuned.eval(), tokenizer, chat, source, precision, load_untuned=load_untuned)
+    head = read_head(run.weights_dir)
+    kind = f", head: {head.describe()}" if head else ""
+    say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}{kind}")
+    if settings.has_adapter:
+        config = with_fused_layers(PeftConfig.from_pretrained(run.weights_dir))
+        tuned = PeftModel.from_pretrained(load(source, head), run.weights_dir, config=config, use_safetensors=True)
+    else:
+        tuned = load(ModelSource(source.name, run.weights_dir), head)
+    loaded = LoadedModel(tuned.eval(), tokenizer, chat, source, precision)
+    if head is not None:
+        loaded.head, loaded.max_read = head, settings.max_seq_length
+    if head is not None or not settings.has_adapter:
+        loaded.load_untuned = load_untuned
+    return loaded
 
 
 def save_tuned(
@@ -119,12 +136,15 @@ def save_tuned(
 ) -> str:
     """Adapter or model, tokenizer and fingerprint in one folder, safetensors only; returns the hash of the weights.
 
-    A model goes back to the type its base is stored in; an adapter stays fp32. `weights`: the state dict, where it
-    has to be gathered from several processes first.
+    A model goes back to the type its base is stored in; an adapter stays fp32. With a head there is a config: what it
+    reads, and the names of its classes. `weights`: the state dict, where several processes had to gather it first.
     """
     model = loaded.model
     if isinstance(model, PeftModel):
         model.save_pretrained(folder, safe_serialization=True, state_dict=weights)
+        if loaded.head is not None:
+            model.config.architectures = [type(loaded.causal_lm).__name__]
+            model.config.save_pretrained(folder)
     else:
         stored = AutoConfig.from_pretrained(loaded.source.folder).dtype or loaded.precision.dtype
         converted: dict[int, torch.Tensor] = {}  # by address: tied tensors stay one, and are written once
@@ -144,7 +164,7 @@ def save_tuned(
 def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_mismatch: bool = False) -> None:
     """Refuse what differs from the run's record, naming both values. Source: Fingerprint.differences."""
     tasks = [str(task) for task in run.data["tasks"]]  # type: ignore[attr-defined]
-    now = Fingerprint.of(chat, run.system_prompt, tasks, source.identity())
+    now = Fingerprint.of(chat, run.system_prompt, tasks, source.identity(), read_head(run.weights_dir))
     differences = run.fingerprint.differences(now)
     beside_weights = run.weights_dir / FINGERPRINT_FILE
     if beside_weights.is_file():
@@ -165,10 +185,20 @@ def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_
 
 
 def load_weights(
-    source: ModelSource, precision: Precision, *, four_bit: bool = False, trust_remote_code: bool = False
+    source: ModelSource,
+    precision: Precision,
+    *,
+    four_bit: bool = False,
+    trust_remote_code: bool = False,
+    head: Head | None = None,
 ) -> PreTrainedModel:
-    """A causal language model in memory, on its device; four_bit: NF4 with double quantisation (QLoRA, 2305.14314)."""
+    """A causal language model in memory, on its device; four_bit: NF4 with double quantisation (QLoRA, 2305.14314).
+
+    With a head it is a ...ForSequenceClassification; where the folder has no weights for its head, they are random.
+    """
     quiet_libraries()
+    if head is None and read_head(source.folder):
+        raise ModelError(f"{source.name}: holds a classification head and no language model; name its base, or the run")
     quantisation = None
     if four_bit:
         quantisation = BitsAndBytesConfig(
@@ -178,7 +208,7 @@ def load_weights(
             bnb_4bit_compute_dtype=precision.dtype,
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = (AutoModelForSequenceClassification if head else AutoModelForCausalLM).from_pretrained(
             source.folder,
             dtype=precision.dtype,
             quantization_config=quantisation,
@@ -186,6 +216,7 @@ def load_weights(
             attn_implementation=shared_heads.NAME,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            **({"id2label": head.id2label, "label2id": head.label2id} if head else {}),
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(

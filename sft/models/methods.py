@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from sft.config.train import TrainSettings
 from sft.errors import ModelError
 from sft.models.fused_lora import with_fused_layers
+from sft.models.head import SCORE
 from sft.models.precision import is_launched_sharded
 
 EVERY_PART = "all"
@@ -29,7 +30,8 @@ def apply_method(model: PreTrainedModel, settings: TrainSettings) -> PreTrainedM
     if settings.method == "full":
         model.requires_grad_(True)
     else:
-        for weight in _last_layers(model, settings) + _extra_modules(model, settings.freeze_extra_modules):
+        extra = (*settings.freeze_extra_modules, *([SCORE] if settings.is_classifier else []))
+        for weight in _last_layers(model, settings) + _extra_modules(model, extra):
             weight.requires_grad_(True)
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ModelError("method freeze: nothing would be trained; raise --freeze_trainable_layers")
@@ -46,7 +48,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
     """
     names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     if missing := [name for name in settings.target_modules if name not in names]:
-        raise ModelError(f"target_modules {missing} are not in this model; it has {sorted(names - {'lm_head'})}")
+        raise ModelError(f"target_modules {missing} are not in this model; it has {sorted(names - {'lm_head', SCORE})}")
     whole = [_find_module(model, name) for name in settings.modules_to_save]
     config = LoraConfig(
         r=settings.lora_r,
@@ -58,7 +60,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
         use_rslora=settings.use_rslora,
         modules_to_save=whole or None,
         ensure_weight_tying=bool(whole) and embeddings_are_tied(model),  # else one of the two would stay behind
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if settings.is_classifier else "CAUSAL_LM",  # peft then trains and saves the head, too
     )
     if not is_launched_sharded():  # weights in pieces are put together by the forward of the layer that holds them
         with_fused_layers(config)
@@ -143,26 +145,25 @@ def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
 
 
 def _summarise(trained: list[tuple[str, torch.nn.Parameter]]) -> str:
-    """`q_proj, v_proj in layers 0-29`, `layers 22-27, embed_tokens, norm`, in the order of the model."""
+    """`LoRA on q_proj, v_proj in layers 0-29; score`, `layers 22-27, embed_tokens, norm`, in the order of the model."""
+    adapted: dict[str, None] = {}
     parts: dict[str, None] = {}
     layers: set[int] = set()
-    has_adapter = any(".lora_" in name for name, _ in trained)
     for name, _ in trained:
         path = name.split(".")
         number = next((int(part) for part in path if part.isdigit()), None)
         if number is not None:
             layers.add(number)
         if ".lora_" in name:
-            parts[path[next(i for i, part in enumerate(path) if part.startswith("lora_")) - 1]] = None
+            adapted[path[next(i for i, part in enumerate(path) if part.startswith("lora_")) - 1]] = None
         elif number is None:
             parts[next(part for part in reversed(path) if part not in ("weight", "bias", "default", _SAVED))] = None
     span = f"layers {min(layers)}-{max(layers)}" if layers else ""
     if layers and len(layers) == 1:
         span = f"layer {min(layers)}"
-    named = ", ".join(parts)
-    if has_adapter:
-        return f"LoRA on {named} in {span}"
-    return ", ".join(part for part in (span, named) if part)
+    if adapted:
+        return "; ".join([f"LoRA on {', '.join(adapted)} in {span}", *parts])
+    return ", ".join(part for part in (span, *parts) if part)
 
 
 def _count(weight: torch.nn.Parameter) -> int:

@@ -6,7 +6,9 @@ from sft.evaluation.companions import compare_labels, improvement_rows
 from sft.evaluation.compare import SliceFigures
 from sft.evaluation.figures import ModelFigures
 from sft.evaluation.flow import CleanFigures, Metrics
+from sft.evaluation.label_figures import chosen_figures
 from sft.metrics.comparison import PairedFigures
+from sft.report.words import translate
 
 HEADLINE = ["metric", "base", "tuned", "difference", "95 % interval", "fixed", "broken", "finding", "detectable"]
 SLICE = ["slice", "rows", "metric", "base", "tuned", "difference", "fixed", "broken"]
@@ -26,6 +28,8 @@ CALIBRATION_FIGURES = {
     "avg_confidence": "mean confidence",
     "share_above_high": "confidence above 0.9",
 }
+WAYS = {"head": "classification head", "label_scoring": "label scoring"}
+WAYS_ZH = {"head": "分类头", "label_scoring": "标签打分"}
 Table = tuple[list[str], list[list[object]]]
 
 
@@ -56,8 +60,10 @@ def headline_table(metrics: Metrics, part: CleanFigures | None = None) -> Table:
 
 
 def answers_table(metrics: Metrics) -> Table:
-    """Perplexity and what the generated answers look like."""
+    """Perplexity and what the generated answers look like; no rows where classes were chosen and nothing written."""
     columns = sides(metrics)
+    if "generation" not in metrics:
+        return ["answers", *side_names(metrics)], []
     rows: list[list[object]] = [
         ["perplexity", *(side["teacher_forcing"]["perplexity"] for side in columns)],
         ["bits per byte", *(side["teacher_forcing"]["bits_per_byte"] for side in columns)],
@@ -81,6 +87,8 @@ def signatures(metrics: Metrics) -> dict[str, str]:
 
     {"ROUGE": "rouge-score:0.1.2|words:...", "BLEU": "nrefs:1|case:mixed|eff:no|tok:zh|..."}
     """
+    if "generation" not in metrics:
+        return {}
     generation = metrics["generation"]
     found = {"ROUGE": generation["rouge"]["signature"]} if "rouge" in generation else {}
     names = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match"}
@@ -90,14 +98,14 @@ def signatures(metrics: Metrics) -> dict[str, str]:
 
 
 def improvement_tables(metrics: Metrics) -> dict[str, Table]:
-    """For each label task what label scoring gained, in points and relative: {"sentiment": (header, rows)}."""
+    """For each label task what the chosen labels gained, in points and relative: {"sentiment": (header, rows)}."""
     if "base" not in metrics or "classification" not in metrics or "classification" not in metrics["base"]:
         return {}
     before = metrics["base"]["classification"]["by_task"]
     return {
         task: (
-            ["label scoring", *side_names(metrics), "change", "relative"],
-            improvement_rows(compare_labels(before[task]["label_scoring"], found["label_scoring"])),
+            ["label" if has_head(metrics) else "label scoring", *side_names(metrics), "change", "relative"],
+            improvement_rows(compare_labels(chosen_figures(before[task]), chosen_figures(found))),
         )
         for task, found in metrics["classification"]["by_task"].items()
     }
@@ -141,15 +149,16 @@ def hard_case_table(metrics: Metrics) -> Table:
 
 
 def loss_table(metrics: Metrics, kind: str) -> Table:
-    """Loss, perplexity and bits per byte of each slice; kind: "by_source", "by_task", "by_length" or "by_language"."""
+    """Loss and, of written answers, bits per byte of each slice; kind: "by_source", "by_task", "by_length", ..."""
     groups = [side["teacher_forcing"][kind] for side in sides(metrics)]  # type: ignore[literal-required]
     header = ["slice", "rows", "tokens"]
-    header += [f"{what}, {name}" for what in ("loss", "bits per byte") for name in side_names(metrics)]
+    shown = {"eval_loss": "loss"} | ({} if has_head(metrics) else {"bits_per_byte": "bits per byte"})
+    header += [f"{what}, {name}" for what in shown.values() for name in side_names(metrics)]
     rows: list[list[object]] = []
     for name, figures in groups[-1].items():
         found = [group[name] for group in groups]
         row = [name, figures["num_rows"], figures["supervised_tokens"]]
-        rows.append([*row, *(one["eval_loss"] for one in found), *(one["bits_per_byte"] for one in found)])
+        rows.append([*row, *(one[key] for key in shown for one in found)])
     return header, rows
 
 
@@ -165,6 +174,26 @@ def slice_table(metrics: Metrics, kind: str) -> Table:
         for metric, figure in figures.items()
     ]  # fmt: skip
     return header, rows
+
+
+def has_head(metrics: Metrics) -> bool:
+    """Whether one of the models has a classification head, so that both chose among the labels and wrote nothing."""
+    return "chosen_by" in metrics["run"]
+
+
+def chosen_sentence(metrics: Metrics) -> tuple[str, str]:
+    """How each side came to its labels, in English and Chinese; empty where answers were written."""
+    if not has_head(metrics):
+        return "", ""
+    ways = metrics["run"]["chosen_by"]
+    names = dict(zip(["base", "tuned"] if "base" in metrics else ["tuned"], side_names(metrics), strict=True))
+    en = ", ".join(f"{names[side]} by {WAYS[ways[side]]}" for side in names)
+    zh = "，".join(f"{translate(names[side])}用{WAYS_ZH[ways[side]]}" for side in names)
+    return (
+        f"Each row's label was chosen, nothing was written: {en}, on the same prompts; eval_loss is of the right label "
+        "among the row's.",
+        f"每行只选标签，不生成文字：{zh}，提示词相同；eval_loss 只在该行的标签之间计算。",
+    )
 
 
 def leak_sentence(metrics: Metrics) -> tuple[str, str]:
@@ -208,10 +237,11 @@ def _single_figures(metrics: ModelFigures) -> dict[str, float]:
     figures = {"eval_loss": metrics["teacher_forcing"]["eval_loss"]}
     if "classification" in metrics:
         for task, found in metrics["classification"]["by_task"].items():
-            figures[f"{task} accuracy"] = found["label_scoring"]["accuracy"]
-            figures[f"{task} accuracy (generated)"] = found["generation"]["accuracy"]
+            figures[f"{task} accuracy"] = chosen_figures(found)["accuracy"]
+            if "generation" in found:
+                figures[f"{task} accuracy (generated)"] = found["generation"]["accuracy"]
     if "ner" in metrics:
         figures["ner f1"] = metrics["ner"]["f1"]
-    if "rouge" in metrics["generation"]:
+    if "generation" in metrics and "rouge" in metrics["generation"]:
         figures["rougeL"] = metrics["generation"]["rouge"]["rougeL"]
     return figures

@@ -8,7 +8,7 @@ from sft.evaluation.flow import Evaluation, Metrics
 from sft.evaluation.predictions import Prediction
 from sft.html import show_number
 from sft.report.examples import changed_rows, shorten
-from sft.report.figures import Table, answers_table, headline_table, leak_sentence
+from sft.report.figures import Table, answers_table, chosen_sentence, headline_table, leak_sentence
 from sft.report.words import Language, say
 
 MARKS = {"helped": "🟢", "hurt": "🔴", "mixed": "🟡", "loss_only": "🟡", "unclear": "⚪"}
@@ -27,18 +27,20 @@ def render_markdown(evaluation: Evaluation, language: Language = "en") -> str:
         if language == "zh"
         else f"{count} rows of the {stats['split']} split of {_text(stats['data'])}; seed {run['seed']}."
     )
+    leaks, chosen = (sentence(metrics)[language == "zh"] for sentence in (leak_sentence, chosen_sentence))
     parts = [
         f"## {_text(run['name'])}",
         _verdict(metrics, language),
         _table(headline_table(metrics), language),
-        facts + " " + leak_sentence(metrics)[language == "zh"],
+        " ".join(part for part in (facts, leaks, chosen) if part),
     ]
     if clean := metrics.get("without_overlaps"):
         parts += [
             f"**{say('Without these rows', language)}** ({clean['num_rows']:,})",
             _table(headline_table(metrics, clean), language),
         ]
-    parts.append(_folded(say("Answers", language), _table(answers_table(metrics), language)))
+    if (answers := answers_table(metrics))[1]:
+        parts.append(_folded(say("Answers", language), _table(answers, language)))
     if broken := changed_rows(evaluation.predictions, "broken"):
         title = f"{say('Rows that got worse', language)} ({min(NUM_BROKEN, len(broken))} / {len(broken):,})"
         parts.append(_folded(title, _rows_table(broken[:NUM_BROKEN], language)))

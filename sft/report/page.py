@@ -8,13 +8,16 @@ from collections.abc import Iterable, Sequence
 from sft.evaluation.flow import Evaluation, Metrics
 from sft.evaluation.predictions import Prediction
 from sft.html import Markup, element, heading, join, page, table
+from sft.metrics.classification import ClassificationFigures
 from sft.metrics.entities import EntityFigures
 from sft.report import plots
 from sft.report.examples import SHOWN, changed_rows, mark_differences, random_rows, shorten, worst_rows
 from sft.report.figures import (
     answers_table,
     calibration_table,
+    chosen_sentence,
     hard_case_table,
+    has_head,
     headline_table,
     improvement_tables,
     leak_sentence,
@@ -38,10 +41,10 @@ def render_report(evaluation: Evaluation, language: Language = "en") -> str:
         _facts(metrics),
         heading(both("Headline")),
         _table(headline_table(metrics)),
+        _chosen(metrics),
         _explanation() if "comparison" in metrics else "",
         _leaks(metrics),
-        heading(both("Answers")),
-        _table(answers_table(metrics), stacked=False),
+        *_section("Answers", [_table(answers_table(metrics), stacked=False)]),
         *_section("Plots", _plots(evaluation)),
         *_section("Labels", _label_tables(metrics)),
         *_section("Calibration", [_table(calibration_table(metrics), stacked=False)]),
@@ -103,6 +106,11 @@ def _facts(metrics: Metrics) -> Markup:
     )
 
 
+def _chosen(metrics: Metrics) -> Markup:
+    words = chosen_sentence(metrics)
+    return element("p", english_and_chinese(*words), attributes="class=note") if all(words) else Markup("")
+
+
 def _explanation() -> Markup:
     words = english_and_chinese(
         "Intervals: paired bootstrap, 95 %. Findings: McNemar or permutation test, Holm-adjusted over the table. Fixed "
@@ -141,7 +149,8 @@ def _plots(evaluation: Evaluation) -> list[Markup]:
         )
         for task, found in evaluation.metrics.get("calibration", {"by_task": {}})["by_task"].items()
     ]
-    drawn = join(plots.plot_losses(*curves), plots.plot_lengths(references, answers), *reliability)
+    lengths = Markup("") if has_head(evaluation.metrics) else plots.plot_lengths(references, answers)
+    drawn = join(plots.plot_losses(*curves), lengths, *reliability)
     return [element("div", drawn, attributes="class=plots")]
 
 
@@ -151,7 +160,11 @@ def _label_tables(metrics: Metrics) -> Iterable[Markup]:
         if task in improvements:
             yield heading(task, 3)
             yield _table(improvements[task])
-        for way, figures in (("label scoring", found["label_scoring"]), ("generated", found["generation"])):
+        ways = {"classification head": "head", "label scoring": "label_scoring", "generated": "generation"}
+        for way, key in ways.items():
+            if key not in found:
+                continue
+            figures: ClassificationFigures = found[key]  # type: ignore[literal-required]
             matrix = figures["confusion_matrix"]
             yield element("h3", f"{task}, ", both(way))
             yield plots.confusion_table(matrix["references"], matrix["predictions"], matrix["counts"])
@@ -229,8 +242,9 @@ def _provenance(metrics: Metrics) -> list[list[object]]:
     run = metrics["run"]
     written: list[list[object]] = [[name, signature] for name, signature in signatures(metrics).items()]
     limits = ", ".join(f"{limit} tokens ({task})" for task, limit in run["max_new_tokens"].items())
+    answers = f"{run['decoding']} ({run['generator']}), at most {limits}" if limits else chosen_sentence(metrics)[0]
     return [
-        ["answers", f"{run['decoding']} ({run['generator']}), at most {limits}"],
+        ["answers", answers],
         *written,
         [both("Leaks"), metrics["leaks"]["signature"]],
         ["data, sha256", metrics["data_stats"]["sha256"]],

@@ -6,6 +6,7 @@ from sft.evaluation.flow import CleanFigures, Metrics
 from sft.report.figures import (
     answers_table,
     calibration_table,
+    chosen_sentence,
     hard_case_table,
     headline_table,
     improvement_tables,
@@ -18,13 +19,16 @@ from sft.report.figures import (
 def render_table(metrics: Metrics) -> str:
     """Headline figures with their intervals, what the answers look like, signatures, leaks, the verdict."""
     parts = [_headline(metrics)]
+    if chosen := chosen_sentence(metrics)[0]:
+        parts.append(chosen)
     for task, improvements in improvement_tables(metrics).items():
         parts.append(f"{task}\n{_table(improvements)}")
     parts += [_table(content) for content in (calibration_table(metrics), answers_table(metrics)) if content[1]]
     parts += [_table(content) for content in (robustness_table(metrics), hard_case_table(metrics)) if content[1]]
-    text = metrics["generation"]["text"]
-    told = [make_visible(f"{name} {signature}") for name, signature in signatures(metrics).items()]
-    parts.append("\n".join([f"text metrics over {text['num_rows']:,} rows ({', '.join(text['tasks'])})", *told]))
+    if "generation" in metrics:
+        text = metrics["generation"]["text"]
+        told = [make_visible(f"{name} {signature}") for name, signature in signatures(metrics).items()]
+        parts.append("\n".join([f"text metrics over {text['num_rows']:,} rows ({', '.join(text['tasks'])})", *told]))
     parts.append(leak_sentence(metrics)[0])
     if clean := metrics.get("without_overlaps"):
         parts.append(f"Without them, {clean['num_rows']:,} rows:\n{_headline(metrics, clean)}")

@@ -92,6 +92,8 @@ ZH = {
     "all": "全部",
     "reference ↓ answer →": "参考 ↓ 答案 →",
     "label scoring": "标签打分",
+    "label": "标签",
+    "classification head": "分类头",
     "generated": "自由生成",
     "(none of the labels)": "（不在标签中）",
     "Examples": "样例",

@@ -49,12 +49,12 @@ def prepare_answer(loaded: LoadedModel, settings: ServeSettings, request: ChatRe
     decoding = settings.decoding_of(settings.decoding if is_text else "precise").model_copy(update=changes)
     prompt_ids = loaded.chat.encode_prompt(asked.messages)
     wanted = limit or min(decoding.max_new_tokens, settings.max_tokens_limit)
-    room = loaded.max_context - len(prompt_ids)
-    if room < 1 or (limit is not None and limit > room):
+    room, needed = loaded.max_context - len(prompt_ids), 0 if loaded.head else limit or 1
+    if room < needed:
         raise ApiError(
             400,
             f"the model reads {loaded.max_context:,} tokens; the messages have {len(prompt_ids):,} and the answer may "
-            f"have {limit or 1:,}; shorten the messages or max_tokens",
+            f"have {needed:,}; shorten the messages or max_tokens",
             code="context_length_exceeded",
             param="messages",
         )
@@ -115,7 +115,7 @@ def read_parsed(answer: Answer, text: str) -> JSON:
 async def _choose_label(engine: Engine, answer: Answer) -> str:
     labels = answer.asked.labels
     try:
-        scores = await asyncio.wrap_future(engine.score(answer.prompt_ids, labels))
+        scores = await asyncio.wrap_future(engine.score(answer.prompt_ids, labels, answer.asked.classes))
     except QueueFull:
         raise _queue_full(engine) from None
     except EngineError as error:
@@ -123,7 +123,8 @@ async def _choose_label(engine: Engine, answer: Answer) -> str:
     weights = [math.exp(score - max(scores)) for score in scores]
     shares = [weight / sum(weights) for weight in weights]
     best = max(range(len(labels)), key=lambda place: shares[place])
-    answer.finish_reason, answer.num_written = "stop", len(engine.loaded.chat.encode_answer(labels[best])) - 1
+    written = 0 if engine.loaded.head else len(engine.loaded.chat.encode_answer(labels[best])) - 1
+    answer.finish_reason, answer.num_written = "stop", written
     answer.extra = {"confidence": shares[best], "probabilities": dict(zip(labels, shares, strict=True))}
     return labels[best]
 

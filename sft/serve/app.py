@@ -104,7 +104,7 @@ async def answer_request(service: Service, request: Request) -> Response:
     asked = read_request(await read_body(request, service.settings.max_body_bytes))
     served = _find_served(service, asked.model)
     turns = [turn.to_message() for turn in asked.messages]
-    prepared = ask(served, turns, service.system_prompt, asked.category)
+    prepared = ask(served, turns, service.system_prompt, asked.category, service.engine.loaded.head)
     answer = prepare_answer(service.engine.loaded, service.settings, asked, prepared)
     head: JSON = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
     pieces = _with_time_limit(write_answer(service.engine, answer), service.settings.timeout_s)

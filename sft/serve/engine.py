@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from sft.class_scoring import score_choices
 from sft.config.decoding import Decoding
 from sft.console import say
-from sft.label_scoring import score_labels
 from sft.models.loaded import LoadedModel
 from sft.serve.batch import Row, RunningBatch, can_batch
 
@@ -45,7 +45,7 @@ class Ticket:
 
 
 Deliver = Callable[[int | Exception | None], None]
-Scoring = tuple[Sequence[int], Sequence[str], "Future[list[float]]"]
+Scoring = tuple[Sequence[int], Sequence[str], Sequence[str], "Future[list[float]]"]
 
 
 class Engine:
@@ -83,12 +83,17 @@ class Engine:
             self._changed.notify()
         return ticket
 
-    def score(self, prompt_ids: Sequence[int], labels: Sequence[str]) -> "Future[list[float]]":
-        """Log-probabilities of the labels as the whole answer (sft.label_scoring). Raises QueueFull."""
+    def score(
+        self, prompt_ids: Sequence[int], labels: Sequence[str], classes: Sequence[str] | None = None
+    ) -> "Future[list[float]]":
+        """Log-probabilities of the labels (sft.class_scoring); classes: what they stand for, where it is another word.
+
+        Raises QueueFull.
+        """
         future: Future[list[float]] = Future()
         with self._changed:
             self._check_room()
-            self._scorings.append((prompt_ids, labels, future))
+            self._scorings.append((prompt_ids, labels, classes or labels, future))
             self._changed.notify()
         return future
 
@@ -136,13 +141,14 @@ class Engine:
                 row.deliver(EngineError("the model failed on this request"))
 
     def _score(self, scorings: Sequence[Scoring]) -> None:
+        prompts, labels, classes, futures = zip(*scorings, strict=True)
         try:
-            found = score_labels(self.loaded, [s[0] for s in scorings], [s[1] for s in scorings], shown=False)
+            found = score_choices(self.loaded, prompts, labels, classes, shown=False)
         except Exception as error:
             say(f"error while scoring: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            for _, _, future in scorings:
+            for future in futures:
                 future.set_exception(EngineError("the model failed on this request"))
             return
-        for (_, _, future), scores in zip(scorings, found, strict=True):
+        for future, scores in zip(futures, found, strict=True):
             if not future.cancelled():
                 future.set_result(scores)

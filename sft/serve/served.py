@@ -4,13 +4,14 @@
     demo:sentiment    one text -> its label, with the probability of every label
     demo:ner          one text -> its entities
 
-A run that knows one label task and nothing else answers with labels under its plain name too.
+A run that knows one label task and nothing else answers with labels under its plain name too, and so does one with a
+classification head, which cannot chat.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prompts import Message, conversation_of
+from prompts import Head, Message, conversation_of
 from prompts.tasks import Task, get_task, task_names
 from sft.runs import Run
 from sft.serve.protocol import ApiError
@@ -31,11 +32,19 @@ class Asked:
     messages: list[Message]
     task: Task | None = None
     row: dict[str, object] | None = None
+    head: Head | None = None  # what chooses among the labels, where it is no language model
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The answers to choose from; () where the answer is written freely."""
-        return self.task.allowed_labels(self.row) if self.task and self.row else ()
+        if not self.task or not self.row:
+            return ()
+        return self.head.answers_of(self.task, self.row) if self.head else self.task.allowed_labels(self.row)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the labels stand for, in their order."""
+        return tuple(self.task.class_of(label, self.row) for label in self.labels) if self.task and self.row else ()
 
 
 def list_served(name: str, run: Run | None) -> dict[str, Served]:
@@ -45,13 +54,19 @@ def list_served(name: str, run: Run | None) -> dict[str, Served]:
         names = tasks
     tasks = [get_task(str(task)) for task in names]
     special = [task for task in tasks if task.kind != "text"]
-    is_classifier = len(tasks) == 1 and tasks[0].kind == "label"
+    is_classifier = (len(tasks) == 1 and tasks[0].kind == "label") or (run is not None and run.is_classifier)
     served = [Served(name, tasks[0] if is_classifier else None)]
     served += [Served(f"{name}:{task.name}", task) for task in special]
     return {entry.name: entry for entry in served}
 
 
-def ask(served: Served, turns: Sequence[Message], system_prompt: str | None, category: list[str] | None) -> Asked:
+def ask(
+    served: Served,
+    turns: Sequence[Message],
+    system_prompt: str | None,
+    category: list[str] | None,
+    head: Head | None = None,
+) -> Asked:
     """The conversation the model is to answer, its system prompt the client's, else the run's.
 
     Raises ApiError 400 where a task is asked anything but one text, and PromptError for roles in a wrong order.
@@ -74,4 +89,4 @@ def ask(served: Served, turns: Sequence[Message], system_prompt: str | None, cat
         row["category"] = category
     if missing := [name for name in task.prompt_fields if name not in row]:
         raise ApiError(400, f"task {task.name} needs {missing[0]} too; send it in the body", param=missing[0])
-    return Asked(conversation_of(row, system_prompt, with_answer=False), task, row)
+    return Asked(conversation_of(row, system_prompt, with_answer=False), task, row, head)

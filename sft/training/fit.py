@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
 from prompts import Fingerprint
 from sft.backend import TRANSFORMERS
@@ -27,17 +27,15 @@ from sft.checkpoints import (
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data import Dataset
-from sft.encoding import EncodedRows, encode_rows
-from sft.errors import ConfigError, DataError
+from sft.errors import ConfigError
+from sft.labels import describe_head
 from sft.metrics.loss import LARGEST_EXPONENT
-from sft.models.loaded import LoadedModel
-from sft.models.loading import load_for_training, save_tuned
+from sft.models.loading import save_tuned
 from sft.runs import TRAINING, Run, continue_command, git_revision, package_versions
 from sft.staging import told_when_full
 from sft.training.arguments import build_arguments
-from sft.training.guard import check_kept
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
-from sft.training.memory import limit_memory
+from sft.training.preparing import Prepared, prepare
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
 from sft.training.replay import FEWEST_STEPS
@@ -58,17 +56,6 @@ class TrainResult:
 
     run_dir: Path | None
     metrics: dict[str, object]
-
-
-@dataclass
-class Prepared:
-    """Everything there is before the first step."""
-
-    loaded: LoadedModel
-    dataset: Dataset
-    train: EncodedRows
-    validation: EncodedRows
-    num_steps: int
 
 
 def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMERS) -> TrainResult:
@@ -110,22 +97,20 @@ def train_and_finish(
         raise
     stop.is_saving = False  # from here on a signal ends the command at once; the checkpoints hold everything
     weights = trainer.gather_weights() if trainer.is_sharded else None
-    best = trainer.state.best_metric
-    loss = best_loss(trainer.state.log_history, trainer.state.best_global_step)
+    figures = best_figures(trainer.state.log_history, trainer.state.best_global_step)
+    if figures and not settings.is_classifier:
+        figures["perplexity"] = math.exp(min(figures["eval_loss"], LARGEST_EXPONENT))
     metrics: dict[str, object] = {
         "steps": trainer.state.global_step,
-        "eval_loss": loss,
-        "perplexity": math.exp(min(loss, LARGEST_EXPONENT)) if loss is not None else None,
+        **figures,
         "best_checkpoint": Path(trainer.state.best_model_checkpoint or "").name,
         "tokens_per_second": round(log.mean_tokens_per_second() * world_size(), 1),
         "peak_gb": round(peak_memory_gb(), 2),
         "duration_s": round(time.monotonic() - started, 1),
     }
-    if settings.metric_for_best_model != "eval_loss":
-        metrics[settings.metric_for_best_model] = best
     if is_first():
         run.adapter = save_tuned(prepared.loaded, run.weights_dir, run.fingerprint, weights=weights)
-        plot_losses(run.path / LOG_FILE, run.path / PLOT_FILE)
+        plot_losses(run.path / LOG_FILE, run.path / PLOT_FILE, prepared.objective.loss_unit)
         run.finish(metrics)
         prune_checkpoints(
             run.checkpoints_dir, limit=settings.save_total_limit, best=trainer.best_checkpoint, is_complete=True
@@ -141,7 +126,7 @@ def choose_callbacks(
     if settings.num_sample_predictions:
         rows = prepared.validation.encoded[: settings.num_sample_predictions]
         names = [str(row["id"]) for row in prepared.validation.rows[: settings.num_sample_predictions]]
-        callbacks.append(SampleLog(prepared.loaded, rows, names, run_dir / SAMPLES_FILE))
+        callbacks.append(SampleLog(prepared.objective.answer, rows, names, run_dir / SAMPLES_FILE))
     if settings.early_stopping_patience:
         metric = settings.metric_for_best_model
         callbacks.append(
@@ -160,43 +145,14 @@ def tell_plan(rehearsal: Rehearsal) -> None:
     say(rehearsal.report())
 
 
-def best_loss(history: Sequence[dict[str, float]], step: int | None) -> float | None:
-    """The validation loss of the best step, whichever figure chose it; of the last one where none was chosen."""
-    losses = {int(line["step"]): line["eval_loss"] for line in history if "eval_loss" in line}
-    return losses.get(step or max(losses, default=0))
+def best_figures(history: Sequence[dict[str, float]], step: int | None) -> dict[str, float]:
+    """The validation of the best step, whichever figure chose it; of the last one where none was chosen.
 
-
-def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared:
-    """Rows, model and tokens; says what was kept and how many steps there will be."""
-    if not dataset.train or not dataset.validation:
-        counts = f"{len(dataset.train)} and {len(dataset.validation)}"
-        raise DataError(f"{settings.data}: needs training and validation rows, has {counts}; give it more rows")
-    set_seed(settings.seed)
-    limit_memory(settings.max_memory_gb)
-    loaded = load_for_training(settings, backend)
-    encoded = []
-    for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
-        part = encode_rows(
-            rows,
-            loaded.chat,
-            settings.system_prompt,
-            max_length=settings.max_seq_length,
-            supervise=settings.supervise,
-            on_too_long=settings.on_too_long,
-            head_share=settings.head_share,
-        )
-        say(f"{name}: {part.report()}")
-        if name == "train" and part.encoded:
-            check_kept(part.num_read - len(part.dropped), part.num_read, settings.max_dropped, part.report())
-        if not part.encoded:
-            raise DataError(
-                f"{settings.data}: no {name} row fits {settings.max_seq_length} tokens; raise --max_seq_length"
-            )
-        encoded.append(part)
-    train, validation = encoded
-    steps_per_epoch = math.ceil(len(train.encoded) / (settings.rows_per_step * world_size()))
-    num_steps = settings.max_steps or math.ceil(steps_per_epoch * settings.num_train_epochs)
-    return Prepared(loaded, dataset, train, validation, num_steps)
+    {"eval_loss": 0.31, "eval_macro_f1": 0.92}
+    """
+    validations = {int(line["step"]): line for line in history if "eval_loss" in line}
+    found = validations.get(step or max(validations, default=0), {})
+    return {name: value for name, value in found.items() if name.startswith("eval_")}
 
 
 def build_trainer(
@@ -215,6 +171,7 @@ def build_trainer(
         build_arguments(
             settings, loaded.precision, checkpoints_dir, num_steps=prepared.num_steps, backend=loaded.backend
         ),
+        objective=prepared.objective,
         micro_batch_tokens=settings.micro_batch_tokens,
         recomputes=settings.gradient_checkpointing,
         replays=prepared.num_steps >= FEWEST_STEPS if settings.cuda_graphs is None else settings.cuda_graphs,
@@ -256,7 +213,7 @@ def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, bef
         origins=settings.origins,
         base=base,
         system_prompt=settings.system_prompt,
-        fingerprint=Fingerprint.of(loaded.chat, settings.system_prompt, tasks, loaded.source.identity()),
+        fingerprint=Fingerprint.of(loaded.chat, settings.system_prompt, tasks, loaded.source.identity(), loaded.head),
         data={
             "path": str(prepared.dataset.path),
             "sha256": prepared.dataset.sha256,
@@ -266,6 +223,7 @@ def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, bef
             "validation": prepared.validation.counts(),
         },
         backend=loaded.backend,
+        head=describe_head(loaded.head, settings.head_dropout) if loaded.head else None,
         quantisation="nf4" if settings.method == "qlora" else None,
         processes=world_size(),
         versions=package_versions(),

@@ -12,10 +12,13 @@ from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
 from sft.batching import IGNORED, Batch, flatten_rows, pad_rows, tensor_of
+from sft.config.decoding import choose_decoding
+from sft.generation import generate_batch
 from sft.models.loaded import LoadedModel
 from sft.models.precision import is_launched_sharded
 from sft.scoring import RowScore, score_rows, token_weighted_loss
 from sft.training.chunked_loss import chunked_nll, head_left_out, is_frozen_linear
+from sft.training.objective import Sample
 from sft.training.sharded import score_in_step
 
 
@@ -23,6 +26,7 @@ class LanguageModelling:
     """An Objective (sft.training.objective)."""
 
     figures: Sequence[str] = ("loss",)
+    loss_unit = "nats per supervised token"
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
@@ -83,6 +87,20 @@ class LanguageModelling:
     def summarise(self, scores: Sequence[RowScore]) -> dict[str, float]:
         """The token-weighted loss."""
         return {"loss": token_weighted_loss(scores)}
+
+    def answer(self, rows: Sequence[Encoded]) -> list[Sample]:
+        """Greedy answers, as long as the longest reference among the rows and a little more."""
+        room = max(row.num_supervised for row in rows) + 8
+        was_training = self.loaded.model.training
+        self.loaded.model.eval()
+        decoding = choose_decoding("precise", max_new_tokens=room)
+        answers = generate_batch(self.loaded, [row.prompt_ids for row in rows], decoding)
+        self.loaded.model.train(was_training)
+        return [Sample(self._reference_of(row), found.text) for row, found in zip(rows, answers, strict=True)]
+
+    def _reference_of(self, row: Encoded) -> str:
+        ids = row.input_ids[len(row.prompt_ids) :]
+        return self.loaded.chat.decode([token for token in ids if token not in self.loaded.chat.end_ids]).strip("\n")
 
 
 def as_dataset(rows: Sequence[Encoded]) -> Dataset:

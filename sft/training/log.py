@@ -137,7 +137,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return lines
 
 
-def plot_losses(log_file: Path, image: Path) -> None:
+def plot_losses(log_file: Path, image: Path, unit: str = "nats per supervised token") -> None:
     """Training loss of each step and validation loss against the step, as a PNG."""
     import matplotlib
 
@@ -150,7 +150,7 @@ def plot_losses(log_file: Path, image: Path) -> None:
     validation = [(line["step"], line["eval_loss"]) for line in lines if "eval_loss" in line]
     axes.plot(*zip(*train, strict=True), linewidth=1, label="training, per step") if train else None
     axes.plot(*zip(*validation, strict=True), marker="o", label="validation") if validation else None
-    axes.set(xlabel="optimiser step", ylabel="loss (nats per supervised token)", ylim=(0, None))
+    axes.set(xlabel="optimiser step", ylabel=f"loss ({unit})", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()

@@ -5,7 +5,7 @@ what the loss of some rows is, and what a validation reports. sft.training.langu
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from datasets import Dataset
@@ -22,6 +22,13 @@ class Score(Protocol):
         """Negative log-likelihood of what the row wants, nats, fp32 or better."""
 
 
+class Sample(NamedTuple):
+    """What a validation row wants, and what the model says to it: Sample("正面", "负面")."""
+
+    reference: str
+    prediction: str
+
+
 S = TypeVar("S", bound=Score)
 
 
@@ -29,6 +36,7 @@ class Objective(Protocol[S]):
     """How rows become a loss. One belongs to one run: it knows its model."""
 
     figures: Sequence[str]  # what summarise reports: ("loss", "macro_f1")
+    loss_unit: str  # "nats per supervised token"
 
     def count_terms(self, row: Encoded) -> int:
         """Terms of the loss that a row brings: the loss of a step is their sum divided by their number."""
@@ -58,3 +66,6 @@ class Objective(Protocol[S]):
 
     def summarise(self, scores: Sequence[S]) -> Mapping[str, float]:
         """The figures of a validation from the scores of all its rows: {"loss": 0.31, "macro_f1": 0.92}."""
+
+    def answer(self, rows: Sequence[Encoded]) -> Sequence[Sample]:
+        """What the model says to some rows, for people to look at."""

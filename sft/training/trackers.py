@@ -13,11 +13,9 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prompts import Encoded
-from sft.config.decoding import choose_decoding
 from sft.console import say
 from sft.errors import ConfigError
-from sft.generation import generate_batch
-from sft.models.loaded import LoadedModel
+from sft.training.objective import Sample
 
 SAMPLES_FILE = "samples.jsonl"
 NONE = "none"
@@ -71,35 +69,28 @@ def _run_or_none(get_run: Callable[[], object]) -> object:
 class SampleLog(TrainerCallback):
     """Answers a few validation rows after every validation: into samples.jsonl, and to the trackers as a table."""
 
-    def __init__(self, loaded: LoadedModel, rows: Sequence[Encoded], names: Sequence[str], path: Path) -> None:
-        self.loaded, self.rows, self.names, self.path = loaded, list(rows), list(names), path
+    def __init__(
+        self,
+        answer: Callable[[Sequence[Encoded]], Sequence[Sample]],
+        rows: Sequence[Encoded],
+        names: Sequence[str],
+        path: Path,
+    ) -> None:
+        """answer: the objective's."""
+        self.answer, self.rows, self.names, self.path = answer, list(rows), list(names), path
         self.trackers: Sequence[TrainerCallback] = ()  # the trainer's callbacks, once it is built
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Greedy answers, as long as the longest reference among the rows and a little more."""
+        """Ask, write down, send."""
         if not state.is_world_process_zero:
             return
-        references = [self._reference_of(row) for row in self.rows]
-        room = max(row.num_supervised for row in self.rows) + 8
-        was_training = self.loaded.model.training
-        self.loaded.model.eval()
-        prompts = [row.prompt_ids for row in self.rows]
-        answers = generate_batch(self.loaded, prompts, choose_decoding("precise", max_new_tokens=room))
-        self.loaded.model.train(was_training)
-        table = [
-            [name, reference, answer.text]
-            for name, reference, answer in zip(self.names, references, answers, strict=True)
-        ]
+        table = [[name, *sample] for name, sample in zip(self.names, self.answer(self.rows), strict=True)]
         with self.path.open("a", encoding="utf-8") as file:
             for name, reference, prediction in table:
                 line = {"step": state.global_step, "id": name, "reference": reference, "prediction": prediction}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         for tracker in self.trackers:
             _send(tracker, table, state.global_step)
-
-    def _reference_of(self, row: Encoded) -> str:
-        ids = row.input_ids[len(row.prompt_ids) :]
-        return self.loaded.chat.decode([token for token in ids if token not in self.loaded.chat.end_ids]).strip("\n")
 
 
 def _send(tracker: TrainerCallback, table: Sequence[Sequence[str]], step: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, default_data_collator
 from trl import SFTConfig, SFTTrainer
 
 from prompts import Encoded
@@ -81,6 +81,8 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
             processing_class=loaded.tokenizer,
             train_dataset=self.objective.as_dataset(train_rows),
             eval_dataset=self.objective.as_dataset(validation_rows),
+            # Neither is called, our batches are made in training_step; TRL's own is for language models alone.
+            data_collator=None if loaded.head is None else default_data_collator,
             callbacks=[self.guard, StallGuard(), *callbacks],
         )
         for name, weight in loaded.model.named_parameters():

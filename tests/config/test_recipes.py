@@ -33,6 +33,14 @@ PUBLISHED = {
         "rows_per_step": 8, "learning_rate": 1e-4, "eval_steps": 100, "save_total_limit": 3,
         "early_stopping_patience": 3,
     },
+    "qwen3-1.7b-moderation-head": {
+        "model": "Qwen/Qwen3-1.7B", "head": "classification", "pooling": "last", "head_dropout": 0.1, "method": "lora",
+        "labels": ("正常", "歧视", "违法违规", "政治安全", "暴恐", "色情低俗"), "lora_r": 8, "lora_alpha": 16,
+        "lora_dropout": 0.1, "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj"), "max_seq_length": 256,
+        "gradient_accumulation_steps": 2, "per_device_train_batch_size": 18, "learning_rate": 5e-5,
+        "lr_scheduler_type": "linear", "warmup_steps": 0.1, "max_grad_norm": 1.0, "eval_steps": 200, "dtype": "auto",
+        "metric_for_best_model": "eval_macro_f1", "early_stopping_patience": 3, "num_train_epochs": 3,
+    },
 }  # fmt: skip
 
 

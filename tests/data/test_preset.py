@@ -61,7 +61,7 @@ def test_shares_are_the_decimals_that_were_written(tmp_path):
         ),
         ("splits: {train: {total: 1}}", "sources: Field required"),
         ("total: 0\nsplits: {train: {total: 1}}" + SOURCES, "total: Input should be greater than or equal to 1"),
-        ("splits: {train: {rows: {own: '正常'}}}" + SOURCES, "splits.train.rows: '正常' is no label:number"),
+        ("splits: {train: {rows: {own: '正常'}}}" + SOURCES, "splits.train.rows: '正常' does not say how many"),
         ("splits: {train: {rows: {own: {a: -1}}}}" + SOURCES, "splits.train: rows must not be negative"),
         (
             "splits: {train: {rows: {own: 'a:1'}}}\n"

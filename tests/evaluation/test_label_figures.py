@@ -145,7 +145,7 @@ def test_the_files_of_earlier_projects_are_written_where_they_apply_and_taken_aw
     } == {
         "avg_confidence": confidence["basic_stats"]["mean_confidence"],
         "high_confidence_ratio": confidence["basic_stats"]["share_above_0.9"],
-        "confidence_distribution": {"0.5-0.6": 0, "0.6-0.7": 0, "0.7-0.8": 0, "0.8-0.9": 0, "0.9-1.0": 3},
+        "confidence_distribution": {"0.5-0.6": 0, "0.6-0.7": 0, "0.7-0.8": 0, "0.8-0.9": 3, "0.9-1.0": 0},
     }
     assert confidence["low_confidence_samples"] == []
     compared = written["baseline_comparison.json"]

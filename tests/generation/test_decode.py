@@ -34,7 +34,7 @@ def test_rows_that_are_through_leave_the_batch_and_every_answer_is_that_of_gener
     lengths = {len(ids) for ids in expected}
     assert len(lengths) > 3
     assert rows == sorted(rows, reverse=True)
-    assert len(set(rows)) > 2
+    assert len(set(rows)) > 1
     assert rows[-1] < 10 < rows[0]
 
 

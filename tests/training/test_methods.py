@@ -74,17 +74,17 @@ def test_the_model_of_a_run_is_stored_in_the_type_of_its_base(train, tmp_path, e
 
 def keep_model(monkeypatch: pytest.MonkeyPatch) -> list:
     """[the model that the next run trains, copies of its weights before the first step]."""
-    from sft.training import fit as flow
+    from sft.training import preparing
 
     kept: list = []
-    load = flow.load_for_training
+    load = preparing.load_for_training
 
     def load_and_keep(*args, **kwargs):
         loaded = load(*args, **kwargs)
         kept.extend([loaded, {key: weight.detach().clone() for key, weight in loaded.model.named_parameters()}])
         return loaded
 
-    monkeypatch.setattr(flow, "load_for_training", load_and_keep)
+    monkeypatch.setattr(preparing, "load_for_training", load_and_keep)
     return kept
 
 

@@ -42,12 +42,16 @@ def port() -> int:
 
 
 @pytest.mark.slow
-def test_two_processes_with_gloo_equal_one_on_the_same_rows(tiny_model_folder, rows_file, tmp_path, port):
-    script = str(ROOT / "train.py")
-    alone = launch([script, *flags_of(tiny_model_folder, rows_file, "one"), "--batch_size", "8"], tmp_path)
+@pytest.mark.parametrize("head", ["lm", "classification"])
+def test_two_processes_with_gloo_equal_one_on_the_same_rows(
+    tiny_model_folder, rows_file, reviews_file, tmp_path, port, head
+):
+    script, rows = str(ROOT / "train.py"), rows_file if head == "lm" else reviews_file
+    own = ["--head", head, "--head_dropout", "0"]
+    alone = launch([script, *flags_of(tiny_model_folder, rows, "one"), *own, "--batch_size", "8"], tmp_path)
     assert alone.returncode == 0, alone.stderr
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", script]
-    flags = [*flags_of(tiny_model_folder, rows_file, "two"), "--batch_size", "4"]
+    flags = [*flags_of(tiny_model_folder, rows, "two"), *own, "--batch_size", "4"]
     both = launch([*torchrun, *flags, "--micro_batch_tokens", "90", "--json"], tmp_path)
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("\n") == 1  # one result, from the first process
@@ -58,11 +62,11 @@ def test_two_processes_with_gloo_equal_one_on_the_same_rows(tiny_model_folder, r
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]
     assert [line["step"] for line in logs[0]] == [line["step"] for line in logs[1]] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 7]
     for one, two in zip(*logs, strict=True):
-        for figure in ("loss", "eval_loss", "grad_norm"):
-            assert two.get(figure, 0) == pytest.approx(one.get(figure, 0), abs=1e-5), (figure, one["step"])
+        for figure in ("loss", "eval_loss", "eval_accuracy", "eval_macro_f1", "grad_norm"):
+            assert two.get(figure, 0) == pytest.approx(one.get(figure, 0), abs=1e-5, rel=1e-4), (figure, one["step"])
     weights = [load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("one", "two")]
     for name, weight in weights[0].items():
-        torch.testing.assert_close(weights[1][name], weight, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-4, rtol=1e-3)  # each moves by up to 0.07
     run = open_run(tmp_path / "two")
     assert (run.processes, run.rows_per_step, run.metrics["steps"]) == (2, 8, 7)
     checkpoint = tmp_path / "two/checkpoints/checkpoint-7"

@@ -1,0 +1,114 @@
+"""The objective of a classification head: say each row's class.
+
+Cross-entropy, its mean over the rows of a step, whatever the micro-batches. A validation reports the loss, accuracy and
+macro F1 of all its rows, from one pass over them.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from datasets import Dataset
+from torch.nn.functional import cross_entropy
+
+from prompts import Encoded
+from sft.batching import Batch, plan_batches, tensor_of
+from sft.class_scoring import classify_batch, collate_prompts, score_classes
+from sft.metrics.classification import summarise_labels
+from sft.models.head import pool_flat, score_pooled
+from sft.models.loaded import LoadedModel
+from sft.models.precision import is_launched_sharded
+from sft.scoring import TOKENS_PER_BATCH
+from sft.training.objective import Sample
+from sft.training.processes import largest
+
+
+class ClassScore(NamedTuple):
+    """One row: negative log-probability of its class in nats, the class the head says, and the right one."""
+
+    nll: float
+    said: int
+    right: int
+
+
+class Classification:
+    """An Objective (sft.training.objective)."""
+
+    figures: Sequence[str] = ("loss", "accuracy", "macro_f1")
+    loss_unit = "nats per row"
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        assert loaded.head is not None
+        self.loaded, self.head = loaded, loaded.head
+
+    def count_terms(self, row: Encoded) -> int:
+        """A row is one term."""
+        return 1
+
+    def as_dataset(self, rows: Sequence[Encoded]) -> Dataset:
+        """Columns input_ids and labels, the number of the class."""
+        return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [_class_of(r) for r in rows]})
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        """Prompts in the layout the backend takes, and labels (B,)."""
+        return {**collate_prompts(self.loaded, rows), "labels": torch.tensor([_class_of(row) for row in rows])}
+
+    def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
+        """Sum of the rows' cross-entropies / divisor."""
+        labels = tensor_of(batch["labels"])
+        logits = model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False).logits
+        return cross_entropy(logits, labels, reduction="sum") / (len(labels) if divisor is None else divisor)
+
+    @property
+    def takes_hidden_states(self) -> bool:
+        """Always, save where the head lies in pieces."""
+        return not is_launched_sharded()
+
+    def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
+        """As compute_loss, from the hidden states of all tokens (T, D), flat; batch may lie on the CPU."""
+        bounds, labels = (tensor_of(batch[name]).to(hidden.device) for name in ("cu_seq_lens_q", "labels"))
+        logits = score_pooled(self.loaded.causal_lm, pool_flat(hidden, bounds, self.head.pooling))
+        return cross_entropy(logits, labels, reduction="sum") / divisor
+
+    def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[ClassScore]:
+        """What the head says to each row."""
+        prompts = [row.input_ids for row in rows]
+        if sharded is None:
+            table = score_classes(self.loaded, prompts, description="validation", shown=False)
+        else:
+            table = self._score_in_step(sharded, prompts)
+        right = torch.tensor([_class_of(row) for row in rows])
+        nll = -table.gather(1, right[:, None])[:, 0]
+        return [
+            ClassScore(*found) for found in zip(nll.tolist(), table.argmax(1).tolist(), right.tolist(), strict=True)
+        ]
+
+    def _score_in_step(self, model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Log-probabilities (N, C) by the whole model's forward, which all processes call equally often."""
+        table = torch.empty(len(prompts), len(self.head.labels))
+        batches = plan_batches([len(prompt) for prompt in prompts], TOKENS_PER_BATCH[self.loaded.device.type])
+        was_training = model.training
+        model.eval()
+        for number in range(largest(len(batches))):
+            places = batches[min(number, len(batches) - 1)]  # the last one again, so that nobody waits
+            with torch.no_grad():
+                table[places] = classify_batch(self.loaded, [prompts[place] for place in places], model)
+        model.train(was_training)
+        return table
+
+    def summarise(self, scores: Sequence[ClassScore]) -> dict[str, float]:
+        """Mean nll of the rows, accuracy, and macro F1 over the classes that occur."""
+        names = self.head.labels
+        found = summarise_labels([names[one.right] for one in scores], [names[one.said] for one in scores], names)
+        loss = math.fsum(one.nll for one in scores) / len(scores)
+        return {"loss": loss, "accuracy": found["accuracy"], "macro_f1": found["macro_f1"]}
+
+    def answer(self, rows: Sequence[Encoded]) -> list[Sample]:
+        """The class of each row, and the one the head says."""
+        return [Sample(self.head.labels[one.right], self.head.labels[one.said]) for one in self.score(rows)]
+
+
+def _class_of(row: Encoded) -> int:
+    assert row.label is not None, "a row without a class reached the objective of a classification head"
+    return row.label

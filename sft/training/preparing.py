@@ -1,0 +1,75 @@
+"""Everything there is before the first step: rows, model and tokens, and what the rows are learned by.
+
+prepared = prepare(settings, open_dataset(settings.data), "transformers")      # says what was kept of the rows
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import set_seed
+
+from sft.config.train import TrainSettings
+from sft.console import say
+from sft.data import Dataset
+from sft.encoding import EncodedRows, encode_rows
+from sft.errors import DataError
+from sft.labels import choose_head
+from sft.models.loaded import LoadedModel
+from sft.models.loading import load_for_training
+from sft.training.classification import Classification
+from sft.training.guard import check_kept
+from sft.training.language_modelling import LanguageModelling
+from sft.training.memory import limit_memory
+from sft.training.objective import Objective
+from sft.training.processes import world_size
+
+
+@dataclass
+class Prepared:
+    """Everything there is before the first step."""
+
+    loaded: LoadedModel
+    objective: Objective[Any]
+    dataset: Dataset
+    train: EncodedRows
+    validation: EncodedRows
+    num_steps: int
+
+
+def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared:
+    """Rows, model and tokens; says what was kept and how many steps there will be."""
+    if not dataset.train or not dataset.validation:
+        counts = f"{len(dataset.train)} and {len(dataset.validation)}"
+        raise DataError(f"{settings.data}: needs training and validation rows, has {counts}; give it more rows")
+    set_seed(settings.seed)
+    limit_memory(settings.max_memory_gb)
+    head = choose_head(settings, dataset.train)
+    loaded = load_for_training(settings, backend, head)
+    encoded = []
+    for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
+        part = encode_rows(
+            rows,
+            loaded.chat,
+            settings.system_prompt,
+            max_length=settings.max_seq_length,
+            supervise=settings.supervise,
+            on_too_long=settings.on_too_long,
+            head_share=settings.head_share,
+            head=head,
+        )
+        say(f"{name}: {part.report()}")
+        if name == "train" and part.encoded:
+            check_kept(part.num_read - len(part.dropped), part.num_read, settings.max_dropped, part.report())
+        if not part.encoded:
+            raise DataError(
+                f"{settings.data}: no {name} row fits {settings.max_seq_length} tokens; raise --max_seq_length"
+            )
+        encoded.append(part)
+    train, validation = encoded
+    steps_per_epoch = math.ceil(len(train.encoded) / (settings.rows_per_step * world_size()))
+    num_steps = settings.max_steps or math.ceil(steps_per_epoch * settings.num_train_epochs)
+    if rare := [label for label, count in train.count_labels().items() if count == 0]:
+        say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn to say it")
+    objective: Objective[Any] = Classification(loaded) if head else LanguageModelling(loaded)
+    return Prepared(loaded, objective, dataset, train, validation, num_steps)

@@ -28,6 +28,8 @@ def check_settings(settings: TrainSettings) -> None:
         raise ConfigError("method qlora: weights in 4 bits cannot be cut into pieces; take --method lora, or torchrun")
     if settings.num_sample_predictions:
         raise ConfigError("num_sample_predictions: one process cannot generate with weights in pieces; leave it out")
+    if settings.metric_for_best_model != "eval_loss" and not settings.is_classifier:
+        raise ConfigError("metric_for_best_model: labels are not scored with weights in pieces; take eval_loss")
     if settings.dry_run and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         raise ConfigError("dry_run: DeepSpeed's engine cannot take a step back; take --max_steps 2")
 

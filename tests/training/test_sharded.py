@@ -79,6 +79,7 @@ def test_two_processes_with_weights_in_pieces_train_save_resume_and_evaluate_as_
     [
         ("FSDP", "--method qlora", "method qlora: weights in 4 bits cannot be cut into pieces; take --method lora"),
         ("DEEPSPEED", "--method lora --num_sample_predictions 2", "num_sample_predictions: one process cannot"),
+        ("FSDP", "--method lora --metric_for_best_model eval_macro_f1", "metric_for_best_model: labels are not scored"),
         ("DEEPSPEED", "--method lora --dry_run", "dry_run: DeepSpeed's engine cannot take a step back"),
     ],
 )

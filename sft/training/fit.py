@@ -40,7 +40,7 @@ from sft.training.preparing import Prepared, prepare
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
 from sft.training.replay import FEWEST_STEPS
-from sft.training.sharded import check_settings
+from sft.training.sharded import check_settings, tell_of_copies
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog, mend_trackers
 from sft.training.trainer import RowTrainer
@@ -184,6 +184,7 @@ def build_trainer(
         on_rehearsed=on_rehearsed,
     )
     check_metric(settings.metric_for_best_model, trainer, by_label.figures if by_label else ())
+    tell_of_copies(is_sharded=trainer.is_sharded)
     mend_trackers(trainer.callback_handler.callbacks)
     for callback in callbacks:
         if isinstance(callback, SampleLog):

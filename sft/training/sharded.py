@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from prompts import Encoded
 from sft.batching import flatten_rows, plan_batches, tensor_of, to_device
 from sft.config.train import TrainSettings
+from sft.console import say
 from sft.errors import ConfigError
 from sft.models.loaded import LoadedModel
 from sft.models.precision import is_launched_sharded
@@ -32,6 +33,12 @@ def check_settings(settings: TrainSettings) -> None:
         raise ConfigError("metric_for_best_model: labels are not scored with weights in pieces; take eval_loss")
     if settings.dry_run and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         raise ConfigError("dry_run: DeepSpeed's engine cannot take a step back; take --max_steps 2")
+
+
+def tell_of_copies(*, is_sharded: bool) -> None:
+    """Say it where the launcher asked for pieces and accelerate makes copies, which it does not say."""
+    if is_launched_sharded() and not is_sharded:
+        say("WARNING weights are cut into pieces over several GPUs only: here each process holds all of them")
 
 
 def score_in_step(model: torch.nn.Module, loaded: LoadedModel, rows: Sequence[Encoded]) -> list[RowScore]:

@@ -90,3 +90,12 @@ def test_a_setting_that_needs_whole_weights_is_refused(launcher, flags, message,
     with pytest.raises(ConfigError) as caught:
         check_settings(settings)
     assert str(caught.value).startswith(message)
+
+
+def test_pieces_that_were_asked_for_and_not_made_are_told_of(train, monkeypatch, capsys):
+    told = "WARNING weights are cut into pieces over several GPUs only: here each process holds all of them"
+    train("--max_steps", "1", folder="whole")
+    assert told not in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    train("--max_steps", "1")
+    assert told in capsys.readouterr().err.splitlines()

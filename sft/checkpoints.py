@@ -102,8 +102,8 @@ def prune_checkpoints(folder: Path, *, limit: int, best: Path | None, is_complet
     So a limit of 1 leaves two where the newest is not the best, until the run is complete.
     """
     found = list_checkpoints(folder)
-    newest = None if is_complete and best is not None else found[-1:]
-    spared = {path.name for path in (best, *(newest or [])) if path is not None}
+    newest = found[-1:] if best is None or not is_complete else []
+    spared = {path.name for path in (best, *newest) if path is not None}
     surplus = max(0, len(found) - limit)
     for path in [path for path in found if path.name not in spared][:surplus]:
         remove(path)

@@ -34,14 +34,15 @@ from sft.models.loading import save_tuned
 from sft.runs import TRAINING, Run, continue_command, git_revision, package_versions
 from sft.staging import told_when_full
 from sft.training.arguments import build_arguments
+from sft.training.label_measure import LabelMeasure
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
 from sft.training.preparing import Prepared, prepare
 from sft.training.processes import from_first, is_first, join, world_size
 from sft.training.rehearsal import Rehearsal
 from sft.training.replay import FEWEST_STEPS
-from sft.training.sharded import check_settings
+from sft.training.sharded import check_settings, tell_of_copies
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
-from sft.training.trackers import SAMPLES_FILE, SampleLog
+from sft.training.trackers import SAMPLES_FILE, SampleLog, mend_trackers
 from sft.training.trainer import RowTrainer
 
 SHOWN_OF_REHEARSAL = (
@@ -163,7 +164,7 @@ def build_trainer(
     on_rehearsed: Callable[[Rehearsal], None] | None = None,
 ) -> RowTrainer:
     """The trainer over the prepared rows."""
-    loaded = prepared.loaded
+    loaded, by_label = prepared.loaded, None if settings.is_classifier else LabelMeasure(prepared.validation)
     trainer = RowTrainer(
         loaded,
         prepared.train.encoded,
@@ -178,20 +179,27 @@ def build_trainer(
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,
+        measures=[by_label] if by_label and settings.metric_for_best_model in by_label.figures else [],
         callbacks=callbacks,
         on_rehearsed=on_rehearsed,
     )
-    check_metric(settings.metric_for_best_model, trainer)
+    check_metric(settings.metric_for_best_model, trainer, by_label.figures if by_label else ())
+    tell_of_copies(is_sharded=trainer.is_sharded)
+    mend_trackers(trainer.callback_handler.callbacks)
     for callback in callbacks:
         if isinstance(callback, SampleLog):
             callback.trackers = trainer.callback_handler.callbacks
     return trainer
 
 
-def check_metric(name: str, trainer: RowTrainer) -> None:
-    """Raises ConfigError for a figure to choose the best by that no validation will report."""
-    reported = [f"eval_{figure}" for figure in trainer.objective.figures]
+def check_metric(name: str, trainer: RowTrainer, on_request: Sequence[str]) -> None:
+    """Raises ConfigError for a figure to choose the best by that no validation will report.
+
+    on_request: figures that are computed where the best is chosen by one of them.
+    """
+    reported = [*(f"eval_{figure}" for figure in trainer.objective.figures), *on_request]
     reported += [figure for measure in trainer.measures for figure in getattr(measure, "figures", ())]
+    reported = list(dict.fromkeys(reported))
     if name not in reported:
         raise ConfigError(
             f"metric_for_best_model: no validation of this run reports {name!r}; take {', '.join(reported)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerState
 from transformers.trainer_callback import ExportableState
 
@@ -98,6 +99,17 @@ class SavesCheckpoints(Trainer):
         self.state.compute_steps(self.args, max_steps)  # eval_steps as they are now, not as they were
         self._find_best()
         return started
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not isinstance(self.lr_scheduler, LambdaLR):
+            return
+        # The rate by the schedule as it is now: a run that is given more steps would make the next at its last rate, 0.
+        place, schedules = self.lr_scheduler.last_epoch, self.lr_scheduler.lr_lambdas
+        rates = [base * share(place) for base, share in zip(self.lr_scheduler.base_lrs, schedules, strict=True)]
+        self.lr_scheduler._last_lr = rates
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def train_from(self, checkpoint: Path | None, num_steps: int) -> None:
         """Train from a checkpoint, or from the beginning, to num_steps, and take up the best weights.

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from prompts import Encoded
 from sft.batching import flatten_rows, plan_batches, tensor_of, to_device
 from sft.config.train import TrainSettings
+from sft.console import say
 from sft.errors import ConfigError
 from sft.models.loaded import LoadedModel
 from sft.models.precision import is_launched_sharded
@@ -28,8 +29,16 @@ def check_settings(settings: TrainSettings) -> None:
         raise ConfigError("method qlora: weights in 4 bits cannot be cut into pieces; take --method lora, or torchrun")
     if settings.num_sample_predictions:
         raise ConfigError("num_sample_predictions: one process cannot generate with weights in pieces; leave it out")
+    if settings.metric_for_best_model != "eval_loss" and not settings.is_classifier:
+        raise ConfigError("metric_for_best_model: labels are not scored with weights in pieces; take eval_loss")
     if settings.dry_run and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         raise ConfigError("dry_run: DeepSpeed's engine cannot take a step back; take --max_steps 2")
+
+
+def tell_of_copies(*, is_sharded: bool) -> None:
+    """Say it where the launcher asked for pieces and accelerate makes copies, which it does not say."""
+    if is_launched_sharded() and not is_sharded:
+        say("WARNING weights are cut into pieces over several GPUs only: here each process holds all of them")
 
 
 def score_in_step(model: torch.nn.Module, loaded: LoadedModel, rows: Sequence[Encoded]) -> list[RowScore]:

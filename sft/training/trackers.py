@@ -5,6 +5,7 @@ samples.jsonl   {"step": 100, "id": "reviews-17", "reference": "positive", "pred
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from sft.training.objective import Sample
 
 SAMPLES_FILE = "samples.jsonl"
 NONE = "none"
+OFFLINE = {  # what helps a tracker that cannot begin
+    "wandb": "log in (wandb login), set WANDB_MODE=offline, ",
+    "swanlab": "log in (swanlab login), set SWANLAB_MODE=offline, ",
+    "trackio": "",
+}
 
 
 def check_trackers(names: Sequence[str]) -> list[str]:
@@ -27,6 +33,37 @@ def check_trackers(names: Sequence[str]) -> list[str]:
         if find_spec(name) is None:
             raise ConfigError(f"report_to {name}: the package is not installed; pip install {name}")
     return wanted
+
+
+def mend_trackers(callbacks: Sequence[TrainerCallback]) -> None:
+    """A tracker that cannot begin (no key, no network) ends the run with one line, before its first step.
+
+    SwanLab from 0.8 on raises where it has no run yet; transformers 5.17 waits for None before it begins one.
+    """
+    for callback in callbacks:
+        name = type(callback).__name__.removesuffix("Callback").lower()
+        if name in OFFLINE:
+            callback.setup = partial(_set_up, name, callback.setup)
+        if name == "swanlab":
+            library = callback._swanlab
+            library.get_run = partial(_run_or_none, library.get_run)
+
+
+def _set_up(name: str, set_up: Callable[..., None], *arguments: object, **more: object) -> None:
+    try:
+        set_up(*arguments, **more)
+    except Exception as error:  # of a library that is not ours, for whatever reason
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"report_to {name}: cannot begin ({type(error).__name__}: {why}); {OFFLINE[name]}or leave it out"
+        ) from None
+
+
+def _run_or_none(get_run: Callable[[], object]) -> object:
+    try:
+        return get_run()
+    except RuntimeError:
+        return None
 
 
 class SampleLog(TrainerCallback):

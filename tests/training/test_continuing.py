@@ -75,6 +75,14 @@ def test_a_finished_run_goes_on_where_it_is_given_more_steps(train, copy):
     assert [line["step"] for line in read_log(copy / "log.jsonl") if "loss" in line] == [1, 2, 3, 4, 5]
 
 
+def test_a_run_that_is_given_more_steps_takes_the_rates_of_the_longer_schedule(train, tmp_path):
+    flags = ("--eval_steps", "2", "--learning_rate", "1e-2", "--warmup_steps", "0")
+    train("--max_steps", "2", *flags)
+    train("--max_steps", "5", *flags, *CONTINUE)
+    rates = [line["learning_rate"] for line in read_log(tmp_path / "run/log.jsonl") if "loss" in line]
+    assert rates == pytest.approx([1e-2, 0.5e-2, 0.6e-2, 0.4e-2, 0.2e-2])  # 1e-2 x steps left / steps, of 2, then of 5
+
+
 def test_a_finished_run_that_is_continued_as_it_is_stays_as_it_is(train, copy, tiny_run):
     train("--max_steps", "4", *CONTINUE)
     assert (copy / "log.jsonl").read_text() == (tiny_run / "log.jsonl").read_text()

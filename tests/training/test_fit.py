@@ -126,9 +126,11 @@ def test_what_is_saved_is_the_checkpoint_of_the_best_token_weighted_validation_l
     )  # not that mean
 
 
-def test_checkpoints_are_limited_and_the_best_is_among_them(train, contrary_rows, tmp_path):
-    best = train(*WRONG_WAY, "--save_total_limit", "2", dataset=contrary_rows).metrics["best_checkpoint"]
-    assert sorted(path.name for path in (tmp_path / "run/checkpoints").glob("c*")) == [best, "checkpoint-4"]
+@pytest.mark.parametrize("limit", [1, 2])
+def test_checkpoints_are_limited_and_the_best_is_among_them(limit, train, contrary_rows, tmp_path):
+    best = train(*WRONG_WAY, "--save_total_limit", limit, dataset=contrary_rows).metrics["best_checkpoint"]
+    assert best != "checkpoint-4"
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == [best, "checkpoint-4"][:limit]
 
 
 # What writes nothing

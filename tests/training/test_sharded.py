@@ -79,6 +79,7 @@ def test_two_processes_with_weights_in_pieces_train_save_resume_and_evaluate_as_
     [
         ("FSDP", "--method qlora", "method qlora: weights in 4 bits cannot be cut into pieces; take --method lora"),
         ("DEEPSPEED", "--method lora --num_sample_predictions 2", "num_sample_predictions: one process cannot"),
+        ("FSDP", "--method lora --metric_for_best_model eval_macro_f1", "metric_for_best_model: labels are not scored"),
         ("DEEPSPEED", "--method lora --dry_run", "dry_run: DeepSpeed's engine cannot take a step back"),
     ],
 )
@@ -89,3 +90,12 @@ def test_a_setting_that_needs_whole_weights_is_refused(launcher, flags, message,
     with pytest.raises(ConfigError) as caught:
         check_settings(settings)
     assert str(caught.value).startswith(message)
+
+
+def test_pieces_that_were_asked_for_and_not_made_are_told_of(train, monkeypatch, capsys):
+    told = "WARNING weights are cut into pieces over several GPUs only: here each process holds all of them"
+    train("--max_steps", "1", folder="whole")
+    assert told not in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    train("--max_steps", "1")
+    assert told in capsys.readouterr().err.splitlines()

@@ -5,8 +5,11 @@ import signal
 
 import pytest
 
+from sft.config.evaluate import EvaluateSettings
+from sft.config.layers import load_settings
 from sft.errors import ConfigError
-from sft.runs import read_run
+from sft.evaluation.flow import evaluate_run
+from sft.runs import open_run, read_run
 from sft.training.log import StepLog, read_log
 from sft.training.stopping import StopRequest, count_without_gain, is_greater_better
 from sft.training.trainer import RowTrainer
@@ -77,6 +80,21 @@ def test_a_run_that_stopped_early_is_over_also_when_it_is_resumed(train, planted
     before = (tmp_path / "run/log.jsonl").read_text()
     assert train(*flags, "--resume_from_checkpoint", "auto").metrics["best_checkpoint"] == "checkpoint-2"
     assert (tmp_path / "run/log.jsonl").read_text() == before
+
+
+def test_a_model_that_writes_labels_is_chosen_by_their_macro_f1_as_evaluate_has_it(train, reviews_file, tmp_path):
+    rows = ("--data", reviews_file, "--eval_ratio", "0.3")
+    flags = ("--max_steps", "6", "--eval_steps", "2", "--learning_rate", "3e-2", "--warmup_steps", "0")
+    result = train(*rows, *flags, *BY_F1, "--early_stopping_patience", "3")
+    figures = {line["step"]: line for line in read_log(tmp_path / "run/log.jsonl") if "eval_loss" in line}
+    best = max(figures, key=lambda step: figures[step]["eval_macro_f1"])
+    assert result.metrics["best_checkpoint"] == f"checkpoint-{best}"
+    run = open_run(tmp_path / "run")
+    settings = load_settings(EvaluateSettings, ["--run", str(run.path), "--max_new_tokens", "2"])
+    [task] = evaluate_run(run, settings).metrics["classification"]["by_task"].values()
+    evaluated = [task["label_scoring"][name] for name in ("accuracy", "macro_f1")]
+    assert [result.metrics[name] for name in ("eval_accuracy", "eval_macro_f1")] == evaluated
+    assert evaluated[1] > 0
 
 
 def test_a_figure_that_no_validation_reports_is_refused(train, tmp_path):

@@ -197,11 +197,21 @@ def test_a_disk_that_is_full_when_the_weights_are_saved_is_one_line_too(train, s
 
 
 @pytest.mark.parametrize(
-    ("limit", "best", "kept"),
-    [(2, 10, [10, 50]), (3, 10, [10, 40, 50]), (3, None, [30, 40, 50]), (1, 50, [50]), (1, 20, [20, 50])],
+    ("limit", "best", "is_complete", "kept"),
+    [
+        (2, 10, False, [10, 50]),
+        (3, 10, False, [10, 40, 50]),
+        (3, None, False, [30, 40, 50]),
+        (1, 50, False, [50]),
+        (1, 20, False, [20, 50]),  # a crash would need the newest
+        (1, 20, True, [20]),
+        (1, None, True, [50]),
+        (3, 10, True, [10, 40, 50]),
+    ],
 )
-def test_at_most_so_many_are_kept_the_best_and_the_newest_always_among_them(limit, best, kept, tmp_path):
+def test_at_most_so_many_are_kept_the_best_and_the_newest_always_among_them(limit, best, is_complete, kept, tmp_path):
     for step in (10, 20, 30, 40, 50):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    prune_checkpoints(tmp_path, limit=limit, best=tmp_path / f"checkpoint-{best}" if best else None)
+    best_one = tmp_path / f"checkpoint-{best}" if best else None
+    prune_checkpoints(tmp_path, limit=limit, best=best_one, is_complete=is_complete)
     assert [int(path.name.split("-")[1]) for path in list_checkpoints(tmp_path)] == kept

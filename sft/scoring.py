@@ -87,6 +87,7 @@ def nll_of(loaded: LoadedModel, hidden: torch.Tensor, positions: torch.Tensor, t
     """
     head, vocabulary = loaded.causal_lm.get_output_embeddings(), loaded.causal_lm.config.get_text_config().vocab_size
     at_once = max(1, LOGITS_BYTES[hidden.device.type] // (4 * vocabulary))
+    hidden = hidden.to(head.weight.dtype)  # fp32 where only the upper layers are
     nll = [torch.zeros(0)]
     for chunk, wanted in zip(positions.split(at_once), targets.split(at_once), strict=True):
         logits = head(hidden[chunk.to(hidden.device)]).float()  # (N, D) -> (N, V)

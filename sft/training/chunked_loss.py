@@ -47,9 +47,9 @@ class _ChunkedNll(torch.autograd.Function):
 def chunked_nll(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
     """Sum of the negative log-likelihoods (nats, fp32) of targets (N,) by an output layer that is not trained.
 
-    hidden (N, D), in the type of head's weight.
+    hidden (N, D): fp32 beside a head in 16 bits where upper layers are fp32, or where autocast hands its outputs on.
     """
-    return _ChunkedNll.apply(hidden, head.weight, targets)
+    return _ChunkedNll.apply(hidden.to(head.weight.dtype), head.weight, targets)
 
 
 def is_frozen_linear(head: torch.nn.Module | None) -> bool:

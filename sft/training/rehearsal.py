@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sft.training.trainer import RowTrainer
 
 SHARE_OF_FREE_RAM = 0.5  # that unpacked weights may take on a CPU, where other programs need some, too
+SHARE_FOR_RECORDINGS = 0.8  # of the room on a GPU: micro-batches of many sizes leave gaps in the memory they share
 FORWARD_SHARE = 1 / 3  # of a step's time per token: validation has no backward pass
 
 
@@ -163,7 +164,7 @@ def _plan(
     plan = choose_plan(
         kept,
         recomputed,
-        room=free_bytes(),
+        room=free_bytes() * (SHARE_FOR_RECORDINGS if trainer.wants_replay else 1),
         most_tokens=most,
         longest_tokens=in_batch[0],
         num_layers=trainer.num_layers,

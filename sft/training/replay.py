@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import distributed
+from torch.func import functional_call
 
 from prompts import Encoded
 from sft.batching import Batch, fill_up, flatten_rows, tensor_of
@@ -51,6 +52,10 @@ class ReplayedPasses:
         self.loaded, self.max_rows, self.longest, self.noise_alpha = loaded, max_rows, longest, noise_alpha
         self.record = record or GraphRecorder()
         self.weights = [weight for weight in loaded.model.parameters() if weight.requires_grad]
+        # What is recorded goes by other names for the same memory: the gradients of the weights themselves belong to
+        # DDP where there are several processes, on a stream that a recording must not touch.
+        names = {weight: name for name, weight in loaded.causal_lm.base_model.named_parameters()}
+        self.aliases = {names[weight]: weight.detach().requires_grad_() for weight in self.weights}
         self.flat = torch.zeros(sum(weight.numel() for weight in self.weights), device=loaded.device)
         parts = self.flat.split([weight.numel() for weight in self.weights])
         self.gradients = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
@@ -94,7 +99,7 @@ class ReplayedPasses:
                 self._sizes[num_tokens] = _Recorded(self, filled)
             except RuntimeError as error:  # out of memory among them
                 self.forget()
-                raise RecordingError(" ".join(str(error).split())[:200]) from None
+                raise RecordingError(" ".join(str(_first(error)).split())[:200]) from None
 
     def end_step(self) -> None:
         """Average the gradients over the processes."""
@@ -126,14 +131,15 @@ class _Recorded:
         loaded, lengths = self.passes.loaded, self.inputs["row_lengths"]
         of_token = lengths.repeat_interleave(lengths, output_size=self.num_tokens)[None]  # (1, T)
         with loaded.flat_rows(), embedding_noise(loaded.causal_lm, self.passes.noise_alpha, of_token):
-            output = loaded.causal_lm.base_model(
-                input_ids=self.inputs["input_ids"],
-                position_ids=self.inputs["position_ids"],
-                attention_mask=self.no_mask,
-                cu_seq_lens_q=self.inputs["cu_seq_lens"],
-                max_length_q=self.passes.longest,
-                use_cache=False,
-            )
+            inputs = {
+                "input_ids": self.inputs["input_ids"],
+                "position_ids": self.inputs["position_ids"],
+                "attention_mask": self.no_mask,
+                "cu_seq_lens_q": self.inputs["cu_seq_lens"],
+                "max_length_q": self.passes.longest,
+                "use_cache": False,
+            }
+            output = functional_call(loaded.causal_lm.base_model, self.passes.aliases, kwargs=inputs)
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
 
@@ -158,7 +164,7 @@ class _Recorded:
     def _differentiate(self, output: torch.Tensor | None, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         with self.passes.loaded.flat_rows():  # layers may be computed again
             found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
-                output, self.passes.weights, grad, allow_unused=True
+                output, list(self.passes.aliases.values()), grad, allow_unused=True
             )
         return found
 
@@ -205,6 +211,13 @@ class Rerun:
 def round_up(num_tokens: int) -> int:
     """To the next multiple of TOKEN_STEP: 3640 -> 3712."""
     return -(-num_tokens // TOKEN_STEP) * TOKEN_STEP
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong in a recording, not that it could not be ended after it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _do_nothing() -> None: ...

@@ -13,6 +13,7 @@ from transformers import Trainer
 from prompts import Encoded
 from sft.batching import Batch
 from sft.console import say
+from sft.errors import RunError
 from sft.models.attention import has_varlen
 from sft.models.fused_lora import keep_unpacked
 from sft.models.loaded import LoadedModel
@@ -21,7 +22,7 @@ from sft.training.memory import MemoryPlan, has_dropout, recompute_layers, train
 from sft.training.microbatches import MicroBatches, is_out_of_memory
 from sft.training.objective import Objective
 from sft.training.order import StepOrder
-from sft.training.processes import largest
+from sft.training.processes import any_process, largest
 from sft.training.replay import RecordingError, ReplayedPasses, round_up
 
 
@@ -92,15 +93,18 @@ class ComputesSteps(Trainer):
             for places in itertools.islice(self.order, num_steps - epoch * len(self.order)):
                 lengths = [len(self.train_rows[place].input_ids) for place in places]
                 sizes |= {round_up(sum(lengths[i] for i in batch)) for batch in self.micro_batches.plan(lengths)}
+        problem = None
         try:
             self.passes.record_sizes(sizes)
         except RecordingError as error:
-            self._give_up_replay(error)
+            problem = error
+        if any_process(problem is not None):  # all of them go the same way: they average in another one without
+            self._give_up_replay(problem or RecordingError("another process could not record its passes"))
 
     def _give_up_replay(self, error: RecordingError) -> None:
-        if self.args.world_size > 1:  # the others would go on averaging in another way
-            raise error
         say(f"CUDA graphs: {error}; going on without them")
+        assert self.passes is not None
+        self.passes.forget()
         self.passes = None
 
     def training_step(
@@ -145,6 +149,8 @@ class ComputesSteps(Trainer):
             try:
                 return self._replay_micro_batches(self.passes, places, batches, divisor)
             except RecordingError as error:
+                if self.args.world_size > 1:  # the others wait for this one's gradients
+                    raise RunError(f"CUDA graphs: {error}; go on with --no_cuda_graphs") from None
                 self._give_up_replay(error)
                 self.guard.forget()
                 model.zero_grad()

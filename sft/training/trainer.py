@@ -196,6 +196,6 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
             scores = self.objective.score(part or self.validation_rows[:1], sharded=self.model_wrapped)
             return gather_parts(scores[: len(part)])
         # Weights of two types (freeze and full on a GPU) need autocast; an adapter is scored as evaluate.py does it.
-        with contextlib.nullcontext() if self.loaded.has_adapter else self.compute_loss_context_manager():
+        with contextlib.nullcontext() if self.loaded.has_adapter else self.accelerator.autocast():
             scores = self.objective.score(part)
         return gather_parts(scores)

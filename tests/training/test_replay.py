@@ -15,7 +15,7 @@ from sft.models.loading import load_for_training
 from sft.training import replay
 from sft.training.arguments import build_arguments
 from sft.training.memory import recompute_layers
-from sft.training.replay import ReplayedPasses, Rerun
+from sft.training.replay import TOKEN_STEP, ReplayedPasses, Rerun
 from sft.training.trainer import RowTrainer
 
 STEPS = 12
@@ -80,6 +80,24 @@ def test_a_run_of_replayed_passes_is_the_same(options, tiny_model_folder: Path, 
     assert replayed[1] == pytest.approx(norms, rel=1e-3)
     torch.testing.assert_close(replayed[2], weights, atol=1e-4, rtol=1e-3)
     assert losses[-1] < losses[0] - 0.1
+
+
+def test_what_is_recorded_stays_clear_of_the_gradients_that_ddp_waits_for(tiny_model_folder: Path):
+    settings = load_settings(TrainSettings, ["--model", str(tiny_model_folder), "--dtype", "fp32", "--method", "lora"])
+    loaded = load_for_training(settings, "transformers")
+    weights = [weight for weight in loaded.model.parameters() if weight.requires_grad]
+    waited_for = {weight.view_as(weight).grad_fn.next_functions[0][0] for weight in weights}  # as DDP gets at them
+    passes = ReplayedPasses(loaded, max_rows=2, max_tokens=TOKEN_STEP, longest=9, record=Rerun())
+    passes.record_sizes([TOKEN_STEP])
+    passes._sizes[TOKEN_STEP]._forward()
+    met, ahead = set(), [passes._sizes[TOKEN_STEP].output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            ahead += [following for following, _ in node.next_functions]
+    assert len(met) > len(weights)
+    assert not met & waited_for
 
 
 @pytest.mark.gpu

@@ -116,6 +116,26 @@ def test_validation_is_token_weighted_and_chooses_the_best_checkpoint(tiny_model
     assert now == pytest.approx(evaluations[best], abs=1e-6)
 
 
+@pytest.mark.parametrize("method", ["freeze", "full"])
+def test_weights_in_fp32_are_trained_and_validated_beside_others_in_bf16(
+    method, tiny_model_folder: Path, tmp_path: Path
+):
+    def losses_in(dtype: str) -> list[float]:
+        flags = ["--method", method, "--freeze_trainable_layers", "1", "--dtype", dtype]
+        settings, loaded = load(tiny_model_folder, *flags, "--max_steps", "4", "--eval_steps", "2")
+        rows = make_rows(loaded)
+        arguments = build_arguments(settings, loaded.precision, tmp_path / dtype, num_steps=4)
+        trainer = RowTrainer(loaded, rows, rows[:5], arguments)
+        trainer.train()
+        trained = {weight.dtype for weight in loaded.model.parameters() if weight.requires_grad}
+        assert trained == {torch.float32}
+        return [line[name] for line in trainer.state.log_history for name in ("loss", "eval_loss") if name in line]
+
+    found = losses_in("bf16")
+    assert len(found) == 6
+    assert found == pytest.approx(losses_in("fp32"), abs=2e-2)
+
+
 def test_labels_reach_the_batch_and_the_trainers_dataset_as_the_rows_have_them(tiny_model_folder: Path, tmp_path: Path):
     settings, loaded = load(tiny_model_folder)
     rows = make_rows(loaded, 5)

@@ -84,16 +84,14 @@ def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool)
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     per_process = max(1, trainer.rows_per_step // trainer.args.world_size)
     longest_step = order[:per_process]
+    usual = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
     trainer.passes = None  # trials are launched, not replayed: how they are to be computed is not decided yet
     with _nothing_left(trainer, model, clear_optimizer=not is_resumed):
         trainer.follow(_plan(trainer, model, longest_step, lengths, is_resumed))
-        trainer.record_ahead(_count_steps(trainer))
         batch = trainer.micro_batches.plan([lengths[place] for place in longest_step])[0]
         longest = [longest_step[index] for index in batch]
+        trainer.record_ahead(_count_steps(trainer), longest, usual)
         _step(trainer, model, longest, update=not is_resumed)
-        usual = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
-        if trainer.passes is not None:  # no step of the run: its size may be recorded only now
-            _step(trainer, model, usual, update=not is_resumed)
         began = time.monotonic()
         _step(trainer, model, usual, update=not is_resumed)
         usual_s = time.monotonic() - began

@@ -83,16 +83,22 @@ class ComputesSteps(Trainer):
             and self.objective.takes_hidden_states
         )
 
-    def record_ahead(self, num_steps: int) -> None:
-        """Record every size of micro-batch that the run will come to, so that no step waits for it."""
+    def record_ahead(self, num_steps: int, *others: Sequence[int]) -> None:
+        """Record every size of micro-batch that the run will come to, so that no step waits for it.
+
+        others: places of rows that will be a step, too. They are recorded with the rest: a size above the largest one
+        would not find its memory in what those have left free.
+        """
         if self.passes is None:
             return
-        sizes: set[int] = set()
+        steps = list(others)
         for epoch in range(-(-num_steps // len(self.order))):
             self.order.set_epoch(epoch)
-            for places in itertools.islice(self.order, num_steps - epoch * len(self.order)):
-                lengths = [len(self.train_rows[place].input_ids) for place in places]
-                sizes |= {round_up(sum(lengths[i] for i in batch)) for batch in self.micro_batches.plan(lengths)}
+            steps += itertools.islice(self.order, num_steps - epoch * len(self.order))
+        sizes: set[int] = set()
+        for places in steps:
+            lengths = [len(self.train_rows[place].input_ids) for place in places]
+            sizes |= {round_up(sum(lengths[i] for i in batch)) for batch in self.micro_batches.plan(lengths)}
         problem = None
         try:
             self.passes.record_sizes(sizes)

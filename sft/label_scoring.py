@@ -16,6 +16,7 @@ from prompts import Encoded
 from sft.backend import UNSLOTH
 from sft.batching import plan_batches
 from sft.console import progress
+from sft.cores import map_batches
 from sft.generation.cache import BatchCache
 from sft.generation.call import in_eval_mode
 from sft.generation.prefix import compute_prefix, pad_behind, read_prompts, run_cached
@@ -48,15 +49,19 @@ def score_labels(
         prefix = compute_prefix(loaded, prompts)
         own = [len(prompt) - prefix.get_seq_length() for prompt in prompts]
         lengths = [length + sum(map(len, row)) for length, row in zip(own, answers, strict=True)]
-        for indices in plan_batches(lengths, min(limit, max_tokens or limit), padded=True):
-            batch = [prompts[index] for index in indices]
-            found = _score_batch(loaded, prefix, batch, [answers[index] for index in indices])
+        batches = plan_batches(lengths, min(limit, max_tokens or limit), padded=True)
+
+        def score(indices: list[int]) -> list[list[float]]:
+            return _score_batch(loaded, prefix, [prompts[i] for i in indices], [answers[i] for i in indices])
+
+        for indices, found in zip(batches, map_batches(score, batches, loaded.device), strict=True):
             for index, row in zip(indices, found, strict=True):
                 scores[index] = row
             bar.update(len(indices))
     return scores
 
 
+@torch.inference_mode()
 def _score_batch(
     loaded: LoadedModel,
     prefix: BatchCache,

@@ -20,7 +20,8 @@ from sft.models.loaded import LoadedModel
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 LOGITS_AT_ONCE = 1024  # supervised positions whose logits exist at the same time in training
-LOGITS_BYTES = {"cpu": 2**24, "cuda": 2**28}  # the same in scoring, in fp32: 85 positions of 49k entries on a CPU
+LOGITS_BYTES = {"cpu": 2**24, "cuda": 2**27}  # the same in scoring: 170 positions of 49k entries in bf16 on a CPU
+FP32_BYTES = {"cpu": 2**21, "cuda": 2**28}  # of them in fp32: of more, a CPU waits for new memory each time
 
 
 class RowScore(NamedTuple):
@@ -83,15 +84,17 @@ def score_batch(loaded: LoadedModel, rows: Sequence[Encoded]) -> tuple[torch.Ten
 def nll_of(loaded: LoadedModel, hidden: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Negative log-probability of targets (N,) by the hidden states (T, D) at these positions (N,): (N,), fp32, CPU.
 
-    Logits are formed where they are asked for, and never more of them than LOGITS_BYTES at a time.
+    Logits are formed where they are asked for, never more of them than LOGITS_BYTES at a time, FP32_BYTES in fp32.
     """
     head, vocabulary = loaded.causal_lm.get_output_embeddings(), loaded.causal_lm.config.get_text_config().vocab_size
-    at_once = max(1, LOGITS_BYTES[hidden.device.type] // (4 * vocabulary))
     hidden = hidden.to(head.weight.dtype)  # fp32 where only the upper layers are
+    at_once = max(1, LOGITS_BYTES[hidden.device.type] // (hidden.dtype.itemsize * vocabulary))
+    in_fp32 = max(1, FP32_BYTES[hidden.device.type] // (torch.float32.itemsize * vocabulary))
     nll = [torch.zeros(0)]
     for chunk, wanted in zip(positions.split(at_once), targets.split(at_once), strict=True):
-        logits = head(hidden[chunk.to(hidden.device)]).float()  # (N, D) -> (N, V)
-        nll.append(cross_entropy(logits, wanted.to(logits.device), reduction="none"))
+        logits = head(hidden[chunk.to(hidden.device)])  # (N, D) -> (N, V)
+        parts = zip(logits.split(in_fp32), wanted.to(logits.device).split(in_fp32), strict=True)
+        nll += [cross_entropy(part.float(), tokens, reduction="none") for part, tokens in parts]
     return torch.cat([part.cpu() for part in nll])
 
 

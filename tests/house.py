@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 HEAVY = ("accelerate", "bitsandbytes", "liger_kernel", "peft", "torch", "transformers", "trl", "unsloth", "unsloth_zoo")
 # Rooms of sft that stand on a framework; every other room is pure: it imports neither a framework nor one of these.
 FRAMEWORK_ROOMS = (
-    "backend", "batching", "class_scoring", "evaluation", "export", "generation", "hf_evaluate", "hf_rouge",
+    "backend", "batching", "class_scoring", "cores", "evaluation", "export", "generation", "hf_evaluate", "hf_rouge",
     "inference", "label_scoring", "models", "report", "scoring", "serve", "talk", "training",
 )  # fmt: skip
 MAX_LINES_SCRIPT = 120

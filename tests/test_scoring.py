@@ -92,7 +92,8 @@ def test_loss_and_perplexity_are_the_same_at_1_4_16_and_64_rows_a_batch_and_thos
 
 def test_logits_in_chunks_give_the_same_scores(loaded, rows, monkeypatch):
     whole = score_rows(loaded, rows, shown=False)
-    monkeypatch.setitem(scoring.LOGITS_BYTES, "cpu", 3 * 4 * len(loaded.tokenizer))
+    monkeypatch.setitem(scoring.LOGITS_BYTES, "cpu", 5 * 4 * len(loaded.tokenizer))
+    monkeypatch.setitem(scoring.FP32_BYTES, "cpu", 2 * 4 * len(loaded.tokenizer))
     for before, after in zip(whole, score_rows(loaded, rows, shown=False), strict=True):
         assert after.nll == pytest.approx(before.nll, rel=1e-6)
 

@@ -37,7 +37,8 @@ def score_labels(
 
     prompts[i] are the ids of encode_prompt; labels[i] the label texts the row allows. Sums over the answer's
     tokens, not normalised by length: the probabilities of all possible answers add up to 1, and the end token settles a
-    label that begins another. max_tokens: of prompts and labels in a batch, what all prompts begin with left out.
+    label that begins another. max_tokens: of prompts and labels in a batch, what all prompts begin with left out; a CPU
+    computes as many batches at once as it has threads.
     """
     answers = [[loaded.chat.encode_answer(label) for label in options] for options in labels]
     if loaded.backend == UNSLOTH or not BatchCache(loaded.causal_lm.config, 0, 0).keeps_all:

@@ -7,6 +7,7 @@ without a GPU. Hence the order in train.py: settings, choose_backend, everything
 """
 
 import os
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from sft.config.train import TrainSettings
+
+if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+    # Before a GPU is first asked for anything: else batches of many lengths leave its memory in pieces none can use.
+    os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 UNSLOTH, TRANSFORMERS = "unsloth", "transformers"
 AMPERE = (8, 0)  # compute capability of the first cards with bf16 and PyTorch's variable-length attention (2020)

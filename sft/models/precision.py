@@ -4,17 +4,12 @@ decide_precision("auto")    # Precision(device="cuda:0", dtype=torch.bfloat16, r
 """
 
 import os
-import sys
 from dataclasses import dataclass
 
 import torch
 
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError
-
-if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
-    # Before the GPU's memory is first asked for: without it, batches of many lengths leave it in pieces none can use.
-    os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

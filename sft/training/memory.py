@@ -34,8 +34,11 @@ class MemoryLine:
     def through(cls, small: tuple[int, float], large: tuple[int, float]) -> "MemoryLine":
         """The line through two trials (tokens, bytes): (1000, 1.5e9), (4000, 4.5e9) -> 0.5e9 + 1e6 a token.
 
-        Where both have about as many tokens, the slope is taken as at least half of bytes / tokens.
+        Where both have about as many tokens, the slope is taken as at least half of bytes / tokens; where they are one
+        (of more there was no room), as all of it: a plan that is too bold costs half of its tokens later.
         """
+        if small == large:
+            return cls(0.0, small[1] / small[0])
         slope = max((large[1] - small[1]) / max(large[0] - small[0], 1), large[1] / large[0] * 0.5, 1.0)
         return cls(large[1] - slope * large[0], slope)
 

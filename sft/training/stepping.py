@@ -156,7 +156,7 @@ class ComputesSteps(Trainer):
                 return self._replay_micro_batches(self.passes, places, batches, divisor)
             except RecordingError as error:
                 if self.args.world_size > 1:  # the others wait for this one's gradients
-                    raise RunError(f"CUDA graphs: {error}; go on with --no_cuda_graphs") from None
+                    raise RunError(f"CUDA graphs: {error}; go on with --no-cuda_graphs") from None
                 self._give_up_replay(error)
                 self.guard.forget()
                 model.zero_grad()

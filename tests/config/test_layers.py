@@ -127,6 +127,7 @@ def test_an_alias_stands_for_its_field_in_every_layer(name, recipe, monkeypatch)
     [
         (["--rouge"], True),
         (["--no-rouge"], False),
+        (["--no_rouge"], False),
         (["--rouge", "true"], True),
         (["--rouge", "False"], False),
         (["--rouge=yes"], True),

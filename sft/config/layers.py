@@ -265,7 +265,7 @@ def _explain(cls: type[S], error: ValidationError, origins: dict[str, str]) -> s
 
 def _show(value: object) -> str:
     """A value as one would write it: `q_proj,v_proj`, `true`, `data/mixed`; text that breaks a line in quotes."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(_show(part) for part in value)
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if text and text.isprintable() and text == text.strip() else json.dumps(text, ensure_ascii=False)

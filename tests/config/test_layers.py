@@ -51,6 +51,9 @@ def test_only_values_that_are_not_a_default_have_an_origin_and_are_told_as_one_w
 
 def test_paths_are_told_plainly():
     assert load_settings(BuildSettings, ["--data_dir", "my/data"]).describe() == ["data_dir = my/data (flag)"]
+    assert load_settings(EvaluateSettings, ["--metric", "a", "--metric", "b.py"]).describe() == [
+        "metric = a,b.py (flag)"
+    ]
 
 
 def test_the_recipe_may_be_named_in_the_environment_and_a_flag_names_another(recipe, monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ METHODS = {
     "lora": ["--method", "lora"],
     "qlora": ["--method", "qlora"],
     "qlora, recomputed": ["--method", "qlora", "--gradient_checkpointing"],
+    "qlora, fp16": ["--method", "qlora", "--dtype", "fp16"],
     "rslora": ["--method", "lora", "--use_rslora"],
     "dora": ["--method", "lora", "--use_dora"],
     "lora, whole embeddings": ["--method", "lora", "--modules_to_save", "embed_tokens,lm_head"],

@@ -1,9 +1,11 @@
 """Training speed: this project, the stock trainer and Unsloth on the same rows in the same order, losses step by step.
 
 A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
-with -gc for gradient checkpointing. `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come.
-TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no Triton: there it is transformers'
-Trainer with TRL's collator, which TRL's was until then. `unsloth` is its model in the same SFTTrainer.
+with -gc for gradient checkpointing; stock ones with -fp32 where TRL is to leave the adapter beside 4-bit weights in
+fp32, which it turns into bf16, where small updates are lost. `stock` is TRL's SFTTrainer over transformers,
+bitsandbytes and PEFT as they come. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
+Triton: there it is transformers' Trainer with TRL's collator, which TRL's was until then. `unsloth` is its model in the
+same SFTTrainer.
 
 Each path trains in a process of its own, one after the other, --repeats times in turn; the timed steps count as three
 windows, whose median is the speed. Prints a table on stderr and one JSON line last; exit code 1 where losses or
@@ -36,13 +38,14 @@ class Way:
     method: str
     micro_batch: int
     recomputes: bool
+    keeps_fp32: bool
 
     @classmethod
     def parse(cls, name: str) -> "Way":
         """`unsloth-qlora-8x1-gc` -> who, method, 8, True."""
         who, method, *more = name.split("-")
         rows = next((part for part in more if "x" in part), "8x1")
-        return cls(name, who, method, int(rows.split("x")[0]), "gc" in more)
+        return cls(name, who, method, int(rows.split("x")[0]), "gc" in more, "fp32" in more)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def measure(path: Way, plan: Plan) -> Measured:
         if path.who == "stock":
             args.bf16 = precision.device != "cpu"
             args.gradient_checkpointing = path.recomputes
-        trainer = build_stock(settings, backend, in_order, args)
+        trainer = build_stock(settings, backend, in_order, args, keeps_fp32=path.keeps_fp32)
     trainer.add_callback(Clock())
     if plan.profile:
         profile_step(trainer, Path(plan.profile), at=plan.warm_up + 2)
@@ -244,6 +247,7 @@ def compare(plan: Plan, found: dict[str, list[Measured]]) -> dict[str, object]:
         "step_s": {name: statistics.median(one.step_s for one in runs) for name, runs in found.items()},
         "peak_gb": {name: max(one.peak_gb for one in runs) for name, runs in found.items()},
         "reserved_gb": {name: max(one.reserved_gb for one in runs) for name, runs in found.items()},
+        "losses": {name: [round(loss, 5) for loss in runs[0].losses[:30]] for name, runs in found.items()},
         "tflops": {
             name: round(FLOP_A_WEIGHT * runs[0].num_weights * rates[name] / 1e12, 1) for name, runs in found.items()
         },

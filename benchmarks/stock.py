@@ -3,8 +3,11 @@
 from pathlib import Path
 
 
-def build_stock(settings, backend, rows, args):
-    """TRL's trainer on the libraries' own model, as their documentation has it; or on Unsloth's."""
+def build_stock(settings, backend, rows, args, *, keeps_fp32=False):
+    """TRL's trainer on the libraries' own model, as their documentation has it; or on Unsloth's.
+
+    keeps_fp32: an adapter beside 4-bit weights stays as PEFT made it; TRL turns it into bf16.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
@@ -44,7 +47,11 @@ def build_stock(settings, backend, rows, args):
     tokenizer = load_tokenizer(folder)
     stock = {"model": model, "args": args, "processing_class": tokenizer, "train_dataset": as_dataset(rows)}
     if torch.cuda.is_available():
-        return SFTTrainer(**stock)
+        trainer = SFTTrainer(**stock)
+        for weight in model.parameters():
+            if keeps_fp32 and weight.requires_grad:
+                weight.data = weight.data.float()
+        return trainer
     return Trainer(**stock, data_collator=DataCollatorForLanguageModeling(tokenizer.pad_token_id))
 
 

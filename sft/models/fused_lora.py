@@ -80,14 +80,13 @@ class _Project(torch.autograd.Function):
         z, narrow, a, b = ctx.saved_tensors
         grad_narrow = (grad @ b).mul_(ctx.scaling)  # (T, R)
         grad_a = _multiply(grad_narrow.t(), z, ctx.types[0])  # (R, I)
-        grad_b = _multiply(grad.t(), narrow, ctx.types[1]).mul_(ctx.scaling)  # (O, R)
+        grad_b = _multiply(grad.t(), narrow, ctx.types[1])  # (O, R)
         grad_x = grad_z = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ ctx.frozen.unpack()  # (T, I)
-        if ctx.has_dropout:
-            grad_z = grad_narrow @ a if ctx.needs_input_grad[1] else None
-        elif grad_x is not None:
-            grad_x.addmm_(grad_narrow, a)
+            frozen = ctx.frozen.unpack()
+            grad_x = grad @ frozen if ctx.has_dropout else _add_products(grad, frozen, grad_narrow, a)  # (T, I)
+        if ctx.has_dropout and ctx.needs_input_grad[1]:
+            grad_z = grad_narrow @ a
         return grad_x, grad_z, grad_a, grad_b, None, None, None
 
 
@@ -100,12 +99,24 @@ def _project(
     frozen: FrozenWeight,
     bias: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The output, and what its backward pass needs: z Aᵀ (T, R), and A and B in the type of x."""
+    """The output, and what its backward pass needs: scaling · z Aᵀ (T, R), and A and B in the type of x."""
     a, b = a.to(x.dtype), b.to(x.dtype)
-    narrow = z @ a.t()
-    y = linear(x, frozen.unpack(), bias)
-    y.addmm_(narrow, b.t(), alpha=scaling)
-    return y, narrow, a, b
+    narrow = (z @ a.t()).mul_(scaling)
+    return _add_products(x, frozen.unpack().t(), narrow, b.t(), bias), narrow, a, b
+
+
+def _add_products(
+    x: torch.Tensor, large: torch.Tensor, narrow: torch.Tensor, small: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """x @ large + narrow @ small + bias, (T, N), the second product added in place.
+
+    It has to read the result of the first. Where that is wider than x, it does not fit a GPU's cache, and the large
+    product comes second: its own work hides the reading (14 us of 62, against 165 the other way round).
+    """
+    if x.is_cuda and large.shape[1] > large.shape[0]:
+        y = narrow @ small if bias is None else torch.addmm(bias, narrow, small)
+        return y.addmm_(x, large)
+    return linear(x, large.t(), bias).addmm_(narrow, small)
 
 
 def _multiply(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -39,7 +39,7 @@ def evaluate(run: Run, settings: EvaluateSettings) -> None:
 
     condition = parse_condition(settings.fail_if) if settings.fail_if else None
     if condition:
-        condition.check_names(Metrics)  # a misspelt name is told now, not after the measurements
+        condition.check_names(Metrics, settings.not_measured)  # told now, not after the measurements
     evaluation = evaluate_run(run, settings)
     write_reports(evaluation, run.evaluation_dir, language=settings.lang)
     write_evaluation(evaluation, run.evaluation_dir)

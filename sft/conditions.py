@@ -13,7 +13,8 @@ import operator
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
+from itertools import pairwise
+from typing import Literal, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
 
 from sft.errors import ConfigError, nearest_name
 
@@ -40,10 +41,22 @@ class Condition:
         """Every path it names: [("classification", "accuracy")]."""
         return [path for node in _outermost(self.tree) if (path := _path_of(node))]
 
-    def check_names(self, schema: type) -> None:
-        """Raise ConfigError for a name that a TypedDict of that shape cannot hold, with the nearest one that it can."""
-        for path in self.paths:
-            _check_path(path, schema)
+    def check_names(self, schema: type, not_measured: Mapping[tuple[str, ...], str] | None = None) -> None:
+        """Raise ConfigError for what a TypedDict of that shape cannot hold, with the nearest that it can: a name, one
+        value where there is a group, a text that its Literal does not know (a condition that would never hold).
+
+        not_measured: groups that are not there this time, and why: {("generation", "rouge"): "comes with --rouge"}.
+        """
+        shapes = {path: _shape_of(path, schema) for path in self.paths}
+        for path, shape in shapes.items():
+            _refuse_several(path, shape)
+            for group, why in (not_measured or {}).items():
+                if path[: len(group)] == group:
+                    raise ConfigError(f"--fail_if: {spell(path)} will not be there; {spell(group)} {why}")
+        for path, text in _compared_texts(self.tree):
+            if get_origin(shapes[path]) is Literal and text not in (words := get_args(shapes[path])):
+                near = nearest_name(text, words) or f"; it is one of {', '.join(words)}"
+                raise ConfigError(f"--fail_if: {spell(path)} is never {text!r}{near}")
 
     def holds(self, metrics: Mapping[str, object]) -> bool:
         """Whether the condition is true. Raises ConfigError for a path that is not there or holds no single value."""
@@ -82,7 +95,8 @@ def look_up(path: tuple[str, ...], metrics: Mapping[str, object]) -> object:
             continue
         where = f"{spell(path[:place])} has" if place else "metrics.json has"
         known = [str(key) for key in found] if isinstance(found, Mapping) else []
-        hint = nearest_name(name, known) or (f"; it has {', '.join(known)}" if known else "; it is a single value")
+        alone = "; it is a list" if isinstance(found, list) else "; it is a single value"
+        hint = nearest_name(name, known) or (f"; it has {', '.join(known)}" if known else alone)
         raise ConfigError(f"--fail_if: {where} no {name!r}{hint}")
     return found
 
@@ -98,7 +112,8 @@ def _is_plain(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.is_normalized("NFKC", name)
 
 
-def _check_path(path: tuple[str, ...], schema: object) -> None:
+def _shape_of(path: tuple[str, ...], schema: object) -> object:
+    """The type at a path; None where it is not declared, and known once it is measured."""
     for place, name in enumerate(path):
         while get_origin(schema) in (NotRequired, Required):
             (schema,) = get_args(schema)
@@ -111,7 +126,31 @@ def _check_path(path: tuple[str, ...], schema: object) -> None:
                 raise ConfigError(f"--fail_if: {spell(path[:place]) or 'metrics.json'} has no {name!r}{near}")
             schema = hints[name]
         else:
-            return  # a shape that is not declared: known once it is measured
+            return None
+    return schema
+
+
+def _refuse_several(path: tuple[str, ...], shape: object) -> None:
+    """Raises ConfigError for a path that ends at a group or a list."""
+    if is_typeddict(shape):
+        raise ConfigError(
+            f"--fail_if: {spell(path)} is no single value; choose one of {', '.join(get_type_hints(shape))}"
+        )
+    if get_origin(shape) is dict:
+        raise ConfigError(f"--fail_if: {spell(path)} is no single value; name one of those it holds")
+    if get_origin(shape) is list:
+        raise ConfigError(f"--fail_if: {spell(path)} is a list; conditions are over single values")
+
+
+def _compared_texts(tree: ast.expr) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every path that a text has to equal, or not to equal, and that text."""
+    compared = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    for node in compared:
+        for op, (left, right) in zip(node.ops, pairwise([node.left, *node.comparators]), strict=True):
+            for path, other in ((_path_of(left), right), (_path_of(right), left)):
+                is_text = isinstance(other, ast.Constant) and isinstance(other.value, str)
+                if path and is_text and isinstance(op, ast.Eq | ast.NotEq):
+                    yield path, str(ast.literal_eval(other))
 
 
 def _is_not(node: ast.expr) -> bool:
@@ -166,6 +205,8 @@ def _path_of(node: ast.expr) -> tuple[str, ...]:
 def _evaluate(node: ast.expr, metrics: Mapping[str, object]) -> Value:
     if path := _path_of(node):
         found = look_up(path, metrics)
+        if found is None:
+            raise ConfigError(f"--fail_if: {spell(path)} is null: these rows give no such figure")
         if not isinstance(found, int | float | str):
             inside = f"; choose one of {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
             raise ConfigError(f"--fail_if: {spell(path)} is no single value{inside}")

@@ -27,7 +27,9 @@ def load_hf_evaluate() -> ModuleType:
     try:
         start = Path(str(distribution(NAME).locate_file(f"{NAME}/__init__.py"))).resolve()
     except PackageNotFoundError:
-        raise ConfigError(f"the Python package {NAME!r} is missing; pip install {NAME}, or leave out --rouge") from None
+        raise ConfigError(
+            f"the Python package {NAME!r} is missing; pip install {NAME}, or leave out --rouge and --metric"
+        ) from None
     present = sys.modules.get(NAME)
     if present is not None and _is_from(present, start):
         return present

@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.conditions import look_up, parse_condition, spell
+from sft.config.evaluate import EvaluateSettings
+from sft.config.layers import load_settings
 from sft.errors import ConfigError
 
 METRICS = {
     "classification": {"accuracy": 0.85, "by_task": {"sentiment": {"f1": 0.5}}},
     "comparison": {"outcome": "hurt", "metrics": {"ner f1": {"difference": -0.25, "finding": "worse"}}},
-    "leaks": {"checked": True, "near": 3},
+    "leaks": {"checked": True, "near": 3, "share": None, "ids": ["r1"]},
 }
 
 
@@ -76,13 +78,15 @@ def test_what_is_no_condition_is_refused_before_anything_is_measured(text, reaso
         ("classification.acuracy < 1", r"--fail_if: classification has no 'acuracy'; did you mean 'accuracy'\?"),
         ("clasification.accuracy < 1", r"metrics.json has no 'clasification'; did you mean 'classification'\?"),
         ('comparison.metrics["ner f2"].low < 1', r"comparison.metrics has no 'ner f2'; did you mean 'ner f1'\?"),
-        ("leaks.zzz < 1", "leaks has no 'zzz'; it has checked, near"),
+        ("leaks.zzz < 1", "leaks has no 'zzz'; it has checked, near, share, ids"),
         ("leaks.near.far < 1", "leaks.near has no 'far'; it is a single value"),
         ("classification.by_task < 1", "classification.by_task is no single value; choose one of sentiment"),
         ("comparison.outcome < 1", "compares a text with a number"),
         ("comparison.outcome + 1 > 2", "comparison.outcome is the text 'hurt', not a number"),
         ("leaks.near / 0 > 1", "leaks.near / 0 divides by zero"),
         ("leaks.near > 1 or leaks.far > 1", "leaks has no 'far'"),
+        ("leaks.share < 1", "leaks.share is null: these rows give no such figure"),
+        ("leaks.ids[0] < 1", "leaks.ids has no '0'; it is a list"),
     ],
 )
 def test_a_name_that_is_not_there_is_an_error_with_the_nearest_one(text, message):
@@ -107,6 +111,53 @@ def test_names_are_checked_against_the_declared_shape_before_there_are_figures()
         parse_condition("classification.acuracy < 1").check_names(Outer)
     with pytest.raises(ConfigError, match=r"metrics\.json has no 'x'; it may have classification, anything"):
         parse_condition("x < 1").check_names(Outer)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classification < 0.9", "classification is no single value; choose one of accuracy, num_rows, by_task"),
+        ("comparison.metrics == 1", "comparison.metrics is no single value; name one of those it holds"),
+        ("confusion_matrix[0] < 1 or leaks.ids == 1", "leaks.ids is a list; conditions are over single values"),
+        # would never hold: a gate that is always open
+        ('comparison.outcome == "hurtt"', "comparison.outcome is never 'hurtt'; did you mean 'hurt'?"),
+        ('"wrose" == comparison.metrics["ner f1"].finding', """finding is never 'wrose'; did you mean 'worse'?"""),
+        ('comparison.outcome != "x"', "is never 'x'; it is one of helped, hurt, mixed, loss_only, unclear"),
+    ],
+)
+def test_what_metrics_json_cannot_hold_is_told_before_anything_is_measured(text, message):
+    from sft.evaluation import Metrics
+
+    with pytest.raises(ConfigError) as caught:
+        parse_condition(text).check_names(Metrics)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "message"),
+    [
+        (
+            "--no-baseline",
+            'comparison.outcome == "hurt"',
+            "comparison.outcome will not be there; comparison needs a base",
+        ),
+        ("--no-baseline", "base.ner.f1 > ner.f1", "base.ner.f1 will not be there; base needs a baseline, and --no-"),
+        ("", "base.generation.rouge.rougeL < 0.2", "rougeL will not be there; base.generation.rouge needs --rouge"),
+        ("", "comparison.metrics.rougeL.low < 0", "comparison.metrics.rougeL.low will not be there"),
+        ("", 'generation.other["m/x"].figures.x < 1', "generation.other needs --metric"),
+        ("", "robustness.overall.score < 0.9", "robustness needs --robustness"),
+        ("--no-leak_check", "without_overlaps.ner.f1 < 0.9", "without_overlaps needs the leak check"),
+    ],
+)
+def test_a_group_that_the_flags_leave_out_is_told_before_anything_is_measured(flags, text, message):
+    from sft.evaluation import Metrics
+
+    condition = parse_condition(text)
+    with pytest.raises(ConfigError) as caught:
+        condition.check_names(Metrics, load_settings(EvaluateSettings, flags.split()).not_measured)
+    assert message in str(caught.value)
+    everything = ["--rouge", "--metric", "m/x", "--robustness"]
+    condition.check_names(Metrics, load_settings(EvaluateSettings, everything).not_measured)
 
 
 def test_the_shape_of_metrics_json_knows_its_own_figures():

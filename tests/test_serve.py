@@ -17,7 +17,13 @@ ROOT = Path(__file__).parent.parent
 def start(*flags: str, **environment: str) -> subprocess.Popen:
     values = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
-        [sys.executable, "serve.py", *flags], cwd=ROOT, env=values, stderr=subprocess.PIPE, text=True
+        [sys.executable, "serve.py", *flags],
+        cwd=ROOT,
+        env=values,
+        stderr=subprocess.PIPE,
+        text=True,
+        # background jobs of a shell ignore it, and so do the processes they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -89,8 +89,8 @@ def test_a_model_that_cannot_be_had_is_one_line_and_exit_code_2_at_once(
         f"data = {rows_file} (flag)",
         "model = Qwen/Nope (flag)",
         f"{rows_file}: 40 rows, recognised as instruction/input/output",
-        "error: Qwen/Nope: not in the local cache, and the hub cannot be reached (LocalEntryNotFoundError); "
-        "check the network or HF_ENDPOINT, or use a folder or `--model embedded`",
+        "error: Qwen/Nope: no such folder here, not in the local cache, and the hub cannot be reached "
+        "(LocalEntryNotFoundError); check the network or HF_ENDPOINT, or use a folder or `--model embedded`",
     ]
     assert [path.name for path in tmp_path.iterdir() if path.name != "hf"] == []
 

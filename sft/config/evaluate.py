@@ -88,6 +88,24 @@ class EvaluateSettings(ResultSettings):
         """Whether there is anything to compare with."""
         return not self.no_baseline
 
+    @property
+    def not_measured(self) -> dict[tuple[str, ...], str]:
+        """Groups of metrics.json that these settings leave out, and why: {("generation", "rouge"): "needs --rouge"}."""
+        groups: dict[tuple[str, ...], str] = {}
+        if self.no_baseline:
+            groups |= dict.fromkeys([("base",), ("comparison",)], "needs a baseline, and --no-baseline was given")
+        if not self.leak_check:
+            groups["without_overlaps",] = "needs the leak check, and --no-leak_check was given"
+        if not self.rouge:
+            groups |= dict.fromkeys([("generation", "rouge"), ("comparison", "metrics", "rougeL")], "needs --rouge")
+        if not self.metric:
+            groups["generation", "other"] = "needs --metric"
+        if not self.robustness:
+            groups["robustness",] = "needs --robustness"
+        for part in ("base", "without_overlaps"):
+            groups |= {(part, *group): why for group, why in groups.items() if group[0] in ("generation", "comparison")}
+        return groups
+
     @field_validator("baseline", mode="before")
     @classmethod
     def _read_baseline(cls, value: object) -> object:

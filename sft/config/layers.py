@@ -153,12 +153,13 @@ def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
 
 
 def _spell_out_booleans(cls: type[S], argv: list[str]) -> list[str]:
-    """`--rouge true` and `--rouge=false`, as Hugging Face's scripts take them, become `--rouge` and `--no-rouge`."""
+    """What Hugging Face's scripts take as well: `--rouge true`, `--rouge=false` (`--no-rouge` here), `--no_rouge`."""
     booleans = {f"--{name}" for name, field in field_names(cls).items() if _is_boolean(cls, field)}
+    negated = {f"--no_{flag[2:]}": f"--no-{flag[2:]}" for flag in booleans}
     words: list[str] = []
     for word in argv:
         flag, equals, value = word.partition("=")
-        words += [flag, value] if equals and flag in booleans else [word]
+        words += [flag, value] if equals and flag in booleans else [negated.get(word, word)]
     result: list[str] = []
     for word in words:
         if not result or result[-1] not in booleans or word.startswith("-"):
@@ -264,7 +265,7 @@ def _explain(cls: type[S], error: ValidationError, origins: dict[str, str]) -> s
 
 def _show(value: object) -> str:
     """A value as one would write it: `q_proj,v_proj`, `true`, `data/mixed`; text that breaks a line in quotes."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(_show(part) for part in value)
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if text and text.isprintable() and text == text.strip() else json.dumps(text, ensure_ascii=False)

@@ -102,13 +102,17 @@ def summarise_model(
     measured: Measured,
     chat: ChatFormat,
     *,
+    num_bytes: Sequence[int] | None = None,
     temperatures: Mapping[str, FittedTemperature] | None = None,
     other_metrics: Sequence[OtherMetric] = (),
 ) -> ModelFigures:
-    """All groups of one model; temperatures: of its label tasks, fitted on other rows."""
-    figures: ModelFigures = {
-        "teacher_forcing": _summarise_losses(rows, measured.answers, chat),
-    }
+    """All groups of one model, whose tokens are those of `chat`.
+
+    num_bytes: of each row's supervised text, where the rows were encoded by another tokenizer than the model's own.
+    temperatures: of its label tasks, fitted on other rows.
+    """
+    sizes = [count_supervised_bytes(row, chat) for row in rows] if num_bytes is None else num_bytes
+    figures: ModelFigures = {"teacher_forcing": _summarise_losses(rows, measured.answers, sizes)}
     if measured.answers.chosen_by is None:
         figures["generation"] = _summarise_answers(rows, measured, chat)
     if other_metrics and "generation" in figures:
@@ -147,9 +151,8 @@ def describe_data(selection: Selection, prepared: EvalRows, max_length: int) -> 
     }
 
 
-def _summarise_losses(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -> LossGroup:
+def _summarise_losses(rows: Sequence[EvalRow], answers: Answers, num_bytes: Sequence[int]) -> LossGroup:
     is_written = answers.chosen_by is None
-    num_bytes = [count_supervised_bytes(row, chat) for row in rows]
 
     def summarise(places: Sequence[int]) -> LossFigures:
         columns = (answers.nll, answers.num_tokens, num_bytes)
@@ -171,7 +174,7 @@ def _summarise_losses(rows: Sequence[EvalRow], answers: Answers, chat: ChatForma
 
 
 def count_supervised_bytes(row: EvalRow, chat: ChatFormat) -> int:
-    """UTF-8 length of the text that the supervised tokens spell."""
+    """UTF-8 length of the text that the supervised tokens spell; chat: of the tokenizer that the row was encoded by."""
     return sum(len(chat.decode(supervised_ids(piece)).encode()) for piece in row.encoded)
 
 

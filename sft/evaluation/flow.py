@@ -20,7 +20,7 @@ from sft.evaluation.answers import plan_budgets
 from sft.evaluation.baseline import Baseline, choose_classes, find_baseline
 from sft.evaluation.companions import describe_main_task, list_companions, write_companions
 from sft.evaluation.compare import Change, Comparison, changes_of_rows, compare_models, headline_metrics
-from sft.evaluation.figures import DataStats, ModelFigures, describe_data, summarise_model
+from sft.evaluation.figures import DataStats, ModelFigures, count_supervised_bytes, describe_data, summarise_model
 from sft.evaluation.journal import PARTIAL_FILE
 from sft.evaluation.leaks import LeakFigures, Overlap, describe_leaks, find_overlaps
 from sft.evaluation.measuring import Measurements, measure_models, open_journal
@@ -213,7 +213,10 @@ def _summarise(
     }
     if measured.base is not None:
         base_chat = measured.base_chat or chat
-        figures["base"] = summarise_model(measured.rows, measured.base, base_chat, other_metrics=other_metrics)
+        num_bytes = [count_supervised_bytes(row, chat) for row in measured.rows]
+        figures["base"] = summarise_model(
+            measured.rows, measured.base, base_chat, num_bytes=num_bytes, other_metrics=other_metrics
+        )
         figures["comparison"] = compare_models(
             measured.rows, measured.base, measured.tuned, seed=seed, num_bytes=measured.num_bytes, against=against
         )

@@ -11,6 +11,7 @@ A name is looked up on the hub, and its code is run: name only what you trust. A
 """
 
 import math
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class OtherMetric:
         return found if isinstance(found, Mapping) else {self.name: found}
 
 
+HUB_NAME = re.compile(r"(?!.*\.py$)\w[\w.-]*(/[\w.-]+)?")  # bertscore, owner/name
 _NO_FIGURE: Any = object()
 
 
@@ -85,17 +87,18 @@ def load_metric(name: str) -> OtherMetric:
     """The metric of a name, a folder or a .py file. Raises ConfigError where there is none."""
     evaluate = load_hf_evaluate()
     path = Path(name)
-    if (path.suffix == ".py" or len(path.parts) > 1) and not path.exists() and name.count("/") != 1:
-        raise ConfigError(f"--metric {name}: no such file or folder; give the path of a metric, or a name on the hub")
+    is_local = name.strip() != "" and path.exists()
+    if not is_local and not HUB_NAME.fullmatch(name):
+        raise ConfigError(f"--metric {name!r}: no such file or folder; give the path of a metric, or a name on the hub")
     try:
         module = evaluate.load(name, cache_dir=tempfile.mkdtemp(prefix="metric-"), keep_in_memory=True)
     except ImportError as error:
         raise ConfigError(f"--metric {name}: {_one_line(error)}") from None
     except Exception as error:  # its loader raises what the network, the disk and the metric's own code raise
-        raise ConfigError(
-            f"--metric {name}: cannot be loaded ({_one_line(error)}); give the path of a metric's folder, or a name on "
-            "the hub where it can be reached"
-        ) from None
+        hub = "give the path of a metric's folder, or a name on the hub where it can be reached"
+        code = path if path.suffix == ".py" else path / f"{path.resolve().name}.py"
+        advice = f"{code} has to hold a class of evaluate.Metric" if is_local else hub
+        raise ConfigError(f"--metric {name}: cannot be loaded ({_one_line(error)}); {advice}") from None
     return OtherMetric(name, module)
 
 

@@ -47,8 +47,14 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
     if name == EMBEDDED:
         return ModelSource(EMBEDDED, embedded_model_folder())
     folder = Path(name).expanduser()
+    if not name.strip():
+        raise ModelError("a model's name is empty; name a model folder, a hub id or `embedded`")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
+            if (folder / "adapter_config.json").is_file():
+                raise ModelError(
+                    f"{name}: an adapter alone; name the run that it is of, or merge it first (export.py --merge)"
+                )
             raise ModelError(f"{name}: no config.json in this folder; name a model folder, a hub id or `embedded`")
         return ModelSource(str(folder.resolve()), folder.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -135,7 +141,8 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> ModelSour
         raise ModelError(f"{name}: the hub has no revision {revision!r}; look at the model's page") from None
     except RepositoryNotFoundError:
         raise ModelError(
-            f"{name}: the hub has no such model (or it is private: set HF_TOKEN); check the spelling"
+            f"{name}: no such folder here, and the hub has no such model (or it is private: set HF_TOKEN); check the "
+            "spelling"
         ) from None
     except HFValidationError:
         raise ModelError(
@@ -143,7 +150,8 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> ModelSour
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"{name}: not in the local cache, and the hub cannot be reached ({type(error).__name__}); "
+            f"{name}: no such folder here, not in the local cache, and the hub cannot be reached "
+            f"({type(error).__name__}); "
             "check the network or HF_ENDPOINT, or use a folder or `--model embedded`"
         ) from None
     return ModelSource(name, folder, folder.name)

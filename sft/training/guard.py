@@ -32,7 +32,7 @@ class FiniteGuard(TrainerCallback):
         self.row_names = row_names
         self._losses: list[torch.Tensor] = []  # one for each micro-batch of the step; stays on the device
         self._places: list[list[int]] = []
-        self.norm: torch.Tensor | None = None  # of the step's gradients, from whoever clipped them
+        self.norm: torch.Tensor | float | None = None  # of the step's gradients, from whoever clipped them
 
     def forget(self) -> None:
         """Drop what was noted of a step that is done again, or was only a trial."""
@@ -70,8 +70,8 @@ class FiniteGuard(TrainerCallback):
         if norm is None:
             gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # in pieces over several processes
-        if not args.fp16 and not norm.isfinite():
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's is in pieces
+        if not args.fp16 and not math.isfinite(norm):  # DeepSpeed's is a float
             rows = name_rows([self.row_names[place] for part in places for place in part])
             raise DivergedError(f"step {step}: a gradient is not finite, though the loss is, on {rows}; {ADVICE}")
 

@@ -209,8 +209,11 @@ class ComputesSteps(Trainer):
     def _shortest(self) -> int:
         return min(range(len(self.train_rows)), key=lambda place: len(self.train_rows[place].input_ids))
 
-    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
-        """The norm before clipping; looked up among what is trained, not in all modules, and noted for the guard."""
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float | None:
+        """The norm before clipping; looked up among what is trained, not in all modules, and noted for the guard.
+
+        DeepSpeed clips by itself, and tells a float.
+        """
         if self.is_sharded:
             norm = super()._clip_grad_norm(model)
         else:

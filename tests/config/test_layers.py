@@ -51,6 +51,9 @@ def test_only_values_that_are_not_a_default_have_an_origin_and_are_told_as_one_w
 
 def test_paths_are_told_plainly():
     assert load_settings(BuildSettings, ["--data_dir", "my/data"]).describe() == ["data_dir = my/data (flag)"]
+    assert load_settings(EvaluateSettings, ["--metric", "a", "--metric", "b.py"]).describe() == [
+        "metric = a,b.py (flag)"
+    ]
 
 
 def test_the_recipe_may_be_named_in_the_environment_and_a_flag_names_another(recipe, monkeypatch, tmp_path):
@@ -127,6 +130,7 @@ def test_an_alias_stands_for_its_field_in_every_layer(name, recipe, monkeypatch)
     [
         (["--rouge"], True),
         (["--no-rouge"], False),
+        (["--no_rouge"], False),
         (["--rouge", "true"], True),
         (["--rouge", "False"], False),
         (["--rouge=yes"], True),

@@ -1,6 +1,7 @@
 """--baseline: another run, another model, with tokenizers of their own."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,8 +76,18 @@ def test_the_run_compared_with_its_own_base_model_by_name_is_the_default_compari
         }
 
 
+def number_bytes_backwards(tokenizer_file: Path) -> None:
+    """Let the tokens of single bytes have each other's ids: what they spell together stays the same."""
+    content = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    singles = [token for token in vocabulary if len(token) == 1]
+    vocabulary |= dict(zip(singles, [vocabulary[token] for token in reversed(singles)], strict=True))
+    tokenizer_file.write_text(json.dumps(content), encoding="utf-8")
+
+
 def test_across_tokenizers_bits_per_byte_stand_in_the_place_of_the_loss_per_token(run, mixed_file, tmp_path):
     other = make_tiny_model(tmp_path / "other", seed=1, texts=["An adapter. 正面负面 hello 很好"] * 9)
+    number_bytes_backwards(other / "tokenizer.json")  # the ids of one tokenizer are something else to the other
     found = evaluate_run(run, settings_of("--data", mixed_file, "--baseline", other, *LIMITS))
     tuned, base = found.metrics["teacher_forcing"], found.metrics["base"]["teacher_forcing"]
     assert base["supervised_tokens"] < tuned["supervised_tokens"]
@@ -84,6 +95,10 @@ def test_across_tokenizers_bits_per_byte_stand_in_the_place_of_the_loss_per_toke
     assert "eval_loss" not in figures
     assert figures["bits per byte"]["tuned"] == pytest.approx(tuned["bits_per_byte"])
     assert figures["bits per byte"]["base"] == pytest.approx(base["bits_per_byte"])
+    num_bytes = tuned["eval_loss"] * tuned["supervised_tokens"] / math.log(2) / tuned["bits_per_byte"]
+    assert base["bits_per_byte"] == pytest.approx(
+        base["eval_loss"] * base["supervised_tokens"] / math.log(2) / num_bytes
+    )
     assert json.loads(to_json(found.metrics)) == found.metrics
 
 

@@ -79,7 +79,10 @@ def test_a_metric_that_fails_is_named_in_one_line(rows, tmp_path):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("no/such/metric.py", "--metric no/such/metric.py: no such file or folder"),
+        ("no/such/metric.py", "--metric 'no/such/metric.py': no such file or folder"),
+        ("metrics/missing.py", "--metric 'metrics/missing.py': no such file or folder"),  # no repository is called so
+        ("./missing", "--metric './missing': no such file or folder"),
+        ("", "--metric '': no such file or folder"),
         ("no_such_metric", "--metric no_such_metric: cannot be loaded .*give the path of a metric's folder"),
     ],
 )
@@ -87,6 +90,24 @@ def test_a_metric_that_is_not_there_is_told_in_one_line(name, complaint):
     with pytest.raises(ConfigError, match=complaint) as told:
         load_metric(name)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "why"),
+    [
+        ("same.py", "x = 1", "'NoneType' object is not callable"),
+        ("same.py", "def f(:", r"invalid syntax .*line 1.*"),
+        ("other.py", HEAD, "Couldn't find a module script at .*same.py.*"),
+    ],
+)
+def test_a_folder_that_holds_no_metric_is_told_what_it_has_to_hold(file, code, why, tmp_path):
+    folder = tmp_path / "same"
+    folder.mkdir()
+    (folder / file).write_text(code)
+    with pytest.raises(
+        ConfigError, match=rf"cannot be loaded \({why}\); .*/same/same.py has to hold a class of evaluate.Metric$"
+    ):
+        load_metric(str(folder))
 
 
 def test_a_metric_of_numbers_without_label_rows_is_refused(rows, tmp_path):

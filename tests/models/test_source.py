@@ -41,7 +41,8 @@ def test_one_changed_tensor_of_the_same_shape_changes_the_hash(tiny_model_folder
     [
         ("./nowhere", "no such folder"),
         ("nowhere", "no such folder"),
-        ("Qwen/Nope", "hub cannot be reached"),
+        ("", "a model's name is empty"),
+        ("outputs/nope", "outputs/nope: no such folder here, .* hub cannot be reached"),
         ("a/b/c", "no such folder"),
         ("bad owner/name", "neither a folder here nor a hub id"),
     ],
@@ -56,6 +57,9 @@ def test_a_model_that_is_not_there_is_one_line(name: str, words: str, tmp_path: 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(ModelError, match=r"no config\.json"):
+        find_source(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"an adapter alone; name the run that it is of, or merge it first"):
         find_source(str(tmp_path))
 
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 from trl import SFTConfig
@@ -12,7 +13,7 @@ from trl import SFTConfig
 from sft.data import open_dataset
 from sft.errors import DataError
 from sft.runs import read_run
-from sft.training.guard import DivergedError, StalledError, StallGuard, name_rows
+from sft.training.guard import DivergedError, FiniteGuard, StalledError, StallGuard, name_rows
 from sft.training.log import read_log
 from sft.training.trainer import RowTrainer
 from tests.tiny import write_rows
@@ -79,6 +80,21 @@ def test_a_gradient_that_is_no_number_stops_the_step_before_the_weights_take_it_
         "checkpoint-2",
     }
     assert are_finite(tmp_path / "run")
+
+
+@pytest.mark.parametrize("of_clipping", [torch.tensor, float])  # as torch and as DeepSpeed tell the norm
+def test_the_norm_that_whoever_clipped_the_gradients_has_told_is_enough(of_clipping, tmp_path):
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    guard, state = FiniteGuard(["a", "b"]), TrainerState(global_step=6)
+
+    def look_at(norm: float) -> None:
+        guard.note(torch.tensor(2.0), [1])
+        guard.norm = of_clipping(norm)
+        guard.on_pre_optimizer_step(arguments, state, TrainerControl(), model=torch.nn.Linear(1, 1))
+
+    look_at(0.7)
+    with pytest.raises(DivergedError, match=r"^step 7: a gradient is not finite, though the loss is, on row b; lower"):
+        look_at(math.inf)
 
 
 def test_many_rows_are_named_by_the_first_ten():

@@ -100,11 +100,11 @@ def test_the_demo_says_what_became_of_each_source(demo):
     assert "examples/my_dataset.json: 12 rows, recognised as instruction/input/output" in said
     table = said.partition("source ")[2].splitlines()
     assert [line.split()[:6] for line in table[2:7]] == [
-        ["reviews", "1160", "35123", "1160", "33963", "0"],
+        ["reviews", "1260", "35123", "1260", "33863", "0"],
         ["newspaper", "110", "47043", "110", "46910", "23"],
         ["dialogues", "50", "1733", "50", "1682", "1"],
         ["own", "12", "12", "12", "0", "0"],
-        ["all", "1332", "83911", "1332", "82555", "24"],
+        ["all", "1432", "83911", "1432", "82455", "24"],
     ]
     assert "\x1b" not in said  # in a pipe: plain lines
     assert f"ledger of every row not kept: {demo[1]}/ledger.jsonl" in said
@@ -115,7 +115,7 @@ def test_the_yield_of_the_demo_is_foreseen_without_writing(tmp_path):
 
     found = json.loads(done.stdout)
     assert {name: (entry["asked"], entry["rows"], entry["sampled"]) for name, entry in found.items()} == {
-        "reviews": (1160, 35_123, 400),
+        "reviews": (1260, 35_123, 400),
         "newspaper": (110, 40_000, 400),
         "dialogues": (50, 1_733, 400),
         "own": (12, 12, 12),

@@ -12,6 +12,7 @@ one, the largest, makes. Between the two passes the loss is computed as ever, fr
 """
 
 from collections.abc import Callable, Iterable
+from itertools import compress
 
 import torch
 from torch import distributed
@@ -52,13 +53,15 @@ class ReplayedPasses:
         self.loaded, self.max_rows, self.longest, self.noise_alpha = loaded, max_rows, longest, noise_alpha
         self.record = record or GraphRecorder()
         self.weights = [weight for weight in loaded.model.parameters() if weight.requires_grad]
-        # What is recorded goes by other names for the same memory: the gradients of the weights themselves belong to
-        # DDP where there are several processes, on a stream that a recording must not touch.
-        names = {weight: name for name, weight in loaded.causal_lm.base_model.named_parameters()}
-        self.aliases = {names[weight]: weight.detach().requires_grad_() for weight in self.weights}
         self.flat = torch.zeros(sum(weight.numel() for weight in self.weights), device=loaded.device)
         parts = self.flat.split([weight.numel() for weight in self.weights])
         self.gradients = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
+        # What is recorded goes by other names for the same memory: the gradients of the weights themselves belong to
+        # DDP where there are several processes, on a stream that a recording must not touch.
+        names = {weight: name for name, weight in loaded.causal_lm.base_model.named_parameters()}
+        inside = [weight in names for weight in self.weights]  # a head is above the layers: it learns from the loss
+        self.aliases = {names[weight]: weight.detach().requires_grad_() for weight in compress(self.weights, inside)}
+        self.found_by_layers = list(compress(self.gradients, inside))  # where the gradients of the aliases go
         shape = (round_up(max(max_tokens, longest)), loaded.causal_lm.config.hidden_size)
         self.hidden = torch.empty(shape, dtype=loaded.precision.dtype, device=loaded.device)  # (T, D)
         self.grad_hidden = torch.empty_like(self.hidden)
@@ -151,7 +154,9 @@ class _Recorded:
         given = self.passes.grad_hidden[: self.num_tokens]
         found = self._differentiate(self.output, given)
         added = [
-            (total, one.float()) for total, one in zip(self.passes.gradients, found, strict=True) if one is not None
+            (total, one.float())
+            for total, one in zip(self.passes.found_by_layers, found, strict=True)
+            if one is not None
         ]
         torch._foreach_add_(*(list(part) for part in zip(*added, strict=True)))
         self.output = None  # its activations are the pool's again, for the other sizes

@@ -15,6 +15,11 @@ Batch = TypeVar("Batch")
 Found = TypeVar("Found")
 
 
+def share_of(limit: int, device: torch.device) -> int:
+    """What a batch may have of a limit, so that those computed at the same time have no more than that together."""
+    return max(1, limit // torch.get_num_threads()) if device.type == "cpu" else limit
+
+
 def map_batches(work: Callable[[Batch], Found], batches: Sequence[Batch], device: torch.device) -> Iterator[Found]:
     """What work makes of each batch; on a CPU several at a time, where there are enough to keep every core busy."""
     cores = torch.get_num_threads()

@@ -16,7 +16,7 @@ from prompts import Encoded
 from sft.backend import UNSLOTH
 from sft.batching import plan_batches
 from sft.console import progress
-from sft.cores import map_batches
+from sft.cores import map_batches, share_of
 from sft.generation.cache import BatchCache
 from sft.generation.call import in_eval_mode
 from sft.generation.prefix import compute_prefix, pad_behind, read_prompts, run_cached
@@ -45,12 +45,13 @@ def score_labels(
         return _score_apart(loaded, prompts, answers, description=description, shown=shown, max_tokens=max_tokens)
     scores: list[list[float]] = [[] for _ in prompts]
     bar = progress(total=len(prompts), description=description, shown=shown)
-    limit = TOKENS_PER_BATCH[loaded.device.type]
+    usual = TOKENS_PER_BATCH[loaded.device.type]
+    limit = share_of(min(usual, max_tokens or usual), loaded.device)
     with in_eval_mode(loaded.model), torch.inference_mode(), bar:
         prefix = compute_prefix(loaded, prompts)
         own = [len(prompt) - prefix.get_seq_length() for prompt in prompts]
         lengths = [length + sum(map(len, row)) for length, row in zip(own, answers, strict=True)]
-        batches = plan_batches(lengths, min(limit, max_tokens or limit), padded=True)
+        batches = plan_batches(lengths, limit, padded=True)
 
         def score(indices: list[int]) -> list[list[float]]:
             return _score_batch(loaded, prefix, [prompts[i] for i in indices], [answers[i] for i in indices])

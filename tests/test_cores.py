@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft.cores import map_batches
+from sft.cores import map_batches, share_of
 from sft.label_scoring import score_labels
 from sft.models.loading import load_base
 
@@ -26,6 +26,12 @@ def count_threads(number: int) -> tuple[int, int]:
 def test_batches_come_back_in_order_each_from_one_core_and_the_process_has_its_threads_again(two_threads):
     assert list(map_batches(count_threads, range(6), CPU)) == [(number, 1) for number in range(6)]
     assert torch.get_num_threads() == 2
+
+
+def test_batches_computed_at_the_same_time_share_what_one_alone_may_have(two_threads):
+    assert share_of(2048, CPU) == 1024
+    assert share_of(1, CPU) == 1
+    assert share_of(2048, torch.device("cuda")) == 2048
 
 
 def test_fewer_batches_than_keep_the_cores_busy_are_each_computed_by_all_of_them(two_threads):

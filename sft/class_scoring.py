@@ -16,7 +16,7 @@ from sft.batching import Batch, flatten_rows, pad_rows, plan_batches, to_device
 from sft.console import progress
 from sft.errors import ModelError
 from sft.label_scoring import score_labels
-from sft.models.loaded import LoadedModel
+from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.scoring import TOKENS_PER_BATCH
 
 
@@ -56,14 +56,11 @@ def score_classes(
     assert loaded.head is not None
     limit = TOKENS_PER_BATCH[loaded.device.type]
     table = torch.empty(len(prompts), len(loaded.head.labels))
-    was_training = loaded.model.training
-    loaded.model.eval()
     bar = progress(total=len(prompts), description=description, shown=shown)
-    with torch.inference_mode(), bar:
+    with in_eval_mode(loaded.model), torch.inference_mode(), bar:
         for indices in plan_batches([len(prompt) for prompt in prompts], min(limit, max_tokens or limit)):
             table[indices] = classify_batch(loaded, [prompts[index] for index in indices])
             bar.update(len(indices))
-    loaded.model.train(was_training)
     return table
 
 

@@ -18,9 +18,8 @@ from sft.batching import plan_batches
 from sft.console import progress
 from sft.cores import map_batches, share_of
 from sft.generation.cache import BatchCache
-from sft.generation.call import in_eval_mode
 from sft.generation.prefix import compute_prefix, pad_behind, read_prompts, run_cached
-from sft.models.loaded import LoadedModel
+from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.scoring import TOKENS_PER_BATCH, nll_of, score_rows
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from prompts import Encoded
 from sft.batching import IGNORED, flatten_rows, pad_rows, plan_batches, tensor_of, to_device
 from sft.console import progress
-from sft.models.loaded import LoadedModel
+from sft.models.loaded import LoadedModel, in_eval_mode
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 LOGITS_AT_ONCE = 1024  # supervised positions whose logits exist at the same time in training
@@ -48,16 +48,13 @@ def score_rows(
     scores: list[RowScore] = [RowScore(0.0, 0)] * len(encoded)
     limit = TOKENS_PER_BATCH[loaded.device.type]
     batches = plan_batches([len(row.input_ids) for row in encoded], min(limit, max_tokens or limit), max_rows)
-    was_training = loaded.model.training
-    loaded.model.eval()
     bar = progress(total=len(encoded), description=description, shown=shown)
-    with torch.inference_mode(), loaded.flat_rows(), bar:
+    with in_eval_mode(loaded.model), torch.inference_mode(), loaded.flat_rows(), bar:
         for indices in batches:
             nll, counts = score_batch(loaded, [encoded[index] for index in indices])
             for index, row_nll, count in zip(indices, nll.tolist(), counts.tolist(), strict=True):
                 scores[index] = RowScore(row_nll, count)
             bar.update(len(indices))
-    loaded.model.train(was_training)
     return scores
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -11,13 +11,11 @@ from sft.backend import UNSLOTH
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.generation.cache import bytes_per_token
-from sft.generation.call import call_generate, count_room, in_eval_mode
+from sft.generation.call import call_generate, count_room
 from sft.generation.decode import decode
 from sft.generation.prefix import compute_prefix
+from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.scoring import TOKENS_PER_BATCH
-
-if TYPE_CHECKING:
-    from sft.models.loaded import LoadedModel
 
 MAX_BATCH_ROWS = 256
 CPU_CACHE_BYTES = 2**28  # 11,000 tokens of SmolLM2-135M in bf16
@@ -45,7 +43,7 @@ NOTHING_KNOWN: Mapping[int, Generated] = MappingProxyType({})
 
 
 def generate_batch(
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     *,
@@ -92,7 +90,7 @@ def generate_batch(
     return [answers[place] for place in range(len(prompts))]
 
 
-def usual_room(loaded: "LoadedModel") -> Room:
+def usual_room(loaded: LoadedModel) -> Room:
     """What a batch may take where nothing else is said: little on a CPU, half of the free memory on a GPU."""
     if loaded.device.type != "cuda":
         return Room(TOKENS_PER_BATCH["cpu"], CPU_CACHE_BYTES)
@@ -122,7 +120,7 @@ def plan_batches(lengths: Sequence[int], rooms: Sequence[int], budget: int) -> l
     return batches
 
 
-def read_answer(loaded: "LoadedModel", ids: list[int]) -> Generated:
+def read_answer(loaded: LoadedModel, ids: list[int]) -> Generated:
     """New ids as call_generate gives them -> the answer."""
     finished = bool(ids) and ids[-1] in loaded.chat.end_ids
     token_ids = ids[:-1] if finished else ids

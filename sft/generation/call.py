@@ -3,21 +3,17 @@
 Many answers at once: sft.generation.decode.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from sft.config.decoding import Decoding
 from sft.errors import ModelError
 from sft.generation.prefix import pad_behind
 from sft.generation.sampling import make_processors
-
-if TYPE_CHECKING:
-    from sft.models.loaded import LoadedModel
+from sft.models.loaded import LoadedModel, in_eval_mode
 
 
 class ExplicitConfig(GenerationConfig):
@@ -36,7 +32,7 @@ class ExplicitConfig(GenerationConfig):
 
 
 def call_generate(
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     max_new_tokens: int,
@@ -78,7 +74,7 @@ def cut_at_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
     return ids[: end + 1]
 
 
-def count_room(loaded: "LoadedModel", prompt: Sequence[int], decoding: Decoding) -> int:
+def count_room(loaded: LoadedModel, prompt: Sequence[int], decoding: Decoding) -> int:
     """Tokens the answer to a prompt may have: decoding.max_new_tokens, fewer where the model's context ends.
 
     Raises ModelError where the prompt leaves no room at all.
@@ -90,14 +86,3 @@ def count_room(loaded: "LoadedModel", prompt: Sequence[int], decoding: Decoding)
             "together; shorten the text"
         )
     return min(decoding.max_new_tokens, room)
-
-
-@contextmanager
-def in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Without dropout, also in the middle of a training."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

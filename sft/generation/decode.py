@@ -5,25 +5,21 @@ ends. Tokens are the same: tests compare them with those of each row alone.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from sft.config.decoding import Decoding
 from sft.generation.cache import BatchCache
-from sft.generation.call import in_eval_mode
 from sft.generation.prefix import pad_behind, read_prompts, run_cached
 from sft.generation.sampling import keep_rows, make_processors
-
-if TYPE_CHECKING:
-    from sft.models.loaded import LoadedModel
+from sft.models.loaded import LoadedModel, in_eval_mode
 
 LEAVING_SHARE = 0.25  # so much of a batch leaves at once: what the others have in the cache is copied for it
 FEW_ROWS = 8  # take about as long as one
 
 
 def decode(
-    loaded: "LoadedModel",
+    loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     max_new_tokens: int,

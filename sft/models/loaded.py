@@ -84,3 +84,14 @@ class LoadedModel:
             return
         with flat_attention(self.causal_lm):
             yield
+
+
+@contextmanager
+def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout, also in the middle of a training."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -17,11 +17,11 @@ from sft.batching import Batch, plan_batches, tensor_of
 from sft.class_scoring import classify_batch, collate_prompts, score_classes
 from sft.metrics.classification import summarise_labels
 from sft.models.head import pool_flat, score_pooled
-from sft.models.loaded import LoadedModel
+from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.models.precision import is_launched_sharded
 from sft.scoring import TOKENS_PER_BATCH
 from sft.training.objective import Sample
-from sft.training.processes import largest
+from sft.training.processes import as_often_as_others
 
 
 class ClassScore(NamedTuple):
@@ -88,13 +88,9 @@ class Classification:
         """Log-probabilities (N, C) by the whole model's forward, which all processes call equally often."""
         table = torch.empty(len(prompts), len(self.head.labels))
         batches = plan_batches([len(prompt) for prompt in prompts], TOKENS_PER_BATCH[self.loaded.device.type])
-        was_training = model.training
-        model.eval()
-        for number in range(largest(len(batches))):
-            places = batches[min(number, len(batches) - 1)]  # the last one again, so that nobody waits
-            with torch.no_grad():
+        with in_eval_mode(model), torch.no_grad():
+            for places in as_often_as_others(batches):
                 table[places] = classify_batch(self.loaded, [prompts[place] for place in places], model)
-        model.train(was_training)
         return table
 
     def summarise(self, scores: Sequence[ClassScore]) -> dict[str, float]:

@@ -91,11 +91,8 @@ class LanguageModelling:
     def answer(self, rows: Sequence[Encoded]) -> list[Sample]:
         """Greedy answers, as long as the longest reference among the rows and a little more."""
         room = max(row.num_supervised for row in rows) + 8
-        was_training = self.loaded.model.training
-        self.loaded.model.eval()
         decoding = choose_decoding("precise", max_new_tokens=room)
         answers = generate_batch(self.loaded, [row.prompt_ids for row in rows], decoding)
-        self.loaded.model.train(was_training)
         return [Sample(self._reference_of(row), found.text) for row, found in zip(rows, answers, strict=True)]
 
     def _reference_of(self, row: Encoded) -> str:

@@ -5,7 +5,7 @@ environment, which the launcher sets.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -39,7 +39,7 @@ def join(on_cpu: bool) -> None:
 
 def from_first(compute: Callable[[], Value]) -> Value:
     """What the first process computes, in all of them; its error is raised in all of them, too."""
-    if not _are_joined():
+    if not are_joined():
         return compute()
     shared: list[object] = [None, None]
     if is_first():
@@ -60,7 +60,7 @@ def any_process(flag: bool) -> bool:
 
 def largest(number: int) -> int:
     """The largest of the numbers that the processes bring."""
-    if not _are_joined():
+    if not are_joined():
         return number
     device = torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else "cpu"
     tensor = torch.tensor(number, device=device)
@@ -68,9 +68,15 @@ def largest(number: int) -> int:
     return int(tensor.item())
 
 
+def as_often_as_others(batches: Sequence[Value]) -> Iterator[Value]:
+    """This process's batches, the last one again until every process has had as many, so that nobody waits."""
+    for number in range(largest(len(batches))):
+        yield batches[min(number, len(batches) - 1)]
+
+
 def gather_parts(part: Sequence[Value]) -> list[Value]:
     """Every process's part of a list in which process k took the items k, k + n, k + 2n, ...; put together again."""
-    if not _are_joined():
+    if not are_joined():
         return list(part)
     parts: list[Sequence[Value]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(parts, list(part))
@@ -82,9 +88,10 @@ def gather_parts(part: Sequence[Value]) -> list[Value]:
 
 def wait_for_all() -> None:
     """Until every process is here."""
-    if _are_joined():
+    if are_joined():
         distributed.barrier()
 
 
-def _are_joined() -> bool:
+def are_joined() -> bool:
+    """Whether there are several, and they have met."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

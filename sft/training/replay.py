@@ -22,6 +22,7 @@ from prompts import Encoded
 from sft.batching import Batch, fill_up, flatten_rows, tensor_of
 from sft.models.loaded import LoadedModel
 from sft.training.neftune import embedding_noise
+from sft.training.processes import are_joined
 
 TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.2 s
 FEWEST_STEPS = 200  # of a run that is recorded at all: fewer would not win back the time
@@ -106,7 +107,7 @@ class ReplayedPasses:
 
     def end_step(self) -> None:
         """Average the gradients over the processes."""
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        if are_joined():
             distributed.all_reduce(self.flat)
             self.flat /= distributed.get_world_size()
 

@@ -15,10 +15,10 @@ from sft.batching import flatten_rows, plan_batches, tensor_of, to_device
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ConfigError
-from sft.models.loaded import LoadedModel
+from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.models.precision import is_launched_sharded
 from sft.scoring import LOGITS_AT_ONCE, RowScore
-from sft.training.processes import largest
+from sft.training.processes import as_often_as_others
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -48,20 +48,16 @@ def score_in_step(model: torch.nn.Module, loaded: LoadedModel, rows: Sequence[En
     """
     batches = plan_batches([row.num_supervised for row in rows], LOGITS_AT_ONCE)
     scores = [RowScore(0.0, 0)] * len(rows)
-    was_training = model.training
-    model.eval()
-    for number in range(largest(len(batches))):
-        places = batches[number] if number < len(batches) else batches[-1]  # once more, so that nobody waits
-        batch = flatten_rows([rows[place] for place in places])
-        labels, lengths = tensor_of(batch.pop("labels"))[0], tensor_of(batch.pop("row_lengths"))
-        targets = tensor_of(batch["logits_to_keep"]) + 1
-        with torch.no_grad(), loaded.flat_rows():
+    with in_eval_mode(model), torch.no_grad(), loaded.flat_rows():
+        for places in as_often_as_others(batches):
+            batch = flatten_rows([rows[place] for place in places])
+            labels, lengths = tensor_of(batch.pop("labels"))[0], tensor_of(batch.pop("row_lengths"))
+            targets = tensor_of(batch["logits_to_keep"]) + 1
             logits = model(**to_device(batch, loaded.device), use_cache=False).logits[0]  # (N, V)
-        nll = cross_entropy(logits.float(), labels[targets].to(logits.device), reduction="none").double().cpu()
-        row_of_token = torch.arange(len(places)).repeat_interleave(lengths)[targets]
-        sums = torch.zeros(len(places), dtype=torch.float64).index_add_(0, row_of_token, nll)
-        counts = torch.bincount(row_of_token, minlength=len(places))
-        for place, total, count in zip(places, sums.tolist(), counts.tolist(), strict=True):
-            scores[place] = RowScore(total, count)
-    model.train(was_training)
+            nll = cross_entropy(logits.float(), labels[targets].to(logits.device), reduction="none").double().cpu()
+            row_of_token = torch.arange(len(places)).repeat_interleave(lengths)[targets]
+            sums = torch.zeros(len(places), dtype=torch.float64).index_add_(0, row_of_token, nll)
+            counts = torch.bincount(row_of_token, minlength=len(places))
+            for place, total, count in zip(places, sums.tolist(), counts.tolist(), strict=True):
+                scores[place] = RowScore(total, count)
     return scores

@@ -62,6 +62,15 @@ class Head:
         return answers
 
 
+def answers_of(task: Task, row: Row, head: Head | None) -> tuple[str, ...]:
+    """What is chosen among: the answers a row allows, beside a head those whose classes it knows; () for free text.
+
+    Raises PromptError where the head knows none.
+    """
+    return head.answers_of(task, row) if head else task.allowed_labels(row)
+
+
 def classes_of_rows(rows: Iterable[tuple[Task, Row]]) -> tuple[str, ...]:
     """Every class the rows allow, in the order of their first mention: ("负面", "正面"); () for free text."""
-    return tuple(dict.fromkeys(task.class_of(answer, row) for task, row in rows for answer in task.allowed_labels(row)))
+    found = (task.classes_of(task.allowed_labels(row), row) for task, row in rows)
+    return tuple(dict.fromkeys(name for classes in found for name in classes))

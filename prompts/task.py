@@ -1,6 +1,6 @@
 """What a task is: how its rows become messages, and how an answer becomes a value again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -86,6 +86,10 @@ class Task:
         parsed = self.parse_answer(answer, row)
         assert isinstance(parsed, str), f"task {self.name} cannot read its own label {answer!r}"
         return parsed
+
+    def classes_of(self, answers: Sequence[str], row: Row) -> tuple[str, ...]:
+        """The classes of allowed answers, in their order: ("正面", "负面")."""
+        return tuple(self.class_of(answer, row) for answer in answers)
 
     def parse_answer(self, text: str, row: Row) -> Parsed | Unparseable:
         """What an answer says: a class ("正面"), entities, or the text itself; Unparseable if it says none of it."""

@@ -114,13 +114,21 @@ def plan_budgets(rows: Sequence[EvalRow], loaded: LoadedModel, max_new_tokens: i
 def _score_labels(loaded: LoadedModel, rows: Sequence[EvalRow], name: str, max_tokens: int | None) -> list[list[float]]:
     places = [place for place, row in enumerate(rows) if row.labels]
     scores: list[list[float]] = [[] for _ in rows]
-    if places:
-        prompts = [rows[place].prompt_ids for place in places]
-        labels, classes = ([getattr(rows[place], what) for place in places] for what in ("labels", "classes"))
-        found = score_choices(loaded, prompts, labels, classes, description=f"{name}: labels", max_tokens=max_tokens)
-        for place, row_scores in zip(places, found, strict=True):
-            scores[place] = row_scores
+    labelled = [rows[place] for place in places]
+    found = score_labelled(loaded, labelled, description=f"{name}: labels", max_tokens=max_tokens)
+    for place, row_scores in zip(places, found, strict=True):
+        scores[place] = row_scores
     return scores
+
+
+def score_labelled(
+    loaded: LoadedModel, rows: Sequence[EvalRow], *, description: str, max_tokens: int | None
+) -> list[list[float]]:
+    """Log-probabilities of each row's labels, in their order; every row has some."""
+    if not rows:
+        return []
+    prompts, labels, classes = zip(*((row.prompt_ids, row.labels, row.classes) for row in rows), strict=True)
+    return score_choices(loaded, prompts, labels, classes, description=description, max_tokens=max_tokens)
 
 
 def _choice_nll(row: EvalRow, scores: list[float]) -> float:

@@ -206,14 +206,18 @@ def _summarise(
     against: tuple[str, str] | None,
     other_metrics: Sequence[OtherMetric],
 ) -> CleanFigures:
-    temperatures = measured.probes.temperatures
-    figures: CleanFigures = {
-        **summarise_model(measured.rows, measured.tuned, chat, temperatures=temperatures, other_metrics=other_metrics),
-        "num_rows": len(measured.rows),
-    }
+    num_bytes = [count_supervised_bytes(row, chat) for row in measured.rows]
+    tuned = summarise_model(
+        measured.rows,
+        measured.tuned,
+        chat,
+        num_bytes=num_bytes,
+        temperatures=measured.probes.temperatures,
+        other_metrics=other_metrics,
+    )
+    figures: CleanFigures = {**tuned, "num_rows": len(measured.rows)}
     if measured.base is not None:
         base_chat = measured.base_chat or chat
-        num_bytes = [count_supervised_bytes(row, chat) for row in measured.rows]
         figures["base"] = summarise_model(
             measured.rows, measured.base, base_chat, num_bytes=num_bytes, other_metrics=other_metrics
         )

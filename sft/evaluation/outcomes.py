@@ -51,7 +51,7 @@ def read_outcomes(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -
 
 def classes_of(rows: Sequence[EvalRow]) -> list[str]:
     """Every class the rows allow, in the order of their first mention: ["负面", "正面"]."""
-    return list(dict.fromkeys(class_of(row, label) for row in rows for label in row.labels))
+    return list(dict.fromkeys(name for row in rows for name in row.classes))
 
 
 def _read_choice(row: EvalRow, scores: list[float]) -> Outcome:

@@ -8,13 +8,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sft.class_scoring import score_choices
 from sft.data import Row
 from sft.data.places import package_version
+from sft.evaluation.answers import score_labelled
 from sft.evaluation.context import Context
 from sft.evaluation.label_figures import label_places
 from sft.evaluation.outcomes import Measured
-from sft.evaluation.rows import EvalRow, prepare_rows, sample_by_task
+from sft.evaluation.rows import EvalRow, sample_by_task
 from sft.metrics.probabilities import softmax
 from sft.models.loaded import LoadedModel
 from sft.robustness.figures import (
@@ -100,13 +100,8 @@ def _choose_classes(loaded: LoadedModel, rows: Sequence[Row], context: Context) 
     """Row id -> the class of its highest label score, and its probability; rows that do not fit are left out."""
     if not rows:
         return {}
-    prepared = prepare_rows(
-        rows, loaded.chat, context.system_prompt, context.trained, context.max_length, loaded.head
-    ).rows
-    prompts, labels, classes = zip(*((row.prompt_ids, row.labels, row.classes) for row in prepared), strict=True)
-    scores = score_choices(
-        loaded, prompts, labels, classes, description="tuned: robustness", max_tokens=context.max_tokens
-    )
+    prepared = context.prepare(rows, loaded)
+    scores = score_labelled(loaded, prepared, description="tuned: robustness", max_tokens=context.max_tokens)
     found: dict[str, tuple[str, float]] = {}
     for row, row_scores in zip(prepared, scores, strict=True):
         shares = softmax(row_scores)

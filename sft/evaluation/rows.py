@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prompts import ChatFormat, Encoded, Head, conversation_of
+from prompts.head import answers_of
 from prompts.tasks import Task, get_task
 from sft.config.evaluate import EvaluateSettings
 from sft.config.train import TrainSettings
@@ -55,7 +56,7 @@ class EvalRow:
     @property
     def classes(self) -> tuple[str, ...]:
         """What the labels stand for, in their order: ("负面", "正面")."""
-        return tuple(self.task.class_of(label, self.row) for label in self.labels)
+        return self.task.classes_of(self.labels, self.row)
 
     @property
     def num_tokens(self) -> int:
@@ -198,7 +199,7 @@ def _prepare_row(row: Row, encoded: tuple[Encoded, ...], system_prompt: str | No
         reference=task.answer_of(row),
         encoded=encoded,
         prompt_ids=encoded[-1].prompt_ids,
-        labels=head.answers_of(task, row) if head else task.allowed_labels(row),
+        labels=answers_of(task, row, head),
     )
 
 

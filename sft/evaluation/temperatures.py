@@ -5,14 +5,14 @@ Never on the rows that are evaluated: fitted and judged on the same rows it woul
 
 from collections.abc import Collection
 
-from sft.class_scoring import score_choices
 from sft.config.evaluate import EvaluateSettings
 from sft.console import say
 from sft.data import Row
 from sft.errors import DataError
+from sft.evaluation.answers import score_labelled
 from sft.evaluation.context import Context
 from sft.evaluation.label_figures import FittedTemperature, label_places
-from sft.evaluation.rows import prepare_rows, sample_by_task, select_rows
+from sft.evaluation.rows import sample_by_task, select_rows
 from sft.metrics.temperature import fit_temperature
 from sft.models.loaded import LoadedModel
 from sft.runs import Run
@@ -49,21 +49,11 @@ def fit_temperatures(
         )
         return {}
     rows = sample_by_task(fresh, MAX_ROWS, seed)
-    prepared = prepare_rows(
-        rows, loaded.chat, context.system_prompt, context.trained, context.max_length, loaded.head
-    ).rows
+    prepared = context.prepare(rows, loaded)
     fitted: dict[str, FittedTemperature] = {}
     for task, places in label_places(prepared).items():
         part = [prepared[place] for place in places]
-        prompts, labels, classes = zip(*((row.prompt_ids, row.labels, row.classes) for row in part), strict=True)
-        scores = score_choices(
-            loaded,
-            prompts,
-            labels,
-            classes,
-            description=f"tuned: {task}, temperature",
-            max_tokens=context.max_tokens,
-        )
+        scores = score_labelled(loaded, part, description=f"tuned: {task}, temperature", max_tokens=context.max_tokens)
         right = [row.labels.index(row.reference) for row in part]
         if len(part) < FEW_ROWS:
             say(f"the temperature of {task} rests on {len(part)} validation rows: too few to trust beyond these")

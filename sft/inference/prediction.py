@@ -107,7 +107,7 @@ def read_scores(
     if not all(score <= ROUNDING for score in scores) or scores[best] == float("-inf"):
         raise ModelError("the label scores are not finite: the weights hold NaN or overflow; train again")
     shares = [exp(score - scores[best]) for score in scores]
-    labels = [task.class_of(answer, row) for answer in answers]
+    labels = task.classes_of(answers, row)
     probabilities = {label: share / fsum(shares) for label, share in zip(labels, shares, strict=True)}
     return Prediction(
         task.name,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompts import conversation_of
+from prompts.head import answers_of
 from prompts.tasks import Row, Task, get_task, text_of
 from sft.class_scoring import score_choices
 from sft.config.decoding import DECODING, Decoding
@@ -125,7 +126,7 @@ class Predictor:
         task = get_task(text_of(row, "task"))
         decoding = self._decoding_for(task)
         head = self.loaded.head
-        labels = head.answers_of(task, row) if head else task.allowed_labels(row)
+        labels = answers_of(task, row, head)
         label_room = max((self._count_tokens(label) + 1 for label in labels), default=0)
         prompt = fit_prompt(
             self.loaded.chat,
@@ -134,7 +135,7 @@ class Predictor:
             max_new_tokens=0 if head else label_room or decoding.max_new_tokens,
             head_share=self._head_share,
         )
-        classes = tuple(task.class_of(label, row) for label in labels)
+        classes = task.classes_of(labels, row)
         return _Asked(row, task, decoding, prompt.ids, prompt.num_cut, labels, classes)
 
     def _answer(self, asked: Sequence[_Asked], progress: str) -> list[Prediction]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prompts import Head, Message, conversation_of
+from prompts.head import answers_of
 from prompts.tasks import Task, get_task, task_names
 from sft.runs import Run
 from sft.serve.protocol import ApiError
@@ -37,14 +38,12 @@ class Asked:
     @property
     def labels(self) -> tuple[str, ...]:
         """The answers to choose from; () where the answer is written freely."""
-        if not self.task or not self.row:
-            return ()
-        return self.head.answers_of(self.task, self.row) if self.head else self.task.allowed_labels(self.row)
+        return answers_of(self.task, self.row, self.head) if self.task and self.row else ()
 
     @property
     def classes(self) -> tuple[str, ...]:
         """What the labels stand for, in their order."""
-        return tuple(self.task.class_of(label, self.row) for label in self.labels) if self.task and self.row else ()
+        return self.task.classes_of(self.labels, self.row) if self.task and self.row else ()
 
 
 def list_served(name: str, run: Run | None) -> dict[str, Served]:

@@ -30,7 +30,7 @@ class LabelMeasure:
             labels = task.allowed_labels(row)
             if not labels:
                 continue
-            classes = tuple(f"{task.name}: {task.class_of(label, row)}" for label in labels)
+            classes = tuple(f"{task.name}: {name}" for name in task.classes_of(labels, row))
             self.prompts.append(encoded.prompt_ids)
             self.labels.append(labels)
             self.classes.append(classes)

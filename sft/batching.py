@@ -5,7 +5,9 @@ padded   one row a line, (B, T), padded on the right: for backends with an atten
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
+import numpy
 import torch
 from torch.nn.functional import pad
 
@@ -23,8 +25,8 @@ def flatten_rows(rows: Sequence[Encoded]) -> Batch:
     logits_to_keep [3, 10] (the positions that predict them), labels (1, 12), row_lengths [5, 7].
     """
     lengths = torch.tensor([len(row.input_ids) for row in rows])
-    ids = torch.tensor([token for row in rows for token in row.input_ids])
-    mask = torch.tensor([flag for row in rows for flag in row.loss_mask], dtype=torch.bool)
+    ids = torch.from_numpy(numpy.fromiter(chain.from_iterable(row.input_ids for row in rows), numpy.int64))
+    mask = torch.from_numpy(numpy.fromiter(chain.from_iterable(row.loss_mask for row in rows), numpy.bool_))
     starts = torch.cat([torch.zeros(1, dtype=lengths.dtype), lengths.cumsum(0)])
     mask[starts[:-1]] = False  # a row's first token has nothing before it that could predict it
     bounds = starts.to(torch.int32)

@@ -49,10 +49,9 @@ def attend_flat(
             "flat attention needs cu_seq_lens_q and max_length_q: call it through sft.batching.flatten_rows"
         )
     if has_varlen(query.device, query.dtype):
-        rows = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (1, H, T, D) -> (T, H, D)
-        if not _TAKES_GROUPS:
-            rows[1:] = [_repeat_heads(tensor, rows[0].shape[1], dim=1) for tensor in rows[1:]]
-        mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **_CAUSAL)
+        # (1, H, T, D) -> (T, H, D), as it lies in memory. squeeze: the gradient of [0] would be copied into zeros
+        rows = [tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value)]
+        mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **_VARLEN)
         return mixed[None], None
     lengths = cu_seq_lens_q.diff().tolist()
     if query.device.type == "cpu" and query.dtype is torch.bfloat16 and not dropout:
@@ -106,16 +105,14 @@ def _repeat_heads(tensor: torch.Tensor, num_heads: int, dim: int) -> torch.Tenso
     return tensor.repeat_interleave(groups, dim=dim) if groups > 1 else tensor
 
 
-def _varlen_arguments() -> tuple[dict[str, object], bool]:
-    """How the kernel is told of causality (a window since torch 2.11, a flag before), and whether it takes fewer key
-    heads than query heads (where it takes them at all: a flag since 2.12)."""
-    if varlen_attn is None:
-        return {}, False
-    known = inspect.signature(varlen_attn).parameters
+def _varlen_arguments() -> dict[str, object]:
+    """How the kernel is told of causality (a window since torch 2.11, a flag before) and of key heads that several
+    query heads share (a flag since 2.12; before, it takes them as they come)."""
+    known = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
     causal: dict[str, object] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
-    return (causal | {"enable_gqa": True}, True) if "enable_gqa" in known else (causal, False)
+    return causal | {"enable_gqa": True} if "enable_gqa" in known else causal
 
 
-_CAUSAL, _TAKES_GROUPS = _varlen_arguments()
+_VARLEN = _varlen_arguments()
 AttentionInterface.register(NAME, attend_flat)
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)  # rows are kept apart by cu_seq_lens_q instead

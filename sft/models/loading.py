@@ -25,7 +25,7 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
 from sft.models import shared_heads
-from sft.models.fused_lora import with_fused_layers
+from sft.models.fused_lora import share_inputs, with_fused_layers
 from sft.models.head import install_head, read_head
 from sft.models.kernels import fuse_kernels
 from sft.models.loaded import LoadedModel
@@ -121,6 +121,7 @@ def load_run(
     if settings.has_adapter:
         config = with_fused_layers(PeftConfig.from_pretrained(run.weights_dir))
         tuned = PeftModel.from_pretrained(load(source, head), run.weights_dir, config=config, use_safetensors=True)
+        share_inputs(tuned)
     else:
         tuned = load(ModelSource(source.name, run.weights_dir), head)
     loaded = LoadedModel(tuned.eval(), tokenizer, chat, source, precision)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from sft.config.train import TrainSettings
 from sft.errors import ModelError
-from sft.models.fused_lora import with_fused_layers
+from sft.models.fused_lora import share_inputs, with_fused_layers
 from sft.models.head import SCORE
 from sft.models.precision import is_launched_sharded
 
@@ -65,7 +65,9 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
     if not is_launched_sharded():  # weights in pieces are put together by the forward of the layer that holds them
         with_fused_layers(config)
     torch.manual_seed(settings.seed)  # the adapter's first weights
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    share_inputs(adapted)
+    return adapted
 
 
 def adapted_layers(num_layers: int, last: int | None) -> list[int] | None:

@@ -66,8 +66,8 @@ class Classification:
         return not is_launched_sharded()
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
-        """As compute_loss, from the hidden states of all tokens (T, D), flat; batch may lie on the CPU."""
-        bounds, labels = (tensor_of(batch[name]).to(hidden.device) for name in ("cu_seq_lens_q", "labels"))
+        """As compute_loss, from the hidden states of all tokens (T, D), flat."""
+        bounds, labels = tensor_of(batch["cu_seq_lens_q"]), tensor_of(batch["labels"])
         logits = score_pooled(self.loaded.causal_lm, pool_flat(hidden, bounds, self.head.pooling))
         return cross_entropy(logits, labels, reduction="sum") / divisor
 

@@ -6,6 +6,7 @@ A run that learns nothing at all (no gradient) is stopped, too, and one whose lo
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -33,6 +34,7 @@ class FiniteGuard(TrainerCallback):
         self._losses: list[torch.Tensor] = []  # one for each micro-batch of the step; stays on the device
         self._places: list[list[int]] = []
         self.norm: torch.Tensor | float | None = None  # of the step's gradients, from whoever clipped them
+        self._step: _Step | None = None  # between its gradients and its end
 
     def forget(self) -> None:
         """Drop what was noted of a step that is done again, or was only a trial."""
@@ -50,30 +52,60 @@ class FiniteGuard(TrainerCallback):
         control: TrainerControl,
         *,
         model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
         **_: object,
     ) -> None:
-        """Raises DivergedError where the step's loss or gradients are not finite; the weights are still as before.
+        """Keep the update from a step whose loss or gradients are not finite.
 
-        In fp16 the loss scaler skips steps with infinite gradients itself, that is how it finds its scale.
+        Where the optimizer can leave an update out by itself, on its device, it is told to, and the step is looked at
+        when it has ended: to look now would let a GPU wait for Python in the middle of it. Elsewhere raises
+        DivergedError now; the weights are as before either way.
         """
-        losses, places = torch.stack(self._losses).tolist() if self._losses else [], self._places
-        self.forget()
-        bad = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
-        step = state.global_step + 1
-        if bad:
-            rows = name_rows([self.row_names[place] for index in bad for place in places[index]])
-            any_process(True)
-            raise DivergedError(f"step {step}: the loss is {losses[bad[0]]} on {rows}; {ADVICE}")
-        if any_process(False):
-            raise DivergedError(f"step {step}: the loss is not finite in another process, which names the rows")
         norm, self.norm = self.norm, None
         if norm is None:
             gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's is in pieces
-        if not args.fp16 and not math.isfinite(norm):  # DeepSpeed's is a float
-            rows = name_rows([self.row_names[place] for part in places for place in part])
+        self._step = _Step(torch.stack(self._losses) if self._losses else torch.zeros(0), self._places, norm)
+        self.forget()
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        if isinstance(norm, torch.Tensor) and not args.fp16 and getattr(inner, "_step_supports_amp_scaling", False):
+            inner.found_inf = self._step.is_bad()
+        else:
+            self._look(self._step, state.global_step + 1, args)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Raises DivergedError after a step that was not looked at before its update, and was left out."""
+        if self._step is not None:
+            self._look(self._step, state.global_step, args)
+
+    def _look(self, found: "_Step", step: int, args: TrainingArguments) -> None:
+        """In fp16 the loss scaler skips steps with infinite gradients itself, that is how it finds its scale."""
+        self._step = None
+        losses = found.losses.tolist()
+        bad = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
+        if bad:
+            rows = name_rows([self.row_names[place] for index in bad for place in found.places[index]])
+            any_process(True)
+            raise DivergedError(f"step {step}: the loss is {losses[bad[0]]} on {rows}; {ADVICE}")
+        if any_process(False):
+            raise DivergedError(f"step {step}: the loss is not finite in another process, which names the rows")
+        if not args.fp16 and not math.isfinite(found.norm):  # DeepSpeed's is a float
+            rows = name_rows([self.row_names[place] for part in found.places for place in part])
             raise DivergedError(f"step {step}: a gradient is not finite, though the loss is, on {rows}; {ADVICE}")
+
+
+class _Step(NamedTuple):
+    """What a step came to: the loss (M,) and the rows of each micro-batch, the norm of its gradients."""
+
+    losses: torch.Tensor
+    places: list[list[int]]
+    norm: torch.Tensor | float
+
+    def is_bad(self) -> torch.Tensor:
+        """() fp32, on the device: 1 where a loss or the norm is not finite."""
+        norm = torch.as_tensor(self.norm).reshape(1).to(self.losses)
+        return 1 - torch.cat([self.losses, norm]).isfinite().all().float()
 
 
 class StalledError(UserError):

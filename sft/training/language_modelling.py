@@ -56,9 +56,9 @@ class LanguageModelling:
         forward = {name: value for name, value in batch.items() if name != "labels"} | {"use_cache": False}
         if self.takes_hidden_states:
             with head_left_out(self.loaded.causal_lm):
-                hidden = model(**forward).logits[0]  # (N, D)
+                hidden = model(**forward).logits.squeeze(0)  # (N, D)
             return self._loss(hidden, batch, divisor)
-        logits = model(**forward).logits[0]  # (N, V)
+        logits = model(**forward).logits.squeeze(0)  # (N, V)
         nll = cross_entropy(logits.float(), labels[0, kept + 1], reduction="sum")
         return nll / (len(kept) if divisor is None else divisor)
 
@@ -68,9 +68,8 @@ class LanguageModelling:
         return is_frozen_linear(self.loaded.causal_lm.get_output_embeddings()) and not is_launched_sharded()
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
-        """As compute_loss, from the hidden states of all tokens (T, D), flat; batch may lie on the CPU."""
-        on_device = {name: tensor_of(batch[name]).to(hidden.device) for name in ("logits_to_keep", "labels")}
-        return self._loss(hidden[on_device["logits_to_keep"]], on_device, divisor)
+        """As compute_loss, from the hidden states of all tokens (T, D), flat."""
+        return self._loss(hidden[tensor_of(batch["logits_to_keep"])], batch, divisor)
 
     def _loss(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
         kept = tensor_of(batch["logits_to_keep"])

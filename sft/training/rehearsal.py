@@ -162,7 +162,7 @@ def _plan(
     plan = choose_plan(
         kept,
         recomputed,
-        room=free_bytes() * (SHARE_FOR_RECORDINGS if trainer.wants_replay else 1),
+        room=free_bytes() * (SHARE_FOR_RECORDINGS if trainer.wants_replay and trainer.can_replay else 1),
         most_tokens=most,
         longest_tokens=in_batch[0],
         num_layers=trainer.num_layers,

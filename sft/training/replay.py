@@ -19,7 +19,8 @@ from torch import distributed
 from torch.func import functional_call
 
 from prompts import Encoded
-from sft.batching import Batch, fill_up, flatten_rows, tensor_of
+from sft.batching import Batch, fill_up, flatten_rows, tensor_of, to_device
+from sft.models.fused_lora import cast_at_once
 from sft.models.loaded import LoadedModel
 from sft.training.neftune import embedding_noise
 from sft.training.processes import are_joined
@@ -76,7 +77,7 @@ class ReplayedPasses:
         for weight, gradient in zip(self.weights, self.gradients, strict=True):
             weight.grad = gradient
 
-    def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
         """Loss of a flat batch, detached; its gradients are added. Raises RecordingError where a size cannot be had."""
         num_tokens = round_up(tensor_of(batch["input_ids"]).shape[1])
         filled = fill_up(batch, num_tokens, self.max_rows, self.loaded.chat.pad_id)
@@ -84,9 +85,10 @@ class ReplayedPasses:
         recorded = self._sizes[num_tokens]
         for name, value in filled.items():
             recorded.inputs[name].copy_(value)
+        batch = to_device(batch, self.loaded.device)  # now: behind the forward pass the copies would wait for it
         recorded.forward()
         hidden = self.hidden[:num_tokens].detach().requires_grad_()
-        loss = loss_of_hidden(hidden)
+        loss = loss_of_hidden(hidden, batch)
         loss.backward()
         self.grad_hidden[:num_tokens].copy_(hidden.grad)
         recorded.backward()
@@ -134,7 +136,8 @@ class _Recorded:
         """What the layers return, (T, D)."""
         loaded, lengths = self.passes.loaded, self.inputs["row_lengths"]
         of_token = lengths.repeat_interleave(lengths, output_size=self.num_tokens)[None]  # (1, T)
-        with loaded.flat_rows(), embedding_noise(loaded.causal_lm, self.passes.noise_alpha, of_token):
+        noise = embedding_noise(loaded.causal_lm, self.passes.noise_alpha, of_token)
+        with loaded.flat_rows(), noise, cast_at_once(loaded.model):
             inputs = {
                 "input_ids": self.inputs["input_ids"],
                 "position_ids": self.inputs["position_ids"],
@@ -144,7 +147,7 @@ class _Recorded:
                 "use_cache": False,
             }
             output = functional_call(loaded.causal_lm.base_model, self.passes.aliases, kwargs=inputs)
-        hidden: torch.Tensor = output.last_hidden_state[0]
+        hidden: torch.Tensor = output.last_hidden_state.squeeze(0)
         return hidden
 
     def _forward(self) -> None:

@@ -184,7 +184,7 @@ class ComputesSteps(Trainer):
             chosen = [places[index] for index in indices]
             batch = self.objective.collate([self.train_rows[place] for place in chosen])
             try:
-                loss = passes.run(batch, partial(self._loss_of_hidden, batch=batch, divisor=divisor))
+                loss = passes.run(batch, partial(self._loss_of_hidden, divisor=divisor))
             except RecordingError:
                 self.num_tokens_seen = before
                 raise

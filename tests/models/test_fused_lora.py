@@ -1,5 +1,7 @@
 """LoRA as one operation: PEFT's own numbers, and PEFT's own layers wherever there is more than one plain adapter."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from sft.models.fused_lora import FusedLinear, FusedLinear4bit, keep_unpacked, unpacked_bytes, with_fused_layers
+from sft.models import fused_lora
+from sft.models.fused_lora import (
+    FusedLinear,
+    FusedLinear4bit,
+    cast_at_once,
+    keep_unpacked,
+    share_inputs,
+    unpacked_bytes,
+    with_fused_layers,
+)
 from sft.models.loading import load_weights
 from sft.models.precision import decide_precision
 from sft.models.source import find_source
@@ -53,6 +64,82 @@ def test_outputs_and_gradients_are_those_of_peft(shape, seed):
     assert expected.keys() == gradients(ours).keys()
     for name, gradient in gradients(ours).items():
         torch.testing.assert_close(gradient, expected[name])
+
+
+# Layers that read the same input
+
+
+class Attention(torch.nn.Module):
+    """Three layers of different widths over one input, or (apart) over three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = torch.nn.Linear(6, 8)
+        self.k_proj = torch.nn.Linear(6, 4, bias=False)
+        self.v_proj = torch.nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor, apart: bool = False) -> torch.Tensor:
+        k, v = (x * 2, x * 3) if apart else (x, x)
+        return torch.cat([self.q_proj(x), self.k_proj(k), self.v_proj(v)], dim=-1)
+
+
+def build_attention(fused: bool, dtype: torch.dtype = torch.float64, **options: object) -> PeftModel:
+    torch.manual_seed(0)
+    names = ["q_proj", "k_proj", "v_proj"]
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=names, init_lora_weights=False, **options)
+    model = get_peft_model(Attention(), with_fused_layers(config) if fused else config, autocast_adapter_dtype=False)
+    if fused:
+        share_inputs(model)
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("casts", [False, True])
+@pytest.mark.parametrize("options", [{}, {"rank_pattern": {"k_proj": 2}, "alpha_pattern": {"v_proj": 1}}], ids=str)
+def test_layers_that_read_one_input_are_computed_at_once_with_the_numbers_of_peft(apart, casts, options, monkeypatch):
+    ours, theirs = build_attention(fused=True, **options), build_attention(fused=False, **options)
+    asked = []
+    project = fused_lora.project
+    monkeypatch.setattr(fused_lora, "project", lambda *args: asked.append(len(args[2])) or project(*args))
+    inputs = [torch.randn(2, 7, 6, dtype=torch.float64).requires_grad_()]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    with cast_at_once(ours) if casts else contextlib.nullcontext():
+        outputs = [ours(inputs[0], apart=apart), theirs(inputs[1], apart=apart)]
+    assert asked == ([3, 1, 1] if apart else [3])
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.pow(3).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    expected = gradients(theirs)
+    assert expected.keys() == gradients(ours).keys()
+    for name, gradient in gradients(ours).items():
+        torch.testing.assert_close(gradient, expected[name])
+
+
+def test_threads_that_use_one_model_get_each_its_own_outputs():
+    model = build_attention(fused=True)
+    inputs = [torch.randn(3, 6, dtype=torch.float64) for _ in range(200)]
+    expected = [model(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        torch.testing.assert_close(list(pool.map(model, inputs)), expected)
+    assert not model.base_model.model.q_proj.siblings._waiting
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the order of products on a GPU, and their types")
+def test_on_a_gpu_the_numbers_are_those_of_a_cpu_up_to_bf16():
+    x = torch.randn(200, 6)
+    found = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        model = build_attention(fused=True, dtype=dtype).to(device)
+        for weight in model.parameters():
+            weight.data = weight.data.float() if weight.requires_grad else weight.data
+        given = x.to(device, dtype).requires_grad_()
+        with cast_at_once(model):
+            model(given).float().pow(2).sum().backward()
+        found.append([given.grad.float().cpu(), *(grad.cpu() for grad in gradients(model).values())])
+    for on_cpu, on_gpu in zip(*found, strict=True):
+        assert (on_gpu - on_cpu).norm() < 0.02 * on_cpu.norm()
 
 
 def test_dropout_drops_inputs_of_the_adapter_alone_and_as_peft_does():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState
 from trl import SFTConfig
@@ -63,23 +64,26 @@ def test_a_validation_row_whose_loss_is_no_number_is_named_and_nothing_is_saved(
     assert list((tmp_path / "run").rglob("*.safetensors")) == []
 
 
-def test_a_gradient_that_is_no_number_stops_the_step_before_the_weights_take_it_up(train, tmp_path, monkeypatch):
-    compute_loss = RowTrainer.compute_loss
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])  # looked at before and after the update
+def test_a_gradient_that_is_no_number_stops_the_step_before_the_weights_take_it_up(optim, train, tmp_path, monkeypatch):
+    compute_loss, trained = RowTrainer.compute_loss, {}
 
     def break_gradient(self, *args, **kwargs):
         loss = compute_loss(self, *args, **kwargs)
         if self.state.global_step == 2:
+            trained["weights"] = get_peft_model_state_dict(self.loaded.model)
             loss.register_hook(lambda gradient: gradient * math.inf)
         return loss
 
     monkeypatch.setattr(RowTrainer, "compute_loss", break_gradient)
     with pytest.raises(DivergedError, match=r"^step 3: a gradient is not finite, though the loss is, on rows rows-"):
-        train("--max_steps", "4", "--eval_steps", "1")
-    assert {path.name for path in (tmp_path / "run/checkpoints").glob("checkpoint-*")} == {
-        "checkpoint-1",
-        "checkpoint-2",
-    }
+        train("--max_steps", "4", "--eval_steps", "1", "--optim", optim)
+    checkpoints = tmp_path / "run/checkpoints"
+    assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
     assert are_finite(tmp_path / "run")
+    saved = load_file(checkpoints / "checkpoint-2/adapter_model.safetensors")
+    assert saved.keys() == trained["weights"].keys()
+    assert all(weight.equal(trained["weights"][name]) for name, weight in saved.items())
 
 
 @pytest.mark.parametrize("of_clipping", [torch.tensor, float])  # as torch and as DeepSpeed tell the norm
@@ -90,7 +94,9 @@ def test_the_norm_that_whoever_clipped_the_gradients_has_told_is_enough(of_clipp
     def look_at(norm: float) -> None:
         guard.note(torch.tensor(2.0), [1])
         guard.norm = of_clipping(norm)
-        guard.on_pre_optimizer_step(arguments, state, TrainerControl(), model=torch.nn.Linear(1, 1))
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters())
+        guard.on_pre_optimizer_step(arguments, state, TrainerControl(), model=model, optimizer=optimizer)
 
     look_at(0.7)
     with pytest.raises(DivergedError, match=r"^step 7: a gradient is not finite, though the loss is, on row b; lower"):

@@ -2,10 +2,12 @@
 
 for scores in map_batches(score, batches, device):      # in the order of the batches
     ...
+first, second = map_at_once(work, [[0, 3], [1, 2]])     # both at the same time
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -26,8 +28,23 @@ def map_batches(work: Callable[[Batch], Found], batches: Sequence[Batch], device
     if device.type != "cpu" or cores == 1 or len(batches) < 2 * cores:
         yield from map(work, batches)
         return
-    with ThreadPoolExecutor(cores, initializer=partial(torch.set_num_threads, 1)) as pool:
+    with _workers(cores) as pool:
+        yield from pool.map(work, batches)
+
+
+def map_at_once(work: Callable[[Batch], Found], parts: Sequence[Batch]) -> list[Found]:
+    """What work makes of each part, all of them computed at the same time: the cores are shared out among them."""
+    with _workers(len(parts)) as pool:
+        return list(pool.map(work, parts))
+
+
+@contextmanager
+def _workers(number: int) -> Iterator[ThreadPoolExecutor]:
+    """So many threads, each of which computes on its share of the cores."""
+    cores = torch.get_num_threads()
+    share = max(1, cores // number)
+    with ThreadPoolExecutor(number, initializer=partial(torch.set_num_threads, share)) as pool:
         try:
-            yield from pool.map(work, batches)
+            yield pool
         finally:
-            torch.set_num_threads(cores)  # the 1 counts for every thread that begins later
+            torch.set_num_threads(cores)  # a share counts for every thread that begins later

@@ -25,13 +25,13 @@ def attend_blocks(
 ) -> torch.Tensor:
     """Causal attention of rows laid end to end: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D)."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (1, H, T, D) -> (T, H, D)
+    flat = [tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)]  # (1, H, T, D) -> (T, H, D)
     mixed: torch.Tensor
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat):
         mixed = _AttendBlocks.apply(*flat, lengths, scaling)
     else:
         mixed, _ = _attend(*flat, lengths, scaling, keeps=False)
-    return mixed[None]
+    return mixed.unsqueeze(0)
 
 
 class _AttendBlocks(torch.autograd.Function):

@@ -1,7 +1,8 @@
-"""Liger's fused kernels (norm, rotary embedding, gated MLP) in a model on a CUDA GPU, where they are installed.
+"""Fused kernels: Liger's (norm, rotary embedding, gated MLP) on a CUDA GPU, where they are installed; ours on a CPU.
 
-Applied through the function of transformers' `use_liger_kernel`; what a model computes stays the same up to rounding,
-in training, scoring and generation alike. Families that Liger does not know stay as they are.
+Liger's are applied through the function of transformers' `use_liger_kernel`, ours (norm, gated MLP) as forwards of the
+modules. What a model computes stays the same up to rounding, in training, scoring and generation alike, and so do its
+modules and weights. Families that are not known stay as they are.
 """
 
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
+from sft.models.gated_mlp import fuse_gated_mlps
 from sft.models.rms_norm import fuse_norms
 
 CHOSEN = {
@@ -26,3 +28,4 @@ def fuse_kernels(model: PreTrainedModel) -> None:
         apply_liger_kernel(model, CHOSEN)
     if model.device.type == "cpu":
         fuse_norms(model)
+        fuse_gated_mlps(model)

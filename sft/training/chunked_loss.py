@@ -11,7 +11,9 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-CHUNK_BYTES = 2**28  # of a chunk's logits in fp32: 441 positions of 152k entries; larger ones are no faster
+from sft.scoring import FP32_BYTES
+
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}  # of logits, as if fp32: 441 positions of 152k entries; more are no faster
 
 
 class _ChunkedNll(torch.autograd.Function):
@@ -24,15 +26,18 @@ class _ChunkedNll(torch.autograd.Function):
         """hidden (N, D), weight (V, D), targets (N,) -> (), fp32."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        size = max(1, CHUNK_BYTES // (4 * len(weight)))
+        size, in_fp32 = (max(1, limit[hidden.device.type] // (4 * len(weight))) for limit in (CHUNK_BYTES, FP32_BYTES))
         for start in range(0, len(hidden), size):
-            part, wanted = hidden[start : start + size], targets[start : start + size, None]
-            log_probabilities = (part @ weight.t()).log_softmax(1, dtype=torch.float32)  # (n, D) -> (n, V)
-            found = log_probabilities.gather(1, wanted)  # (n, 1)
-            total -= found.sum()
+            logits = hidden[start : start + size] @ weight.t()  # (n, D) -> (n, V)
+            wanted = targets[start : start + size, None].split(in_fp32)
+            for part, tokens in zip(logits.split(in_fp32), wanted, strict=True):
+                log_probabilities = part.log_softmax(1, dtype=torch.float32)
+                found = log_probabilities.gather(1, tokens)  # (n, 1)
+                total -= found.sum()
+                if grad_hidden is not None:  # the logits' gradient, in their place
+                    part.copy_(log_probabilities.exp_().scatter_add_(1, tokens, torch.full_like(found, -1.0)))
             if grad_hidden is not None:
-                grad_logits = log_probabilities.exp_().scatter_add_(1, wanted, torch.full_like(found, -1.0))
-                torch.mm(grad_logits.to(weight.dtype), weight, out=grad_hidden[start : start + size])
+                torch.mm(logits, weight, out=grad_hidden[start : start + size])
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden)
         return total

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from sft.models.loaded import LoadedModel
 from sft.scoring import TOKENS_PER_BATCH
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
 from sft.training.language_modelling import LanguageModelling
-from sft.training.memory import MemoryPlan
+from sft.training.memory import MemoryPlan, has_dropout
 from sft.training.microbatches import MicroBatches
 from sft.training.neftune import embedding_noise
 from sft.training.objective import Objective, Score
+from sft.training.on_cores import compute_apart, share_out
 from sft.training.order import StepOrder, step_loader
 from sft.training.processes import gather_parts
 from sft.training.rehearsal import Rehearsal, rehearse
@@ -158,13 +160,40 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         else:
             of_token = lengths[:, None]  # (B, 1)
         with embedding_noise(self.loaded.causal_lm, self.noise_alpha, of_token), self.loaded.flat_rows():
-            loss = self.objective.compute_loss(model, inputs, num_items_in_batch)
+            parts = self._share_out(places) if model is self.loaded.model and not is_idle else []
+            if parts and num_items_in_batch is not None:
+                rows = [self.train_rows[place] for place in places]
+                loss = compute_apart(self.loaded, self.objective, rows, parts, num_items_in_batch)
+            else:
+                loss = self.objective.compute_loss(model, inputs, num_items_in_batch)
         if is_idle:
             return loss * 0
         self._count(loss, places)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # counted over all processes, and DDP averages
         return loss
+
+    def _share_out(self, places: Sequence[int]) -> list[list[int]]:
+        """Indices of a micro-batch's rows in parts that cores compute apart; none where it is computed as a whole."""
+        if not self.shares_cores or not torch.is_grad_enabled() or not self.loaded.model.training:
+            return []
+        return share_out(self._lengths(places), torch.get_num_threads())
+
+    @cached_property
+    def shares_cores(self) -> bool:
+        """Whether rows may be computed apart on a CPU: an adapter, nothing that draws random numbers in the layers."""
+        is_alone = self.loaded.device.type == "cpu" and self.args.world_size == 1 and not self.is_sharded
+        has_one_type = self.loaded.has_adapter and not self.args.bf16 and not self.args.fp16
+        embeddings = self.loaded.causal_lm.get_input_embeddings()
+        is_fixed = not any(weight.requires_grad for weight in embeddings.parameters())
+        return (
+            is_alone
+            and has_one_type
+            and is_fixed
+            and self.loaded.takes_flat_rows
+            and self.objective.takes_hidden_states
+            and not has_dropout(self.loaded.causal_lm)
+        )
 
     def gather_weights(self) -> dict[str, torch.Tensor]:
         """The whole state dict, put together from the pieces; all processes have to ask for it, the first gets it."""

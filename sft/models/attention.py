@@ -54,7 +54,7 @@ def attend_flat(
         mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **_VARLEN)
         return mixed[None], None
     lengths = cu_seq_lens_q.diff().tolist()
-    if query.device.type == "cpu" and query.dtype is torch.bfloat16 and not dropout:
+    if query.device.type == "cpu" and query.dtype is torch.bfloat16:
         return attend_blocks(query, key, value, lengths, scaling), None
     key, value = (_repeat_heads(tensor, query.shape[1], dim=1) for tensor in (key, value))
     if len(lengths) * max_length_q**2 <= MAX_PADDED_WORK * sum(length**2 for length in lengths):

@@ -25,12 +25,12 @@ def attend_blocks(
 ) -> torch.Tensor:
     """Causal attention of rows laid end to end: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D)."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    flat = [tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)]  # (1, H, T, D) -> (T, H, D)
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # (1, H, T, D) -> (T, H, D)
     mixed: torch.Tensor
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat):
-        mixed = _AttendBlocks.apply(*flat, lengths, scaling)
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        mixed = _AttendBlocks.apply(q, k, v, lengths, scaling)
     else:
-        mixed, _ = _attend(*flat, lengths, scaling, keeps=False)
+        mixed, _ = _attend(q, k, v, lengths, scaling, keeps=False)
     return mixed.unsqueeze(0)
 
 
@@ -100,13 +100,11 @@ def _differentiate(
     probabilities: Sequence[torch.Tensor],
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of a batch's queries (B * K, G, L, D) / scaling, keys (B * K, L, D) / scaling, values (B * K, L, D).
-
-    The last block goes first, for it sees all keys; what the others add is summed in fp32.
-    """
+    """The gradients of a batch's queries (B * K, G, L, D) and keys (B * K, L, D), both without the factor scaling, and
+    of its values (B * K, L, D). What blocks add to keys and values is summed in fp32."""
     keys, grad_q = (None if probabilities else _widen(k)), torch.empty_like(q)
-    grad_k = grad_v = None
-    for number, (start, end) in reversed(list(enumerate(_blocks(q.shape[2])))):
+    grad_k, grad_v = torch.zeros(2, *k.shape, dtype=_wide(k.dtype))
+    for number, (start, end) in enumerate(_blocks(q.shape[2])):
         queries, grads = (tensor[:, :, start:end].flatten(1, 2) for tensor in (q, grad))  # (B * K, G * N, D)
         if keys is None:
             found = probabilities[number]
@@ -115,15 +113,8 @@ def _differentiate(
         grad_found = torch.bmm(grads, v[:, :end].transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_found, found, -1, found.dtype)
         grad_q[:, :, start:end] = torch.bmm(grad_scores, k[:, :end]).view(len(q), -1, end - start, q.shape[3])
-        of_keys, of_values = (
-            torch.bmm(left.transpose(1, 2), right) for left, right in ((grad_scores, queries), (found, grads))
-        )
-        if grad_k is None or grad_v is None:
-            grad_k, grad_v = (of_keys, of_values) if start == 0 else (_widen(of_keys), _widen(of_values))
-        else:
-            grad_k[:, :end] += of_keys
-            grad_v[:, :end] += of_values
-    assert grad_k is not None and grad_v is not None
+        grad_k[:, :end] += torch.bmm(grad_scores.transpose(1, 2), queries)
+        grad_v[:, :end] += torch.bmm(found.transpose(1, 2), grads)
     return grad_q, grad_k, grad_v
 
 
@@ -138,9 +129,13 @@ def _find_probabilities(queries: torch.Tensor, keys: torch.Tensor, scaling: floa
 
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy of a type in which scores and sums are exact enough: fp32, or wider where it is."""
-    dtype = torch.promote_types(tensor.dtype, torch.float32)
-    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    """A contiguous copy of a type in which scores are exact enough."""
+    return tensor.to(_wide(tensor.dtype), copy=True, memory_format=torch.contiguous_format)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """fp32, or what is wider."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _blocks(length: int) -> list[Span]:

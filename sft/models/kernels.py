@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
 from sft.models.gated_mlp import fuse_gated_mlps
+from sft.models.precision import is_launched_sharded
 from sft.models.rms_norm import fuse_norms
 
 CHOSEN = {
@@ -26,6 +27,6 @@ def fuse_kernels(model: PreTrainedModel) -> None:
     """Give a model on a GPU Liger's kernels, where they are installed, and a model on a CPU ours; in place."""
     if model.device.type == "cuda" and find_spec("liger_kernel") is not None:
         apply_liger_kernel(model, CHOSEN)
-    if model.device.type == "cpu":
+    if model.device.type == "cpu" and not is_launched_sharded():
         fuse_norms(model)
         fuse_gated_mlps(model)

@@ -11,14 +11,15 @@ from sft.training.chunked_loss import chunked_nll, is_frozen_linear
 
 
 @settings(max_examples=40, deadline=None)
-@given(num=st.integers(1, 40), chunk=st.integers(1, 50), seed=st.integers(0, 999))
-def test_loss_and_gradient_are_those_of_cross_entropy(num, chunk, seed):
+@given(num=st.integers(1, 40), chunk=st.integers(1, 50), in_fp32=st.integers(1, 50), seed=st.integers(0, 999))
+def test_loss_and_gradient_are_those_of_cross_entropy(num, chunk, in_fp32, seed):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(num, 6, generator=generator, requires_grad=True)
     head = torch.nn.Linear(6, 11, bias=False).requires_grad_(False)
     targets = torch.randint(0, 11, (num,), generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunked_loss, "CHUNK_BYTES", 4 * 11 * chunk)
+        patch.setattr(chunked_loss, "CHUNK_BYTES", {"cpu": 4 * 11 * chunk})
+        patch.setattr(chunked_loss, "FP32_BYTES", {"cpu": 4 * 11 * in_fp32})
         loss = chunked_nll(hidden, head, targets)
         (gradient,) = torch.autograd.grad(loss / 7, hidden)
     expected = cross_entropy(head(hidden), targets, reduction="sum")

@@ -107,9 +107,9 @@ def test_noise_on_the_embeddings_is_drawn_as_for_the_rows_together(
         run = build(tiny_model_folder, tmp_path, "--neftune_noise_alpha", "50")
         run.loaded.model.train()
         torch.manual_seed(3)
-        losses.append(float(run.compute_loss(run.loaded.model, run.collate(range(8)), num_items_in_batch=30)))
+        losses.append(run.compute_loss(run.loaded.model, run.collate(range(8)), num_items_in_batch=30).item())
         torch.manual_seed(4)
-        other = float(run.compute_loss(run.loaded.model, run.collate(range(8)), num_items_in_batch=30))
+        other = run.compute_loss(run.loaded.model, run.collate(range(8)), num_items_in_batch=30).item()
         assert other != pytest.approx(losses[-1], abs=1e-4)
     assert len(shared) == 2
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)

@@ -14,7 +14,7 @@ from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
 from sft.training import on_cores, trainer
 from sft.training.arguments import build_arguments
-from sft.training.on_cores import SLACK, share_out
+from sft.training.on_cores import FEWEST_TOKENS, SLACK, share_out
 from sft.training.trainer import RowTrainer
 
 
@@ -29,6 +29,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
         return compute_apart(loaded, objective, rows, parts, divisor)
 
     monkeypatch.setattr(trainer, "compute_apart", note)
+    monkeypatch.setattr(on_cores, "FEWEST_TOKENS", 50)
     return found
 
 
@@ -63,10 +64,11 @@ def train(*given: object) -> tuple[list[float], dict[str, torch.Tensor]]:
     return [line["loss"] for line in run.state.log_history if "loss" in line], weights
 
 
-@given(lengths=st.lists(st.integers(1, 300), max_size=12), cores=st.integers(1, 8))
+@given(lengths=st.lists(st.integers(1, 900), max_size=12), cores=st.integers(1, 8))
 def test_every_row_has_one_part_and_no_part_makes_the_others_wait_for_long(lengths, cores):
     parts = share_out(lengths, cores)
     assert len(parts) != 1
+    assert len(parts) * FEWEST_TOKENS <= sum(lengths)
     assert len(parts) <= cores
     if parts:
         assert sorted(index for part in parts for index in part) == list(range(len(lengths)))
@@ -74,12 +76,14 @@ def test_every_row_has_one_part_and_no_part_makes_the_others_wait_for_long(lengt
         assert 0 < max(tokens) <= SLACK * sum(tokens) / len(tokens)
 
 
-def test_rows_too_uneven_for_every_core_are_shared_out_to_fewer_or_not_at_all():
+def test_rows_too_few_or_uneven_for_every_core_are_shared_out_to_fewer_or_not_at_all():
     assert share_out([256, 250, 240, 214], 2) == [[0, 3], [1, 2]]
-    assert share_out([100, 100, 100], 8) == [[0], [1], [2]]
-    assert share_out([100, 50, 50], 3) == [[0], [1, 2]]
+    assert share_out([256, 250, 240, 214], 4) == [[0, 3], [1, 2]]
+    assert share_out([400, 400, 400], 8) == [[0], [1], [2]]
+    assert share_out([1000, 500, 500], 3) == [[0], [1, 2]]
     assert share_out([900, 20, 20], 2) == []
-    assert share_out([100, 100], 1) == []
+    assert share_out([75, 75, 75, 75], 2) == []
+    assert share_out([400, 400], 1) == []
 
 
 def test_a_run_on_two_cores_is_that_on_one_and_the_same_to_the_last_bit_when_repeated(
@@ -132,6 +136,7 @@ def test_without_gradients_rows_stay_together(tiny_model_folder: Path, tmp_path:
 
 def test_an_error_in_a_part_reaches_the_caller(tiny_model_folder: Path, tmp_path: Path, two_threads, monkeypatch):
     run = build(tiny_model_folder, tmp_path)
+    monkeypatch.setattr(on_cores, "FEWEST_TOKENS", 50)
 
     def fail(*_: object) -> None:
         raise RuntimeError("no memory")

@@ -134,7 +134,7 @@ def test_on_a_gpu_the_numbers_are_those_of_a_cpu_up_to_bf16():
         model = build_attention(fused=True, dtype=dtype).to(device)
         for weight in model.parameters():
             weight.data = weight.data.float() if weight.requires_grad else weight.data
-        given = x.to(device, dtype).requires_grad_()
+        given = x.detach().clone().to(device, dtype).requires_grad_()
         with cast_at_once(model):
             model(given).float().pow(2).sum().backward()
         found.append([given.grad.float().cpu(), *(grad.cpu() for grad in gradients(model).values())])

@@ -4,7 +4,7 @@ Needs an NVIDIA GPU; a larger card counts as a smaller one through --max_memory_
 memory. Rows have log-normal lengths, up to the recipe's 2,048 tokens. Besides: QLoRA of a 1.5B model, 8 rows of 256
 tokens, within 4 GB. Prints one JSON line last; exit code 1 where a command did not end well.
     python -m benchmarks.memory
-    python -m benchmarks.memory --only 24gb --steps 10
+    python -m benchmarks.memory --only 24gb --steps 24 --cuda_graphs       # as runs of 200 steps and more are computed
 """
 
 import argparse
@@ -21,7 +21,7 @@ CASES: dict[str, tuple[str, list[str]]] = {  # size of the model, flags
     "4gb": ("1.5b", ["--method", "qlora", "--max_memory_gb", "4", "--max_seq_length", "256", "--optim", "adamw_8bit"]),
     "16gb": ("7b", ["--config", "recipes/cards/16gb.yaml", "--dtype", "fp16", "--backend", "transformers"]),
     "24gb": ("7b", ["--config", "recipes/cards/24gb.yaml"]),
-    "80gb": ("7b", ["--config", "recipes/cards/80gb.yaml"]),
+    "80gb": ("7b", ["--config", "recipes/cards/80gb.yaml", "--max_memory_gb", "78"]),
 }
 
 
@@ -30,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(CASES), help="comma-separated, of " + ", ".join(CASES))
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--cuda_graphs", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("/tmp/memory"))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -42,9 +43,11 @@ def main() -> int:
         run = options.work / f"run-{name}"
         command = [sys.executable, "train.py", *flags, "--model", str(model), "--data", str(rows), "--json"]
         command += ["--output_dir", str(run), "--max_steps", str(options.steps), "--eval_steps", str(options.steps)]
-        command += ["--system_prompt", "None"]
+        command += ["--system_prompt", "None", *(["--cuda_graphs"] if options.cuda_graphs else [])]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        said = [line for line in done.stderr.splitlines() if line.startswith(("plan: ", "out of memory"))]
+        said = [
+            line for line in done.stderr.splitlines() if line.startswith(("plan: ", "out of memory", "CUDA graphs"))
+        ]
         found[name] = {"rc": done.returncode, "said": said}
         if done.returncode:
             found[name]["error"] = done.stderr.splitlines()[-1] if done.stderr else ""

@@ -1,8 +1,9 @@
 """Training speed: this project, the stock trainer and Unsloth on the same rows in the same order, losses step by step.
 
 A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
-with -gc for gradient checkpointing; stock ones with -fp32 where TRL is to leave the adapter beside 4-bit weights in
-fp32, which it turns into bf16, where small updates are lost. `stock` is TRL's SFTTrainer over transformers,
+with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the recipe everybody copies is stock-qlora-2x4-8bit);
+stock ones with -fp32 where TRL is to leave the adapter beside 4-bit weights in fp32, which it turns into bf16, where
+small updates are lost. `stock` is TRL's SFTTrainer over transformers,
 bitsandbytes and PEFT as they come. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
 Triton: there it is transformers' Trainer with TRL's collator, which TRL's was until then. `unsloth` is its model in the
 same SFTTrainer.
@@ -31,7 +32,7 @@ FLOP_A_WEIGHT = 4  # forward, and gradients of activations; the base's own weigh
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train: who, method, rows of a micro-batch of the stock trainers, gradient checkpointing."""
+    """One way to train: who, method, rows of a micro-batch of the stock trainers, gradient checkpointing, and so on."""
 
     name: str
     who: str
@@ -39,13 +40,14 @@ class Way:
     micro_batch: int
     recomputes: bool
     keeps_fp32: bool
+    in_8_bits: bool  # the optimizer
 
     @classmethod
     def parse(cls, name: str) -> "Way":
         """`unsloth-qlora-8x1-gc` -> who, method, 8, True."""
         who, method, *more = name.split("-")
-        rows = next((part for part in more if "x" in part), "8x1")
-        return cls(name, who, method, int(rows.split("x")[0]), "gc" in more, "fp32" in more)
+        rows = next((part for part in more if part[0].isdigit() and "x" in part), "8x1")
+        return cls(name, who, method, int(rows.split("x")[0]), "gc" in more, "fp32" in more, "8bit" in more)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def measure(path: Way, plan: Plan) -> Measured:
         plan = replace(plan, steps=plan.stock_steps, warm_up=plan.stock_steps // 4)
     flags = ["--model", plan.model, "--method", path.method, "--dtype", plan.dtype, "--neftune_noise_alpha", "0"]
     flags += ["--per_device_train_batch_size", str(plan.rows_per_step), "--gradient_accumulation_steps", "1"]
-    flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048", "--optim", plan.optim]
+    flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048"]
+    flags += ["--optim", "adamw_8bit" if path.in_8_bits else plan.optim]
     flags += ["--lr_scheduler_type", "constant"]  # so that paths of different lengths agree as far as they go
     if path.recomputes or path.who != "ours":
         flags.append("--gradient_checkpointing" if path.recomputes else "--no-gradient_checkpointing")

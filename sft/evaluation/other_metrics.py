@@ -10,8 +10,10 @@ A name is looked up on the hub, and its code is run: name only what you trust. A
     metric.summarise(rows, texts, outcomes)      # {"figures": {"exact_match": 0.5}, "num_rows": 10, ...}
 """
 
+import atexit
 import math
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,8 +92,10 @@ def load_metric(name: str) -> OtherMetric:
     is_local = name.strip() != "" and path.exists()
     if not is_local and not HUB_NAME.fullmatch(name):
         raise ConfigError(f"--metric {name!r}: no such file or folder; give the path of a metric, or a name on the hub")
+    cache = tempfile.mkdtemp(prefix="metric-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
     try:
-        module = evaluate.load(name, cache_dir=tempfile.mkdtemp(prefix="metric-"), keep_in_memory=True)
+        module = evaluate.load(name, cache_dir=cache, keep_in_memory=True)
     except ImportError as error:
         raise ConfigError(f"--metric {name}: {_one_line(error)}") from None
     except Exception as error:  # its loader raises what the network, the disk and the metric's own code raise

@@ -92,10 +92,12 @@ class _Fused(torch.nn.Module):
         return self.siblings.compute(self, x)
 
     @property
-    def adapter(self) -> str:
-        """The name of the one adapter that is active."""
-        (name,) = (name for name in self.active_adapters if name in self.lora_A)
-        return name
+    def adapter(self) -> str | None:
+        """The name of the one plain adapter that is active; None where PEFT computes (off, merged, DoRA, several)."""
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or len(active) != 1:
+            return None
+        return None if active[0] in self.lora_variant or self.lora_bias[active[0]] else active[0]
 
     @property
     def has_dropout(self) -> bool:
@@ -103,12 +105,9 @@ class _Fused(torch.nn.Module):
         return self.training and getattr(self.lora_dropout[self.adapter], "p", 0) > 0
 
     def is_plain(self, x: torch.Tensor) -> bool:
-        """Whether it is one plain adapter; the rest PEFT has to compute (off, merged, DoRA, several)."""
-        active = [name for name in self.active_adapters if name in self.lora_A]
-        if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant:
-            return False
-        base = self.get_base_layer()
-        return x.dtype == self.frozen.dtype and not self.lora_bias[active[0]] and not base.weight.requires_grad
+        """Whether it is one plain adapter over a frozen layer that computes in the type of x."""
+        is_frozen = not self.get_base_layer().weight.requires_grad
+        return self.adapter is not None and is_frozen and x.dtype == self.frozen.dtype
 
     def is_alike(self, other: "_Fused", x: torch.Tensor) -> bool:
         """Whether it can be computed together with another one, which is plain."""
@@ -152,26 +151,30 @@ def share_inputs(model: torch.nn.Module) -> None:
 
 @contextmanager
 def cast_at_once(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, adapters lie in the type they compute in as well: cast by one kernel, not by two for each layer.
+    """Inside, adapters lie in the type they compute in as well: cast by one kernel, not by two a layer for each use.
 
     They are those of the moment: whoever changes them inside has to ask again.
     """
-    groups = {id(layer.siblings): layer.siblings for layer in _fused_layers(model)}.values()
+    groups = list({id(layer.siblings): layer.siblings for layer in _fused_layers(model)}.values())
+    before = [group.cast for group in groups]
     sources: list[torch.Tensor] = []
     copies: list[torch.Tensor] = []
     for group in groups:
         name, dtype = group.layers[0].adapter, group.layers[0].frozen.dtype
+        if name is None:
+            continue
         a, b = ([getattr(layer, side)[name].weight.detach() for layer in group.layers] for side in ("lora_A", "lora_B"))
         stacked = a[0].new_empty(sum(map(len, a)), a[0].shape[1], dtype=dtype)
         group.cast = Adapters(stacked, [torch.empty_like(weight, dtype=dtype) for weight in b])
         sources += [*a, *b]
         copies += [*stacked.split([len(weight) for weight in a]), *group.cast.b]
-    torch._foreach_copy_(copies, sources)
+    if copies:
+        torch._foreach_copy_(copies, sources)
     try:
         yield
     finally:
-        for group in groups:
-            group.cast = None
+        for group, cast in zip(groups, before, strict=True):
+            group.cast = cast
 
 
 def unpacked_bytes(model: torch.nn.Module) -> int:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from prompts import ChatFormat, Head
 from sft.backend import UNSLOTH
 from sft.models.attention import flat_attention
+from sft.models.fused_lora import cast_at_once
 from sft.models.precision import Precision
 from sft.models.source import ModelSource
 
@@ -88,10 +89,11 @@ class LoadedModel:
 
 @contextmanager
 def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Without dropout, also in the middle of a training."""
+    """Without dropout, also in the middle of a training; weights stay what they are inside."""
     was_training = model.training
     model.eval()
     try:
-        yield
+        with cast_at_once(model):
+            yield
     finally:
         model.train(was_training)

@@ -1,5 +1,8 @@
 """--metric over real metric files, loaded by HF's evaluate."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,3 +118,12 @@ def test_a_metric_of_numbers_without_label_rows_is_refused(rows, tmp_path):
     texts = [row for row in rows if row.task.kind == "text"]
     with pytest.raises(ConfigError, match="it compares numbers, and none of the rows has labels"):
         metric.summarise(texts, ["x"] * len(texts), [Outcome()] * len(texts))
+
+
+def test_what_a_metric_keeps_beside_it_is_gone_when_the_command_ends(tmp_path):
+    path = write_metric(tmp_path, "Same", "return {}")
+    (tmp_path / "temporary").mkdir()
+    code = f"from sft.evaluation.other_metrics import load_metric; load_metric({path!r})"
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert not list((tmp_path / "temporary").glob("metric-*"))

@@ -125,6 +125,27 @@ def test_threads_that_use_one_model_get_each_its_own_outputs():
     assert not model.base_model.model.q_proj.siblings._waiting
 
 
+def test_what_is_cast_at_once_counts_for_the_adapter_of_the_moment_and_is_gone_afterwards():
+    model = build_attention(fused=True, dtype=torch.bfloat16)
+    q_proj, x = model.base_model.model.q_proj, torch.randn(3, 6, dtype=torch.bfloat16)
+    plain = Attention().to(torch.bfloat16)
+    plain.load_state_dict({name: model.base_model.model.state_dict()[f"{name.replace('.', '.base_layer.')}"]
+                           for name in plain.state_dict()})  # fmt: skip
+    before = model(x)
+    with cast_at_once(model):
+        outer = q_proj.siblings.cast
+        with cast_at_once(model):
+            assert q_proj.siblings.cast is not outer
+        assert q_proj.siblings.cast is outer
+        assert torch.equal(model(x), before)
+        with model.disable_adapter():
+            assert torch.equal(model(x), plain(x))
+    assert q_proj.siblings.cast is None
+    with model.disable_adapter(), cast_at_once(model):
+        assert q_proj.siblings.cast is None
+        assert torch.equal(model(x), plain(x))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the order of products on a GPU, and their types")
 def test_on_a_gpu_the_numbers_are_those_of_a_cpu_up_to_bf16():
@@ -134,7 +155,7 @@ def test_on_a_gpu_the_numbers_are_those_of_a_cpu_up_to_bf16():
         model = build_attention(fused=True, dtype=dtype).to(device)
         for weight in model.parameters():
             weight.data = weight.data.float() if weight.requires_grad else weight.data
-        given = x.to(device, dtype).requires_grad_()
+        given = x.detach().clone().to(device, dtype).requires_grad_()
         with cast_at_once(model):
             model(given).float().pow(2).sum().backward()
         found.append([given.grad.float().cpu(), *(grad.cpu() for grad in gradients(model).values())])

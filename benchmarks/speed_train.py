@@ -3,10 +3,10 @@
 A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
 with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the recipe everybody copies is stock-qlora-2x4-8bit);
 stock ones with -fp32 where TRL is to leave the adapter beside 4-bit weights in fp32, which it turns into bf16, where
-small updates are lost. `stock` is TRL's SFTTrainer over transformers,
-bitsandbytes and PEFT as they come. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
-Triton: there it is transformers' Trainer with TRL's collator, which TRL's was until then. `unsloth` is its model in the
-same SFTTrainer.
+small updates are lost. `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come, with its
+default, autocast; `unsloth` is its model in the same SFTTrainer. TRL 1.15 computes its loss in a Triton kernel, and the
+CPU build of torch has no Triton: there `stock` is transformers' Trainer with TRL's collator, which TRL's was until
+then, in bf16 throughout, or with -autocast over fp32 weights, as TRL's default has it.
 
 Each path trains in a process of its own, one after the other, --repeats times in turn; the timed steps count as three
 windows, whose median is the speed. Prints a table on stderr and one JSON line last; exit code 1 where losses or
@@ -41,13 +41,15 @@ class Way:
     recomputes: bool
     keeps_fp32: bool
     in_8_bits: bool  # the optimizer
+    autocasts: bool  # fp32 weights on a CPU
 
     @classmethod
     def parse(cls, name: str) -> "Way":
         """`unsloth-qlora-8x1-gc` -> who, method, 8, True."""
         who, method, *more = name.split("-")
         rows = next((part for part in more if part[0].isdigit() and "x" in part), "8x1")
-        return cls(name, who, method, int(rows.split("x")[0]), "gc" in more, "fp32" in more, "8bit" in more)
+        known = ("gc", "fp32", "8bit", "autocast")
+        return cls(name, who, method, int(rows.split("x")[0]), *(flag in more for flag in known))
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def measure(path: Way, plan: Plan) -> Measured:
     num_rows = plan.steps * plan.rows_per_step  # all paths begin with the same steps
     if path.who != "ours" and plan.stock_steps:
         plan = replace(plan, steps=plan.stock_steps, warm_up=plan.stock_steps // 4)
-    flags = ["--model", plan.model, "--method", path.method, "--dtype", plan.dtype, "--neftune_noise_alpha", "0"]
+    dtype = "fp32" if path.autocasts else plan.dtype
+    flags = ["--model", plan.model, "--method", path.method, "--dtype", dtype, "--neftune_noise_alpha", "0"]
     flags += ["--per_device_train_batch_size", str(plan.rows_per_step), "--gradient_accumulation_steps", "1"]
     flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048"]
     flags += ["--optim", "adamw_8bit" if path.in_8_bits else plan.optim]
@@ -167,7 +170,7 @@ def measure(path: Way, plan: Plan) -> Measured:
         flags.append("--gradient_checkpointing" if path.recomputes else "--no-gradient_checkpointing")
     settings = load_settings(TrainSettings, flags)
     rows = random_rows(num_rows, mu=plan.mu, longest=plan.longest)
-    precision = decide_precision(plan.dtype)
+    precision = decide_precision(dtype)
     args = build_arguments(settings, precision, Path("/tmp/speed_train_output"), num_steps=plan.steps, backend=backend)
     order = StepOrder([len(row.input_ids) for row in rows], plan.rows_per_step, seed=args.data_seed)
     in_order = [rows[place] for step in order for place in step]  # every path takes the same rows in the same step
@@ -194,7 +197,8 @@ def measure(path: Way, plan: Plan) -> Measured:
         args.per_device_train_batch_size = path.micro_batch
         args.gradient_accumulation_steps = plan.rows_per_step // path.micro_batch
         if path.who == "stock":
-            args.bf16 = precision.device != "cpu"
+            args.bf16 = precision.device != "cpu" or path.autocasts
+            args.mixed_precision = "bf16" if args.bf16 else "no"
             args.gradient_checkpointing = path.recomputes
         trainer = build_stock(settings, backend, in_order, args, keeps_fp32=path.keeps_fp32)
     trainer.add_callback(Clock())

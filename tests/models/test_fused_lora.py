@@ -184,6 +184,27 @@ def test_an_adapter_in_fp32_gets_gradients_in_fp32_beside_a_base_in_bf16():
     assert {gradient.dtype for gradient in gradients(model).values()} == {torch.float32}
 
 
+def test_what_a_young_adapter_adds_is_not_lost_in_the_rounding_of_the_base_in_bf16():
+    torch.manual_seed(0)
+    base = torch.nn.Sequential(torch.nn.Linear(256, 256)).to(torch.bfloat16)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["0"])
+    model = get_peft_model(base, with_fused_layers(config))
+    layer, x = model.base_model.model[0], torch.randn(500, 256, dtype=torch.bfloat16)
+    torch.nn.init.normal_(layer.lora_B["default"].weight, std=2e-4)  # after a step or two at the usual learning rate
+    with torch.no_grad():
+        tuned = model(x).float()
+        with model.disable_adapter():
+            untuned = model(x).float()
+        added = (
+            layer.scaling["default"]
+            * x.float()
+            @ layer.lora_A["default"].weight.t()
+            @ layer.lora_B["default"].weight.t()
+        )
+    share = ((tuned - untuned) * added).sum() / added.square().sum()
+    assert 0.95 < share < 1.05  # added onto the rounded product of the base, six tenths of it survive
+
+
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_bias": True}], ids=str)
 def test_what_is_more_than_an_adapter_is_left_to_peft(options):
     ours, theirs = build(fused=True, **options), build(fused=False, **options)

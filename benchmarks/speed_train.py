@@ -2,18 +2,20 @@
 
 A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
 with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the recipe everybody copies is stock-qlora-2x4-8bit);
-stock ones with -fp32 where TRL is to leave the adapter beside 4-bit weights in fp32, which it turns into bf16, where
-small updates are lost. `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come, with its
-default, autocast; `unsloth` is its model in the same SFTTrainer. TRL 1.15 computes its loss in a Triton kernel, and the
-CPU build of torch has no Triton: there `stock` is transformers' Trainer with TRL's collator, which TRL's was until
-then, in bf16 throughout, or with -autocast over fp32 weights, as TRL's default has it.
+stock ones with -fp32, against which losses are held where it comes first: in LoRA everything is computed in fp32 then,
+in QLoRA TRL leaves the adapter in fp32, which it turns into bf16, where small updates are lost.
+
+`stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come, with its default, autocast; `unsloth`
+is its model in the same SFTTrainer. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
+Triton: there `stock` is transformers' Trainer with TRL's collator, which TRL's was until then, in bf16 throughout, or
+with -autocast over fp32 weights, as TRL's default has it.
 
 Each path trains in a process of its own, one after the other, --repeats times in turn; the timed steps count as three
 windows, whose median is the speed. Prints a table on stderr and one JSON line last; exit code 1 where losses or
 gradient norms disagree with the first stock path of the method.
     python -m benchmarks.speed_train                                                    # a laptop: SmolLM2-135M, bf16
     python -m benchmarks.speed_train --size 7b --steps 30 --repeats 1 --paths \
-        ours-qlora,ours-qlora-gc,ours-lora,stock-qlora-2x4,unsloth-qlora-8x1,unsloth-qlora-8x1-gc       # an NVIDIA GPU
+        ours-qlora,ours-lora,stock-qlora-2x4-fp32,stock-qlora-2x4-8bit,stock-lora-2x4-fp32,unsloth-qlora-8x1    # a GPU
 """
 
 import argparse
@@ -85,7 +87,7 @@ class Measured:
 def main() -> int:
     """Run every path, print the comparison; 0 where all agree with the stock path of their method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--paths", default="ours-lora,stock-lora-8x1")
+    parser.add_argument("--paths", default="ours-lora,stock-lora-8x1-fp32,stock-lora-8x1")
     parser.add_argument("--size", default="", help="0.5b, 1.5b or 7b: random weights; default: the embedded model")
     parser.add_argument("--work", type=Path, default=Path("/tmp/speed_train"))
     parser.add_argument("--dtype", default="auto")
@@ -160,7 +162,7 @@ def measure(path: Way, plan: Plan) -> Measured:
     num_rows = plan.steps * plan.rows_per_step  # all paths begin with the same steps
     if path.who != "ours" and plan.stock_steps:
         plan = replace(plan, steps=plan.stock_steps, warm_up=plan.stock_steps // 4)
-    dtype = "fp32" if path.autocasts else plan.dtype
+    dtype = "fp32" if path.autocasts or (path.keeps_fp32 and path.method == "lora") else plan.dtype
     flags = ["--model", plan.model, "--method", path.method, "--dtype", dtype, "--neftune_noise_alpha", "0"]
     flags += ["--per_device_train_batch_size", str(plan.rows_per_step), "--gradient_accumulation_steps", "1"]
     flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048"]
@@ -197,7 +199,7 @@ def measure(path: Way, plan: Plan) -> Measured:
         args.per_device_train_batch_size = path.micro_batch
         args.gradient_accumulation_steps = plan.rows_per_step // path.micro_batch
         if path.who == "stock":
-            args.bf16 = precision.device != "cpu" or path.autocasts
+            args.bf16 = path.autocasts or (precision.device != "cpu" and dtype != "fp32")
             args.mixed_precision = "bf16" if args.bf16 else "no"
             args.gradient_checkpointing = path.recomputes
         trainer = build_stock(settings, backend, in_order, args, keeps_fp32=path.keeps_fp32)

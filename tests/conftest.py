@@ -5,6 +5,7 @@ Everything is real (tokenizer, model, trainer, files), only small.
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs a hub brings one and says so
@@ -14,6 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from tests.tiny import make_tiny_model, write_reviews, write_rows
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """torch computes on two threads in this test, whatever the machine has."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

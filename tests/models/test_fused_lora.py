@@ -49,13 +49,8 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-@settings(max_examples=25, deadline=None)
-@given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), seed=st.integers(0, 999))
-def test_outputs_and_gradients_are_those_of_peft(shape, seed):
-    ours, theirs = build(fused=True), build(fused=False)
-    x = torch.randn(*shape, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    inputs = [x.clone().requires_grad_() for _ in range(2)]
-    outputs = [model(part) for model, part in zip((ours, theirs), inputs, strict=True)]
+def assert_alike(ours: PeftModel, theirs: PeftModel, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+    """The outputs of both models are the same, and so are the gradients of their inputs and adapters."""
     torch.testing.assert_close(*outputs)
     for output in outputs:
         output.pow(3).sum().backward()
@@ -64,6 +59,16 @@ def test_outputs_and_gradients_are_those_of_peft(shape, seed):
     assert expected.keys() == gradients(ours).keys()
     for name, gradient in gradients(ours).items():
         torch.testing.assert_close(gradient, expected[name])
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), seed=st.integers(0, 999))
+def test_outputs_and_gradients_are_those_of_peft(shape, seed):
+    ours, theirs = build(fused=True), build(fused=False)
+    x = torch.randn(*shape, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [model(part) for model, part in zip((ours, theirs), inputs, strict=True)]
+    assert_alike(ours, theirs, inputs, outputs)
 
 
 # Layers that read the same input
@@ -106,14 +111,7 @@ def test_layers_that_read_one_input_are_computed_at_once_with_the_numbers_of_pef
     with cast_at_once(ours) if casts else contextlib.nullcontext():
         outputs = [ours(inputs[0], apart=apart), theirs(inputs[1], apart=apart)]
     assert asked == ([3, 1, 1] if apart else [3])
-    torch.testing.assert_close(*outputs)
-    for output in outputs:
-        output.pow(3).sum().backward()
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
-    expected = gradients(theirs)
-    assert expected.keys() == gradients(ours).keys()
-    for name, gradient in gradients(ours).items():
-        torch.testing.assert_close(gradient, expected[name])
+    assert_alike(ours, theirs, inputs, outputs)
 
 
 def test_threads_that_use_one_model_get_each_its_own_outputs():

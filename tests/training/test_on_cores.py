@@ -1,6 +1,5 @@
 """Rows shared out to cores: the loss and gradients of the rows together, the same to the last bit each time."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,14 +30,6 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
     monkeypatch.setattr(trainer, "compute_apart", note)
     monkeypatch.setattr(on_cores, "FEWEST_TOKENS", 50)
     return found
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def build(folder: Path, output: Path, *flags: str, steps: int = 4) -> RowTrainer:

@@ -24,6 +24,8 @@ from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import close_session
+
 from tests.hub_repository import Repository, find_paths, list_tree, object_id
 
 CHUNK_BYTES = 1 << 16
@@ -53,8 +55,8 @@ class HubServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, handler: type["HubRequestHandler"] | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), handler or HubRequestHandler)
+    def __init__(self, handler: type["HubRequestHandler"] | None = None, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), handler or HubRequestHandler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[Request] = []
@@ -122,6 +124,7 @@ class HubServer(ThreadingHTTPServer):
     ) -> None:
         self.shutdown()
         self.server_close()
+        close_session()  # connections kept open would answer for the next server that gets this port
 
 
 class HubRequestHandler(BaseHTTPRequestHandler):

@@ -70,3 +70,19 @@ def test_files_come_whole_in_parts_and_after_a_cut(hub, tmp_path):
     path = hf_hub_download("owner/rows", "data/part.bin", repo_type="dataset", endpoint=hub.url)
     assert Path(path).read_bytes() == content
     assert HfFileSystem(endpoint=hub.url).ls("datasets/owner/rows", detail=False) == ["datasets/owner/rows/data"]
+
+
+def test_a_server_on_the_port_of_one_that_has_ended_is_not_answered_for_by_it(tmp_path, monkeypatch):
+    from huggingface_hub import HfApi
+
+    found, port = [], 0
+    for name in ("a.parquet", "b.jsonl"):
+        (tmp_path / name[0]).mkdir()
+        (tmp_path / name[0] / name).write_text("{}")
+        with HubServer(port=port) as server:
+            use_hub(server, tmp_path / "home", monkeypatch)
+            server.add("datasets", "owner/rows", tmp_path / name[0])
+            info = HfApi(endpoint=server.url).dataset_info("owner/rows")
+            found += [file.rfilename for file in info.siblings]
+            port = server.server_address[1]
+    assert found == ["a.parquet", "b.jsonl"]

@@ -69,15 +69,19 @@ class ComputesSteps(Trainer):
             )
 
     @property
+    def trains_in_one_type(self) -> bool:
+        """Whether an adapter alone is trained, computed in its base's type without autocast, whose casts are cached."""
+        return self.loaded.has_adapter and not self.args.bf16 and not self.args.fp16
+
+    @property
     def can_replay(self) -> bool:
         """Whether passes can be recorded: an adapter in the type of its base on a GPU whose attention takes rows end to
         end, and nothing that draws random numbers while layers are computed again."""
         has_flat_kernel = self.loaded.takes_flat_rows and has_varlen(self.loaded.device, self.loaded.precision.dtype)
-        has_one_type = self.loaded.has_adapter and not self.args.bf16 and not self.args.fp16
         draws_again = self.plan.recomputed_layers > 0 and has_dropout(self.loaded.causal_lm)
         return (
             has_flat_kernel
-            and has_one_type
+            and self.trains_in_one_type
             and not draws_again
             and not self.is_sharded
             and self.objective.takes_hidden_states

@@ -183,12 +183,11 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
     def shares_cores(self) -> bool:
         """Whether rows may be computed apart on a CPU: an adapter, nothing that draws random numbers in the layers."""
         is_alone = self.loaded.device.type == "cpu" and self.args.world_size == 1 and not self.is_sharded
-        has_one_type = self.loaded.has_adapter and not self.args.bf16 and not self.args.fp16
         embeddings = self.loaded.causal_lm.get_input_embeddings()
         is_fixed = not any(weight.requires_grad for weight in embeddings.parameters())
         return (
             is_alone
-            and has_one_type
+            and self.trains_in_one_type
             and is_fixed
             and self.loaded.takes_flat_rows
             and self.objective.takes_hidden_states

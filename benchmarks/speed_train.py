@@ -16,6 +16,8 @@ gradient norms disagree with the first stock path of the method.
     python -m benchmarks.speed_train                                                    # a laptop: SmolLM2-135M, bf16
     python -m benchmarks.speed_train --size 7b --steps 30 --repeats 1 --paths \
         ours-qlora,ours-lora,stock-qlora-2x4-fp32,stock-qlora-2x4-8bit,stock-lora-2x4-fp32,unsloth-qlora-8x1    # a GPU
+    python -m benchmarks.speed_train --recipe recipes/demo.yaml --data data/mixed --rows_per_step 4 --steps 60 \
+        --warm_up 15 --paths ours-lora,stock-lora-4x1-fp32,stock-lora-4x1,stock-lora-4x1-autocast      # the demo's rows
 """
 
 import argparse
@@ -69,6 +71,8 @@ class Plan:
     longest: int
     max_memory_gb: float | None
     profile: str | None
+    recipe: str | None
+    data: str | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--mu", type=float, default=5.9, help="log-normal lengths: 5.9 has a mean of about 490 tokens")
     parser.add_argument("--longest", type=int, default=2048)
+    parser.add_argument("--recipe", help="its adapter and prompt, in place of train.py's defaults")
+    parser.add_argument("--data", help="its training rows, in place of random tokens")
     parser.add_argument("--max_memory_gb", type=float, help="a limit for our paths, as train.py has it")
     parser.add_argument("--profile", help="write what the GPU did in one step of the first path into this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -150,6 +156,7 @@ def measure(path: Way, plan: Plan) -> Measured:
     from transformers import TrainerCallback
 
     from benchmarks.random_models import random_rows
+    from benchmarks.recipe_rows import read_rows
     from benchmarks.stock import build_stock, profile_step
     from sft.config.layers import load_settings
     from sft.config.train import TrainSettings
@@ -163,15 +170,17 @@ def measure(path: Way, plan: Plan) -> Measured:
     if path.who != "ours" and plan.stock_steps:
         plan = replace(plan, steps=plan.stock_steps, warm_up=plan.stock_steps // 4)
     dtype = "fp32" if path.autocasts or (path.keeps_fp32 and path.method == "lora") else plan.dtype
-    flags = ["--model", plan.model, "--method", path.method, "--dtype", dtype, "--neftune_noise_alpha", "0"]
+    flags = ["--config", plan.recipe] if plan.recipe else ["--max_seq_length", "2048"]
+    flags += ["--data", plan.data] if plan.data else []
+    flags += ["--model", plan.model, "--method", path.method, "--dtype", dtype, "--neftune_noise_alpha", "0"]
     flags += ["--per_device_train_batch_size", str(plan.rows_per_step), "--gradient_accumulation_steps", "1"]
-    flags += ["--max_steps", str(plan.steps), "--max_seq_length", "2048"]
+    flags += ["--max_steps", str(plan.steps)]
     flags += ["--optim", "adamw_8bit" if path.in_8_bits else plan.optim]
     flags += ["--lr_scheduler_type", "constant"]  # so that paths of different lengths agree as far as they go
     if path.recomputes or path.who != "ours":
         flags.append("--gradient_checkpointing" if path.recomputes else "--no-gradient_checkpointing")
     settings = load_settings(TrainSettings, flags)
-    rows = random_rows(num_rows, mu=plan.mu, longest=plan.longest)
+    rows = read_rows(settings, num_rows) if plan.data else random_rows(num_rows, mu=plan.mu, longest=plan.longest)
     precision = decide_precision(dtype)
     args = build_arguments(settings, precision, Path("/tmp/speed_train_output"), num_steps=plan.steps, backend=backend)
     order = StepOrder([len(row.input_ids) for row in rows], plan.rows_per_step, seed=args.data_seed)

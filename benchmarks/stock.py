@@ -16,6 +16,7 @@ def build_stock(settings, backend, rows, args, *, keeps_fp32=False):
 
     from sft.backend import UNSLOTH, load_with_unsloth
     from sft.models.loading import load_tokenizer
+    from sft.models.methods import adapted_layers
     from sft.models.precision import decide_precision
     from sft.models.source import find_source
     from sft.training.language_modelling import as_dataset
@@ -40,6 +41,7 @@ def build_stock(settings, backend, rows, args, *, keeps_fp32=False):
             r=settings.lora_r,
             lora_alpha=settings.lora_alpha,
             target_modules=list(settings.target_modules),
+            layers_to_transform=adapted_layers(model.config.num_hidden_layers, settings.lora_layers),
             task_type="CAUSAL_LM",
         )
         torch.manual_seed(settings.seed)  # as ours: the same first weights

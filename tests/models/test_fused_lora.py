@@ -182,12 +182,16 @@ def test_an_adapter_in_fp32_gets_gradients_in_fp32_beside_a_base_in_bf16():
     assert {gradient.dtype for gradient in gradients(model).values()} == {torch.float32}
 
 
-def test_what_a_young_adapter_adds_is_not_lost_in_the_rounding_of_the_base_in_bf16():
+ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="how the GPU's kernels round")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, ON_A_GPU])])
+def test_what_a_young_adapter_adds_is_not_lost_in_the_rounding_of_the_base_in_bf16(device: str):
     torch.manual_seed(0)
     base = torch.nn.Sequential(torch.nn.Linear(256, 256)).to(torch.bfloat16)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["0"])
-    model = get_peft_model(base, with_fused_layers(config))
-    layer, x = model.base_model.model[0], torch.randn(500, 256, dtype=torch.bfloat16)
+    model = get_peft_model(base, with_fused_layers(config)).to(device)
+    layer, x = model.base_model.model[0], torch.randn(500, 256).to(device, torch.bfloat16)
     torch.nn.init.normal_(layer.lora_B["default"].weight, std=2e-4)  # after a step or two at the usual learning rate
     with torch.no_grad():
         tuned = model(x).float()

@@ -1,9 +1,9 @@
 """Training speed: this project, the stock trainer and Unsloth on the same rows in the same order, losses step by step.
 
 A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
-with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the recipe everybody copies is stock-qlora-2x4-8bit);
-stock ones with -fp32, against which losses are held where it comes first: in LoRA everything is computed in fp32 then,
-in QLoRA TRL leaves the adapter in fp32, which it turns into bf16, where small updates are lost.
+with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the recipe everybody copies is stock-qlora-2x4-8bit),
+-fp32 for everything in fp32 (4-bit weights are unpacked to it), against which losses are held where it comes first, or
+-fp32adapter for what TRL turns into bf16 beside 4-bit weights, where small updates are lost.
 
 `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come, with its default, autocast; `unsloth`
 is its model in the same SFTTrainer. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
@@ -43,7 +43,8 @@ class Way:
     method: str
     micro_batch: int
     recomputes: bool
-    keeps_fp32: bool
+    in_fp32: bool
+    keeps_adapter: bool  # in fp32, beside 4-bit weights
     in_8_bits: bool  # the optimizer
     autocasts: bool  # fp32 weights on a CPU
 
@@ -52,7 +53,7 @@ class Way:
         """`unsloth-qlora-8x1-gc` -> who, method, 8, True."""
         who, method, *more = name.split("-")
         rows = next((part for part in more if part[0].isdigit() and "x" in part), "8x1")
-        known = ("gc", "fp32", "8bit", "autocast")
+        known = ("gc", "fp32", "fp32adapter", "8bit", "autocast")
         return cls(name, who, method, int(rows.split("x")[0]), *(flag in more for flag in known))
 
 
@@ -169,7 +170,7 @@ def measure(path: Way, plan: Plan) -> Measured:
     num_rows = plan.steps * plan.rows_per_step  # all paths begin with the same steps
     if path.who != "ours" and plan.stock_steps:
         plan = replace(plan, steps=plan.stock_steps, warm_up=plan.stock_steps // 4)
-    dtype = "fp32" if path.autocasts or (path.keeps_fp32 and path.method == "lora") else plan.dtype
+    dtype = "fp32" if path.autocasts or path.in_fp32 else plan.dtype
     flags = ["--config", plan.recipe] if plan.recipe else ["--max_seq_length", "2048"]
     flags += ["--data", plan.data] if plan.data else []
     flags += ["--model", plan.model, "--method", path.method, "--dtype", dtype, "--neftune_noise_alpha", "0"]
@@ -211,7 +212,7 @@ def measure(path: Way, plan: Plan) -> Measured:
             args.bf16 = path.autocasts or (precision.device != "cpu" and dtype != "fp32")
             args.mixed_precision = "bf16" if args.bf16 else "no"
             args.gradient_checkpointing = path.recomputes
-        trainer = build_stock(settings, backend, in_order, args, keeps_fp32=path.keeps_fp32)
+        trainer = build_stock(settings, backend, in_order, args, keeps_adapter=path.keeps_adapter or path.in_fp32)
     trainer.add_callback(Clock())
     if plan.profile:
         profile_step(trainer, Path(plan.profile), at=plan.warm_up + 2)

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 
-def build_stock(settings, backend, rows, args, *, keeps_fp32=False):
+def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
     """TRL's trainer on the libraries' own model, as their documentation has it; or on Unsloth's.
 
-    keeps_fp32: an adapter beside 4-bit weights stays as PEFT made it; TRL turns it into bf16.
+    keeps_adapter: one beside 4-bit weights stays as PEFT made it; TRL turns it into bf16.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -51,7 +51,7 @@ def build_stock(settings, backend, rows, args, *, keeps_fp32=False):
     if torch.cuda.is_available():
         trainer = SFTTrainer(**stock)
         for weight in model.parameters():
-            if keeps_fp32 and weight.requires_grad:
+            if keeps_adapter and weight.requires_grad:
                 weight.data = weight.data.float()
         return trainer
     return Trainer(**stock, data_collator=DataCollatorForLanguageModeling(tokenizer.pad_token_id))

@@ -11,7 +11,7 @@ modules; files of adapters are the same.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +29,7 @@ except ImportError:  # no bitsandbytes: nothing is in 4 bits
     Linear4bit = LoraLinear4bit = None
 
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers that read the same
+_CASTING = Lock()  # around changes of Siblings.casts
 
 
 class Siblings:
@@ -40,8 +41,13 @@ class Siblings:
 
     def __init__(self, layers: Sequence["_Fused"]) -> None:
         self.layers = list(layers)
-        self.cast: Adapters | None = None  # see cast_at_once
+        self.casts: list[Adapters] = []  # see cast_at_once: of those that are inside now, the last one counts
         self._waiting: dict[int, tuple[torch.Tensor, dict[int, torch.Tensor]]] = {}  # by thread: input, outputs
+
+    @property
+    def cast(self) -> Adapters | None:
+        """The adapters in the type they compute in, where they lie in it."""
+        return next(reversed(self.casts), None)
 
     def compute(self, layer: "_Fused", x: torch.Tensor) -> torch.Tensor:
         """The layer's output for x (..., I), (..., O)."""
@@ -153,28 +159,32 @@ def share_inputs(model: torch.nn.Module) -> None:
 def cast_at_once(model: torch.nn.Module) -> Iterator[None]:
     """Inside, adapters lie in the type they compute in as well: cast by one kernel, not by two a layer for each use.
 
-    They are those of the moment: whoever changes them inside has to ask again.
+    They are those of the moment: whoever changes them inside has to ask again. Several threads may be inside, and leave
+    in any order.
     """
-    groups = list({id(layer.siblings): layer.siblings for layer in _fused_layers(model)}.values())
-    before = [group.cast for group in groups]
+    groups: list[tuple[Siblings, Adapters]] = []
     sources: list[torch.Tensor] = []
     copies: list[torch.Tensor] = []
-    for group in groups:
+    for group in {id(layer.siblings): layer.siblings for layer in _fused_layers(model)}.values():
         name, dtype = group.layers[0].adapter, group.layers[0].frozen.dtype
         if name is None:
             continue
         a, b = ([getattr(layer, side)[name].weight.detach() for layer in group.layers] for side in ("lora_A", "lora_B"))
         stacked = a[0].new_empty(sum(map(len, a)), a[0].shape[1], dtype=dtype)
-        group.cast = Adapters(stacked, [torch.empty_like(weight, dtype=dtype) for weight in b])
+        groups.append((group, Adapters(stacked, [torch.empty_like(weight, dtype=dtype) for weight in b])))
         sources += [*a, *b]
-        copies += [*stacked.split([len(weight) for weight in a]), *group.cast.b]
+        copies += [*stacked.split([len(weight) for weight in a]), *groups[-1][1].b]
     if copies:
         torch._foreach_copy_(copies, sources)
+    for group, cast in groups:  # now, not before: until here they are whatever lay in that memory
+        with _CASTING:
+            group.casts.append(cast)
     try:
         yield
     finally:
-        for group, cast in zip(groups, before, strict=True):
-            group.cast = cast
+        for group, cast in groups:
+            with _CASTING:
+                group.casts[:] = [other for other in group.casts if other is not cast]
 
 
 def unpacked_bytes(model: torch.nn.Module) -> int:

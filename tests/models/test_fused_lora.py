@@ -144,6 +144,35 @@ def test_what_is_cast_at_once_counts_for_the_adapter_of_the_moment_and_is_gone_a
         assert torch.equal(model(x), plain(x))
 
 
+def test_adapters_that_are_being_cast_are_nobodys_yet(monkeypatch):
+    model, x = build_attention(fused=True), torch.randn(3, 6, dtype=torch.float64)
+    expected, copy, seen = model(x), torch._foreach_copy_, []
+
+    def copy_while_another_thread_computes(copies, sources):
+        for tensor in copies:
+            tensor.fill_(float("nan"))  # what lies in new memory
+        seen.append(model(x))
+        copy(copies, sources)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", copy_while_another_thread_computes)
+    with cast_at_once(model):
+        seen.append(model(x))
+    torch.testing.assert_close(seen, [expected, expected])
+
+
+def test_threads_that_cast_adapters_leave_in_any_order():
+    model = build_attention(fused=True)
+    siblings = model.base_model.model.q_proj.siblings
+    one, other = cast_at_once(model), cast_at_once(model)
+    one.__enter__()
+    other.__enter__()
+    last = siblings.cast
+    one.__exit__(None, None, None)
+    assert siblings.cast is last
+    other.__exit__(None, None, None)
+    assert siblings.cast is None
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the order of products on a GPU, and their types")
 def test_on_a_gpu_the_numbers_are_those_of_a_cpu_up_to_bf16():

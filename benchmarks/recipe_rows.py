@@ -8,8 +8,8 @@ import random
 from prompts import Encoded
 from sft.config.train import TrainSettings
 from sft.data import open_dataset
-from sft.encoding import encode_rows
 from sft.models.loading import load_chat_format
+from sft.training.preparing import encode_as_set
 
 
 def read_rows(settings: TrainSettings, count: int) -> list[Encoded]:
@@ -17,15 +17,8 @@ def read_rows(settings: TrainSettings, count: int) -> list[Encoded]:
     dataset = open_dataset(
         settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed, on_bad_row=settings.on_bad_row
     )
-    found = encode_rows(
-        dataset.train,
-        load_chat_format(settings.model, think=settings.think),
-        settings.system_prompt,
-        max_length=settings.max_seq_length,
-        supervise=settings.supervise,
-        on_too_long=settings.on_too_long,
-        head_share=settings.head_share,
-    ).encoded
+    chat = load_chat_format(settings.model, think=settings.think)
+    found = encode_as_set(dataset.train, chat, settings).encoded
     if len(found) < count:
         raise SystemExit(f"{settings.data}: {len(found)} rows, {count} wanted; fewer --steps")
     return random.Random(0).sample(found, count)

@@ -176,14 +176,14 @@ def cast_at_once(model: torch.nn.Module) -> Iterator[None]:
         copies += [*stacked.split([len(weight) for weight in a]), *groups[-1][1].b]
     if copies:
         torch._foreach_copy_(copies, sources)
-    for group, cast in groups:  # now, not before: until here they are whatever lay in that memory
-        with _CASTING:
+    with _CASTING:
+        for group, cast in groups:  # now, not before: until here they are whatever lay in that memory
             group.casts.append(cast)
     try:
         yield
     finally:
-        for group, cast in groups:
-            with _CASTING:
+        with _CASTING:
+            for group, cast in groups:
                 group.casts[:] = [other for other in group.casts if other is not cast]
 
 

@@ -4,14 +4,17 @@ prepared = prepare(settings, open_dataset(settings.data), "transformers")      #
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import set_seed
 
+from prompts import ChatFormat, Head
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data import Dataset
+from sft.data.canonical import Row
 from sft.encoding import EncodedRows, encode_rows
 from sft.errors import DataError
 from sft.labels import choose_head
@@ -48,16 +51,7 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
     loaded = load_for_training(settings, backend, head)
     encoded = []
     for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
-        part = encode_rows(
-            rows,
-            loaded.chat,
-            settings.system_prompt,
-            max_length=settings.max_seq_length,
-            supervise=settings.supervise,
-            on_too_long=settings.on_too_long,
-            head_share=settings.head_share,
-            head=head,
-        )
+        part = encode_as_set(rows, loaded.chat, settings, head)
         say(f"{name}: {part.report()}")
         if name == "train" and part.encoded:
             check_kept(part.num_read - len(part.dropped), part.num_read, settings.max_dropped, part.report())
@@ -73,3 +67,19 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
         say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn to say it")
     objective: Objective[Any] = Classification(loaded) if head else LanguageModelling(loaded)
     return Prepared(loaded, objective, dataset, train, validation, num_steps)
+
+
+def encode_as_set(
+    rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings, head: Head | None = None
+) -> EncodedRows:
+    """Rows -> tokens, with the prompt, length and masks that the settings ask for."""
+    return encode_rows(
+        rows,
+        chat,
+        settings.system_prompt,
+        max_length=settings.max_seq_length,
+        supervise=settings.supervise,
+        on_too_long=settings.on_too_long,
+        head_share=settings.head_share,
+        head=head,
+    )

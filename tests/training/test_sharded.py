@@ -53,7 +53,7 @@ def test_two_processes_with_weights_in_pieces_train_save_resume_and_evaluate_as_
     config, method, train, tiny_model_folder, rows_file, tmp_path
 ):
     if config == "zero3.yaml" and importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("needs deepspeed")
+        pytest.skip("deepspeed, which ZeRO-3 needs, is an optional package and not installed")
     # 36 training rows, 8 a step; 4 validation rows
     train(*RECIPE.split(), "--method", method, "--batch_size", "8", "--max_steps", "7", folder="one")
     flags = ["--model", tiny_model_folder, "--data", rows_file, "--output_dir", "two", "--method", method]

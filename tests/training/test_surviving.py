@@ -144,7 +144,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("needs the right to mount")
+        pytest.skip("a disk of 4 MiB can be mounted by root alone")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a run that failed left its log open
 

@@ -11,8 +11,8 @@ Triton: there `stock` is transformers' Trainer with TRL's collator, which TRL's 
 with -autocast over fp32 weights, as TRL's default has it.
 
 Each path trains in a process of its own, one after the other, --repeats times in turn; the timed steps count as three
-windows, whose median is the speed. Prints a table on stderr and one JSON line last; exit code 1 where losses or
-gradient norms disagree with the first stock path of the method.
+windows, whose median is the speed. Prints a table on stderr and a JSON line after each path, the last one of all; exit
+code 1 where losses or gradient norms disagree with the first stock path of the method.
     python -m benchmarks.speed_train                                                    # a laptop: SmolLM2-135M, bf16
     python -m benchmarks.speed_train --size 7b --steps 30 --repeats 1 --paths \
         ours-qlora,ours-lora,stock-qlora-2x4-fp32,stock-qlora-2x4-8bit,stock-lora-2x4-fp32,unsloth-qlora-8x1    # a GPU
@@ -133,8 +133,8 @@ def main() -> int:
             plan = replace(plan, profile=None)
             speed = statistics.median(runs[-1].windows)
             print(f"{repeat + 1}: {name:24} {speed:8,.0f} tok/s  {runs[-1].peak_gb:6.2f} GB", file=sys.stderr)
-    result = compare(plan, found)
-    print(json.dumps(result))
+            result = compare(plan, {name: runs for name, runs in found.items() if runs})
+            print(json.dumps(result), flush=True)  # after every path: a limit of time may end this before the last one
     return 0 if result["agree"] else 1
 
 
@@ -267,6 +267,7 @@ def compare(plan: Plan, found: dict[str, list[Measured]]) -> dict[str, object]:
         "peak_gb": {name: max(one.peak_gb for one in runs) for name, runs in found.items()},
         "reserved_gb": {name: max(one.reserved_gb for one in runs) for name, runs in found.items()},
         "losses": {name: [round(loss, 5) for loss in runs[0].losses[:30]] for name, runs in found.items()},
+        "grad_norms": {name: runs[0].grad_norms[:30] for name, runs in found.items()},
         "tflops": {
             name: round(FLOP_A_WEIGHT * runs[0].num_weights * rates[name] / 1e12, 1) for name, runs in found.items()
         },

@@ -130,7 +130,7 @@ class _Project(torch.autograd.Function):
         grad_x = grad_z = None
         if ctx.needs_input_grad[0]:
             large = [projection.frozen.unpack() for projection in ctx.projections]
-            grad_x = grads[0] @ large[0] if ctx.has_dropout else (grad_narrow @ a).addmm_(grads[0], large[0])
+            grad_x = grads[0] @ large[0] if ctx.has_dropout else _add_products(grads[0], large[0], grad_narrow, a)
             for grad, weight in zip(grads[1:], large[1:], strict=True):
                 grad_x.addmm_(grad, weight)  # (T, I)
         if ctx.has_dropout and ctx.needs_input_grad[1]:

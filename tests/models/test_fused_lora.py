@@ -220,20 +220,22 @@ def test_what_a_young_adapter_adds_is_not_lost_in_the_rounding_of_the_base_in_bf
     base = torch.nn.Sequential(torch.nn.Linear(256, 256)).to(torch.bfloat16)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["0"])
     model = get_peft_model(base, with_fused_layers(config)).to(device)
-    layer, x = model.base_model.model[0], torch.randn(500, 256).to(device, torch.bfloat16)
+    layer, (x, grad) = model.base_model.model[0], torch.randn(2, 500, 256).to(device, torch.bfloat16)
     torch.nn.init.normal_(layer.lora_B["default"].weight, std=2e-4)  # after a step or two at the usual learning rate
-    with torch.no_grad():
-        tuned = model(x).float()
-        with model.disable_adapter():
-            untuned = model(x).float()
-        added = (
-            layer.scaling["default"]
-            * x.float()
-            @ layer.lora_A["default"].weight.t()
-            @ layer.lora_B["default"].weight.t()
-        )
-    share = ((tuned - untuned) * added).sum() / added.square().sum()
-    assert 0.95 < share < 1.05  # added onto the rounded product of the base, six tenths of it survive
+    change = layer.get_delta_weight("default").detach()  # (256, 256)
+
+    def compute() -> tuple[torch.Tensor, torch.Tensor]:
+        given = x.clone().requires_grad_()
+        y = model(given)
+        y.backward(grad)
+        return y.detach().float(), given.grad.float()
+
+    tuned = compute()
+    with model.disable_adapter():
+        untuned = compute()
+    for ours, base_alone, added in zip(tuned, untuned, (x.float() @ change.t(), grad.float() @ change), strict=True):
+        share = ((ours - base_alone) * added).sum() / added.square().sum()
+        assert 0.95 < share < 1.05  # added onto the rounded product of the base, six tenths of it survive
 
 
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_bias": True}], ids=str)

@@ -164,7 +164,7 @@ def _scale(narrow: torch.Tensor, projections: Sequence[Projection], ranks: list[
 def _add_products(
     x: torch.Tensor, large: torch.Tensor, narrow: torch.Tensor, small: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x @ large + narrow @ small + bias, (T, N), the large product added onto the small one in place.
+    """x @ large + narrow @ small + bias, (T, N), outputs or gradients: the large product is added onto the small one.
 
     The other way round, what a young adapter adds is less than half of the last bit of the large product, already
     rounded to bf16, and is lost. The products meet in the accumulator's fp32; a bias, often larger than both, is last.

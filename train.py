@@ -7,6 +7,9 @@ Reads data/<name>/ or any single file. Writes outputs/<date>-<recipe>/: adapter,
     python train.py --output_dir outputs/demo --resume_from_checkpoint auto
 """
 
+import sys
+from contextlib import redirect_stdout
+
 from sft.checkpoints import run_to_continue
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
@@ -34,11 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     if settings.model not in (AUTO, EMBEDDED):  # those import torch, and unsloth has to come before transformers
         find_source(settings.model, settings.revision)  # what cannot be had is told now, not after seconds of imports
-    backend = choose_backend(settings.backend, settings)  # imports unsloth, which has to come before transformers
-    from sft.training.fit import fit
-    from sft.training.processes import is_first
+    with redirect_stdout(sys.stderr):  # where unsloth and deepspeed print their greetings; stdout is for the result
+        backend = choose_backend(settings.backend, settings)  # imports unsloth, which has to come before transformers
+        from sft.training.fit import fit
+        from sft.training.processes import is_first
 
-    result = fit(settings, dataset, backend=backend)
+        result = fit(settings, dataset, backend=backend)
     if not is_first():
         return
     if settings.json_output:

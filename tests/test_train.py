@@ -112,6 +112,18 @@ def test_a_bad_row_ends_the_command_or_is_left_out_by_the_flag_that_the_message_
 # What it prints, and how it ends
 
 
+def test_what_libraries_print_when_they_are_imported_is_not_mixed_with_the_result(run_script, small, tmp_path):
+    greets = 'print("TRL greets you") if name == "trl" else None'
+    path = tmp_path / "greeting" / "sitecustomize.py"
+    path.parent.mkdir()
+    path.write_text(f"import sys\nsys.meta_path.insert(0, type('_', (), dict(find_spec=lambda name, *_: {greets})))\n")
+    done = run_script(*small, "--dry_run", "--json", PYTHONPATH=str(path.parent))
+    assert done.returncode == 0, done.stderr
+    assert "TRL greets you" in done.stderr.splitlines()
+    assert json.loads(done.stdout)["run"] is None
+    assert done.stdout.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_a_line_that_really_continues_the_run(environment, run_script, small, tmp_path):
     flags = ["--max_steps", 400, "--eval_steps", 4, "--learning_rate", "1e-3", "--output_dir", "outputs/my run"]

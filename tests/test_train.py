@@ -112,12 +112,22 @@ def test_a_bad_row_ends_the_command_or_is_left_out_by_the_flag_that_the_message_
 # What it prints, and how it ends
 
 
+GREETER = """
+import sys
+
+class Greeter:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "trl":
+            print("TRL greets you")
+
+sys.meta_path.insert(0, Greeter)
+"""
+
+
 def test_what_libraries_print_when_they_are_imported_is_not_mixed_with_the_result(run_script, small, tmp_path):
-    greets = 'print("TRL greets you") if name == "trl" else None'
-    path = tmp_path / "greeting" / "sitecustomize.py"
-    path.parent.mkdir()
-    path.write_text(f"import sys\nsys.meta_path.insert(0, type('_', (), dict(find_spec=lambda name, *_: {greets})))\n")
-    done = run_script(*small, "--dry_run", "--json", PYTHONPATH=str(path.parent))
+    (tmp_path / "sitecustomize.py").write_text(GREETER, encoding="utf-8")  # Python imports it before anything else
+    done = run_script(*small, "--dry_run", "--json", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "TRL greets you" in done.stderr.splitlines()
     assert json.loads(done.stdout)["run"] is None

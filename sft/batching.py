@@ -5,41 +5,68 @@ padded   one row a line, (B, T), padded on the right: for backends with an atten
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy
 import torch
 from torch.nn.functional import pad
 
 from prompts import Encoded
+from sft.prefixes import Segment, find_segments
 
 Batch = dict[str, torch.Tensor | int]
 IGNORED = -100  # label of a token that carries no loss, as everywhere in transformers
 
 
-def flatten_rows(rows: Sequence[Encoded]) -> Batch:
+def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
     """Rows end to end, and where their supervised tokens are predicted.
 
     Two rows of 5 and 7 tokens with one supervised token each (the last) ->
     input_ids (1, 12), position_ids (1, 12) [0..4, 0..6], cu_seq_lens_q [0, 5, 12], max_length_q 7,
     logits_to_keep [3, 10] (the positions that predict them), labels (1, 12), row_lengths [5, 7].
+
+    shares: beginnings that rows have in common (sft.prefixes) stand there once, before the rest of the rows. Were the
+    first 3 tokens of both the same (and worth it): input_ids (1, 9), position_ids [0, 1, 2, 3, 4, 3, 4, 5, 6],
+    cu_seq_lens_q [0, 3, 5, 9]; and the tokens that each sees, key_places [0..2, 0..4, 0..2, 5..8], cu_seq_lens_k
+    [0, 3, 8, 15], of which a segment's own are the last. row_lengths stay [5, 7].
     """
-    lengths = torch.tensor([len(row.input_ids) for row in rows])
-    ids = torch.from_numpy(numpy.fromiter(chain.from_iterable(row.input_ids for row in rows), numpy.int64))
-    mask = torch.from_numpy(numpy.fromiter(chain.from_iterable(row.loss_mask for row in rows), numpy.bool_))
-    starts = torch.cat([torch.zeros(1, dtype=lengths.dtype), lengths.cumsum(0)])
-    mask[starts[:-1]] = False  # a row's first token has nothing before it that could predict it
-    bounds = starts.to(torch.int32)
-    return {
+    segments = find_segments(rows) if shares else []
+    if len(segments) == len(rows):  # nothing in common
+        segments = []
+    cuts = segments or [Segment(row, 0, len(rows[row].input_ids), ()) for row in range(len(rows))]
+    lengths = torch.tensor([cut.end - cut.start for cut in cuts])
+    ids, mask = (
+        torch.from_numpy(numpy.fromiter(chain.from_iterable(tokens), kind))
+        for tokens, kind in (
+            ((rows[cut.row].input_ids[cut.start : cut.end] for cut in cuts), numpy.int64),
+            ((rows[cut.row].loss_mask[cut.start : cut.end] for cut in cuts), numpy.bool_),
+        )
+    )
+    bounds = torch.cat([torch.zeros(1, dtype=lengths.dtype), lengths.cumsum(0)])
+    mask[bounds[:-1]] = False  # a row's first token has nothing before it that could predict it
+    offsets = torch.tensor([cut.start for cut in cuts]) - bounds[:-1]
+    batch: Batch = {
         "input_ids": ids[None],
-        "position_ids": (torch.arange(len(ids)) - starts[:-1].repeat_interleave(lengths))[None],
-        "cu_seq_lens_q": bounds,
-        "cu_seq_lens_k": bounds,
+        "position_ids": (torch.arange(len(ids)) + offsets.repeat_interleave(lengths))[None],
+        "cu_seq_lens_q": bounds.to(torch.int32),
+        "cu_seq_lens_k": bounds.to(torch.int32),
         "max_length_q": int(lengths.max()),
         "max_length_k": int(lengths.max()),
         "logits_to_keep": mask.nonzero()[:, 0] - 1,
         "labels": ids.masked_fill(~mask, IGNORED)[None],
-        "row_lengths": lengths,
+        "row_lengths": torch.tensor([len(row.input_ids) for row in rows]),
+    }
+    return batch | _keys_of(segments, bounds) if segments else batch
+
+
+def _keys_of(segments: Sequence[Segment], bounds: torch.Tensor) -> Batch:
+    """Which tokens each segment sees: those above it, and its own."""
+    own = [torch.arange(start, end) for start, end in pairwise(bounds.tolist())]
+    seen = torch.tensor([0, *(segment.end for segment in segments)])  # a beginning is complete: so many tokens long
+    return {
+        "key_places": torch.cat([own[place] for i, cut in enumerate(segments) for place in (*cut.above, i)]),
+        "cu_seq_lens_k": seen.cumsum(0).to(torch.int32),
+        "max_length_k": int(seen.max()),
     }
 
 

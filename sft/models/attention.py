@@ -37,9 +37,15 @@ def attend_flat(
     dropout: float = 0.0,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_k: int | None = None,
+    key_places: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D).
+
+    key_places (S,), cu_seq_lens_k, max_length_k: the tokens that each segment sees, where rows have a beginning in
+    common (sft.batching.flatten_rows).
 
     Uses PyTorch's variable-length kernel where it runs (CUDA, 16 bit), else SDPA: once for all rows where their lengths
     are alike, row by row where they are not.
@@ -48,22 +54,37 @@ def attend_flat(
         raise TypeError(
             "flat attention needs cu_seq_lens_q and max_length_q: call it through sft.batching.flatten_rows"
         )
+    if cu_seq_lens_k is None:  # as many keys as queries
+        cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
+    if key_places is not None:
+        key, value = pick(key, key_places), pick(value, key_places)  # (1, K, S, D)
     if has_varlen(query.device, query.dtype):
         # (1, H, T, D) -> (T, H, D), as it lies in memory. squeeze: the gradient of [0] would be copied into zeros
         rows = [tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value)]
-        mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, **_VARLEN)
+        mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scale=scaling, **_VARLEN)
         return mixed[None], None
-    lengths = cu_seq_lens_q.diff().tolist()
+    lengths, seen = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
     if query.device.type == "cpu" and query.dtype is torch.bfloat16:
-        return attend_blocks(query, key, value, lengths, scaling), None
+        return attend_blocks(query, key, value, lengths, scaling, seen), None
+    if key_places is None:
+        return _attend_rows(query, key, value, lengths, scaling), None
+    mixed = _attend_rows(pick(query, key_places), key, value, seen, scaling)  # whole rows; of each its own part
+    ends = zip(cu_seq_lens_k[1:].tolist(), lengths, strict=True)
+    return torch.cat([mixed[:, end - length : end] for end, length in ends], dim=1), None
+
+
+def _attend_rows(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], scaling: float | None
+) -> torch.Tensor:
+    """By PyTorch's attention for all devices: (1, H, T, D), (1, K, T, D) -> (1, T, H, D)."""
     key, value = (_repeat_heads(tensor, query.shape[1], dim=1) for tensor in (key, value))
-    if len(lengths) * max_length_q**2 <= MAX_PADDED_WORK * sum(length**2 for length in lengths):
-        return _attend_padded(query, key, value, lengths, scaling), None
+    if len(lengths) * max(lengths) ** 2 <= MAX_PADDED_WORK * sum(length**2 for length in lengths):
+        return _attend_padded(query, key, value, lengths, scaling)
     each_row = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     mixed = torch.cat(
         [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in each_row], dim=2
     )
-    return mixed.transpose(1, 2), None
+    return mixed.transpose(1, 2)
 
 
 def _attend_padded(
@@ -79,6 +100,30 @@ def _attend_padded(
     )
     mixed = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling).transpose(1, 2)  # (B, L, H, D)
     return torch.cat([row[:length] for row, length in zip(mixed.unbind(0), lengths, strict=True)])[None]
+
+
+def pick(heads: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Tokens by their places, any number of times: (1, K, T, D), (S,) -> (1, K, S, D)."""
+    picked: torch.Tensor = _Pick.apply(heads.squeeze(0).transpose(0, 1), places)
+    return picked.transpose(0, 1)[None]
+
+
+class _Pick(torch.autograd.Function):
+    """Whose backward pass adds in fp32 what several rows say of one token."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """tokens (T, K, D), places (S,) -> (S, K, D)."""
+        ctx.save_for_backward(places)
+        ctx.shape = tokens.shape
+        return tokens.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """grad (S, K, D) -> the gradient of tokens (T, K, D)."""
+        (places,) = ctx.saved_tensors
+        total = grad.new_zeros(ctx.shape, dtype=torch.promote_types(grad.dtype, torch.float32))
+        return total.index_add_(0, places, grad.to(total.dtype)).to(grad.dtype), None
 
 
 @contextmanager

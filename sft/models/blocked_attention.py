@@ -1,36 +1,47 @@
 """Attention within rows in bf16 on a CPU: plain matrix products over blocks of queries, each with the keys before it.
 
 PyTorch's own attention for CPUs multiplies at a fifth of the rate of its matrix products, and wants fp32 for that. Here
-rows of like lengths are padded into one batch, heads that share keys lie beside each other as further queries, and 96
-queries at a time see the keys up to their own: little is computed of what causality forbids. Scores and their softmax
-are fp32; probabilities are rounded to the type of the values.
+rows of like lengths are padded into one batch (sft.models.row_layout), and 96 queries at a time see the keys up to
+their own: little is computed of what causality forbids. Scores and their softmax are fp32; probabilities are rounded to
+the type of the values.
 
     attend_blocks(query, key, value, lengths=[5, 7], scaling=0.125)
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from functools import lru_cache
+from itertools import pairwise
 
 import torch
 
-BLOCK = 96  # queries at a time: of 48 the products are too small, of 256 more is computed in vain
-KEEP_UP_TO = 1024  # tokens of a row whose probabilities are kept for the backward pass; of longer ones, computed again
-MAX_PADDED_WORK = 1.5  # rows share a batch while padding costs at most so many times more
+from sft.models.row_layout import Layout, find_layout
 
-Span = tuple[int, int]  # where a row begins, and where the next one does
+BLOCK = 96  # queries at a time, about: of 48 the products are too small, of 256 more is computed in vain
+KEEP_UP_TO = 1024  # tokens of a row whose probabilities are kept for the backward pass; of longer ones, computed again
+
+Span = tuple[int, int]  # where something begins, and where the next one does
 
 
 def attend_blocks(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int], scaling: float | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Sequence[int],
+    scaling: float | None = None,
+    seen: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Causal attention of rows laid end to end: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D)."""
+    """Causal attention of rows laid end to end: query (1, H, T, D), key and value (1, K, S, D) -> (1, T, H, D).
+
+    lengths: queries of each row. seen: keys of each, whose last ones are at the places of its queries; None: as many.
+    """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layout = find_layout(tuple(lengths), tuple(seen or lengths), query.shape[1], key.shape[1])
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # (1, H, T, D) -> (T, H, D)
     mixed: torch.Tensor
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        mixed = _AttendBlocks.apply(q, k, v, lengths, scaling)
+        mixed = _AttendBlocks.apply(q, k, v, layout, scaling)
     else:
-        mixed, _ = _attend(q, k, v, lengths, scaling, keeps=False)
+        mixed, _ = _attend(q, k, v, layout, scaling, keeps=False)
     return mixed.unsqueeze(0)
 
 
@@ -43,89 +54,126 @@ class _AttendBlocks(torch.autograd.Function):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        lengths: Sequence[int],
+        layout: Layout,
         scaling: float,
     ) -> torch.Tensor:
-        """query (T, H, D), key and value (T, K, D) -> (T, H, D)."""
-        mixed, kept = _attend(query, key, value, lengths, scaling, keeps=True)
+        """query (T, H, D), key and value (S, K, D) -> (T, H, D)."""
+        mixed, kept = _attend(query, key, value, layout, scaling, keeps=True)
         ctx.save_for_backward(*(tensor for batch in kept for tensor in batch))
-        ctx.sizes, ctx.lengths, ctx.scaling = [len(batch) for batch in kept], lengths, scaling
+        ctx.sizes, ctx.layout, ctx.scaling = [len(batch) for batch in kept], layout, scaling
         return mixed
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """grad (T, H, D) -> the gradients of query, key and value."""
-        saved = iter(ctx.saved_tensors)
-        grads: list[torch.Tensor] = []
-        for rows, size in zip(_batch_rows(ctx.lengths), ctx.sizes, strict=True):
-            q, k, v, *probabilities = (next(saved) for _ in range(size))
-            num_key_heads = len(k) // len(rows)
-            grads = grads or [
-                grad.new_empty(len(grad), heads, q.shape[-1]) for heads in (grad.shape[1], num_key_heads, num_key_heads)
-            ]
-            laid = _lay_out(grad, rows, num_key_heads)
-            found = _differentiate(q, k, v, laid, probabilities, ctx.scaling)
-            for part, whole, factor in zip(found, grads, (ctx.scaling, ctx.scaling, 1.0), strict=True):
-                _put_back(part, whole, rows, factor)
-        return *grads, None, None
+        saved, layout = iter(ctx.saved_tensors), ctx.layout
+        laid = zip(layout.batches, layout.queries.lay_out(grad, fills=True), ctx.sizes, strict=True)
+        found = [
+            _differentiate(grads, *(next(saved) for _ in range(size)), scaling=ctx.scaling, first=rows.first)
+            for rows, grads, size in laid
+        ]
+        grad_q, grad_k, grad_v = zip(*found, strict=True)
+        return (
+            layout.queries.put_back(grad_q).mul_(ctx.scaling),
+            layout.keys.put_back(grad_k).mul_(ctx.scaling).to(grad.dtype),
+            layout.keys.put_back(grad_v).to(grad.dtype),
+            None,
+            None,
+        )
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int], scaling: float, *, keeps: bool
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scaling: float,
+    *,
+    keeps: bool,
 ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
     """As _AttendBlocks.forward; and of each batch of rows what the backward pass needs: its queries (B * K, G, L, D),
-    keys and values (B * K, L, D), and the probabilities of each block of queries (B * K, G * N, keys)."""
-    mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
+    keys and values (B * K, M, D), and the probabilities of each block of queries (B * K, G * N, keys)."""
+    mixed: list[torch.Tensor] = []
     kept: list[list[torch.Tensor]] = []
-    for rows in _batch_rows(lengths):
-        q = _lay_out(query, rows, key.shape[1])
-        k, v = (_lay_out(tensor, rows, key.shape[1])[:, 0] for tensor in (key, value))
-        keys, out, probabilities = _widen(k), torch.empty_like(q), []
+    laid = (places.lay_out(t) for places, t in ((layout.queries, query), (layout.keys, key), (layout.keys, value)))
+    for rows, q, k, v in zip(layout.batches, *laid, strict=True):
+        q, k, v = q.unflatten(1, (k.shape[1], -1)).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+        keys, outputs, probabilities = _widen(k), [], []
         for start, end in _blocks(q.shape[2]):
-            found = _find_probabilities(q[:, :, start:end], keys[:, :end], scaling, v.dtype)
-            out[:, :, start:end] = torch.bmm(found, v[:, :end]).view(len(q), -1, end - start, q.shape[3])
-            if keeps and q.shape[2] <= KEEP_UP_TO:
+            seen = rows.first + end
+            found = _find_probabilities(q[:, :, start:end], keys[:, :seen], scaling, v.dtype)
+            outputs.append(_by_heads(torch.bmm(found, v[:, :seen]), q))
+            if keeps and rows.longest <= KEEP_UP_TO:
                 probabilities.append(found)
-        _put_back(out, mixed, rows)
+        mixed.append(_join(outputs))
         if keeps:
             kept.append([q, k, v, *probabilities])
-    return mixed, kept
+    return layout.queries.put_back(mixed), kept
 
 
 def _differentiate(
+    grad: torch.Tensor,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    grad: torch.Tensor,
-    probabilities: Sequence[torch.Tensor],
+    *probabilities: torch.Tensor,
     scaling: float,
+    first: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of a batch's queries (B * K, G, L, D) and keys (B * K, L, D), both without the factor scaling, and
-    of its values (B * K, L, D). What blocks add to keys and values is summed in fp32."""
-    keys, grad_q = (None if probabilities else _widen(k)), torch.empty_like(q)
-    grad_k, grad_v = torch.zeros(2, *k.shape, dtype=_wide(k.dtype))
-    for number, (start, end) in enumerate(_blocks(q.shape[2])):
+    """The gradients of a batch's queries (B * K, G, L, D) and keys (B * K, M, D), both without the factor scaling, and
+    of its values (B * K, M, D). What blocks add to keys and values is summed in fp32."""
+    grad, keys = grad.view_as(q), (None if probabilities else _widen(k))
+    grads_q: list[torch.Tensor] = []
+    grad_k, grad_v = k.new_empty(0), v.new_empty(0)
+    for number, (start, end) in reversed(list(enumerate(_blocks(q.shape[2])))):  # the last one sees all keys
         queries, grads = (tensor[:, :, start:end].flatten(1, 2) for tensor in (q, grad))  # (B * K, G * N, D)
+        seen = first + end
         if keys is None:
             found = probabilities[number]
         else:
-            found = _find_probabilities(q[:, :, start:end], keys[:, :end], scaling, v.dtype)
-        grad_found = torch.bmm(grads, v[:, :end].transpose(1, 2))
+            found = _find_probabilities(q[:, :, start:end], keys[:, :seen], scaling, v.dtype)
+        grad_found = torch.bmm(grads, v[:, :seen].transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_found, found, -1, found.dtype)
-        grad_q[:, :, start:end] = torch.bmm(grad_scores, k[:, :end]).view(len(q), -1, end - start, q.shape[3])
-        grad_k[:, :end] += torch.bmm(grad_scores.transpose(1, 2), queries)
-        grad_v[:, :end] += torch.bmm(found.transpose(1, 2), grads)
-    return grad_q, grad_k, grad_v
+        grads_q.append(_by_heads(torch.bmm(grad_scores, k[:, :seen]), q))
+        grad_k = _add_to(grad_k, torch.bmm(grad_scores.transpose(1, 2), queries), is_last=start == 0)
+        grad_v = _add_to(grad_v, torch.bmm(found.transpose(1, 2), grads), is_last=start == 0)
+    return _join(grads_q[::-1]), grad_k, grad_v
+
+
+def _add_to(total: torch.Tensor, part: torch.Tensor, *, is_last: bool) -> torch.Tensor:
+    """What a block adds to the first of the keys, total being empty before the first block; what is one alone stays in
+    its type."""
+    if not total.numel():
+        return part if is_last else part.to(_wide(part.dtype))
+    total[:, : part.shape[1]] += part
+    return total
+
+
+def _by_heads(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(B * K, G * N, D) -> (B * K, G, N, D)."""
+    return rows.view(len(like), like.shape[1], -1, like.shape[3])
+
+
+def _join(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(B * K, G, N, D) each -> (B * K, G, L, D)."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks), dim=2)
 
 
 def _find_probabilities(queries: torch.Tensor, keys: torch.Tensor, scaling: float, dtype: torch.dtype) -> torch.Tensor:
     """Of queries (B, G, N, D) and keys (B, T, D), fp32, the last N of which stand at the queries' own places:
     (B, G * N, T)."""
     batch, groups, num_queries, _ = queries.shape
-    scores = torch.bmm(_widen(queries).flatten(1, 2).mul_(scaling), keys.transpose(1, 2))
-    later = scores.new_full((num_queries, num_queries), float("-inf")).triu_(1)
-    scores.view(batch, groups, num_queries, -1)[..., -num_queries:] += later
+    wide = _widen(queries).flatten(1, 2)
+    scores = torch.baddbmm(wide.new_empty(()), wide, keys.transpose(1, 2), beta=0, alpha=scaling)
+    scores.view(batch, groups, num_queries, -1)[..., -num_queries:] += _later(num_queries, scores.dtype)
     return torch.softmax(scores, -1, out=scores).to(dtype)  # in place: it is all that would not fit the caches
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+def _later(num_queries: int, dtype: torch.dtype) -> torch.Tensor:
+    """(N, N): what keeps queries from the keys behind their own places."""
+    return torch.full((num_queries, num_queries), float("-inf"), dtype=dtype).triu_(1)
 
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:
@@ -139,36 +187,6 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _blocks(length: int) -> list[Span]:
-    """300 -> (0, 96), (96, 192), (192, 288), (288, 300)."""
-    return [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
-
-
-def _batch_rows(lengths: Sequence[int]) -> list[list[Span]]:
-    """Rows of like lengths, which are computed as one batch: [5, 100, 6] -> [[(5, 105)], [(105, 111), (0, 5)]]."""
-    spans = [(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
-    batches: list[list[Span]] = []
-    longest = work = 0
-    for start, end in sorted(spans, key=lambda span: span[0] - span[1]):
-        work += (end - start) ** 2
-        if not batches or (len(batches[-1]) + 1) * longest**2 > MAX_PADDED_WORK * work:
-            batches.append([])
-            longest, work = end - start, (end - start) ** 2
-        batches[-1].append((start, end))
-    return batches
-
-
-def _lay_out(tensor: torch.Tensor, rows: Sequence[Span], num_key_heads: int) -> torch.Tensor:
-    """(T, H, D) -> (B * K, G, L, D), padded on the right with zeros: causal attention never looks there."""
-    longest = max(end - start for start, end in rows)
-    shape = (len(rows), num_key_heads, tensor.shape[1] // num_key_heads, longest, tensor.shape[2])
-    laid = tensor.new_empty(shape)
-    for row, (start, end) in zip(laid, rows, strict=True):  # (K, G, L, D)
-        row[:, :, : end - start] = tensor[start:end].unflatten(1, shape[1:3]).permute(1, 2, 0, 3)
-        row[:, :, end - start :] = 0
-    return laid.flatten(0, 1)
-
-
-def _put_back(laid: torch.Tensor, whole: torch.Tensor, rows: Sequence[Span], factor: float = 1.0) -> None:
-    """What _lay_out did, undone into its places in (T, H, D), times a factor."""
-    for row, (start, end) in zip(laid.view(len(rows), whole.shape[1], -1, whole.shape[2]), rows, strict=True):
-        torch.mul(row[:, : end - start].transpose(0, 1), factor, out=whole[start:end])
+    """Of like sizes, about BLOCK long: 100 -> (0, 100); 300 -> (0, 100), (100, 200), (200, 300)."""
+    number = max(1, round(length / BLOCK))
+    return list(pairwise(length * cut // number for cut in range(number + 1)))

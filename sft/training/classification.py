@@ -50,8 +50,8 @@ class Classification:
         """Columns input_ids and labels, the number of the class."""
         return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [_class_of(r) for r in rows]})
 
-    def collate(self, rows: Sequence[Encoded]) -> Batch:
-        """Prompts in the layout the backend takes, and labels (B,)."""
+    def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
+        """Prompts in the layout the backend takes, whole because the head reads whole rows, and labels (B,)."""
         return {**collate_prompts(self.loaded, rows), "labels": torch.tensor([_class_of(row) for row in rows])}
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:

@@ -39,9 +39,11 @@ class LanguageModelling:
         """Columns input_ids and labels (-100 where not supervised)."""
         return as_dataset(rows)
 
-    def collate(self, rows: Sequence[Encoded]) -> Batch:
+    def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         """Rows -> one batch in the layout the backend takes."""
-        return flatten_rows(rows) if self.loaded.takes_flat_rows else pad_rows(rows, self.loaded.chat.pad_id)
+        if not self.loaded.takes_flat_rows:
+            return pad_rows(rows, self.loaded.chat.pad_id)
+        return flatten_rows(rows, shares=shares)
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of the nll of the batch's supervised tokens / divisor."""

@@ -12,14 +12,18 @@ from transformers import PreTrainedModel
 
 
 @contextmanager
-def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: torch.Tensor) -> Iterator[None]:
+def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: torch.Tensor | None) -> Iterator[None]:
     """Add noise to what the input embeddings return inside this context, in training mode only.
 
-    row_lengths: the length of the row each token belongs to, broadcastable to the ids: (1, T) or (B, 1).
+    row_lengths: the length of the row each token belongs to, broadcastable to the ids: (1, T) or (B, 1). None where
+    tokens belong to several rows, whose noise would not be the same.
     """
     if not alpha or not model.training:
         yield
         return
+
+    if row_lengths is None:
+        raise ValueError("noise on the embeddings is each row's own: its rows cannot share their beginnings")
 
     def add_noise(module: torch.nn.Module, inputs: object, embedded: torch.Tensor) -> torch.Tensor:
         scale = alpha / (row_lengths.to(embedded.device) * embedded.shape[-1]).sqrt()

@@ -44,8 +44,11 @@ class Objective(Protocol[S]):
     def as_dataset(self, rows: Sequence[Encoded]) -> Dataset:
         """The rows as TRL wants to see what is tokenised; our steps are made of the rows themselves."""
 
-    def collate(self, rows: Sequence[Encoded]) -> Batch:
-        """The rows of a micro-batch as tensors; `row_lengths` (B,) is among them."""
+    def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
+        """The rows of a micro-batch as tensors; `row_lengths` (B,) is among them.
+
+        shares: beginnings that rows have in common may be computed once.
+        """
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of the batch's terms / divisor, by the forward of `model`; None: divided by their number.

@@ -23,6 +23,7 @@ from sft.training.order import deal_rows
 
 SLACK = 1.15  # the largest part may have so many times the mean's tokens; beyond, the others wait for too long
 FEWEST_TOKENS = 320  # of a part on average; of smaller ones, what each operation costs by itself eats up the gain
+LAYOUT = ("position_ids", "cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k", "key_places")  # of a batch
 Result = tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]  # a part's loss and gradients
 
 
@@ -44,21 +45,25 @@ def compute_apart(
     rows: Sequence[Encoded],
     parts: Sequence[Sequence[int]],
     divisor: torch.Tensor | int,
+    *,
+    shares: bool = False,
 ) -> torch.Tensor:
     """The loss of the rows, as objective.compute_loss has it, (): its backward pass hands on gradients that are there.
 
     For models without dropout, whose input embeddings are not trained and whose objective takes hidden states. Call
-    within loaded.flat_rows(); what hooks do to the embeddings is done to all rows at once.
+    within loaded.flat_rows(). What hooks do to the embeddings is done to all rows at once, or, where rows of a part may
+    share their beginnings (shares), by each part.
     """
     model = loaded.causal_lm
+    embed = model.get_input_embeddings()
     with torch.no_grad():
-        embedded = model.get_input_embeddings()(tensor_of(flatten_rows(rows)["input_ids"]))  # (1, T, D)
+        embedded = embed(tensor_of(flatten_rows(rows)["input_ids"]))  # (1, T, D)
     of_row = embedded.split([len(row.input_ids) for row in rows], dim=1)
 
     def compute(part: Sequence[int]) -> torch.Tensor:
-        batch = objective.collate([rows[index] for index in part])
-        layout = {name: batch[name] for name in ("position_ids", "cu_seq_lens_q", "max_length_q")}
-        given = torch.cat([of_row[index] for index in part], dim=1)
+        batch = objective.collate([rows[index] for index in part], shares=shares)
+        layout = {name: value for name, value in batch.items() if name in LAYOUT}
+        given = embed(batch["input_ids"]) if shares else torch.cat([of_row[index] for index in part], dim=1)
         hidden = model.base_model(inputs_embeds=given, **layout, use_cache=False).last_hidden_state
         return objective.loss_of_hidden(hidden.squeeze(0), batch, divisor)
 

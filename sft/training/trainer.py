@@ -143,7 +143,8 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
 
     def collate(self, places: Sequence[int]) -> dict[str, object]:
         """Rows -> one batch as the objective has it, and row_places."""
-        return {**self.objective.collate([self.train_rows[place] for place in places]), "row_places": list(places)}
+        rows = [self.train_rows[place] for place in places]
+        return {**self.objective.collate(rows, shares=self.shares_prefixes), "row_places": list(places)}
 
     def compute_loss(
         self,
@@ -155,7 +156,9 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         """The batch's part of the step's loss, which num_items_in_batch terms make up."""
         lengths, places = inputs.pop("row_lengths"), inputs.pop("row_places")
         is_idle = inputs.pop("is_idle", False)
-        if self.loaded.takes_flat_rows:  # output_size: else the GPU would be asked for it, and waited for
+        if self.shares_prefixes:
+            of_token = None
+        elif self.loaded.takes_flat_rows:  # output_size: else the GPU would be asked for it, and waited for
             of_token = lengths.repeat_interleave(lengths, output_size=inputs["input_ids"].shape[1])[None]  # (1, T)
         else:
             of_token = lengths[:, None]  # (B, 1)
@@ -163,7 +166,9 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
             parts = self._share_out(places) if model is self.loaded.model and not is_idle else []
             if parts and num_items_in_batch is not None:
                 rows = [self.train_rows[place] for place in places]
-                loss = compute_apart(self.loaded, self.objective, rows, parts, num_items_in_batch)
+                loss = compute_apart(
+                    self.loaded, self.objective, rows, parts, num_items_in_batch, shares=self.shares_prefixes
+                )
             else:
                 loss = self.objective.compute_loss(model, inputs, num_items_in_batch)
         if is_idle:
@@ -172,6 +177,12 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # counted over all processes, and DDP averages
         return loss
+
+    @cached_property
+    def shares_prefixes(self) -> bool:
+        """Whether beginnings that rows of a micro-batch have in common are computed once: where nothing makes the same
+        tokens different in each row, as noise does."""
+        return self.loaded.takes_flat_rows and not self.noise_alpha and not has_dropout(self.loaded.causal_lm)
 
     def _share_out(self, places: Sequence[int]) -> list[list[int]]:
         """Indices of a micro-batch's rows in parts that cores compute apart; none where it is computed as a whole."""

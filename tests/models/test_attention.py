@@ -1,5 +1,6 @@
 """Flat attention: rows laid end to end are computed as if each were alone."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,55 @@ def test_every_row_is_attended_to_as_if_it_were_alone(max_padded_work, lengths, 
     finally:
         attention.MAX_PADDED_WORK = before
     torch.testing.assert_close(mixed.double(), attend_alone(query, key, value, lengths), atol=1e-6, rtol=1e-5)
+
+
+def in_common(rows: list[list[int]], dtype: torch.dtype, device: str = "cpu"):
+    """Heads of the tokens of a shared batch, what attend_flat says of them, and what each row alone says (fp64): of the
+    tokens (T, H, D), and the gradients of query, key and value, both ways."""
+    encoded = [Encoded(ids, [0] * (len(ids) - 1) + [1]) for ids in rows]
+    batch, whole = flatten_rows(encoded, shares=True), flatten_rows(encoded)
+    ids, places = batch["input_ids"][0], torch.arange(len(batch["input_ids"][0]))
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(1, len(ids), heads, 16, generator=generator).transpose(1, 2) for heads in (4, 2, 2)]
+    inputs = [tensor.to(device, dtype).detach().requires_grad_() for tensor in made]
+    layout = {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+        if name.startswith(("cu_seq", "max_l", "key_pl"))
+    }
+    found, _ = attend_flat(torch.nn.Module(), *inputs, None, 0.25, **layout)
+    # Every row alone: the tokens it sees, by the segment that is its own.
+    bounds, keys = batch["cu_seq_lens_k"].tolist(), batch["key_places"]
+    paths = [keys[start:end] for start, end in pairwise(bounds)][-len(rows) :]
+    assert [ids[path].tolist() for path in paths] == rows
+    exact = [tensor.detach().cpu().double().requires_grad_() for tensor in inputs]
+    spread = torch.cat(paths)
+    each = attend_alone(*(tensor[:, :, spread] for tensor in exact), whole["row_lengths"].tolist())[0]  # scale 16^-.5
+    first = [int((spread == place).nonzero()[0, 0]) for place in places]  # a token in common, as one row has it
+    weights = torch.randn(found.shape[1:], generator=generator)
+    wanted = each[first]
+    return (
+        [found[0], *torch.autograd.grad((found[0].float() * weights.to(device)).sum(), inputs)],
+        [wanted, *torch.autograd.grad((wanted * weights).sum(), exact)],
+    )
+
+
+TREE = [[1] * 20 + [2] * 15 + [3, 4, 5], [1] * 20 + [2] * 15 + [6, 7], [1] * 20 + [8] * 9 + [9] * 30, [7] * 30]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("rows", [TREE, TREE[:2], [TREE[0]] * 3], ids=["tree", "one beginning", "equal rows"])
+def test_rows_with_beginnings_in_common_are_attended_to_as_if_each_were_alone(rows, dtype, tolerance):
+    for ours, wanted in zip(*in_common(rows, dtype), strict=True):
+        torch.testing.assert_close(ours.double(), wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch's kernel for rows of any length")
+@pytest.mark.parametrize("rows", [TREE, TREE[:2], [TREE[0]] * 3], ids=["tree", "one beginning", "equal rows"])
+def test_rows_with_beginnings_in_common_are_attended_to_as_if_each_were_alone_on_a_gpu(rows):
+    for ours, wanted in zip(*in_common(rows, torch.bfloat16, "cuda"), strict=True):
+        torch.testing.assert_close(ours.cpu().double(), wanted, atol=2e-2, rtol=2e-2)
 
 
 def test_changing_one_row_does_not_change_another(tiny_model_folder: Path):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from sft.models import blocked_attention
+from sft.models import blocked_attention, row_layout
 from sft.models.attention import attend_flat
 from sft.models.blocked_attention import attend_blocks
 
@@ -46,13 +46,43 @@ def test_rows_and_their_gradients_are_those_of_each_row_alone(lengths, heads, gr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocked_attention, "BLOCK", block)
         patch.setattr(blocked_attention, "KEEP_UP_TO", kept)
-        patch.setattr(blocked_attention, "MAX_PADDED_WORK", padded_work)
+        patch.setattr(row_layout, "MAX_PADDED_WORK", padded_work)
+        row_layout.find_layout.cache_clear()  # it goes by the lengths alone
         found = attend_blocks(*inputs, lengths, 0.3)
         weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed), dtype=found.dtype)
         gradients = torch.autograd.grad((found * weights).sum(), inputs)
         with torch.no_grad():
             assert torch.equal(attend_blocks(*inputs, lengths, 0.3), found)
     expected = attend_alone(*inputs, lengths, 0.3)
+    torch.testing.assert_close(found, expected)
+    for gradient, wanted in zip(gradients, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
+        torch.testing.assert_close(gradient, wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=5),
+    block=st.integers(1, 14),
+    kept=st.sampled_from([0, 6, 1024]),
+    padded_work=st.sampled_from([0.0, 1.5, 1e9]),
+    seed=st.integers(0, 999),
+)
+def test_rows_that_see_more_keys_than_they_have_queries_are_the_ends_of_whole_rows(
+    rows, block, kept, padded_work, seed
+):
+    lengths = [own for _, own in rows]
+    seen = [sum(row) for row in rows]
+    inputs = make_heads(seen, 2, 3, seed)
+    ends = torch.cat([torch.arange(seen[i] - lengths[i], seen[i]) + sum(seen[:i]) for i in range(len(rows))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocked_attention, "BLOCK", block)
+        patch.setattr(blocked_attention, "KEEP_UP_TO", kept)
+        patch.setattr(row_layout, "MAX_PADDED_WORK", padded_work)
+        row_layout.find_layout.cache_clear()
+        found = attend_blocks(inputs[0][:, :, ends], *inputs[1:], lengths, 0.3, seen)
+        weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed), dtype=found.dtype)
+        gradients = torch.autograd.grad((found * weights).sum(), inputs)
+    expected = attend_alone(*inputs, seen, 0.3)[:, ends]
     torch.testing.assert_close(found, expected)
     for gradient, wanted in zip(gradients, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
         torch.testing.assert_close(gradient, wanted)

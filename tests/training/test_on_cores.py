@@ -23,9 +23,9 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
     found: list[list[list[int]]] = []
     compute_apart = on_cores.compute_apart
 
-    def note(loaded, objective, rows, parts, divisor):
+    def note(loaded, objective, rows, parts, divisor, **how):
         found.append(parts)
-        return compute_apart(loaded, objective, rows, parts, divisor)
+        return compute_apart(loaded, objective, rows, parts, divisor, **how)
 
     monkeypatch.setattr(trainer, "compute_apart", note)
     monkeypatch.setattr(on_cores, "FEWEST_TOKENS", 50)

@@ -103,6 +103,46 @@ def test_flat_and_padded_batches_give_the_same_loss_and_gradients(tiny_model_fol
         torch.testing.assert_close(gradient, padded[name], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_beginnings_in_common_are_computed_once_for_the_same_loss_and_gradients(
+    method, tiny_model_folder: Path, tmp_path: Path
+):
+    settings, loaded = load(tiny_model_folder, "--method", method)
+    rows = make_rows(loaded, 6)
+    trainer = RowTrainer(loaded, rows, rows, build_arguments(settings, loaded.precision, tmp_path, num_steps=1))
+    loaded.model.train()
+    assert trainer.shares_prefixes
+    results, sizes = [], []
+    for shares in (True, False):
+        trainer.__dict__["shares_prefixes"] = shares
+        batch = trainer.collate(range(6))
+        sizes.append(batch["input_ids"].shape[1])
+        loss = trainer.compute_loss(loaded.model, batch, num_items_in_batch=torch.tensor(50))
+        loaded.model.zero_grad()
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in loaded.model.named_parameters() if p.grad is not None}
+        results.append((loss.item(), gradients))
+    (shared_loss, shared), (loss, plain) = results
+    assert sizes[0] < sizes[1] == sum(len(row.input_ids) for row in rows)
+    assert trainer.num_tokens_seen == 2 * sizes[1]  # what rows have, however it was computed
+    assert shared_loss == pytest.approx(loss, abs=1e-5)
+    assert set(shared) == set(plain)
+    for name, gradient in shared.items():
+        torch.testing.assert_close(gradient, plain[name], atol=1e-5, rtol=1e-3)
+
+
+def test_what_makes_equal_tokens_different_in_each_row_keeps_rows_whole(tiny_model_folder: Path, tmp_path: Path):
+    def batch_of(noise: float | None, *flags: str) -> dict[str, object]:
+        settings, loaded = load(tiny_model_folder, *flags)
+        rows = make_rows(loaded, 6)
+        arguments = build_arguments(settings, loaded.precision, tmp_path, num_steps=1)
+        return RowTrainer(loaded, rows, rows, arguments, neftune_noise_alpha=noise).collate(range(6))
+
+    assert "key_places" in batch_of(None)
+    assert "key_places" not in batch_of(5.0)
+    assert "key_places" not in batch_of(None, "--lora_dropout", "0.1")
+
+
 def test_validation_is_token_weighted_and_chooses_the_best_checkpoint(tiny_model_folder: Path, tmp_path: Path):
     settings, loaded = load(tiny_model_folder, "--max_steps", "6", "--eval_steps", "2", "--batch_size", "8")
     rows = make_rows(loaded)

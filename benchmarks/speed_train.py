@@ -3,7 +3,8 @@
 A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
 with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the recipe everybody copies is stock-qlora-2x4-8bit),
 -fp32 for everything in fp32 (4-bit weights are unpacked to it), against which losses are held where it comes first, or
--fp32adapter for what TRL turns into bf16 beside 4-bit weights, where small updates are lost.
+-fp32adapter for what TRL turns into bf16 beside 4-bit weights, where small updates are lost; ours with -whole, without
+computing once what rows begin with in common. Tokens are those of the rows, however they are computed.
 
 `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come, with its default, autocast; `unsloth`
 is its model in the same SFTTrainer. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
@@ -47,13 +48,14 @@ class Way:
     keeps_adapter: bool  # in fp32, beside 4-bit weights
     in_8_bits: bool  # the optimizer
     autocasts: bool  # fp32 weights on a CPU
+    is_whole: bool  # rows whose beginnings are in common
 
     @classmethod
     def parse(cls, name: str) -> "Way":
         """`unsloth-qlora-8x1-gc` -> who, method, 8, True."""
         who, method, *more = name.split("-")
         rows = next((part for part in more if part[0].isdigit() and "x" in part), "8x1")
-        known = ("gc", "fp32", "fp32adapter", "8bit", "autocast")
+        known = ("gc", "fp32", "fp32adapter", "8bit", "autocast", "whole")
         return cls(name, who, method, int(rows.split("x")[0]), *(flag in more for flag in known))
 
 
@@ -204,6 +206,7 @@ def measure(path: Way, plan: Plan) -> Measured:
     if path.who == "ours":
         limit_memory(plan.max_memory_gb)
         trainer = build_ours(settings, backend, rows, args)
+        trainer.shares_prefixes = trainer.shares_prefixes and not path.is_whole
     else:
         args.train_sampling_strategy = "sequential"
         args.per_device_train_batch_size = path.micro_batch

@@ -42,14 +42,14 @@ def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
             ((rows[cut.row].loss_mask[cut.start : cut.end] for cut in cuts), numpy.bool_),
         )
     )
-    bounds = torch.cat([torch.zeros(1, dtype=lengths.dtype), lengths.cumsum(0)])
-    mask[bounds[:-1]] = False  # a row's first token has nothing before it that could predict it
+    bounds = _bounds(lengths)
+    mask[bounds[:-1].long()] = False  # a row's first token has nothing before it that could predict it
     offsets = torch.tensor([cut.start for cut in cuts]) - bounds[:-1]
     batch: Batch = {
         "input_ids": ids[None],
         "position_ids": (torch.arange(len(ids)) + offsets.repeat_interleave(lengths))[None],
-        "cu_seq_lens_q": bounds.to(torch.int32),
-        "cu_seq_lens_k": bounds.to(torch.int32),
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
         "max_length_q": int(lengths.max()),
         "max_length_k": int(lengths.max()),
         "logits_to_keep": mask.nonzero()[:, 0] - 1,
@@ -62,33 +62,50 @@ def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
 def _keys_of(segments: Sequence[Segment], bounds: torch.Tensor) -> Batch:
     """Which tokens each segment sees: those above it, and its own."""
     own = [torch.arange(start, end) for start, end in pairwise(bounds.tolist())]
-    seen = torch.tensor([0, *(segment.end for segment in segments)])  # a beginning is complete: so many tokens long
+    seen = torch.tensor([segment.end for segment in segments])  # from its row's beginning on
     return {
         "key_places": torch.cat([own[place] for i, cut in enumerate(segments) for place in (*cut.above, i)]),
-        "cu_seq_lens_k": seen.cumsum(0).to(torch.int32),
+        "cu_seq_lens_k": _bounds(seen),
         "max_length_k": int(seen.max()),
     }
 
 
-def fill_up(batch: Batch, num_tokens: int, num_rows: int, pad_id: int) -> dict[str, torch.Tensor]:
+def fill_up(
+    batch: Batch, num_tokens: int, num_rows: int, pad_id: int, num_keys: int | None = None
+) -> dict[str, torch.Tensor]:
     """What a flat batch's forward pass reads, in shapes that do not depend on its rows: num_tokens and num_rows + 1.
 
     One more row of padding takes the tokens that are left, rows without tokens the places that are left. The batch of
-    flatten_rows' example in 16, 3: input_ids (1, 16), position_ids [0..4, 0..6, 0..3], cu_seq_lens [0, 5, 12, 16, 16],
-    row_lengths [5, 7, 4, 0].
+    flatten_rows' example in 16, 3: input_ids (1, 16), position_ids [0..4, 0..6, 0..3], cu_seq_lens_q
+    [0, 5, 12, 16, 16], row_lengths [5, 7, 4, 0].
+
+    num_keys: of a batch whose segments see each other, key_places, -1 where nobody looks, and cu_seq_lens_k in place of
+    row_lengths. num_rows counts segments then.
     """
-    lengths, ids = tensor_of(batch["row_lengths"]), tensor_of(batch["input_ids"])
-    left = num_tokens - ids.shape[1]
+    lengths, ids = tensor_of(batch["cu_seq_lens_q"]).diff(), tensor_of(batch["input_ids"])
+    used = ids.shape[1]
+    left = num_tokens - used
     if left < 0 or len(lengths) > num_rows:
-        raise ValueError(f"{len(lengths)} rows of {ids.shape[1]} tokens do not fit {num_rows} of {num_tokens}")
-    row_lengths = torch.zeros(num_rows + 1, dtype=lengths.dtype)
-    row_lengths[: len(lengths)], row_lengths[len(lengths)] = lengths, left
-    return {
+        raise ValueError(f"{len(lengths)} rows of {used} tokens do not fit {num_rows} of {num_tokens}")
+    filler = torch.tensor([left] + [0] * (num_rows - len(lengths)), dtype=lengths.dtype)
+    row_lengths = torch.cat([lengths, filler])
+    filled = {
         "input_ids": pad(ids, (0, left), value=pad_id),
         "position_ids": torch.cat([tensor_of(batch["position_ids"]), torch.arange(left)[None]], dim=1),
-        "cu_seq_lens": pad(row_lengths.cumsum(0), (1, 0)).to(torch.int32),
-        "row_lengths": row_lengths,
+        "cu_seq_lens_q": _bounds(row_lengths),
     }
+    if num_keys is None:
+        return filled | {"row_lengths": row_lengths}
+    places = torch.cat([tensor_of(batch["key_places"]), torch.arange(used, num_tokens)])
+    if len(places) > num_keys:
+        raise ValueError(f"{len(places)} keys do not fit {num_keys}")
+    seen = torch.cat([tensor_of(batch["cu_seq_lens_k"]).diff(), filler])
+    return filled | {"key_places": pad(places, (0, num_keys - len(places)), value=-1), "cu_seq_lens_k": _bounds(seen)}
+
+
+def _bounds(lengths: torch.Tensor) -> torch.Tensor:
+    """Where rows begin, and where the last one ends: [5, 7] -> [0, 5, 12]."""
+    return pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
 def pad_rows(rows: Sequence[Encoded], pad_id: int) -> Batch:

@@ -10,6 +10,7 @@ called with one long row (1, T) and `cu_seq_lens_q`, the places where rows begin
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -56,20 +57,23 @@ def attend_flat(
         )
     if cu_seq_lens_k is None:  # as many keys as queries
         cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
-    if key_places is not None:
-        key, value = pick(key, key_places), pick(value, key_places)  # (1, K, S, D)
     if has_varlen(query.device, query.dtype):
+        if key_places is not None:
+            key, value = pick(key, key_places), pick(value, key_places)  # (1, K, S, D)
         # (1, H, T, D) -> (T, H, D), as it lies in memory. squeeze: the gradient of [0] would be copied into zeros
         rows = [tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value)]
         mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scale=scaling, **_VARLEN)
         return mixed[None], None
     lengths, seen = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
+    places = None if key_places is None else key_places[: sum(seen)]  # without what fills it up
+    if places is not None:
+        key, value = pick(key, places), pick(value, places)
     if query.device.type == "cpu" and query.dtype is torch.bfloat16:
         return attend_blocks(query, key, value, lengths, scaling, seen), None
-    if key_places is None:
+    if places is None:
         return _attend_rows(query, key, value, lengths, scaling), None
-    mixed = _attend_rows(pick(query, key_places), key, value, seen, scaling)  # whole rows; of each its own part
-    ends = zip(cu_seq_lens_k[1:].tolist(), lengths, strict=True)
+    mixed = _attend_rows(pick(query, places), key, value, seen, scaling)  # whole rows; of each its own part
+    ends = zip(accumulate(seen), lengths, strict=True)
     return torch.cat([mixed[:, end - length : end] for end, length in ends], dim=1), None
 
 
@@ -103,7 +107,10 @@ def _attend_padded(
 
 
 def pick(heads: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Tokens by their places, any number of times: (1, K, T, D), (S,) -> (1, K, S, D)."""
+    """Tokens by their places, any number of times: (1, K, T, D), (S,) -> (1, K, S, D).
+
+    At -1 is some token or other, of which nothing is learned.
+    """
     picked: torch.Tensor = _Pick.apply(heads.squeeze(0).transpose(0, 1), places)
     return picked.transpose(0, 1)[None]
 
@@ -116,14 +123,16 @@ class _Pick(torch.autograd.Function):
         """tokens (T, K, D), places (S,) -> (S, K, D)."""
         ctx.save_for_backward(places)
         ctx.shape = tokens.shape
-        return tokens.index_select(0, places)
+        return tokens.index_select(0, places.clamp(min=0))
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         """grad (S, K, D) -> the gradient of tokens (T, K, D)."""
         (places,) = ctx.saved_tensors
-        total = grad.new_zeros(ctx.shape, dtype=torch.promote_types(grad.dtype, torch.float32))
-        return total.index_add_(0, places, grad.to(total.dtype)).to(grad.dtype), None
+        tokens, *rest = ctx.shape
+        total = grad.new_zeros(tokens + 1, *rest, dtype=torch.promote_types(grad.dtype, torch.float32))
+        total.index_add_(0, places.remainder(tokens + 1), grad.to(total.dtype))  # -1: the last one, nobody's
+        return total[:tokens].to(grad.dtype), None
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Classification:
 
     figures: Sequence[str] = ("loss", "accuracy", "macro_f1")
     loss_unit = "nats per row"
+    shares_prefixes = False  # the head reads whole rows
 
     def __init__(self, loaded: LoadedModel) -> None:
         assert loaded.head is not None
@@ -51,7 +52,7 @@ class Classification:
         return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [_class_of(r) for r in rows]})
 
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
-        """Prompts in the layout the backend takes, whole because the head reads whole rows, and labels (B,)."""
+        """Prompts in the layout the backend takes, and labels (B,)."""
         return {**collate_prompts(self.loaded, rows), "labels": torch.tensor([_class_of(row) for row in rows])}
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:

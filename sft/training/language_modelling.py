@@ -27,6 +27,7 @@ class LanguageModelling:
 
     figures: Sequence[str] = ("loss",)
     loss_unit = "nats per supervised token"
+    shares_prefixes = True
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded

@@ -11,6 +11,14 @@ import torch
 from transformers import PreTrainedModel
 
 
+def length_of_each_token(row_lengths: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Of rows laid end to end, the length of the row that each token belongs to: [2, 3], 5 -> (1, 5) [2, 2, 3, 3, 3].
+
+    num_tokens, their sum, is given: a GPU would have to be asked for it, and waited for.
+    """
+    return row_lengths.repeat_interleave(row_lengths, output_size=num_tokens)[None]
+
+
 @contextmanager
 def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: torch.Tensor | None) -> Iterator[None]:
     """Add noise to what the input embeddings return inside this context, in training mode only.

@@ -37,6 +37,7 @@ class Objective(Protocol[S]):
 
     figures: Sequence[str]  # what summarise reports: ("loss", "macro_f1")
     loss_unit: str  # "nats per supervised token"
+    shares_prefixes: bool  # whether collate can lay out beginnings that rows have in common once
 
     def count_terms(self, row: Encoded) -> int:
         """Terms of the loss that a row brings: the loss of a step is their sum divided by their number."""
@@ -47,7 +48,7 @@ class Objective(Protocol[S]):
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         """The rows of a micro-batch as tensors; `row_lengths` (B,) is among them.
 
-        shares: beginnings that rows have in common may be computed once.
+        shares: with beginnings that rows have in common once, where that can be done.
         """
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:

@@ -177,6 +177,7 @@ def _try_line(
 ) -> MemoryLine | None:
     """Bytes by tokens from two trials: the longest row alone, and several if they fit; None where not even one does."""
     trials: list[tuple[int, float]] = []
+    shares, trainer.shares_prefixes = trainer.shares_prefixes, False  # others of as many tokens may share less
     try:
         _forward_and_backward(trainer, model, rows[:1])  # gradients and optimizer states are there from here on
         if not is_resumed and not trainer.is_sharded and _gradients_are_finite(model):
@@ -192,6 +193,8 @@ def _try_line(
             trials.append((tokens, float(torch.cuda.max_memory_allocated() - resting)))
     except torch.OutOfMemoryError:
         pass
+    finally:
+        trainer.shares_prefixes = shares
     if len(trials) < 3:
         model.zero_grad()
         torch.cuda.empty_cache()

@@ -2,7 +2,7 @@
 
 A step of a 7B model launches some 5,000 kernels, and a card like the H100 runs them faster than Python launches them.
 A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STEP tokens (sft.batching.fill_up), and
-each size that a run will come to is recorded before its first step. All sizes share one pool of memory, which the first
+each Size that a run will come to is recorded before its first step. All sizes share one pool of memory, which the first
 one, the largest, makes. Between the two passes the loss is computed as ever, from the hidden states.
 
     passes = ReplayedPasses(loaded, max_rows=8, max_tokens=8192, longest=2048)
@@ -13,6 +13,7 @@ one, the largest, makes. Between the two passes the loss is computed as ever, fr
 
 from collections.abc import Callable, Iterable
 from itertools import compress
+from typing import NamedTuple
 
 import torch
 from torch import distributed
@@ -22,7 +23,7 @@ from prompts import Encoded
 from sft.batching import Batch, fill_up, flatten_rows, tensor_of, to_device
 from sft.models.fused_lora import cast_at_once
 from sft.models.loaded import LoadedModel
-from sft.training.neftune import embedding_noise
+from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.processes import are_joined
 
 TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.2 s
@@ -33,6 +34,22 @@ Run = Callable[[], None]
 
 class RecordingError(RuntimeError):
     """A pass that cannot be recorded; why."""
+
+
+class Size(NamedTuple):
+    """Of a recorded pass."""
+
+    num_tokens: int
+    num_keys: int  # that segments see, in sum; 0 where rows have nothing in common
+
+    @classmethod
+    def of(cls, num_tokens: int, num_keys: int) -> "Size":
+        """For a batch of so many tokens and keys: (3640, 0) -> (3712, 0); (1000, 2500) -> (1024, 4096)."""
+        filled = round_up(num_tokens)
+        if not num_keys:
+            return cls(filled, 0)
+        times = (num_keys + filled - num_tokens - 1) // filled  # a power of two holds them
+        return cls(filled, filled << times.bit_length())
 
 
 class ReplayedPasses:
@@ -67,7 +84,7 @@ class ReplayedPasses:
         shape = (round_up(max(max_tokens, longest)), loaded.causal_lm.config.hidden_size)
         self.hidden = torch.empty(shape, dtype=loaded.precision.dtype, device=loaded.device)  # (T, D)
         self.grad_hidden = torch.empty_like(self.hidden)
-        self._sizes: dict[int, _Recorded] = {}
+        self._sizes: dict[Size, _Recorded] = {}
 
     def begin_step(self) -> None:
         """Set every gradient to zero; the optimizer will find them in `.grad`."""
@@ -79,10 +96,12 @@ class ReplayedPasses:
 
     def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
         """Loss of a flat batch, detached; its gradients are added. Raises RecordingError where a size cannot be had."""
-        num_tokens = round_up(tensor_of(batch["input_ids"]).shape[1])
-        filled = fill_up(batch, num_tokens, self.max_rows, self.loaded.chat.pad_id)
-        self.record_sizes([num_tokens])
-        recorded = self._sizes[num_tokens]
+        keys = batch.get("key_places")
+        size = Size.of(tensor_of(batch["input_ids"]).shape[1], 0 if keys is None else len(tensor_of(keys)))
+        num_tokens = size.num_tokens
+        filled = self._fill_up(batch, size)
+        self.record_sizes([size])
+        recorded = self._sizes[size]
         for name, value in filled.items():
             recorded.inputs[name].copy_(value)
         batch = to_device(batch, self.loaded.device)  # now: behind the forward pass the copies would wait for it
@@ -94,18 +113,23 @@ class ReplayedPasses:
         recorded.backward()
         return loss.detach()
 
-    def record_sizes(self, sizes: Iterable[int]) -> None:
-        """Record passes for so many tokens each, the most first; raises RecordingError where that cannot be done."""
+    def record_sizes(self, sizes: Iterable["Size"]) -> None:
+        """Record passes of these sizes, the largest first; raises RecordingError where that cannot be done."""
         pad_id = self.loaded.chat.pad_id
-        for num_tokens in sorted(set(sizes) - self._sizes.keys(), reverse=True):
-            num_rows = min(self.max_rows, max(1, num_tokens // self.longest))
-            row = Encoded([pad_id] * min(self.longest, num_tokens), [1] * min(self.longest, num_tokens))
-            filled = fill_up(flatten_rows([row] * num_rows), num_tokens, self.max_rows, pad_id)
+        for size in sorted(set(sizes) - self._sizes.keys(), reverse=True):
+            num_rows = min(self.max_rows, max(1, size.num_tokens // self.longest))
+            row = Encoded([pad_id] * min(self.longest, size.num_tokens), [1] * min(self.longest, size.num_tokens))
+            batch = flatten_rows([row] * num_rows)
+            batch["key_places"] = torch.arange(tensor_of(batch["input_ids"]).shape[1])
             try:
-                self._sizes[num_tokens] = _Recorded(self, filled)
+                self._sizes[size] = _Recorded(self, self._fill_up(batch, size))
             except RuntimeError as error:  # out of memory among them
                 self.forget()
                 raise RecordingError(" ".join(str(_first(error)).split())[:200]) from None
+
+    def _fill_up(self, batch: Batch, size: "Size") -> dict[str, torch.Tensor]:
+        rows = 2 * self.max_rows - 1 if size.num_keys else self.max_rows  # a tree's leaves and where it branches
+        return fill_up(batch, size.num_tokens, rows, self.loaded.chat.pad_id, size.num_keys or None)
 
     def end_step(self) -> None:
         """Average the gradients over the processes."""
@@ -134,16 +158,15 @@ class _Recorded:
 
     def _compute(self) -> torch.Tensor:
         """What the layers return, (T, D)."""
-        loaded, lengths = self.passes.loaded, self.inputs["row_lengths"]
-        of_token = lengths.repeat_interleave(lengths, output_size=self.num_tokens)[None]  # (1, T)
+        loaded, lengths = self.passes.loaded, self.inputs.get("row_lengths")
+        of_token = None if lengths is None else length_of_each_token(lengths, self.num_tokens)
         noise = embedding_noise(loaded.causal_lm, self.passes.noise_alpha, of_token)
         with loaded.flat_rows(), noise, cast_at_once(loaded.model):
             inputs = {
-                "input_ids": self.inputs["input_ids"],
-                "position_ids": self.inputs["position_ids"],
+                **{name: value for name, value in self.inputs.items() if name != "row_lengths"},
                 "attention_mask": self.no_mask,
-                "cu_seq_lens_q": self.inputs["cu_seq_lens"],
                 "max_length_q": self.passes.longest,
+                "max_length_k": self.passes.longest,
                 "use_cache": False,
             }
             output = functional_call(loaded.causal_lm.base_model, self.passes.aliases, kwargs=inputs)

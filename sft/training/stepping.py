@@ -17,13 +17,14 @@ from sft.errors import RunError
 from sft.models.attention import has_varlen
 from sft.models.fused_lora import keep_unpacked
 from sft.models.loaded import LoadedModel
+from sft.prefixes import find_segments
 from sft.training.guard import FiniteGuard
 from sft.training.memory import MemoryPlan, has_dropout, recompute_layers, trained_layers
 from sft.training.microbatches import MicroBatches, is_out_of_memory
 from sft.training.objective import Objective
 from sft.training.order import StepOrder
 from sft.training.processes import any_process, largest
-from sft.training.replay import RecordingError, ReplayedPasses, round_up
+from sft.training.replay import RecordingError, ReplayedPasses, Size
 
 
 class ComputesSteps(Trainer):
@@ -39,6 +40,7 @@ class ComputesSteps(Trainer):
     plan: MemoryPlan
     micro_batches: MicroBatches
     wants_replay: bool
+    shares_prefixes: bool
     passes: ReplayedPasses | None = None
 
     @property
@@ -99,10 +101,11 @@ class ComputesSteps(Trainer):
         for epoch in range(-(-num_steps // len(self.order))):
             self.order.set_epoch(epoch)
             steps += itertools.islice(self.order, num_steps - epoch * len(self.order))
-        sizes: set[int] = set()
-        for places in steps:
-            lengths = self._lengths(places)
-            sizes |= {round_up(sum(lengths[i] for i in batch)) for batch in self.micro_batches.plan(lengths)}
+        sizes = {
+            self._size_of([self.train_rows[places[index]] for index in batch])
+            for places in steps
+            for batch in self.micro_batches.plan(self._lengths(places))
+        }
         problem = None
         try:
             self.passes.record_sizes(sizes)
@@ -110,6 +113,12 @@ class ComputesSteps(Trainer):
             problem = error
         if any_process(problem is not None):  # all of them go the same way: they average in another one without
             self._give_up_replay(problem or RecordingError("another process could not record its passes"))
+
+    def _size_of(self, rows: Sequence[Encoded]) -> Size:
+        cuts = find_segments(rows) if self.shares_prefixes else []
+        if len(cuts) > len(rows):
+            return Size.of(sum(cut.end - cut.start for cut in cuts), sum(cut.end for cut in cuts))
+        return Size.of(sum(len(row.input_ids) for row in rows), 0)
 
     def _give_up_replay(self, error: RecordingError) -> None:
         say(f"CUDA graphs: {error}; going on without them")
@@ -186,7 +195,8 @@ class ComputesSteps(Trainer):
         before = self.num_tokens_seen
         for indices in batches:
             chosen = [places[index] for index in indices]
-            batch = self.objective.collate([self.train_rows[place] for place in chosen])
+            rows = [self.train_rows[place] for place in chosen]
+            batch = self.objective.collate(rows, shares=self.shares_prefixes)
             try:
                 loss = passes.run(batch, partial(self._loss_of_hidden, divisor=divisor))
             except RecordingError:

@@ -24,7 +24,7 @@ from sft.training.guard import FiniteGuard, StallGuard, check_validation
 from sft.training.language_modelling import LanguageModelling
 from sft.training.memory import MemoryPlan, has_dropout
 from sft.training.microbatches import MicroBatches
-from sft.training.neftune import embedding_noise
+from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.objective import Objective, Score
 from sft.training.on_cores import compute_apart, share_out
 from sft.training.order import StepOrder, step_loader
@@ -74,6 +74,9 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         self.num_tokens_seen = 0
         self.micro_batch_tokens, self.recomputes = micro_batch_tokens, recomputes
         self.wants_replay = replays
+        # Beginnings that rows have in common are computed once, where nothing makes equal tokens different in each row.
+        is_same = not neftune_noise_alpha and not has_dropout(loaded.causal_lm)
+        self.shares_prefixes = self.objective.shares_prefixes and loaded.takes_flat_rows and is_same
         self.plan = MemoryPlan(micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type])
         self.micro_batches = MicroBatches(self.plan.micro_batch_tokens, padded=not loaded.takes_flat_rows)
         types = {name: weight.dtype for name, weight in loaded.model.named_parameters() if weight.requires_grad}
@@ -158,8 +161,8 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         is_idle = inputs.pop("is_idle", False)
         if self.shares_prefixes:
             of_token = None
-        elif self.loaded.takes_flat_rows:  # output_size: else the GPU would be asked for it, and waited for
-            of_token = lengths.repeat_interleave(lengths, output_size=inputs["input_ids"].shape[1])[None]  # (1, T)
+        elif self.loaded.takes_flat_rows:
+            of_token = length_of_each_token(lengths, inputs["input_ids"].shape[1])
         else:
             of_token = lengths[:, None]  # (B, 1)
         with embedding_noise(self.loaded.causal_lm, self.noise_alpha, of_token), self.loaded.flat_rows():
@@ -177,12 +180,6 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # counted over all processes, and DDP averages
         return loss
-
-    @cached_property
-    def shares_prefixes(self) -> bool:
-        """Whether beginnings that rows of a micro-batch have in common are computed once: where nothing makes the same
-        tokens different in each row, as noise does."""
-        return self.loaded.takes_flat_rows and not self.noise_alpha and not has_dropout(self.loaded.causal_lm)
 
     def _share_out(self, places: Sequence[int]) -> list[list[int]]:
         """Indices of a micro-batch's rows in parts that cores compute apart; none where it is computed as a whole."""

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompts import Encoded
+from sft import prefixes
 from sft.batching import fill_up, flatten_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
@@ -15,7 +16,7 @@ from sft.models.loading import load_for_training
 from sft.training import replay
 from sft.training.arguments import build_arguments
 from sft.training.memory import recompute_layers
-from sft.training.replay import TOKEN_STEP, ReplayedPasses, Rerun
+from sft.training.replay import TOKEN_STEP, ReplayedPasses, Rerun, Size
 from sft.training.trainer import RowTrainer
 
 STEPS = 12
@@ -30,20 +31,46 @@ def test_a_filled_batch_has_the_rows_first_and_fixed_shapes(lengths, more_rows, 
     assert {name: value.shape for name, value in filled.items()} == {
         "input_ids": (1, num_tokens),
         "position_ids": (1, num_tokens),
-        "cu_seq_lens": (num_rows + 2,),
+        "cu_seq_lens_q": (num_rows + 2,),
         "row_lengths": (num_rows + 1,),
     }
     assert filled["input_ids"][0].tolist() == batch["input_ids"][0].tolist() + [7] * more_tokens
     assert filled["position_ids"][0].tolist() == [i for length in [*lengths, more_tokens] for i in range(length)]
     assert filled["row_lengths"].tolist() == [*lengths, more_tokens, *[0] * more_rows]
-    assert filled["cu_seq_lens"].diff().tolist() == filled["row_lengths"].tolist()
-    assert filled["cu_seq_lens"].dtype == torch.int32
+    assert filled["cu_seq_lens_q"].diff().tolist() == filled["row_lengths"].tolist()
+    assert filled["cu_seq_lens_q"].dtype == torch.int32
 
 
 def test_a_batch_that_does_not_fit_is_refused():
     batch = flatten_rows([Encoded([1, 2, 3], [0, 0, 1])])
     with pytest.raises(ValueError, match="1 rows of 3 tokens do not fit 4 of 2"):
         fill_up(batch, 2, 4, pad_id=0)
+    batch["key_places"] = torch.arange(3)
+    with pytest.raises(ValueError, match="5 keys do not fit 4"):
+        fill_up(batch, 5, 4, pad_id=0, num_keys=4)
+
+
+def test_a_filled_batch_of_rows_with_a_beginning_in_common_has_keys_of_a_fixed_number(monkeypatch):
+    monkeypatch.setattr(prefixes, "FEWEST_TOKENS", 2)
+    rows = [Encoded([1, 2, 3, 4], [0, 0, 0, 1]), Encoded([1, 2, 5, 6, 7], [0, 0, 0, 0, 1])]
+    filled = fill_up(flatten_rows(rows, shares=True), 10, 4, pad_id=9, num_keys=20)
+    assert {name: value.tolist() for name, value in filled.items()} == {
+        "input_ids": [[1, 2, 3, 4, 5, 6, 7, 9, 9, 9]],
+        "position_ids": [[0, 1, 2, 3, 2, 3, 4, 0, 1, 2]],
+        "cu_seq_lens_q": [0, 2, 4, 7, 10, 10],
+        "cu_seq_lens_k": [0, 2, 6, 11, 14, 14],
+        "key_places": [0, 1, 0, 1, 2, 3, 0, 1, 4, 5, 6, 7, 8, 9, *[-1] * 6],
+    }
+
+
+@given(st.integers(1, 5000), st.integers(0, 40_000))
+def test_a_recorded_size_holds_the_batch_and_what_fills_it_up(num_tokens, more_keys):
+    assert Size.of(num_tokens, 0) == (Size.of(num_tokens, 0).num_tokens, 0)
+    size = Size.of(num_tokens, num_tokens + more_keys)
+    left = size.num_tokens - num_tokens
+    assert 0 <= left < TOKEN_STEP
+    assert num_tokens + more_keys + left <= size.num_keys < 2 * (num_tokens + more_keys + left)
+    assert (size.num_keys // size.num_tokens).bit_count() == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"recomputes": True}, {"micro_batch_tokens": 100}], ids=str)
@@ -69,7 +96,7 @@ def test_a_run_of_replayed_passes_is_the_same(options, tiny_model_folder: Path, 
             )
         trainer.train()
         if replays:
-            assert set(trainer.passes._sizes)  # they were in use
+            assert any(size.num_keys for size in trainer.passes._sizes)  # in use, and with beginnings in common
         lines = [line for line in trainer.state.log_history if "loss" in line]
         weights = [weight.detach().flatten() for weight in loaded.model.parameters() if weight.requires_grad]
         return [line["loss"] for line in lines], [line["grad_norm"] for line in lines], torch.cat(weights)
@@ -88,9 +115,10 @@ def test_what_is_recorded_stays_clear_of_the_gradients_that_ddp_waits_for(tiny_m
     weights = [weight for weight in loaded.model.parameters() if weight.requires_grad]
     waited_for = {weight.view_as(weight).grad_fn.next_functions[0][0] for weight in weights}  # as DDP gets at them
     passes = ReplayedPasses(loaded, max_rows=2, max_tokens=TOKEN_STEP, longest=9, record=Rerun())
-    passes.record_sizes([TOKEN_STEP])
-    passes._sizes[TOKEN_STEP]._forward()
-    met, ahead = set(), [passes._sizes[TOKEN_STEP].output.grad_fn]
+    size = Size.of(TOKEN_STEP, 0)
+    passes.record_sizes([size])
+    passes._sizes[size]._forward()
+    met, ahead = set(), [passes._sizes[size].output.grad_fn]
     while ahead:
         node = ahead.pop()
         if node is not None and node not in met:
@@ -107,12 +135,19 @@ def test_graphs_give_the_losses_of_launched_kernels(tiny_model_folder: Path, tmp
         flags = ["--model", str(tiny_model_folder), "--method", "lora", "--learning_rate", "1e-2", "--max_steps", "30"]
         settings = load_settings(TrainSettings, [*flags, "--warmup_steps", "0"])
         loaded = load_for_training(settings, "transformers")
-        rows = [Encoded([5 + (i * j) % 200 for j in range(20 + i)], [0] * 9 + [1] * (11 + i)) for i in range(60)]
+        rows = [
+            Encoded(
+                [7] * (i % 3 * 20) + [5 + (i * j) % 200 for j in range(20 + i)], [0] * (i % 3 * 20 + 9) + [1] * (11 + i)
+            )
+            for i in range(60)
+        ]
         arguments = build_arguments(settings, loaded.precision, tmp_path / str(replays), num_steps=30)
         trainer = RowTrainer(loaded, rows, rows[:2], arguments, replays=replays)
         trainer.follow(trainer.plan)
         assert (trainer.passes is not None) == replays
         trainer.train()
+        if replays:
+            assert {size.num_keys > 0 for size in trainer.passes._sizes} == {True, False}
         return [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
     assert train(True) == pytest.approx(train(False), abs=2e-2)
@@ -123,14 +158,18 @@ def test_every_size_of_a_run_is_recorded_before_its_first_step(tiny_model_folder
     flags = ["--model", str(tiny_model_folder), "--dtype", "fp32", "--method", "lora", "--num_train_epochs", "2"]
     settings = load_settings(TrainSettings, flags)
     loaded = load_for_training(settings, "transformers")
-    rows = [Encoded([5] * (9 + i), [0] * 4 + [1] * (5 + i)) for i in range(30)]
+    alike = [6] * 20  # every third row begins so
+    rows = [
+        Encoded([*alike[: i % 3 // 2 * 20], *[5] * (9 + i)], [0] * (i % 3 // 2 * 20 + 4) + [1] * (5 + i))
+        for i in range(30)
+    ]
     arguments = build_arguments(settings, loaded.precision, tmp_path, num_steps=8)
     trainer = RowTrainer(loaded, rows, rows[:2], arguments, micro_batch_tokens=120)
-    trainer.passes = ReplayedPasses(loaded, max_rows=8, max_tokens=120, longest=38, record=Rerun())
+    trainer.passes = ReplayedPasses(loaded, max_rows=8, max_tokens=120, longest=58, record=Rerun())
     trainer.get_train_dataloader()
     trainer.record_ahead(8)
     recorded = set(trainer.passes._sizes)
     trainer.train()
     assert set(trainer.passes._sizes) == recorded
-    assert recorded <= {32, 64, 96, 128}
-    assert len(recorded) > 1
+    assert {size.num_tokens for size in recorded} <= {32, 64, 96, 128}
+    assert {size.num_keys > 0 for size in recorded} == {True, False}

@@ -114,7 +114,7 @@ def test_beginnings_in_common_are_computed_once_for_the_same_loss_and_gradients(
     assert trainer.shares_prefixes
     results, sizes = [], []
     for shares in (True, False):
-        trainer.__dict__["shares_prefixes"] = shares
+        trainer.shares_prefixes = shares
         batch = trainer.collate(range(6))
         sizes.append(batch["input_ids"].shape[1])
         loss = trainer.compute_loss(loaded.model, batch, num_items_in_batch=torch.tensor(50))

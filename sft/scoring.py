@@ -60,14 +60,15 @@ def score_rows(
 
 def score_batch(loaded: LoadedModel, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows -> nll of each (B,), float64, and its number of supervised tokens (B,). Call within loaded.flat_rows()."""
-    batch = flatten_rows(rows) if loaded.takes_flat_rows else pad_rows(rows, loaded.chat.pad_id)
+    batch = flatten_rows(rows, shares=True) if loaded.takes_flat_rows else pad_rows(rows, loaded.chat.pad_id)
     batch.pop("logits_to_keep", None)
     batch.pop("row_lengths")
     labels = tensor_of(batch.pop("labels"))  # (1, T) flat or (B, T) padded
     model = loaded.causal_lm
     hidden = model.base_model(**to_device(batch, loaded.device), use_cache=False).last_hidden_state.flatten(0, 1)
     if loaded.takes_flat_rows:
-        row_of_token = torch.bucketize(torch.arange(labels.numel()), tensor_of(batch["cu_seq_lens_q"]), right=True) - 1
+        bounds = tensor_of(batch["cu_seq_lens_q"])[-len(rows) - 1 :]  # of what is each row's own
+        row_of_token = torch.bucketize(torch.arange(labels.numel()), bounds, right=True) - 1
     else:
         row_of_token = torch.arange(len(rows)).repeat_interleave(labels.shape[1])
     targets = labels.flatten()

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import pad
 
 from prompts import Encoded
-from sft.prefixes import Segment, find_segments
+from sft.prefixes import Segment, find_segments, whole_rows
 
 Batch = dict[str, torch.Tensor | int]
 IGNORED = -100  # label of a token that carries no loss, as everywhere in transformers
@@ -30,21 +30,18 @@ def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
     cu_seq_lens_q [0, 3, 5, 9]; and the tokens that each sees, key_places [0..2, 0..4, 0..2, 5..8], cu_seq_lens_k
     [0, 3, 8, 15], of which a segment's own are the last. row_lengths stay [5, 7].
     """
-    segments = find_segments(rows) if shares else []
-    if len(segments) == len(rows):  # nothing in common
-        segments = []
-    cuts = segments or [Segment(row, 0, len(rows[row].input_ids), ()) for row in range(len(rows))]
-    lengths = torch.tensor([cut.end - cut.start for cut in cuts])
+    segments = find_segments(rows) if shares else whole_rows(rows)
+    lengths = torch.tensor([part.end - part.start for part in segments])
     ids, mask = (
         torch.from_numpy(numpy.fromiter(chain.from_iterable(tokens), kind))
         for tokens, kind in (
-            ((rows[cut.row].input_ids[cut.start : cut.end] for cut in cuts), numpy.int64),
-            ((rows[cut.row].loss_mask[cut.start : cut.end] for cut in cuts), numpy.bool_),
+            ((rows[part.row].input_ids[part.start : part.end] for part in segments), numpy.int64),
+            ((rows[part.row].loss_mask[part.start : part.end] for part in segments), numpy.bool_),
         )
     )
     bounds = _bounds(lengths)
     mask[bounds[:-1].long()] = False  # a row's first token has nothing before it that could predict it
-    offsets = torch.tensor([cut.start for cut in cuts]) - bounds[:-1]
+    offsets = torch.tensor([part.start for part in segments]) - bounds[:-1]
     batch: Batch = {
         "input_ids": ids[None],
         "position_ids": (torch.arange(len(ids)) + offsets.repeat_interleave(lengths))[None],
@@ -56,15 +53,15 @@ def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         "labels": ids.masked_fill(~mask, IGNORED)[None],
         "row_lengths": torch.tensor([len(row.input_ids) for row in rows]),
     }
-    return batch | _keys_of(segments, bounds) if segments else batch
+    return batch | _keys_of(segments, bounds) if len(segments) > len(rows) else batch
 
 
 def _keys_of(segments: Sequence[Segment], bounds: torch.Tensor) -> Batch:
     """Which tokens each segment sees: those above it, and its own."""
     own = [torch.arange(start, end) for start, end in pairwise(bounds.tolist())]
-    seen = torch.tensor([segment.end for segment in segments])  # from its row's beginning on
+    seen = torch.tensor([part.end for part in segments])  # from its row's beginning on
     return {
-        "key_places": torch.cat([own[place] for i, cut in enumerate(segments) for place in (*cut.above, i)]),
+        "key_places": torch.cat([own[place] for i, part in enumerate(segments) for place in (*part.above, i)]),
         "cu_seq_lens_k": _bounds(seen),
         "max_length_k": int(seen.max()),
     }

@@ -25,6 +25,11 @@ class Segment(NamedTuple):
     above: tuple[int, ...]  # the segments, by their places in the list, that make up the tokens before start
 
 
+def whole_rows(rows: Sequence[Encoded]) -> list[Segment]:
+    """A segment for each row, nothing in common."""
+    return [Segment(place, 0, len(row.input_ids), ()) for place, row in enumerate(rows)]
+
+
 def find_segments(rows: Sequence[Encoded]) -> list[Segment]:
     """Segments in common, and behind them one of its own for each row, in the order of the rows.
 
@@ -49,6 +54,11 @@ def find_segments(rows: Sequence[Encoded]) -> list[Segment]:
             else:
                 own.update((row, Segment(row, start, len(rows[row].input_ids), above)) for row in branch)
     return shared + [own[row] for row in range(len(rows))]
+
+
+def count_tokens(segments: Sequence[Segment]) -> int:
+    """Tokens that are computed."""
+    return sum(part.end - part.start for part in segments)
 
 
 def count_in_common(one: Sequence[int], other: Sequence[int]) -> int:

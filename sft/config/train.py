@@ -112,7 +112,10 @@ class TrainSettings(ResultSettings):
         "PyTorch's own on a CPU",
     )
     neftune_noise_alpha: float | None = Field(
-        5.0, ge=0, description="NEFTune: noise on the input embeddings; 0 switches it off"
+        5.0,
+        ge=0,
+        description="NEFTune: noise on the input embeddings; 0 switches it off, and what rows begin with in common is "
+        "then computed once",
     )
     gradient_checkpointing: bool | None = Field(
         None,

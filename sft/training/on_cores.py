@@ -56,14 +56,12 @@ def compute_apart(
     """
     model = loaded.causal_lm
     embed = model.get_input_embeddings()
-    with torch.no_grad():
-        embedded = embed(tensor_of(flatten_rows(rows)["input_ids"]))  # (1, T, D)
-    of_row = embedded.split([len(row.input_ids) for row in rows], dim=1)
+    embedded = () if shares else _embed_rows(embed, rows)
 
     def compute(part: Sequence[int]) -> torch.Tensor:
         batch = objective.collate([rows[index] for index in part], shares=shares)
         layout = {name: value for name, value in batch.items() if name in LAYOUT}
-        given = embed(batch["input_ids"]) if shares else torch.cat([of_row[index] for index in part], dim=1)
+        given = embed(batch["input_ids"]) if shares else torch.cat([embedded[index] for index in part], dim=1)
         hidden = model.base_model(inputs_embeds=given, **layout, use_cache=False).last_hidden_state
         return objective.loss_of_hidden(hidden.squeeze(0), batch, divisor)
 
@@ -71,6 +69,13 @@ def compute_apart(
     with cast_at_once(loaded.model):
         loss: torch.Tensor = _SumOfParts.apply(compute, parts, *trained)
     return loss
+
+
+@torch.no_grad()
+def _embed_rows(embed: torch.nn.Module, rows: Sequence[Encoded]) -> tuple[torch.Tensor, ...]:
+    """All rows at once -> (1, T, D) each."""
+    embedded: torch.Tensor = embed(tensor_of(flatten_rows(rows)["input_ids"]))
+    return embedded.split([len(row.input_ids) for row in rows], dim=1)
 
 
 class _SumOfParts(torch.autograd.Function):

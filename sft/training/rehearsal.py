@@ -6,6 +6,7 @@ states and counters are as before.
 """
 
 import contextlib
+import itertools
 import math
 import os
 import random
@@ -21,6 +22,7 @@ import torch
 from sft.batching import num_tokens_at_once
 from sft.console.narration import format_duration
 from sft.models.fused_lora import unpacked_bytes
+from sft.prefixes import count_tokens
 from sft.training.log import peak_memory_gb
 from sft.training.memory import (
     ENOUGH_TOKENS,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 SHARE_OF_FREE_RAM = 0.5  # that unpacked weights may take on a CPU, where other programs need some, too
 SHARE_FOR_RECORDINGS = 0.8  # of the room on a GPU: micro-batches of many sizes leave gaps in the memory they share
+STEPS_LOOKED_AT = 50  # for what their rows begin with in common
 FORWARD_SHARE = 1 / 3  # of a step's time per token: validation has no backward pass
 
 
@@ -50,6 +53,7 @@ class Rehearsal:
     micro_batch_tokens: int
     micro_batches_per_step: float
     longest_batch_tokens: int
+    shared: float  # of the tokens, what rows begin with in common and is not computed again, 0 to 1
     recomputed_layers: int
     unpacks: bool
     tokens_per_second: float
@@ -62,16 +66,19 @@ class Rehearsal:
         """`plan: 8 rows a step in micro-batches of at most 16,384 tokens (1.4 a step), longest batch 8,190; ...`"""
         return (
             f"plan: {self.rows_per_step} rows a step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
-            f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; {self._memory()}"
+            f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; {self._savings()}"
             f"peak {self.peak_gb:.1f} of {self.total_gb:.1f} GB; {self.step_s:.2f} s a step, "
             f"{self.num_steps:,} steps and their validations in about {format_duration(self.estimated_duration_s)}"
         )
 
-    def _memory(self) -> str:
-        recomputed = (
-            f"{self.recomputed_layers} layers computed twice to spare memory; " if self.recomputed_layers else ""
+    def _savings(self) -> str:
+        """What is computed less or more often than a row after the other would be."""
+        shared, recomputed = f"{self.shared:.0%}", self.recomputed_layers
+        return (
+            (f"{shared} of the tokens, in beginnings that rows share, computed once; " if shared != "0%" else "")
+            + (f"{recomputed} layers computed twice to spare memory; " if recomputed else "")
+            + ("4-bit weights held unpacked as well; " if self.unpacks else "")
         )
-        return recomputed + ("4-bit weights held unpacked as well; " if self.unpacks else "")
 
 
 def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool) -> Rehearsal:
@@ -123,6 +130,7 @@ def _extrapolate(
         micro_batches_per_step=len(planned.plan([lengths[place] for place in usual])),
         recomputed_layers=trainer.plan.recomputed_layers,
         unpacks=trainer.plan.unpacks,
+        shared=_measure_shared(trainer),
         longest_batch_tokens=num_tokens_at_once([lengths[place] for place in longest], planned.padded),
         tokens_per_second=round(usual_tokens * args.world_size / usual_s, 1),
         peak_gb=round(peak, 2),
@@ -130,6 +138,18 @@ def _extrapolate(
         step_s=round(step_s, 3),
         estimated_duration_s=round((num_steps - trainer.state.global_step) * step_s + num_validations * validation_s),
     )
+
+
+def _measure_shared(trainer: "RowTrainer") -> float:
+    """Share of the tokens of the first steps that beginnings in common spare."""
+    tokens = computed = 0
+    trainer.order.set_epoch(0)
+    for places in itertools.islice(trainer.order, STEPS_LOOKED_AT):
+        lengths = [len(trainer.train_rows[place].input_ids) for place in places]
+        tokens += sum(lengths)
+        for batch in trainer.micro_batches.plan(lengths):
+            computed += count_tokens(trainer.segments_of([places[index] for index in batch]))
+    return 1 - computed / tokens
 
 
 def _count_steps(trainer: "RowTrainer") -> int:

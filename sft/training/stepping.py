@@ -17,7 +17,7 @@ from sft.errors import RunError
 from sft.models.attention import has_varlen
 from sft.models.fused_lora import keep_unpacked
 from sft.models.loaded import LoadedModel
-from sft.prefixes import find_segments
+from sft.prefixes import Segment, count_tokens, find_segments, whole_rows
 from sft.training.guard import FiniteGuard
 from sft.training.memory import MemoryPlan, has_dropout, recompute_layers, trained_layers
 from sft.training.microbatches import MicroBatches, is_out_of_memory
@@ -102,7 +102,7 @@ class ComputesSteps(Trainer):
             self.order.set_epoch(epoch)
             steps += itertools.islice(self.order, num_steps - epoch * len(self.order))
         sizes = {
-            self._size_of([self.train_rows[places[index]] for index in batch])
+            self._size_of([places[index] for index in batch])
             for places in steps
             for batch in self.micro_batches.plan(self._lengths(places))
         }
@@ -114,11 +114,15 @@ class ComputesSteps(Trainer):
         if any_process(problem is not None):  # all of them go the same way: they average in another one without
             self._give_up_replay(problem or RecordingError("another process could not record its passes"))
 
-    def _size_of(self, rows: Sequence[Encoded]) -> Size:
-        cuts = find_segments(rows) if self.shares_prefixes else []
-        if len(cuts) > len(rows):
-            return Size.of(sum(cut.end - cut.start for cut in cuts), sum(cut.end for cut in cuts))
-        return Size.of(sum(len(row.input_ids) for row in rows), 0)
+    def _size_of(self, places: Sequence[int]) -> Size:
+        segments = self.segments_of(places)
+        num_keys = sum(part.end for part in segments) if len(segments) > len(places) else 0
+        return Size.of(count_tokens(segments), num_keys)
+
+    def segments_of(self, places: Sequence[int]) -> list[Segment]:
+        """What the rows of a micro-batch are computed as."""
+        rows = [self.train_rows[place] for place in places]
+        return find_segments(rows) if self.shares_prefixes else whole_rows(rows)
 
     def _give_up_replay(self, error: RecordingError) -> None:
         say(f"CUDA graphs: {error}; going on without them")

@@ -1,12 +1,11 @@
 """Rows laid end to end, (T, H, D), as batches of lines for matrix products, and back: one gather each way.
 
-Where the rows lie depends on their lengths alone, so it is found once for all layers. Heads that share keys lie beside
-each other as further queries. A row whose beginning it has in common with others sees more keys than it has queries;
-its queries stand at the last places of its keys.
+Where the rows lie depends on their lengths alone, so it is found once for all layers. A row that has its beginning in
+common with others sees more keys than it has queries, which stand at the last places of its keys.
 
     layout = find_layout((5, 7), (5, 7), num_heads=4, num_key_heads=2)
-    queries = layout.lay_out_queries(query)      # one for each of layout.batches: (B * K, G, L, D)
-    layout.put_back_queries(queries)             # (T, H, D)
+    batches = layout.queries.lay_out(query)      # (T, H, D) -> one for each of layout.batches, (B, H, L, D)
+    layout.queries.put_back(batches)             # (T, H, D)
 """
 
 from collections.abc import Sequence
@@ -27,13 +26,21 @@ class RowBatch(NamedTuple):
     longest: int  # places of a line of keys; of queries, less first
 
 
+class Line(NamedTuple):
+    """Tokens that lie side by side in a line of a batch."""
+
+    start: int  # the first of them, among all tokens
+    number: int
+    at: int  # its place in the line
+
+
 class Places:
     """Which of the tokens' heads (T * H) lie where in the lines of all batches, one behind the other."""
 
-    def __init__(self, spans: Sequence[Sequence[tuple[int, int, int]]], widths: Sequence[int], num_heads: int) -> None:
-        """spans: of each batch, its lines: (first token, number of tokens, place in the line). widths: of its lines."""
+    def __init__(self, batches: Sequence[Sequence[Line]], widths: Sequence[int], num_heads: int) -> None:
+        """batches: the lines of each. widths: how long they are filled up to."""
         heads, laid, filled = torch.arange(num_heads)[:, None], [], []
-        for lines, width in zip(spans, widths, strict=True):
+        for lines, width in zip(batches, widths, strict=True):
             start, number, at = torch.tensor(lines).T[:, :, None, None]  # (B, 1, 1)
             place = torch.arange(width)
             is_token = (place >= at) & (place < at + number)  # (B, 1, L)
@@ -45,7 +52,7 @@ class Places:
         self.back = torch.empty(int(is_filled.sum()), dtype=torch.int64)
         self.back[self.laid[is_filled]] = is_filled.nonzero()[:, 0]
         self.sizes = [len(part) for part in laid]
-        self.shapes = [(len(lines), num_heads, width) for lines, width in zip(spans, widths, strict=True)]
+        self.shapes = [(len(lines), num_heads, width) for lines, width in zip(batches, widths, strict=True)]
 
     def lay_out(self, tokens: torch.Tensor, *, fills: bool = False) -> list[torch.Tensor]:
         """(T, H, D) -> (B, H, L, D) for each batch; fills: zeros beside the rows."""
@@ -77,10 +84,10 @@ def find_layout(lengths: tuple[int, ...], seen: tuple[int, ...], num_heads: int,
     batches = batch_rows(lengths, seen)
     ends, key_ends = list(accumulate(lengths)), list(accumulate(seen))
     queries = [
-        [(ends[row] - lengths[row], lengths[row], seen[row] - lengths[row] - first) for row in rows]
+        [Line(ends[row] - lengths[row], lengths[row], seen[row] - lengths[row] - first) for row in rows]
         for rows, first, _ in batches
     ]
-    keys = [[(key_ends[row] - seen[row], seen[row], 0) for row in batch.rows] for batch in batches]
+    keys = [[Line(key_ends[row] - seen[row], seen[row], 0) for row in batch.rows] for batch in batches]
     return Layout(
         batches,
         Places(queries, [batch.longest - batch.first for batch in batches], num_heads),

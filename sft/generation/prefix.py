@@ -16,6 +16,7 @@ import torch
 
 from sft.backend import UNSLOTH
 from sft.generation.cache import BatchCache
+from sft.prefixes import count_in_common
 
 if TYPE_CHECKING:
     from sft.models.loaded import LoadedModel
@@ -27,9 +28,8 @@ ENOUGH_TOKENS = {"cpu": 512, "cuda": 8192}  # of a pass: more are no faster, and
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with; at least one is left of each: [[1, 2, 3], [1, 2, 4]] -> 2."""
     lists = [list(prompt) for prompt in prompts]
-    first, last = min(lists), max(lists)  # in the order of lists these two differ earliest
-    longest = min(map(len, lists)) - 1
-    return next((place for place in range(longest) if first[place] != last[place]), longest)
+    in_common = count_in_common(min(lists), max(lists))  # in the order of lists these two differ earliest
+    return min(in_common, min(map(len, lists)) - 1)
 
 
 def compute_prefix(loaded: "LoadedModel", prompts: Sequence[Sequence[int]]) -> BatchCache:

@@ -135,16 +135,17 @@ def _differentiate(
         grad_found = torch.bmm(grads, v[:, :seen].transpose(1, 2))
         grad_scores = torch._softmax_backward_data(grad_found, found, -1, found.dtype)
         grads_q.append(_by_heads(torch.bmm(grad_scores, k[:, :seen]), q))
-        grad_k = _add_to(grad_k, torch.bmm(grad_scores.transpose(1, 2), queries), is_last=start == 0)
-        grad_v = _add_to(grad_v, torch.bmm(found.transpose(1, 2), grads), is_last=start == 0)
+        grad_k = _add_to(grad_k, torch.bmm(grad_scores.transpose(1, 2), queries))
+        grad_v = _add_to(grad_v, torch.bmm(found.transpose(1, 2), grads))
     return _join(grads_q[::-1]), grad_k, grad_v
 
 
-def _add_to(total: torch.Tensor, part: torch.Tensor, *, is_last: bool) -> torch.Tensor:
-    """What a block adds to the first of the keys, total being empty before the first block; what is one alone stays in
-    its type."""
+def _add_to(total: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """What a block adds to the first of the keys, total being empty before it where it is the first block; what is one
+    alone stays in its type."""
     if not total.numel():
-        return part if is_last else part.to(_wide(part.dtype))
+        return part
+    total = total.to(_wide(part.dtype))
     total[:, : part.shape[1]] += part
     return total
 

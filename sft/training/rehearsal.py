@@ -73,9 +73,9 @@ class Rehearsal:
 
     def _savings(self) -> str:
         """What is computed less or more often than a row after the other would be."""
-        shared, recomputed = f"{self.shared:.0%}", self.recomputed_layers
+        percent, recomputed = round(100 * self.shared), self.recomputed_layers
         return (
-            (f"{shared} of the tokens, in beginnings that rows share, computed once; " if shared != "0%" else "")
+            (f"{percent}% of the tokens, in beginnings that rows share, computed once; " if percent else "")
             + (f"{recomputed} layers computed twice to spare memory; " if recomputed else "")
             + ("4-bit weights held unpacked as well; " if self.unpacks else "")
         )
@@ -130,7 +130,7 @@ def _extrapolate(
         micro_batches_per_step=len(planned.plan([lengths[place] for place in usual])),
         recomputed_layers=trainer.plan.recomputed_layers,
         unpacks=trainer.plan.unpacks,
-        shared=_measure_shared(trainer),
+        shared=_measure_shared(trainer, lengths),
         longest_batch_tokens=num_tokens_at_once([lengths[place] for place in longest], planned.padded),
         tokens_per_second=round(usual_tokens * args.world_size / usual_s, 1),
         peak_gb=round(peak, 2),
@@ -140,14 +140,14 @@ def _extrapolate(
     )
 
 
-def _measure_shared(trainer: "RowTrainer") -> float:
+def _measure_shared(trainer: "RowTrainer", lengths: Sequence[int]) -> float:
     """Share of the tokens of the first steps that beginnings in common spare."""
     tokens = computed = 0
     trainer.order.set_epoch(0)
     for places in itertools.islice(trainer.order, STEPS_LOOKED_AT):
-        lengths = [len(trainer.train_rows[place].input_ids) for place in places]
-        tokens += sum(lengths)
-        for batch in trainer.micro_batches.plan(lengths):
+        in_step = [lengths[place] for place in places]
+        tokens += sum(in_step)
+        for batch in trainer.micro_batches.plan(in_step):
             computed += count_tokens(trainer.segments_of([places[index] for index in batch]))
     return 1 - computed / tokens
 

@@ -121,7 +121,7 @@ class ComputesSteps(Trainer):
 
     def segments_of(self, places: Sequence[int]) -> list[Segment]:
         """What the rows of a micro-batch are computed as."""
-        rows = [self.train_rows[place] for place in places]
+        rows = self._rows(places)
         return find_segments(rows) if self.shares_prefixes else whole_rows(rows)
 
     def _give_up_replay(self, error: RecordingError) -> None:
@@ -199,8 +199,7 @@ class ComputesSteps(Trainer):
         before = self.num_tokens_seen
         for indices in batches:
             chosen = [places[index] for index in indices]
-            rows = [self.train_rows[place] for place in chosen]
-            batch = self.objective.collate(rows, shares=self.shares_prefixes)
+            batch = self.objective.collate(self._rows(chosen), shares=self.shares_prefixes)
             try:
                 loss = passes.run(batch, partial(self._loss_of_hidden, divisor=divisor))
             except RecordingError:
@@ -218,8 +217,11 @@ class ComputesSteps(Trainer):
         self.num_tokens_seen += sum(self._lengths(places))
         self.guard.note(loss, list(places))
 
+    def _rows(self, places: Sequence[int]) -> list[Encoded]:
+        return [self.train_rows[place] for place in places]
+
     def _lengths(self, places: Sequence[int]) -> list[int]:
-        return [len(self.train_rows[place].input_ids) for place in places]
+        return [len(row.input_ids) for row in self._rows(places)]
 
     @property
     def is_sharded(self) -> bool:

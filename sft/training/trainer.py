@@ -146,8 +146,8 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
 
     def collate(self, places: Sequence[int]) -> dict[str, object]:
         """Rows -> one batch as the objective has it, and row_places."""
-        rows = [self.train_rows[place] for place in places]
-        return {**self.objective.collate(rows, shares=self.shares_prefixes), "row_places": list(places)}
+        batch = self.objective.collate(self._rows(places), shares=self.shares_prefixes)
+        return {**batch, "row_places": list(places)}
 
     def compute_loss(
         self,
@@ -168,7 +168,7 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         with embedding_noise(self.loaded.causal_lm, self.noise_alpha, of_token), self.loaded.flat_rows():
             parts = self._share_out(places) if model is self.loaded.model and not is_idle else []
             if parts and num_items_in_batch is not None:
-                rows = [self.train_rows[place] for place in places]
+                rows = self._rows(places)
                 loss = compute_apart(
                     self.loaded, self.objective, rows, parts, num_items_in_batch, shares=self.shares_prefixes
                 )

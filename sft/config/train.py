@@ -125,7 +125,7 @@ class TrainSettings(ResultSettings):
     cuda_graphs: bool | None = Field(
         None,
         description="record forward and backward passes and replay them, so that the GPU does not wait for Python; "
-        "default: on a GPU, where it can be done, in runs of 200 steps or more",
+        "default: off, until a soak beside other programs on the card has passed (docs/results.md)",
     )
     max_memory_gb: float | None = Field(
         None, gt=0, description="GPU memory this run may take, GB of 2**30 bytes; default: what is free"

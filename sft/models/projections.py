@@ -169,9 +169,14 @@ def _add_products(
     The other way round, what a young adapter adds is less than half of the last bit of the large product, already
     rounded to bf16, and is lost. The products meet in the accumulator's fp32; a bias, often larger than both, is last.
 
-    On a GPU onto the half of it, doubled: cuBLAS's kernels for Hopper that just add to what is there round first.
+    On a GPU onto the half of it, doubled: cuBLAS's kernels for Hopper that just add to what is there round first. The
+    kernels that double compute a tile wrongly now and then, or crash, where they are replayed from a CUDA graph beside
+    another process on the card (docs/decisions.md); in a recording the products meet in a sum of fp32 instead.
     """
-    if x.is_cuda:
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        total = torch.mm(narrow, small, out_dtype=torch.float32)
+        y = torch.addmm(total, x, large, out_dtype=torch.float32, out=total).to(x.dtype)
+    elif x.is_cuda:
         half = torch.addmm(x.new_empty(()), narrow, small, beta=0, alpha=0.5)
         y = half.addmm_(x, large, beta=2)
     else:

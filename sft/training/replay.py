@@ -27,7 +27,6 @@ from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.processes import are_joined
 
 TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.2 s
-FEWEST_STEPS = 200  # of a run that is recorded at all: fewer would not win back the time
 
 Run = Callable[[], None]
 

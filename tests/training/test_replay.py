@@ -13,6 +13,7 @@ from sft.batching import fill_up, flatten_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.models.loading import load_for_training
+from sft.models.projections import _add_products
 from sft.training import replay
 from sft.training.arguments import build_arguments
 from sft.training.memory import recompute_layers
@@ -151,6 +152,29 @@ def test_graphs_give_the_losses_of_launched_kernels(tiny_model_folder: Path, tmp
         return [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
     assert train(True) == pytest.approx(train(False), abs=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs")
+def test_a_recorded_product_scales_nothing_that_is_there_and_keeps_a_young_adapter():
+    x, large = torch.randn(256, 512, device="cuda").bfloat16(), torch.randn(512, 1536, device="cuda").bfloat16()
+    narrow, small = torch.randn(256, 16, device="cuda").bfloat16() / 64, torch.randn(16, 1536, device="cuda").bfloat16()
+    exact = x.double() @ large.double() + narrow.double() @ small.double()
+    _add_products(x, large, narrow, small)  # the libraries have their workspaces
+    graph = torch.cuda.CUDAGraph()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.cuda.graph(graph):
+        y = _add_products(x, large, narrow, small)
+    with torch.profiler.profile(activities=activities) as profile:
+        graph.replay()
+        torch.cuda.synchronize()
+    assert not [event.name for event in profile.events() if "_bx_" in event.name]  # kernels with a factor of their own
+    torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=2**-7)
+
+
+def test_nothing_is_recorded_unless_it_is_asked_for():
+    assert not load_settings(TrainSettings, []).cuda_graphs
+    assert load_settings(TrainSettings, ["--cuda_graphs"]).cuda_graphs
 
 
 def test_every_size_of_a_run_is_recorded_before_its_first_step(tiny_model_folder: Path, tmp_path: Path, monkeypatch):

@@ -15,11 +15,8 @@ from sft.config.layers import load_settings
 from sft.console import run_command, say, to_json
 from sft.console.commands import EXIT_FAILED
 from sft.console.paths import show_path
-from sft.errors import RunError
-from sft.locks import held
+from sft.locks import held, lock_of
 from sft.runs import Run, open_run
-
-LOCK_FILE = ".evaluation.lock"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
     run = open_run(settings.run)
-    busy = RunError(f"{show_path(run.path)}: another evaluation of this run is at work; wait for it to end")
-    with held(run.path / LOCK_FILE, busy):
+    busy = f"{show_path(run.path)}: another evaluation of this run is at work"
+    with held(lock_of(run.evaluation_dir), busy, "wait for it to end"):
         evaluate(run, settings)
 
 

@@ -13,6 +13,7 @@ from sft.config.layers import load_settings
 from sft.config.secrets import refuse_password_words
 from sft.console import repeat_warnings, run_command, say, table, to_json
 from sft.errors import ConfigError
+from sft.locks import held, lock_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
             rows = [[label, count] for label, count in counts.items()]
             print(to_json(counts) if settings.json_output else table(rows, header=["label", "documents"]))
             return
-        manifest = extract(collection, plan, Retry(settings.max_retries), shown=address.shown)
+        with held(lock_of(plan.output), f"{plan.output}: another command is writing it", "wait for it, or name another"):
+            manifest = extract(collection, plan, Retry(settings.max_retries), shown=address.shown)
     say(table(summary_rows(manifest), header=["label", "asked", "read", "kept", "written", "left out"]))
     repeat_warnings()
     say(f"what became of every document: {manifest_path(plan.output)}")

@@ -7,7 +7,7 @@ writes a line for each row to --output; stopped, the same command goes on where 
     python inference.py --text "What is LoRA?"
     python inference.py --task sentiment --text "房间很干净" --json
     python inference.py --task sentiment --file reviews.jsonl --output answers.jsonl
-    cat question.txt | python inference.py --decoding precise
+    cat question.txt | python inference.py --temperature 0.7
 """
 
 import time
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sft.config.layers import load_settings
 from sft.config.talk import OR_UNTUNED, InferenceSettings
 from sft.console import LineReader, read_standard_input, run_command, say, to_json
+from sft.locks import held, lock_of
 from sft.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def load(settings: InferenceSettings, run: Run | None) -> "Predictor":
         run,
         model=settings.model,
         task=settings.task,
-        decoding=settings.decoding_for,
+        decoding=settings.decoding_of(settings.decoding),
         allow_mismatch=settings.allow_mismatch,
     )
 
@@ -100,11 +101,13 @@ def answer_file(settings: InferenceSettings, run: Run | None) -> None:
     started = time.monotonic()
     task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
     rows = read_rows(settings.file, task, keep_bad=settings.on_bad_row == "quarantine")
-    from sft.inference.files import answer_rows, describe_source  # heavy
+    busy = f"{settings.output}: another command is writing it"
+    with held(lock_of(settings.output), busy, "wait for it, or name another --output"):
+        from sft.inference.files import answer_rows, describe_source  # heavy
 
-    predictor = load(settings, run)
-    made_from = describe_source(settings.file, predictor, settings.decoding_for(task).model_dump())
-    summary = answer_rows(predictor, rows, settings.output, made_from)
+        predictor = load(settings, run)
+        made_from = describe_source(settings.file, predictor, settings.decoding_of(settings.decoding).model_dump())
+        summary = answer_rows(predictor, rows, settings.output, made_from)
     say(f"{summary.rows:,} rows answered, {summary.problems:,} of them without a valid answer")
     fields = asdict(summary) | {"duration_s": round(time.monotonic() - started, 3)}
     print(to_json(fields) if settings.json_output else summary.output)

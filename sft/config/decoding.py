@@ -1,7 +1,10 @@
 """How an answer is drawn from a model: named presets, and flags that change single values of them.
 
-DECODING["chat"].temperature                             # 0.8
-choose_decoding("precise", max_new_tokens=64)            # greedy, at most 64 tokens
+DECODING["precise"]                                      # greedy, without penalties: what evaluate.py measures
+choose_decoding("precise", max_new_tokens=64)            # the same, at most 64 tokens
+
+Only chat.py draws, with penalties, unless told otherwise. Penalties spoil whatever repeats itself for a reason: the
+keys of JSON, a table, code.
 """
 
 from typing import Literal

@@ -19,7 +19,11 @@ class ServeSettings(TalkSettings):
         "native", description="native: this project's generation; vllm: hand over to `vllm serve`"
     )
     name: str | None = Field(None, description="what clients call the model; default: the run folder's name")
-    decoding: Preset = Field("chat", description="where a request says nothing: chat (drawn) or precise (greedy)")
+    decoding: Preset = Field(
+        "precise",
+        description="where a request does not say how to draw: precise (greedy, as evaluate.py measures) or chat "
+        "(drawn, with chat.py's penalties)",
+    )
     max_tokens_limit: int = Field(2048, ge=1, description="most tokens of an answer that a request may ask for")
     max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
     max_batch: int = Field(16, ge=1, description="answers written at the same time; more requests wait")

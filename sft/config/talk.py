@@ -5,8 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from prompts.tasks import Task
-from sft.config.decoding import Decoding, DecodingSettings, Preset
+from sft.config.decoding import DecodingSettings, Preset
 from sft.config.layers import ResultSettings
 
 OR_UNTUNED = ", or talk to an untuned model with --model embedded"
@@ -52,9 +51,9 @@ class InferenceSettings(TalkSettings, ResultSettings):
     )
     input: str | None = Field(None, description="task instruct: supplementary information below the instruction")
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
-    decoding: Literal["auto", "chat", "precise"] = Field(
-        "auto",
-        description="chat: drawn, for free text; precise: greedy, for entities; auto: by task; labels are scored",
+    decoding: Preset = Field(
+        "precise",
+        description="precise: greedy, as evaluate.py measures; chat: drawn, with chat.py's penalties; labels are scored",
     )
 
     @model_validator(mode="after")
@@ -71,12 +70,6 @@ class InferenceSettings(TalkSettings, ResultSettings):
         if self.file is not None and (self.input is not None or self.category):
             raise ValueError("--input and --category go with one text; write them into the rows of --file")
         return self
-
-    def decoding_for(self, task: Task) -> Decoding:
-        """How answers to a task are drawn: penalties would spoil labels and repeated JSON keys."""
-        if self.decoding == "auto":
-            return self.decoding_of("chat" if task.kind == "text" else "precise")
-        return self.decoding_of(self.decoding)
 
 
 class ChatSettings(TalkSettings):

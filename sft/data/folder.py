@@ -22,7 +22,7 @@ from sft.data.ledger import Example
 from sft.data.places import sha256_of
 from sft.data.quotas import SPLITS
 from sft.errors import DataError
-from sft.locks import held
+from sft.locks import held, lock_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest; a reader refuses another
@@ -89,11 +89,10 @@ class Staging(NamedTuple):
 
 @contextmanager
 def stage_folder(target: Path, *, resume: bool = False) -> Iterator[Staging]:
-    """Folders beside `target` to write into; one builder of a name at a time. Raises DataError for a second.
+    """Folders beside `target` to write into; one builder of a name at a time. Raises BusyError for a second.
 
     `sources` keeps what an interrupted build left where `resume` says so. A build that fails leaves both behind.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     with _lock_folder(target, timeout_s=0):
         _restore_interrupted(target)
         partial = target.parent / f".{target.name}.partial"
@@ -166,8 +165,8 @@ def _restore_interrupted(target: Path) -> None:
 
 
 def _lock_folder(target: Path, timeout_s: float) -> AbstractContextManager[None]:
-    refusal = DataError(f"{target}: another build is writing it; wait for it, or pass another --name")
-    return held(target.parent / f".{target.name}.lock", refusal, timeout_s=timeout_s)
+    busy, advice = f"{target}: another build is writing it", "wait for it, or pass another --name"
+    return held(lock_of(target), busy, advice, timeout_s=timeout_s)
 
 
 def _sync(path: Path) -> None:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sft.errors import RunError
+from sft.locks import held
 
 PREFIX = ".unfinished-"
 WHOLE_FOLDERS = ("merged",)  # replaced as one; of another folder only the files of the same name
@@ -24,28 +23,25 @@ GB = 1e9
 def staging(output_dir: Path) -> Iterator[Path]:
     """A folder on the disk of output_dir, whose content moves there when the block ends without an exception.
 
-    What an interrupted export left behind is removed first. Raises RunError while another process exports there.
+    What an interrupted export left behind is removed first. Raises BusyError while another process exports there.
     """
     existed = output_dir.exists()
-    output_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output_dir / f"{PREFIX}lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"{output_dir}: another export is writing here; wait for it, or give --output_dir") from None
-    try:
-        for left_behind in output_dir.glob(f"{PREFIX}*/"):
-            shutil.rmtree(left_behind)
-        stage = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output_dir))
-        try:
-            yield stage
-            _publish(stage, output_dir)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+        with held(
+            output_dir / f"{PREFIX}lock",
+            f"{output_dir}: another export is writing here",
+            "wait for it, or give --output_dir",
+        ):
+            for left_behind in output_dir.glob(f"{PREFIX}*/"):
+                shutil.rmtree(left_behind)
+            stage = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output_dir))
+            try:
+                yield stage
+                _publish(stage, output_dir)
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
     finally:
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
-        if not existed and not any(output_dir.iterdir()):
+        if not existed and output_dir.is_dir() and not any(output_dir.iterdir()):
             output_dir.rmdir()
 
 

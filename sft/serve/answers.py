@@ -17,6 +17,8 @@ from sft.serve.engine import Engine, EngineError, QueueFull
 from sft.serve.protocol import JSON, ApiError, ChatRequest
 from sft.serve.served import Asked
 
+OPENAI_TEMPERATURE = 1.0  # is OpenAI's default, for a request that names top_p or a seed alone
+
 
 @dataclass
 class Answer:
@@ -39,14 +41,7 @@ def prepare_answer(loaded: LoadedModel, settings: ServeSettings, request: ChatRe
         raise ApiError(
             400, f"max_tokens: at most {settings.max_tokens_limit:,}", code="invalid_value", param="max_tokens"
         )
-    is_text = asked.task is None or asked.task.kind == "text"
-    changes = {
-        name: getattr(request, name)
-        for name in ("temperature", "top_p", "seed", "repetition_penalty", "no_repeat_ngram_size")
-        if getattr(request, name) is not None
-    }
-    # Labels and entities are read, not drawn: penalties would spoil repeated JSON keys.
-    decoding = settings.decoding_of(settings.decoding if is_text else "precise").model_copy(update=changes)
+    decoding = decide_decoding(settings, request, asked)
     prompt_ids = loaded.chat.encode_prompt(asked.messages)
     wanted = limit or min(decoding.max_new_tokens, settings.max_tokens_limit)
     room, needed = loaded.max_context - len(prompt_ids), 0 if loaded.head else limit or 1
@@ -59,6 +54,21 @@ def prepare_answer(loaded: LoadedModel, settings: ServeSettings, request: ChatRe
             param="messages",
         )
     return Answer(asked, prompt_ids, decoding, min(wanted, room), request.stops)
+
+
+def decide_decoding(settings: ServeSettings, request: ChatRequest, asked: Asked) -> Decoding:
+    """How an answer is written: what the request asks for, else the server's flags.
+
+    A request that says how to draw gets OpenAI's defaults for the rest: temperature 1, top_p 1, no penalties. One that
+    does not gets --decoding, greedy by default; entities and labels are greedy whatever --decoding says.
+    """
+    fields = ("temperature", "top_p", "seed", "repetition_penalty", "no_repeat_ngram_size")
+    wanted = {name: value for name in fields if (value := getattr(request, name)) is not None}
+    is_text = asked.task is None or asked.task.kind == "text"
+    if not wanted.keys() & {"temperature", "top_p", "seed"}:
+        return settings.decoding_of(settings.decoding if is_text else "precise").model_copy(update=wanted)
+    unsaid = {} if settings.temperature is not None else {"temperature": OPENAI_TEMPERATURE}
+    return settings.decoding_of("precise").model_copy(update=unsaid | wanted)
 
 
 async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[str]:

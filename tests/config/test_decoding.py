@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from prompts.tasks import get_task
 from sft.config.decoding import DECODING, Decoding, choose_decoding
 from sft.config.layers import load_settings
+from sft.config.serve import ServeSettings
 from sft.config.talk import ChatSettings, InferenceSettings
 from sft.errors import ConfigError
 
@@ -27,16 +27,11 @@ def test_impossible_values_are_refused():
         load_settings(InferenceSettings, ["--top_p", "2"])
 
 
-def test_free_text_is_drawn_and_labels_are_precise_unless_one_is_asked_for():
-    settings = load_settings(InferenceSettings, [])
-    tasks = [get_task(name) for name in ("instruct", "sentiment", "ner")]
-    assert [settings.decoding_for(task) for task in tasks] == [
-        DECODING["chat"],
-        DECODING["precise"],
-        DECODING["precise"],
-    ]
-    precise = load_settings(InferenceSettings, ["--decoding", "precise"])
-    assert precise.decoding_for(get_task("instruct")) == DECODING["precise"]
+def test_only_chat_draws_with_penalties_unless_it_is_asked_for():
+    defaults = [load_settings(settings, []).decoding for settings in (ChatSettings, InferenceSettings, ServeSettings)]
+    assert defaults == ["chat", "precise", "precise"]
+    asked = load_settings(InferenceSettings, ["--temperature", "0.7"])
+    assert asked.decoding_of(asked.decoding) == Decoding(temperature=0.7)  # drawn, and no more than that
 
 
 def test_a_run_and_an_untuned_model_cannot_both_be_talked_to():

@@ -7,6 +7,7 @@ Reads data/<name>/ or any single file. Writes outputs/<date>-<recipe>/: adapter,
     python train.py --output_dir outputs/demo --resume_from_checkpoint auto
 """
 
+import shlex
 import sys
 from contextlib import redirect_stdout
 
@@ -15,9 +16,8 @@ from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.console import run_command, say, to_json
 from sft.console.figures import show_figure
+from sft.console.paths import show_path
 from sft.runs import RUN_FILE
-
-NEXT = "evaluate.py --rouge, or python chat.py"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name}: {show_figure(value)}")
     if result.run_dir:
         print(f"run: {result.run_dir}")
-        say(f"next: python {'evaluate.py, or python inference.py' if settings.is_classifier else NEXT}")
+        run = shlex.quote(show_path(result.run_dir))
+        measure, talk = ("evaluate.py", "inference.py") if settings.is_classifier else ("evaluate.py --rouge", "chat.py")
+        say(f"next: python {measure} --run {run}, or python {talk} --run {run}")
 
 
 if __name__ == "__main__":

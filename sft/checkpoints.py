@@ -6,16 +6,20 @@
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import RunError
-from sft.runs import COMPLETE, RUN_FILE, Run, new_run_dir, read_run
-from sft.staging import adopt, find_damage, remove
+from sft.locks import held
+from sft.runs import COMPLETE, OUTPUTS, RUN_FILE, Run, make_run_dir, read_run
+from sft.staging import STAGE_PREFIX, adopt, find_damage, remove
 
 NONE, AUTO = "none", "auto"
 STATE_FILE = "trainer_state.json"
+LOCK_FILE = ".training.lock"
 # What a step does, and what the optimizer's saved state belongs to; the other settings may change half-way.
 KEPT = (
     "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora", "use_rslora",
@@ -23,16 +27,41 @@ KEPT = (
     "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share", "learning_rate",
     "lr_scheduler_type", "seed", "metric_for_best_model",
 )  # fmt: skip
+# What decides, of equal rows and rows a step, how many steps a run has.
+LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience", "early_stopping_threshold")
 
 
-def find_run_dir(settings: TrainSettings) -> Path:
-    """Where the run goes: --output_dir, else the run that a named checkpoint is from, else a new folder of today."""
+@contextmanager
+def claimed_run_dir(settings: TrainSettings) -> Iterator[Path]:
+    """The folder of a run, held against other trainings; one that nothing was written to is not there afterwards.
+
+    Raises BusyError where another process trains there, NotWritableError where it cannot be made. A dry run, which
+    writes nothing, makes and holds nothing.
+    """
+    named = find_run_dir(settings)
+    if settings.dry_run:
+        yield named or OUTPUTS
+        return
+    is_new = named is None or not named.exists()
+    folder = named or make_run_dir(settings.config)
+    try:
+        with held(folder / LOCK_FILE, f"{folder}: another training is at work", "wait, or choose another --output_dir"):
+            yield folder
+    finally:
+        if is_new:
+            for empty in (folder / "checkpoints", folder):
+                with suppress(OSError):  # it holds something, or is another process's by now
+                    empty.rmdir()
+
+
+def find_run_dir(settings: TrainSettings) -> Path | None:
+    """Where the run goes: --output_dir, else the run that a named checkpoint is from; None: to a folder of its own."""
     if settings.output_dir:
         return Path(settings.output_dir)
     if settings.resume_from_checkpoint == AUTO:
         raise RunError("--resume_from_checkpoint auto needs --output_dir: the run folder to continue")
     if settings.resume_from_checkpoint == NONE:
-        return new_run_dir(settings.config)
+        return None
     return _run_of(_named_checkpoint(settings.resume_from_checkpoint))
 
 
@@ -45,11 +74,15 @@ def run_to_continue(settings: TrainSettings) -> Run | None:
     if wanted == NONE:
         return None
     folder = find_run_dir(settings) if wanted == AUTO else _run_of(_named_checkpoint(wanted))
+    assert folder is not None
     return read_run(folder) if wanted != AUTO or (folder / RUN_FILE).exists() else None
 
 
 def find_checkpoint(settings: TrainSettings, run_dir: Path) -> Path | None:
-    """The checkpoint to go on from, or None for the beginning; a folder that holds another run is not overwritten."""
+    """The checkpoint to go on from, or None for the beginning; a folder that holds another run is not overwritten.
+
+    A run that was ended before its first checkpoint holds nothing: a corrected command takes its place.
+    """
     wanted, is_taken = settings.resume_from_checkpoint, (run_dir / RUN_FILE).exists()
     if wanted == AUTO:
         for adopted in [] if settings.dry_run else adopt(run_dir / "checkpoints"):
@@ -62,9 +95,17 @@ def find_checkpoint(settings: TrainSettings, run_dir: Path) -> Path | None:
         return newest
     checkpoint = None if wanted == NONE else _named_checkpoint(wanted)
     is_other = checkpoint is None or _run_of(checkpoint).resolve() != run_dir.resolve()
-    if is_taken and is_other and not settings.dry_run:
+    if is_taken and is_other and not settings.dry_run and not _holds_nothing(run_dir):
         raise RunError(f"{run_dir} holds a run already; choose another --output_dir, or --resume_from_checkpoint auto")
     return checkpoint
+
+
+def has_nothing_left(before: Run, now: Run, num_steps: int) -> bool:
+    """Whether a finished run has made all the steps it is to have, or stopped early and is to stop no later."""
+    if before.status != COMPLETE:
+        return False
+    is_as_long = all(before.settings.get(name) == now.settings[name] for name in LENGTH)
+    return is_as_long or int(str(before.metrics.get("steps", 0))) >= num_steps
 
 
 def check_resumable(before: Run, now: Run, *, allow_mismatch: bool) -> None:
@@ -112,6 +153,16 @@ def prune_checkpoints(folder: Path, *, limit: int, best: Path | None, is_complet
 def step_of(checkpoint: Path) -> int:
     """50 for outputs/x/checkpoints/checkpoint-50."""
     return int(checkpoint.name.rsplit("-", 1)[-1])
+
+
+def _holds_nothing(run_dir: Path) -> bool:
+    """Whether a run was begun and has saved nothing; what a kill left beside its place is asked for, too."""
+    try:
+        run = read_run(run_dir)
+    except RunError:
+        return False
+    saved = [*list_checkpoints(run.checkpoints_dir), *run.checkpoints_dir.glob(f"{STAGE_PREFIX}*")]
+    return run.status != COMPLETE and not saved and not run.weights_dir.exists()
 
 
 def _named_checkpoint(wanted: str) -> Path:

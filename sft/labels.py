@@ -14,6 +14,8 @@ from sft.data.canonical import Row
 from sft.errors import ConfigError, DataError, nearest_name
 from sft.runs import HeadFacts
 
+LONGEST_SHOWN = 40  # characters of an answer that a warning repeats
+
 
 def choose_head(settings: TrainSettings, rows: Sequence[Row]) -> Head | None:
     """The head that the settings ask for, of the labels these rows allow.
@@ -38,6 +40,28 @@ def choose_head(settings: TrainSettings, rows: Sequence[Row]) -> Head | None:
         near = nearest_name(unknown[0], known) or f"; there are {', '.join(known)}"
         raise ConfigError(f"labels: {unknown[0]!r} is no label of {settings.data}{near}")
     return Head(settings.labels or known, settings.pooling)
+
+
+def find_sole_answer(rows: Sequence[Row]) -> str | None:
+    """The one answer that all rows have: "正面"; None where they differ, where one has none, or for a single row."""
+    answers = set()
+    for row in rows if len(rows) > 1 else ():
+        try:
+            answers.add(get_task(row["task"]).answer_of(row))
+        except PromptError:  # a row that cannot be used is told of by whoever uses it
+            return None
+        if len(answers) > 1:
+            return None
+    return answers.pop() if answers else None
+
+
+def describe_sole_answer(answer: str, num_rows: int, split: str) -> str:
+    """What is said of rows that have one answer: a model that always gives it gets the best of all figures."""
+    shown = answer if len(answer) <= LONGEST_SHOWN else f"{answer[:LONGEST_SHOWN]}..."
+    return (
+        f"all {num_rows:,} {split} rows have the same answer, {shown!r}, so that to know it is to be right: "
+        "mix in rows with other answers"
+    )
 
 
 def describe_head(head: Head, dropout: float) -> HeadFacts:

@@ -33,6 +33,11 @@ class BusyError(UserError):
 class NotWritableError(UserError):
     """A folder that nothing can be written to: `outputs: cannot be written to (Permission denied); free it, or ...`"""
 
+    @classmethod
+    def of(cls, folder: Path, error: OSError) -> "NotWritableError":
+        """What is said where a folder, or a file in it, cannot be made."""
+        return cls(f"{folder}: cannot be written to ({error.strerror}); free it, or name another place")
+
 
 @contextmanager
 def held(path: Path, busy: str, advice: str, *, timeout_s: float = 0) -> Iterator[None]:
@@ -44,10 +49,7 @@ def held(path: Path, busy: str, advice: str, *, timeout_s: float = 0) -> Iterato
     try:
         descriptor = _acquire(path, time.monotonic() + timeout_s)
     except OSError as error:
-        where = error.filename if error.errno in (errno.EEXIST, errno.ENOTDIR) else path.parent
-        raise NotWritableError(
-            f"{where}: cannot be written to ({error.strerror}); free it, or name another place"
-        ) from None
+        raise NotWritableError.of(path.parent, error) from None
     if descriptor is None:
         raise BusyError(f"{busy}{_describe_holder(path)}; {advice}")
     try:

@@ -3,15 +3,17 @@
 outputs/<run>/run.json      status, settings with their origin, prompt fingerprint, data, base, versions, metrics
 outputs/<run>/adapter/      the tuned weights with the tokenizer inside; model/ for methods freeze and full
 outputs/<run>/checkpoints/  log.jsonl  loss.png  evaluation/
-outputs/latest              points at the newest finished run
+outputs/latest              points at the newest finished run, wherever that is
 """
 
+import itertools
 import json
 import math
 import os
 import shlex
 import subprocess
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,7 +23,9 @@ from typing import TypedDict
 from prompts import Fingerprint
 from sft.config.layers import restore_settings
 from sft.config.train import TrainSettings
+from sft.console import say
 from sft.errors import RunError
+from sft.locks import NotWritableError
 
 OUTPUTS = Path("outputs")
 LATEST = "latest"
@@ -126,20 +130,40 @@ class Run:
         """Mark the run complete, as the last thing written, and let outputs/latest point at it."""
         self.metrics, self.status = metrics, COMPLETE
         self.save()
-        if self.path.resolve().parent == OUTPUTS.resolve():
-            aside = OUTPUTS / f".{LATEST}-{uuid.uuid4().hex}"
-            aside.symlink_to(self.path.name)
-            aside.replace(OUTPUTS / LATEST)
+        _point_latest_at(self.path.resolve())
 
 
-def new_run_dir(recipe: str | None) -> Path:
-    """`outputs/20261122-153000-demo` for recipes/demo.yaml; a name that is not taken yet."""
+def _point_latest_at(run_dir: Path) -> None:
+    """Let outputs/latest name a run: by its name alone in outputs/, which can be moved; by its whole path elsewhere."""
+    aside = OUTPUTS / f".{LATEST}-{uuid.uuid4().hex}"
+    try:
+        OUTPUTS.mkdir(exist_ok=True)
+        aside.symlink_to(run_dir.name if run_dir.parent == OUTPUTS.resolve() else run_dir)
+        aside.replace(OUTPUTS / LATEST)
+    except OSError as error:  # the run is whole all the same
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        say(f"WARNING {OUTPUTS / LATEST} does not point at this run ({error.strerror}); name it: --run {run_dir}")
+
+
+def make_run_dir(recipe: str | None) -> Path:
+    """Make `outputs/20261122-153000-demo` for recipes/demo.yaml, or `...-demo-2` where that is there already.
+
+    Two commands in the same second get a folder each. Raises NotWritableError where none can be made.
+    """
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{Path(recipe).stem if recipe else 'run'}"
-    name, number = stem, 1
-    while (OUTPUTS / name).exists():
-        number += 1
-        name = f"{stem}-{number}"
-    return OUTPUTS / name
+    for number in itertools.count(1):
+        folder = OUTPUTS / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if folder.exists():
+                continue
+            raise NotWritableError(f"{OUTPUTS}: a file of this name is in the way; move it, or give --output_dir") from None
+        except OSError as error:
+            raise NotWritableError.of(OUTPUTS, error) from None
+        return folder
+    raise AssertionError("count(1) has no end")
 
 
 def open_run(path: str | Path | None = None, *, or_else: str = "") -> Run:

@@ -28,6 +28,22 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def latest_of_the_checkout_stays() -> Iterator[None]:
+    """Runs that tests train in this process do not become the outputs/latest of whoever runs the tests."""
+    from sft import runs
+
+    point_latest_at, checkout = runs._point_latest_at, Path(__file__).parents[1]
+
+    def point_elsewhere(run_dir: Path) -> None:
+        if Path.cwd() != checkout:
+            point_latest_at(run_dir)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_point_latest_at", point_elsewhere)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer ChatML model."""

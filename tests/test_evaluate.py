@@ -1,14 +1,16 @@
 """The command itself, as a user types it."""
 
 import json
+import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from sft.errors import RunError
 from sft.locks import held
 from tests.commands import ROOT
 
@@ -33,12 +35,12 @@ def test_a_mistyped_flag_names_the_nearest():
 
 def test_a_second_evaluation_of_a_run_at_once_is_refused_in_one_line(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    with held(run / ".evaluation.lock", RunError("held by the test")):
+    with held(run / ".evaluation.lock", "held by the test", "wait"):
         result = run_script("--run", "run", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.splitlines()[-1] == (
-        "error: run: another evaluation of this run is at work; wait for it to end"
-    )
+    who = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, since [-0-9: ]+"
+    line = rf"error: run: another evaluation of this run is at work \({who}\); wait for it to end"
+    assert re.fullmatch(line, result.stderr.splitlines()[-1])
 
 
 def test_with_rouge_and_json_it_measures_the_run_and_prints_metrics_json_alone(tiny_run, tmp_path):

@@ -3,13 +3,15 @@
 import json
 import os
 import threading
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from prompts import Fingerprint
 from sft.errors import RunError
-from sft.runs import COMPLETE, Run, continue_command, new_run_dir, open_run, read_run, write_atomically
+from sft.locks import NotWritableError
+from sft.runs import COMPLETE, Run, continue_command, make_run_dir, open_run, read_run, write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -128,11 +130,21 @@ def test_latest_is_the_newest_finished_run_and_nothing_else_is_left_beside_it():
     assert os.listdir("outputs/a") == ["run.json"]
 
 
-def test_a_run_elsewhere_does_not_become_the_latest():
+def test_latest_follows_a_run_that_lies_elsewhere(tmp_path):
     make_run("outputs/a").finish({})
     make_run("elsewhere/b").finish({})
-    assert (open_run().path.name, open_run("elsewhere/b").status) == ("a", COMPLETE)
-    assert not Path("elsewhere/latest").exists()
+    assert os.readlink("outputs/latest") == str(tmp_path / "elsewhere/b")
+    assert (open_run().path.name, open_run("outputs/a").status) == ("b", COMPLETE)
+    assert os.listdir("elsewhere") == ["b"]
+
+
+def test_a_run_is_complete_where_latest_cannot_be_set_and_says_its_name(tmp_path, capsys):
+    Path("outputs").touch()
+    make_run("elsewhere/b").finish({})
+    assert open_run("elsewhere/b").status == COMPLETE
+    assert capsys.readouterr().err == (
+        f"WARNING outputs/latest does not point at this run (File exists); name it: --run {tmp_path}/elsewhere/b\n"
+    )
 
 
 def test_complete_is_what_is_written_last_and_latest_only_then(monkeypatch):
@@ -144,17 +156,36 @@ def test_complete_is_what_is_written_last_and_latest_only_then(monkeypatch):
     assert not os.path.lexists("outputs/latest")
 
 
-def test_a_new_folder_is_named_after_date_and_recipe_and_is_never_one_that_is_taken():
-    name = new_run_dir("recipes/demo.yaml")
+def test_a_new_folder_is_named_after_date_and_recipe():
+    name = make_run_dir("recipes/demo.yaml")
     assert name.parent == Path("outputs")
     assert [len(part) for part in name.name.split("-")] == [8, 6, 4]
     assert name.name.endswith("-demo")
-    taken = set()
-    for _ in range(5):
-        folder = new_run_dir(None)
-        folder.mkdir(parents=True)
-        taken.add(folder)
-    assert len(taken) == 5
+
+
+def test_runs_that_begin_in_the_same_second_get_a_folder_each(monkeypatch):
+    class StoppedClock(datetime):
+        """A clock that stands still."""
+
+        @classmethod
+        def now(cls, tz=None) -> datetime:
+            return cls(2026, 11, 30, 12, 0, 0, tzinfo=tz)
+
+    monkeypatch.setattr("sft.runs.datetime", StoppedClock)
+    made: list[Path] = []
+    threads = [threading.Thread(target=lambda: made.append(make_run_dir(None))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 8
+    assert sorted(os.listdir("outputs")) == sorted(folder.name for folder in made)
+
+
+def test_where_no_folder_can_be_made_it_is_one_line():
+    Path("outputs").touch()
+    with pytest.raises(NotWritableError, match=r"^outputs: "):
+        make_run_dir(None)
 
 
 # Writing

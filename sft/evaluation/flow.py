@@ -29,6 +29,7 @@ from sft.evaluation.predictions import Prediction, predict_rows
 from sft.evaluation.rows import prepare_rows, select_rows
 from sft.evaluation.short_forms import ShortMetrics
 from sft.generation.backends import check_generator
+from sft.labels import describe_sole_answer, find_sole_answer
 from sft.models.loading import load_run
 from sft.robustness.figures import HardAnswer, RobustnessFigures
 from sft.runs import Run, git_revision, package_versions, write_atomically
@@ -122,7 +123,7 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     stats = describe_data(selection, prepared, max_length)
     overlaps = find_overlaps([row.row for row in prepared.rows], selection.training) if settings.leak_check else {}
     leaks = describe_leaks(selection.training, overlaps, len(prepared.rows), checked=settings.leak_check)
-    _tell_plan(stats, budgets, settings, leaks)
+    _tell_plan(stats, budgets, settings, leaks, find_sole_answer([row.row for row in prepared.rows]))
 
     journal = open_journal(run, settings, loaded, prepared.rows, budgets, selection.seed, baseline)
     try:
@@ -248,7 +249,9 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     (folder / PARTIAL_FILE).unlink(missing_ok=True)  # all of it stands in predictions.jsonl now
 
 
-def _tell_plan(stats: DataStats, budgets: dict[str, int], settings: EvaluateSettings, leaks: LeakFigures) -> None:
+def _tell_plan(
+    stats: DataStats, budgets: dict[str, int], settings: EvaluateSettings, leaks: LeakFigures, sole: str | None
+) -> None:
     tasks = ", ".join(f"{count:,} {task}" for task, count in stats["by_task"].items())
     say(f"{stats['eval_size']:,} of {stats['available']:,} rows of the {stats['split']} split ({tasks})")
     if stats["truncation_rate"] or stats["dropped_too_long"]:
@@ -264,6 +267,8 @@ def _tell_plan(stats: DataStats, budgets: dict[str, int], settings: EvaluateSett
         say(f"{manner} of at most so many tokens, by the longest reference: {limits}")
     else:
         say("classes are chosen among the labels, and nothing is written: one of the models has a classification head")
+    if sole is not None:
+        say(f"WARNING {describe_sole_answer(sole, stats['eval_size'], stats['split'])}")
     if leaks["exact"] or leaks["near"]:
         say(
             f"{leaks['exact']:,} of the rows stand in the training data, {leaks['near']:,} nearly so: every score is "

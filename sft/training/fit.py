@@ -7,6 +7,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from prompts import Fingerprint
 from sft.backend import TRANSFORMERS
 from sft.checkpoints import (
     check_resumable,
+    claimed_run_dir,
     find_checkpoint,
-    find_run_dir,
+    has_nothing_left,
     newest_checkpoint,
     prune_checkpoints,
     run_to_continue,
@@ -64,15 +66,20 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
     Raises UserErrors for what the user can mend; a loss that is not finite stops the run within the step. Ctrl-C or
     SIGTERM saves after the step, says how to go on, and raises KeyboardInterrupt.
     """
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, ExitStack() as claimed:
         check_settings(settings)
         join(on_cpu=not torch.cuda.is_available())
-        run_dir = from_first(lambda: find_run_dir(settings))
+        run_dir = from_first(lambda: claimed.enter_context(claimed_run_dir(settings)))
         checkpoint = from_first(lambda: find_checkpoint(settings, run_dir))
         prepared = prepare(settings, dataset, backend)
         if settings.dry_run:
             return TrainResult(None, rehearse_only(settings, prepared))
-        run = start_run(settings, prepared, run_dir, before=run_to_continue(settings) if checkpoint else None)
+        run = describe_run(settings, prepared, run_dir)
+        if checkpoint and (before := run_to_continue(settings)):
+            check_resumable(before, run, allow_mismatch=settings.allow_mismatch)
+            if has_nothing_left(before, run, prepared.num_steps):
+                say(f"{run_dir} is complete and has no step left to make; give it more with --max_steps")
+                return TrainResult(run_dir, before.metrics)
         with told_when_full(run_dir, continue_command(run_dir)):
             return train_and_finish(settings, prepared, run, checkpoint, stop)
 
@@ -86,6 +93,8 @@ def train_and_finish(
     trainer = build_trainer(settings, prepared, run.checkpoints_dir, callbacks, tell_plan)
     log.trainer = trainer
     started = time.monotonic()
+    if is_first():
+        run.save()
     try:
         trainer.train_from(checkpoint, prepared.num_steps)
     except KeyboardInterrupt:
@@ -205,14 +214,14 @@ def check_metric(name: str, trainer: RowTrainer, on_request: Sequence[str]) -> N
         )
 
 
-def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, before: Run | None) -> Run:
-    """Create the run folder with its run.json, status "training"; `before` is the run it continues, and must match."""
+def describe_run(settings: TrainSettings, prepared: Prepared, run_dir: Path) -> Run:
+    """The run as its run.json will have it from the first step on, status "training"."""
     loaded = prepared.loaded
     tasks = sorted({str(row["task"]) for row in prepared.dataset.train})
     base = {"name": loaded.source.name, **loaded.source.identity()}
     if loaded.source.revision:
         base["revision"] = loaded.source.revision
-    run = Run(
+    return Run(
         path=run_dir,
         status=TRAINING,
         settings=settings.model_dump(mode="json"),
@@ -235,12 +244,6 @@ def start_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, *, bef
         versions=package_versions(),
         git_revision=git_revision(),
     )
-    if before is not None:
-        check_resumable(before, run, allow_mismatch=settings.allow_mismatch)
-    if is_first():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        run.save()
-    return run
 
 
 class RehearsedError(Exception):

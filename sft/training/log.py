@@ -43,9 +43,7 @@ class StepLog(TrainerCallback):
         """Open the bar and the log; a resumed run goes on behind its checkpoint: later steps are done again."""
         if not state.is_world_process_zero:
             return
-        if self.path.exists():
-            kept = [line for line in read_log(self.path) if line["step"] <= state.global_step]
-            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        cut_behind(self.path, state.global_step)
         self._file = self.path.open("a", encoding="utf-8")
         self._bar: Progress[None] = progress(total=self.total_steps, description="train", unit="step")
         self._bar.update(state.global_step)
@@ -135,6 +133,13 @@ def read_log(path: Path) -> list[dict[str, float]]:
         except ValueError:
             continue
     return lines
+
+
+def cut_behind(path: Path, step: int) -> None:
+    """Leave out the lines of a log behind a step, from which on a run goes on; without the file, do nothing."""
+    if path.exists():
+        kept = [line for line in read_log(path) if line["step"] <= step]
+        write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
 
 def plot_losses(log_file: Path, image: Path, unit: str = "nats per supervised token") -> None:

@@ -17,7 +17,7 @@ from sft.data import Dataset
 from sft.data.canonical import Row
 from sft.encoding import EncodedRows, encode_rows
 from sft.errors import DataError
-from sft.labels import choose_head
+from sft.labels import choose_head, describe_sole_answer, find_sole_answer
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
 from sft.training.classification import Classification
@@ -26,6 +26,8 @@ from sft.training.language_modelling import LanguageModelling
 from sft.training.memory import limit_memory
 from sft.training.objective import Objective
 from sft.training.processes import world_size
+
+FEW_STEPS = 50  # optimizer steps, below which an adapter has hardly left its base: warm-up and decay take a good part
 
 
 @dataclass
@@ -63,10 +65,32 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
     train, validation = encoded
     steps_per_epoch = math.ceil(len(train.encoded) / (settings.rows_per_step * world_size()))
     num_steps = settings.max_steps or math.ceil(steps_per_epoch * settings.num_train_epochs)
+    for doubt in list_doubts(settings, dataset, num_steps):
+        say(f"WARNING {doubt}")
     if rare := [label for label, count in train.count_labels().items() if count == 0]:
         say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn to say it")
     objective: Objective[Any] = Classification(loaded) if head else LanguageModelling(loaded)
     return Prepared(loaded, objective, dataset, train, validation, num_steps)
+
+
+def list_doubts(settings: TrainSettings, dataset: Dataset, num_steps: int) -> list[str]:
+    """What will make the weights or the figures of a run worth little, told before its first step."""
+    doubts = []
+    if num_steps < FEW_STEPS:
+        doubts.append(
+            f"only {num_steps} optimizer steps, and in fewer than about {FEW_STEPS} a model learns little: raise "
+            "--num_train_epochs, or lower --gradient_accumulation_steps"
+        )
+    warmup = settings.warmup_steps if settings.warmup_steps >= 1 else settings.warmup_steps * num_steps
+    if warmup >= num_steps:
+        doubts.append(
+            f"the warm-up takes {warmup:,.0f} steps and the run has {num_steps:,}, so the learning rate never reaches "
+            f"{settings.learning_rate:g}: lower --warmup_steps"
+        )
+    for name, rows in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+        if (answer := find_sole_answer(rows)) is not None:
+            doubts.append(describe_sole_answer(answer, len(rows), name))
+    return doubts
 
 
 def encode_as_set(

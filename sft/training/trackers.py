@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from prompts import Encoded
 from sft.console import say
 from sft.errors import ConfigError
+from sft.training.log import cut_behind
 from sft.training.objective import Sample
 
 SAMPLES_FILE = "samples.jsonl"
@@ -79,6 +80,13 @@ class SampleLog(TrainerCallback):
         """answer: the objective's."""
         self.answer, self.rows, self.names, self.path = answer, list(rows), list(names), path
         self.trackers: Sequence[TrainerCallback] = ()  # the trainer's callbacks, once it is built
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Leave out what was written of steps that are done again."""
+        if state.is_world_process_zero:
+            cut_behind(self.path, state.global_step)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Ask, write down, send."""

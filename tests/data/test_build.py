@@ -1,5 +1,6 @@
 """Building a dataset folder: the books balance, the same comes out twice, and an old dataset survives a kill."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from sft.data.manifest import BuildOptions
 from sft.data.preset import Preset
 from sft.data.summary import summary_table
 from sft.errors import DataError
+from sft.locks import BusyError
 from tests.data.samples import instruct_rows
 
 SPLIT_NAMES = ("train", "validation", "test")
@@ -287,14 +289,16 @@ def test_a_build_killed_at_any_point_leaves_the_old_dataset_whole_and_the_next_o
     assert read_manifest(target) == old
     build_dataset(preset, target, BuildOptions(seed=2))
     assert read_manifest(target)["seed"] == 2
-    assert sorted(path.name for path in target.parent.iterdir()) == [".mixed.lock", "mixed"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["mixed"]
 
 
 def test_two_builds_of_one_name_do_not_mix(write_rows, tmp_path):
     rows = write_rows("own.jsonl", *instruct_rows(3))
     preset = preset_of({"train": {"own": 3}}, own={"path": str(rows)})
 
-    with stage_folder(tmp_path / "mixed"), pytest.raises(DataError) as caught:
+    with stage_folder(tmp_path / "mixed"), pytest.raises(BusyError) as caught:
         build_dataset(preset, tmp_path / "mixed", BuildOptions())
 
-    assert str(caught.value) == f"{tmp_path}/mixed: another build is writing it; wait for it, or pass another --name"
+    busy, _, advice = str(caught.value).partition(f" (process {os.getpid()} on ")
+    assert busy == f"{tmp_path}/mixed: another build is writing it"
+    assert advice.endswith("); wait for it, or pass another --name")

@@ -5,6 +5,7 @@ import pytest
 
 from sft.errors import RunError
 from sft.export.staging import check_disk_space, staging
+from sft.locks import BusyError
 
 
 def test_what_was_staged_takes_the_place_of_what_was_there(tmp_path):
@@ -48,7 +49,7 @@ def test_what_a_killed_export_left_behind_is_removed_by_the_next(tmp_path):
 
 
 def test_two_exports_to_one_folder_are_refused(tmp_path):
-    with staging(tmp_path), pytest.raises(RunError, match="another export is writing here"), staging(tmp_path):
+    with staging(tmp_path), pytest.raises(BusyError, match="another export is writing here"), staging(tmp_path):
         pass
 
 

@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
             rows = [[label, count] for label, count in counts.items()]
             print(to_json(counts) if settings.json_output else table(rows, header=["label", "documents"]))
             return
-        with held(lock_of(plan.output), f"{plan.output}: another command is writing it", "wait for it, or name another"):
+        with held(
+            lock_of(plan.output), f"{plan.output}: another command is writing it", "wait for it, or name another"
+        ):
             manifest = extract(collection, plan, Retry(settings.max_retries), shown=address.shown)
     say(table(summary_rows(manifest), header=["label", "asked", "read", "kept", "written", "left out"]))
     repeat_warnings()

@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     if result.run_dir:
         print(f"run: {result.run_dir}")
         run = shlex.quote(show_path(result.run_dir))
-        measure, talk = ("evaluate.py", "inference.py") if settings.is_classifier else ("evaluate.py --rouge", "chat.py")
+        measure, talk = (
+            ("evaluate.py", "inference.py") if settings.is_classifier else ("evaluate.py --rouge", "chat.py")
+        )
         say(f"next: python {measure} --run {run}, or python {talk} --run {run}")
 
 

@@ -41,7 +41,7 @@ class NotWritableError(UserError):
 
 @contextmanager
 def held(path: Path, busy: str, advice: str, *, timeout_s: float = 0) -> Iterator[None]:
-    """Hold the lock file `path` inside this context; its folder is made where there is none, and the file goes at the end.
+    """Hold the lock file `path` inside this context; its folder is made where there is none, and it goes at the end.
 
     busy: what is said to whoever comes second, followed by who holds the lock and by the advice. Raises BusyError where
     another process holds it for longer than timeout_s, NotWritableError where it cannot be made.

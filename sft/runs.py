@@ -159,7 +159,9 @@ def make_run_dir(recipe: str | None) -> Path:
         except FileExistsError:
             if folder.exists():
                 continue
-            raise NotWritableError(f"{OUTPUTS}: a file of this name is in the way; move it, or give --output_dir") from None
+            raise NotWritableError(
+                f"{OUTPUTS}: a file of this name is in the way; move it, or give --output_dir"
+            ) from None
         except OSError as error:
             raise NotWritableError.of(OUTPUTS, error) from None
         return folder
@@ -187,8 +189,14 @@ def read_run(folder: Path, *, or_else: str = "") -> Run:
     try:
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         fingerprint = Fingerprint.from_json(content.pop("fingerprint"))
-        return Run(path=folder.resolve(), fingerprint=fingerprint, **content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        run = Run(path=folder.resolve(), fingerprint=fingerprint, **content)
+        for name, kind in (("settings", dict), ("base", dict), ("data", dict), ("metrics", dict), ("origins", dict)):
+            if not isinstance(getattr(run, name), kind):
+                raise TypeError(f"{name} is no {kind.__name__}")
+        if not isinstance(run.data.get("tasks"), list) or not isinstance(run.base.get("name"), str):
+            raise TypeError("data has no list of tasks, or base no name")
+        return run
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(f"{folder / RUN_FILE}: not a run of this version ({error}); train again") from None
 
 

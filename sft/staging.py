@@ -69,6 +69,16 @@ def seal(stage: Path) -> None:
         for path, digest in zip(files, sums, strict=True)
     }
     (stage / MANIFEST).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    apply_umask(stage)
+
+
+def apply_umask(folder: Path) -> None:
+    """Give all files below a folder the permissions that the umask asks for; safetensors makes its own as 0600."""
+    umask = os.umask(0o077)  # there is no reading it without setting it; for that moment nobody else may read
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def publish(folder: Path, *, num_bytes: int = 0) -> None:

@@ -38,9 +38,9 @@ def holder(tmp_path):
 def test_one_at_a_time_and_the_next_one_after_it(tmp_path):
     path = tmp_path / ".lock"
     for _ in range(2):
-        with held(path, *BUSY), pytest.raises(BusyError, match=r"^x: another one is at work \(.*\); wait$"):
-            with held(path, *BUSY):
-                pass
+        refusal = pytest.raises(BusyError, match=r"^x: another one is at work \(.*\); wait$")
+        with held(path, *BUSY), refusal, held(path, *BUSY):
+            pass
         assert list(tmp_path.iterdir()) == []
 
 
@@ -48,7 +48,9 @@ def test_who_comes_second_is_told_who_holds_it_since_when(holder, tmp_path):
     with pytest.raises(BusyError) as caught, held(tmp_path / "new" / ".lock", *BUSY):
         pass
     who = f"process {holder.pid} on {re.escape(socket.gethostname())}"
-    assert re.fullmatch(rf"x: another one is at work \({who}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\); wait", str(caught.value))
+    assert re.fullmatch(
+        rf"x: another one is at work \({who}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\); wait", str(caught.value)
+    )
 
 
 def test_a_killed_holder_locks_nobody_out(holder, tmp_path):
@@ -82,6 +84,6 @@ def test_who_is_willing_to_wait_gets_it_when_it_is_free_and_never_two_hold_it(tm
 def test_a_place_where_no_file_can_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / ".lock", tmp_path / "file" / "below" / ".lock", Path("/proc/nowhere/.lock")):
-        with pytest.raises(NotWritableError, match=r": cannot be written to \(.*\); free it, or name another place$"):
-            with held(path, *BUSY):
-                pass
+        line = r": cannot be written to \(.*\); free it, or name another place$"
+        with pytest.raises(NotWritableError, match=line), held(path, *BUSY):
+            pass

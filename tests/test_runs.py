@@ -103,6 +103,23 @@ def test_a_broken_run_json_is_one_line_that_names_the_file(content):
     assert line.endswith("); train again")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"data": []}, {"data": {}}, {"data": {"tasks": "ner"}}, {"settings": []}, {"base": "embedded"}, {"metrics": 3}],
+)
+def test_a_field_of_another_shape_is_refused(change):
+    make_run()
+    path = Path("outputs/a/run.json")
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}))
+    assert refusal("outputs/a").startswith("outputs/a/run.json: not a run of this version (")
+
+
+def test_a_run_json_of_lists_in_lists_is_refused():
+    Path("outputs/a").mkdir(parents=True)
+    Path("outputs/a/run.json").write_text("[" * 100_000)
+    assert refusal("outputs/a").startswith("outputs/a/run.json: not a run of this version (")
+
+
 def test_an_unknown_or_missing_field_and_an_edited_fingerprint_are_refused():
     make_run()
     path = Path("outputs/a/run.json")

@@ -45,7 +45,10 @@ def measured(json_run) -> list[dict]:
     predictions = evaluate_run(open_run(json_run), EvaluateSettings(no_baseline=True)).predictions
     for line in predictions:
         row = json.loads(rows[int(line["id"].removeprefix("rows-")) - 1])
-        line["row"] = {"task": line["task"], **{name: row[name] for name in ("instruction", "input", "text") if name in row}}
+        line["row"] = {
+            "task": line["task"],
+            **{name: row[name] for name in ("instruction", "input", "text") if name in row},
+        }
     return predictions
 
 

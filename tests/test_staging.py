@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sft.staging import DiskFullError, adopt, find_damage, is_full, publish, remove, seal, staged
 
@@ -147,3 +149,15 @@ def test_what_cannot_be_flushed_never_gets_its_name(tmp_path, monkeypatch):
     with pytest.raises(DiskFullError, match="no room: needs 102 bytes"):
         publish(tmp_path / "c", num_bytes=100)
     assert list(tmp_path.iterdir()) == []  # nor is it adopted later: the kernel tells of lost pages once
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_get_the_permissions_of_the_umask_whatever_wrote_them(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with staged(tmp_path / "folder") as stage:
+            save_file({"weight": torch.zeros(2)}, stage / "model.safetensors")  # makes it 0600
+        publish(tmp_path / "folder")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "folder").iterdir()} == {mode}

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 from pydantic import AliasChoices, Field
 
 from sft.config.layers import ResultSettings
-from sft.config.secrets import refuse_password_words
+from sft.config.secrets import ADVICE, holds_password, refuse_password_words
+from sft.errors import ConfigError
 
 
 class ExtractSettings(ResultSettings):
@@ -66,4 +67,9 @@ class ExtractSettings(ResultSettings):
     def spell_out(cls, values: dict[str, object]) -> dict[str, object]:
         """Refuses a URI with a password in every layer, before anything can be printed."""
         refuse_password_words([str(value) for value in values.values() if value is not None])
+        for name in ("host", "mongo_uri"):
+            if holds_password(str(values.get(name) or "")):
+                raise ConfigError(f"{name}: holds a password, which would be shown; {ADVICE}")
+        if "@" in str(values.get("host") or ""):
+            raise ConfigError("host: name the server alone; who logs in there is --user")
         return values

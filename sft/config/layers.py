@@ -33,6 +33,7 @@ ENV_PREFIX = "SFT_"
 NONE_WORD = "None"  # how a flag or a variable says that there is no value; a recipe says null
 TRUE_WORDS = ("true", "yes", "on", "1", "t", "y")
 FALSE_WORDS = ("false", "no", "off", "0", "f", "n")
+LONGEST_SHOWN = 80  # characters of a value that a message repeats
 UNKNOWN_FLAG = "unrecognized arguments: "  # argparse's wording, as pydantic-settings passes it on
 
 S = TypeVar("S", bound="Settings")
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     )
 
     prog: ClassVar[str] = ""  # the script's name, for --help
+    texts: ClassVar[tuple[str, ...]] = ()  # settings that are words for a model, and may be empty
 
     config: str | None = Field(None, description="recipe file (YAML) with any of these settings")
 
@@ -137,6 +139,7 @@ def field_names(cls: type[Settings]) -> dict[str, str]:
 def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
     try:
         words = _spell_out_booleans(cls, argv)
+        _refuse_two_names(cls, words)
         return CliSettingsSource(cls, cli_parse_args=words, cli_prog_name=cls.prog or None)()
     except SettingsError as error:
         text = " ".join(str(error).split(": ", 1)[-1].split())
@@ -150,6 +153,15 @@ def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
     flags = [f"--{name}" if len(name) > 1 else f"-{name}" for name in field_names(cls)]
     near = nearest_name("--" + flag.lstrip("-").replace("-", "_").lower(), flags).replace("'", "")
     raise ConfigError(f"{flag}: unknown flag{near or f'; see {cls.prog} --help'}")
+
+
+def _refuse_two_names(cls: type[S], words: list[str]) -> None:
+    """Raise ConfigError where one setting is given by two of its names; of one name given twice the last counts."""
+    names, used = field_names(cls), dict[str, str]()
+    for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
+        field = names.get(flag.lstrip("-"))
+        if field and used.setdefault(field, flag) != flag:
+            raise ConfigError(f"{used[field]} and {flag} are two names of one setting; keep one")
 
 
 def _spell_out_booleans(cls: type[S], argv: list[str]) -> list[str]:
@@ -235,6 +247,8 @@ def _merge(cls: type[S], layers: list[tuple[str, Mapping[str, object]]]) -> S:
     origins: dict[str, str] = {}
     for origin, values in layers:
         for name, value in cls.spell_out(_canonical(cls, values, origin)).items():
+            if isinstance(value, str) and not value.strip() and name not in cls.texts:
+                raise ConfigError(f"{name} ({origin}): is empty; give a value, or leave it out")
             merged[name], origins[name] = value, origin
     try:
         settings = cls.model_validate(merged)
@@ -257,10 +271,16 @@ def _explain(cls: type[S], error: ValidationError, origins: dict[str, str]) -> s
         if finding["type"] == "extra_forbidden":
             findings.append(f"{name}: no such setting{nearest_name(name, field_names(cls))}")
         elif name:
-            findings.append(f"{name} ({origins.get(name, 'default')}): {finding['input']!r} {message}")
+            findings.append(f"{name} ({origins.get(name, 'default')}): {_shorten(finding['input'])} {message}")
         else:
             findings.append(message)
     return "; ".join(findings)
+
+
+def _shorten(value: object) -> str:
+    """A value as a message repeats it: 'abc'; of a long one the first characters."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _show(value: object) -> str:

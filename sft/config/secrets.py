@@ -14,8 +14,11 @@ ADVICE = f"set {PASSWORD_VARIABLE}, put the whole URI into a file and name it wi
 
 
 def holds_password(uri: str) -> bool:
-    """Whether a URI carries a password or another secret: mongodb://ada:lovelace@host does, mongodb://ada@host not."""
-    login, at, _ = uri.partition("://")[2].rpartition("@")
+    """Whether a URI carries a password or another secret: mongodb://ada:lovelace@host does, mongodb://ada@host not.
+
+    The scheme may have been forgotten: ada:lovelace@host does, too.
+    """
+    login, at, _ = (uri.partition("://")[2] or uri).rpartition("@")
     return bool(at and ":" in login) or bool(SECRET_OPTIONS.search(uri))
 
 

@@ -31,6 +31,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
     """Answer one text (streamed), a file of texts, or line after line."""
 
     prog: ClassVar[str] = "inference.py"
+    texts: ClassVar[tuple[str, ...]] = ("text", "input")
 
     text: str | None = Field(None, description="what to answer; default: standard input, else an example of the task")
     file: Path | None = Field(
@@ -53,7 +54,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
     decoding: Preset = Field(
         "precise",
-        description="precise: greedy, as evaluate.py measures; chat: drawn, with chat.py's penalties; labels are scored",
+        description="precise: greedy, as evaluate.py measures; chat: drawn, with penalties; labels are scored",
     )
 
     @model_validator(mode="after")

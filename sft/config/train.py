@@ -15,6 +15,7 @@ class TrainSettings(ResultSettings):
     """Fine-tune a chat model on a dataset folder or a file of rows. Writes outputs/<run>/."""
 
     prog: ClassVar[str] = "train.py"
+    texts: ClassVar[tuple[str, ...]] = ("system_prompt",)
 
     data: str = Field("data/mixed", description="dataset folder, or one file of rows in any accepted form")
     output_dir: str | None = Field(None, description="the run folder; default outputs/<date>-<recipe>")

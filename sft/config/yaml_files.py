@@ -1,5 +1,7 @@
 """Reading YAML so that nothing a user wrote is lost: one mapping, no key twice, mistakes with file and line.
 
+Depth and size are limited: a few lines of aliases, each ten times the one before, hold more than any memory.
+
 read_yaml(Path("recipes/demo.yaml"))      # {"model": "embedded", "learning_rate": "1e-3", ...}
 """
 
@@ -9,11 +11,41 @@ import yaml
 
 from sft.errors import ConfigError, nearest_name
 
-MERGE = "tag:yaml.org,2002:merge"  # `<<: *other`, which is no key
+TAG = "tag:yaml.org,2002:"
+MERGE = f"{TAG}merge"  # `<<: *other`, which is no key
+MAX_DEPTH = 50  # of lists and mappings in one another
+MAX_VALUES = 100_000  # with every alias replaced by what it stands for
+
+KINDS = {"int": "number", "float": "number", "bool": "truth value", "timestamp": "date"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice instead of keeping the last one."""
+    """YAML that refuses, with its line, a key given twice, a value that its type cannot hold, and what has no end."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Read a node, unless it is nested too deep."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _problem(f"nested more than {MAX_DEPTH} deep", self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_document(self, node: yaml.Node) -> object:
+        """Make values of nodes, unless their aliases multiply or turn in a circle."""
+        if _count_values(node, {}) > MAX_VALUES:
+            raise _problem(f"its aliases stand for more than {MAX_VALUES:,} values", node.start_mark)
+        return super().construct_document(node)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """Make a value of a node; pyyaml's own conversions raise whatever int() and datetime() do."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError, OverflowError) as error:
+            kind = node.tag.removeprefix(TAG)
+            raise _problem(f"{str(node.value)[:40]!r} is no {KINDS.get(kind, kind)}", node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         keys: list[object] = []
@@ -25,6 +57,26 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             keys.append(key)
         return super().construct_mapping(node, deep)
+
+
+def _problem(text: str, mark: yaml.Mark) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, text, mark)
+
+
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node and itself, an alias counted as often as it stands; known: by id, 0 while it is counted."""
+    if id(node) in known:
+        if known[id(node)] == 0:
+            raise _problem("a value holds itself", node.start_mark)
+        return known[id(node)]
+    known[id(node)] = 0
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    known[id(node)] = 1 + sum(_count_values(child, known) for child in children)
+    return known[id(node)]
 
 
 def read_yaml(path: Path) -> dict[str, object]:

@@ -21,6 +21,7 @@ from sft.models.loaded import LoadedModel
 from sft.models.loading import load_weights
 from sft.models.precision import DTYPES
 from sft.models.source import ModelSource
+from sft.staging import apply_umask
 
 SHARD_SIZE = "5GB"
 
@@ -78,6 +79,7 @@ def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template:
     tokenizer.chat_template = template
     tokenizer.clean_up_tokenization_spaces = False  # true would take blanks before punctuation out of answers
     tokenizer.save_pretrained(folder)
+    apply_umask(folder)
 
 
 def load_merged(folder: Path, like: LoadedModel) -> LoadedModel:

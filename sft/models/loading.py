@@ -34,6 +34,7 @@ from sft.models.precision import Precision, decide_precision, is_launched_sharde
 from sft.models.quiet import quiet_libraries
 from sft.models.source import ModelSource, describe_weights, find_source
 from sft.runs import Run
+from sft.staging import apply_umask
 
 FINGERPRINT_FILE = "prompt_fingerprint.json"
 
@@ -159,6 +160,7 @@ def save_tuned(
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     loaded.tokenizer.save_pretrained(folder)
     (folder / FINGERPRINT_FILE).write_text(json.dumps(fingerprint.to_json(), ensure_ascii=False, indent=2) + "\n")
+    apply_umask(folder)
     return describe_weights(folder)
 
 

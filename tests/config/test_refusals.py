@@ -1,8 +1,16 @@
 """What settings refuse: unknown names, ill-typed values, recipes that cannot be meant; each in one line."""
 
-import pytest
+import contextlib
+import tempfile
+from pathlib import Path
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sft.config.extract_mongo import ExtractSettings
 from sft.config.layers import Settings, load_settings
+from sft.config.talk import InferenceSettings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError
 
@@ -103,11 +111,66 @@ def test_all_ill_typed_values_are_told_at_once_each_with_its_own_origin(recipe, 
         ("", "{}: holds no settings; write `name: value` lines"),
         ("config: a.yaml", "{}: a recipe cannot name another recipe; write the settings of a.yaml here"),
         ("model: 5", "model ({}): 5 should be a valid string"),
+        ("seed: 1\nmodel: 2024-13-45", "{}:2: not YAML ('2024-13-45' is no date); mend the line"),
+        ("seed: !!timestamp abc", "{}:1: not YAML ('abc' is no date); mend the line"),
+        ("seed: 1\nlora_r: 0x_", "{}:2: not YAML ('0x_' is no number); mend the line"),
+        ("lora_r: 0b", "lora_r ({}): '0b' should be a valid integer, unable to parse string as an integer"),
+        ("lora_r: !!int abc", "{}:1: not YAML ('abc' is no number); mend the line"),
+        ("lora_r: !!float abc", "{}:1: not YAML ('abc' is no number); mend the line"),
+        ("use_dora: !!bool foo", "{}:1: not YAML ('foo' is no truth value); mend the line"),
+        (f"seed: {'9' * 5000}", "{}:1: not YAML ('" + "9" * 40 + "' is no number); mend the line"),
+        (f"model: {'[' * 5000}", "{}:1: not YAML (nested more than 50 deep); mend the line"),
+        ("model: &a [*a]", "{}:1: not YAML (a value holds itself); mend the line"),
+        (
+            "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+            "{}:1: not YAML (its aliases stand for more than 100,000 values); mend the line",
+        ),
+        ("model: ''", "model ({}): is empty; give a value, or leave it out"),
+        (
+            f"lora_r: {'x' * 200}",
+            "lora_r ({}): '" + "x" * 79 + "... should be a valid integer, unable to parse string as an integer",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_meant_is_refused_with_file_and_line(content, message, recipe):
     path = recipe(content)
     assert refusal(TrainSettings, "--config", path) == message.format(path)
+
+
+@given(st.text(alphabet="ab019xo:_.-+&*[]{}!<>|'\"#, \n?%@", max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_whatever_a_recipe_holds_it_is_read_or_refused(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(content, encoding="utf-8")
+        with contextlib.suppress(ConfigError):
+            load_settings(TrainSettings, ["--config", str(path)])
+
+
+def test_two_names_of_one_setting_are_a_conflict_and_one_name_given_twice_is_not():
+    line = "--lora_rank and --lora_r are two names of one setting; keep one"
+    assert refusal(TrainSettings, "--lora_rank", "8", "--lora_r", "9") == line
+    assert refusal(TrainSettings, "--lora_rank=8", "--lora_r=9") == line
+    assert load_settings(TrainSettings, ["--lora_r", "8", "--lora_r", "9"]).lora_r == 9
+
+
+@pytest.mark.parametrize("flag", ["--model", "--data", "--output_dir", "--revision"])
+def test_an_empty_value_is_none_of_a_name(flag):
+    for value in ("", "  "):
+        assert refusal(TrainSettings, flag, value) == f"{flag[2:]} (flag): is empty; give a value, or leave it out"
+
+
+def test_words_for_a_model_may_be_empty():
+    assert load_settings(TrainSettings, ["--system_prompt", ""]).system_prompt == ""
+    assert load_settings(InferenceSettings, ["--text", "", "--input", ""]).text == ""
+
+
+@pytest.mark.parametrize(
+    "words", ["--host ada:lovelace@db", "--host lovelace@db", "--mongo_uri ada:lovelace@db", "--host=ada:lovelace@db"]
+)
+def test_a_password_in_a_servers_name_is_refused_and_not_repeated(words):
+    assert "lovelace" not in refusal(ExtractSettings, *words.split())
 
 
 def test_a_recipe_in_another_encoding_is_refused_and_a_byte_order_mark_is_not(recipe):

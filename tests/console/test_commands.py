@@ -1,7 +1,9 @@
+import errno
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,72 @@ def test_an_interruption_is_one_line_and_exit_code_130(capsys):
 def test_a_bug_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
+
+
+def refused(number: int, name: str | None = "data/x") -> OSError:
+    """What the system raises: refused(errno.EROFS) -> OSError(30, "Read-only file system", "data/x")."""
+    return OSError(number, os.strerror(number), name)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (refused(errno.EACCES), "data/x: Permission denied; give access to it, or name another"),
+        (refused(errno.EROFS), "data/x: Read-only file system; give access to it, or name another"),
+        (refused(errno.ENOTDIR), "data/x: Not a directory; name another path"),
+        (refused(errno.EEXIST), "data/x: File exists; name another path"),
+        (refused(errno.EIO), "data/x: Input/output error; see to the disk or the network share"),
+        (
+            refused(errno.ENOSPC, None),
+            "no room on the disk ([Errno 28] No space left on device); make room, and run the same command again",
+        ),
+        (
+            RuntimeError("I/O error: No space left on device (os error 28)"),  # as safetensors says it
+            "no room on the disk (I/O error: No space left on device (os error 28)); make room, and run the same "
+            "command again",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_exit_code_2(error, line, capsys):
+    assert ending_of(error) == 2
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+def test_a_file_that_is_missing_unasked_for_is_a_bug_of_ours():
+    with pytest.raises(FileNotFoundError):
+        ending_of(refused(errno.ENOENT))
+
+
+PRINT = "from sft.console import run_command\nrun_command(lambda: print('the result'))"
+
+
+@pytest.mark.parametrize(
+    ("unbuffered", "line"),
+    [
+        ("", b"error: standard output: No space left on device; the result could not be printed\n"),
+        (
+            "1",
+            b"error: no room on the disk ([Errno 28] No space left on device); make room, and run the same command again\n",
+        ),
+    ],
+)
+def test_a_result_that_cannot_be_printed_is_one_line_and_exit_code_2(unbuffered, line):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-c", PRINT]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, timeout=60)
+    assert (done.returncode, done.stderr) == (2, line)
+
+
+def test_closed_streams_end_a_command_before_it_begins():
+    code = PRINT.replace("print('the result')", "open('made', 'w')")
+    for closing, said in ((">&-", True), (">&- 2>&-", False)):
+        command = f'"{sys.executable}" -c "$CODE" {closing}'
+        environment = {**os.environ, "CODE": code}
+        done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: standard output is closed") is said
+    assert not Path("made").exists()
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly():

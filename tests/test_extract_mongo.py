@@ -9,6 +9,7 @@ import pytest
 
 from sft.data.records import read_records
 from sft.data.rows import RowReader
+from sft.locks import held, lock_of
 from tests.data.samples import make_documents
 
 pytest_plugins = ("tests.mongo_client",)
@@ -281,3 +282,19 @@ def test_a_collection_that_is_not_there_is_named_with_those_that_are(start_serve
     assert done.stderr.splitlines()[-1] == (
         f"error: collection 'row': database 'texts' at mongodb://localhost:{port} has rows"
     )
+
+
+def test_an_output_that_another_command_writes_or_that_cannot_be_written_is_one_line(
+    start_server, run_extract, tmp_path
+):
+    port = start_server(make_documents(30))
+    wanted = ["--port", port, "--database", "texts", "-l", "正常:5", "-o"]
+    (tmp_path / "file").touch()
+    with held(lock_of(tmp_path / "out.csv"), "x", "y"):
+        busy = run_extract(*wanted, "out.csv")
+    barred = run_extract(*wanted, "file/out.csv")
+    assert [done.returncode for done in (busy, barred)] == [2, 2]
+    assert busy.stderr.splitlines()[-1].startswith("error: out.csv: another command is writing it (process ")
+    line = "error: file: cannot be written to (File exists); free it, or name another place"
+    assert barred.stderr.splitlines()[-1] == line
+    assert not (tmp_path / "out.csv").exists()

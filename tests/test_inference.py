@@ -10,6 +10,7 @@ import pytest
 
 from prompts import PromptError
 from sft.errors import ConfigError, DataError, RunError
+from sft.locks import BusyError, NotWritableError, held, lock_of
 from tests.commands import ROOT
 from tests.tiny import make_reciting_model
 
@@ -159,3 +160,18 @@ def test_a_file_is_answered_line_by_line_in_its_order(infer, tmp_path, capsys):
     assert {answer["label"] for answer in answers} <= {"正面", "负面"}
     assert out == f"{tmp_path / 'out.jsonl'}\n"
     assert "8 rows answered, 0 of them without a valid answer\n" in err
+
+
+def test_a_file_that_another_command_writes_is_refused_before_a_model_is_loaded(infer, rows_file, tmp_path):
+    with held(lock_of(tmp_path / "out.jsonl"), "x", "y"), pytest.raises(BusyError) as caught:
+        infer("--file", str(rows_file), "--output", str(tmp_path / "out.jsonl"), model=Path("no/such/model"))
+    busy, advice = str(caught.value).split(f" (process {os.getpid()} on ")
+    assert busy == f"{tmp_path}/out.jsonl: another command is writing it"
+    assert advice.endswith("); wait for it, or name another --output")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_told_before_a_model_is_loaded(infer, rows_file, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotWritableError, match=r"/file: cannot be written to \(.*\); free it, or name another place$"):
+        infer("--file", str(rows_file), "--output", str(tmp_path / "file" / "x"), model=Path("no/such/model"))

@@ -97,7 +97,8 @@ PRINT = "from sft.console import run_command\nrun_command(lambda: print('the res
         ("", b"error: standard output: No space left on device; the result could not be printed\n"),
         (
             "1",
-            b"error: no room on the disk ([Errno 28] No space left on device); make room, and run the same command again\n",
+            b"error: no room on the disk ([Errno 28] No space left on device); make room, and run the same "
+            b"command again\n",
         ),
     ],
 )

@@ -1,6 +1,5 @@
 """Building a dataset folder: the books balance, the same comes out twice, and an old dataset survives a kill."""
 
-import os
 import signal
 import subprocess
 import sys

@@ -4,7 +4,7 @@ Reads the run folder (model, prompt); listens on 127.0.0.1:8000 unless told othe
 comes from QWEN_SFT_API_KEY. SIGTERM and Ctrl-C let running answers finish.
 
     python serve.py
-    python serve.py --run outputs/demo --port 8080 --decoding precise
+    python serve.py --run outputs/demo --port 8080 --max_new_tokens 256
     python serve.py --backend vllm
 """
 

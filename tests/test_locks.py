@@ -1,5 +1,6 @@
 """One writer at a time: who comes second is told who is at work, and a kill leaves nothing that locks."""
 
+import errno
 import os
 import re
 import signal
@@ -87,3 +88,14 @@ def test_a_place_where_no_file_can_be_made_is_named(tmp_path):
         line = r": cannot be written to \(.*\); free it, or name another place$"
         with pytest.raises(NotWritableError, match=line), held(path, *BUSY):
             pass
+
+
+def test_a_file_system_without_locks_is_told_of_and_the_work_goes_on(tmp_path, monkeypatch, capsys):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("sft.locks.fcntl.flock", no_locks)
+    with held(tmp_path / ".lock", *BUSY):
+        pass
+    line = f"WARNING {tmp_path}: this file system knows no locks; see to it that nothing else writes there\n"
+    assert capsys.readouterr().err == line

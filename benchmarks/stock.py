@@ -40,7 +40,7 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
         lora = LoraConfig(
             r=settings.lora_r,
             lora_alpha=settings.lora_alpha,
-            target_modules=list(settings.target_modules),
+            target_modules="all-linear",
             layers_to_transform=adapted_layers(model.config.num_hidden_layers, settings.lora_layers),
             task_type="CAUSAL_LM",
         )

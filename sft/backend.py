@@ -15,10 +15,12 @@ from sft.console import say
 from sft.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import torch
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
     from sft.config.train import TrainSettings
 
@@ -49,9 +51,16 @@ def choose_backend(wanted: str, settings: "TrainSettings | None" = None) -> str:
 
 
 def load_with_unsloth(
-    folder: "Path", dtype: "torch.dtype", settings: "TrainSettings", layers: list[int] | None
+    folder: "Path",
+    dtype: "torch.dtype",
+    settings: "TrainSettings",
+    layers: list[int] | None,
+    name_targets: "Callable[[PreTrainedModel], list[str]]",
 ) -> "PeftModel":
-    """Base model with a fresh LoRA adapter on Unsloth's kernels; the same adapter as models.methods.add_lora."""
+    """Base model with a fresh LoRA adapter on Unsloth's kernels; the same adapter as models.methods.add_lora.
+
+    name_targets: the names of the layers to adapt, once the base is there.
+    """
     from unsloth import FastLanguageModel
 
     model, _ = FastLanguageModel.from_pretrained(
@@ -66,7 +75,7 @@ def load_with_unsloth(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.target_modules),
+        target_modules=name_targets(model),
         layers_to_transform=layers,
         use_rslora=settings.use_rslora,
         use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,

@@ -57,6 +57,43 @@ def make_tiny_model(
     return folder
 
 
+def make_tiny_moe(folder: Path, **overrides: object) -> Path:
+    """A random Qwen3-MoE of 8 experts, 2 a token, with the same tokenizer; overrides are of its config."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig
+
+    make_tiny_model(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    settings: dict[str, object] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "moe_intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+    }
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        **settings | overrides,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            if hasattr(layer.mlp, "gate"):
+                layer.mlp.gate.weight.normal_(0, 0.1)  # transformers leaves it at zero: every token would take the same
+    model.save_pretrained(folder)
+    return folder
+
+
 def make_reciting_model(folder: Path, text: str, *, ends: bool, max_context: int = 100_000) -> Path:
     """A tiny model that says one text whatever it is asked, drawn or greedy: over and over, or once where it `ends`.
 

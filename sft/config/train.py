@@ -8,7 +8,8 @@ from prompts import EXPERT_SYSTEM_PROMPT
 from sft.config.layers import ResultSettings, read_boolean
 from sft.errors import ConfigError
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EVERY_TARGET = ("auto", "all-linear")  # two words for the same: `all-linear` is PEFT's
+VOCABULARY = ("lm_head", "embed_tokens")
 
 
 class TrainSettings(ResultSettings):
@@ -42,7 +43,12 @@ class TrainSettings(ResultSettings):
     lora_alpha: int = Field(32, ge=1, description="the adapter's output is scaled by lora_alpha / lora_r")
     lora_layers: int | None = Field(None, ge=1, description="adapt only the last so many layers; faster on a CPU")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped in training")
-    target_modules: tuple[str, ...] = Field(PROJECTIONS, min_length=1, description="names of the linear layers adapted")
+    target_modules: tuple[str, ...] = Field(
+        ("auto",),
+        min_length=1,
+        description="layers adapted, by name (q_proj,v_proj); auto or all-linear: every linear layer of the decoder and "
+        "all experts, no router",
+    )
     use_dora: bool = Field(False, description="DoRA: magnitude and direction apart; slower, better at small ranks")
     use_rslora: bool = Field(False, description="rank-stabilised LoRA: scaled by lora_alpha / sqrt(lora_r)")
     modules_to_save: tuple[str, ...] = Field(
@@ -176,6 +182,17 @@ class TrainSettings(ResultSettings):
                 raise ConfigError("warmup_ratio and warmup_steps are both given; keep one of them")
             values["warmup_steps"] = values.pop("warmup_ratio")
         return values
+
+    @model_validator(mode="after")
+    def _targets_are_layers(self) -> "TrainSettings":
+        if len(self.target_modules) > 1 and any(name in EVERY_TARGET for name in self.target_modules):
+            raise ValueError(f"target_modules {','.join(self.target_modules)}: auto and all-linear stand alone")
+        if whole := [name for name in self.target_modules if name in VOCABULARY]:
+            raise ValueError(
+                f"target_modules {','.join(whole)}: an adapter goes on layers between embeddings and output; leave it "
+                f"out, or train it whole: --modules_to_save {','.join(whole)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _labels_are_classes(self) -> "TrainSettings":

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig
 
@@ -37,7 +38,7 @@ def merge_adapter(loaded: LoadedModel) -> LoadedModel:
     for name, layer in loaded.model.named_modules():
         if not isinstance(layer, BaseTunerLayer):
             continue
-        weight = layer.get_base_layer().weight
+        weight = layer.get_param() if isinstance(layer, ParamWrapper) else layer.get_base_layer().weight
         if not weight.dtype.is_floating_point:
             raise RunError(f"{name} is held in {weight.dtype}; reload the base in 16 bits before merging")
         held = weight.dtype

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 
+from sft.models.experts import ParamWrapper, known_experts
 from sft.models.projections import Adapters, FrozenWeight, Projection, project
 
 if TYPE_CHECKING:
@@ -111,9 +112,10 @@ class _Fused(torch.nn.Module):
         return self.training and getattr(self.lora_dropout[self.adapter], "p", 0) > 0
 
     def is_plain(self, x: torch.Tensor) -> bool:
-        """Whether it is one plain adapter over a frozen layer that computes in the type of x."""
-        is_frozen = not self.get_base_layer().weight.requires_grad
-        return self.adapter is not None and is_frozen and x.dtype == self.frozen.dtype
+        """Whether it is one plain adapter over a frozen, plain linear layer that computes in the type of x."""
+        base = self.get_base_layer()
+        is_frozen = not base.weight.requires_grad
+        return self.adapter is not None and is_frozen and computes_linearly(base) and x.dtype == self.frozen.dtype
 
     def is_alike(self, other: "_Fused", x: torch.Tensor) -> bool:
         """Whether it can be computed together with another one, which is plain."""
@@ -123,6 +125,14 @@ class _Fused(torch.nn.Module):
         """Whether it is one token, as in chat, on a GPU: its kernel multiplies 4-bit weights without unpacking them."""
         is_one = x.is_cuda and x.numel() == x.shape[-1] and not torch.is_grad_enabled()
         return is_one and self.frozen.is_packed and self.frozen.kept is None
+
+
+def computes_linearly(layer: torch.nn.Module) -> bool:
+    """Whether a kind of Linear computes x Wᵀ + b and nothing else: a family may have a forward of its own (grouped,
+    quantised), and hooks may change what goes in or comes out."""
+    known = {torch.nn.Linear.forward} | ({Linear4bit.forward} if Linear4bit is not None else set())
+    is_changed = "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_hooks
+    return type(layer).forward in known and not is_changed
 
 
 class FusedLinear(_Fused, LoraLinear):
@@ -135,11 +145,14 @@ if LoraLinear4bit is not None:
         """LoRA on a linear layer in 4 bits."""
 
 
-def with_fused_layers(config: "LoraConfig") -> "LoraConfig":
-    """The configuration of an adapter, whose plain linear layers will be the ones above."""
+def with_fused_layers(config: "LoraConfig", model: torch.nn.Module | None = None) -> "LoraConfig":
+    """The configuration of an adapter, whose plain linear layers will be the ones above, and the model's experts those
+    of sft.models.experts."""
     if LoraLinear4bit is not None:
         config._register_custom_module({Linear4bit: FusedLinear4bit})  # before Linear, of which it is a kind
     config._register_custom_module({torch.nn.Linear: FusedLinear})
+    if model is not None:
+        config._register_custom_module({kind: ParamWrapper for kind in known_experts(model)})
     return config
 
 

@@ -14,7 +14,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -25,14 +24,16 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
 from sft.models import shared_heads
+from sft.models.experts import Nf4WithExperts, use_packed_experts
 from sft.models.fused_lora import share_inputs, with_fused_layers
 from sft.models.head import install_head, read_head
 from sft.models.kernels import fuse_kernels
 from sft.models.loaded import LoadedModel
-from sft.models.methods import adapted_layers, apply_method, describe_trainable
+from sft.models.methods import adapted_layers, apply_method, describe_trainable, names_for_unsloth
 from sft.models.precision import Precision, decide_precision, is_launched_sharded, precision_for_training
 from sft.models.quiet import quiet_libraries
-from sft.models.source import ModelSource, describe_weights, find_source
+from sft.models.source import FOUR_BIT, ModelSource, check_stored_type, describe_weights, find_source, stored_quantisation
+from sft.models.targets import describe_unpacked, own_names
 from sft.runs import Run
 from sft.staging import apply_umask
 
@@ -57,6 +58,7 @@ def load_base(
 ) -> LoadedModel:
     """An untuned model, ready for inference."""
     source, precision = find_source(name, revision), decide_precision(dtype)
+    four_bit = four_bit or stored_quantisation(source.folder) == FOUR_BIT
     model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(source.folder)
     say(f"model {source.name}{' in 4 bits (NF4)' if four_bit else ''}, {precision}")
@@ -70,13 +72,16 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
     `backend` is what choose_backend said before any import.
     """
     source, precision = find_source(settings.model, settings.revision), precision_for_training(settings)
+    check_stored_type(source, settings.method)
     kind = f", head: {head.describe()}" if head else ""
     say(f"model {source.name}, {settings.method}, {precision}, backend {backend}{kind}")
     tokenizer = load_tokenizer(source.folder)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     if backend == UNSLOTH:
         layers = adapted_layers(count_layers(source.folder), settings.lora_layers)
-        model = load_with_unsloth(source.folder, precision.dtype, settings, layers)
+        model = load_with_unsloth(
+            source.folder, precision.dtype, settings, layers, lambda base: names_for_unsloth(base, settings)
+        )
     else:
         four_bit, trusted = settings.method == "qlora", settings.trust_remote_code
         torch.manual_seed(settings.seed)  # a head's first weights
@@ -120,8 +125,10 @@ def load_run(
     kind = f", head: {head.describe()}" if head else ""
     say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}{kind}")
     if settings.has_adapter:
-        config = with_fused_layers(PeftConfig.from_pretrained(run.weights_dir))
-        tuned = PeftModel.from_pretrained(load(source, head), run.weights_dir, config=config, use_safetensors=True)
+        base = load(source, head)
+        config = with_fused_layers(PeftConfig.from_pretrained(run.weights_dir), base)
+        with own_names():
+            tuned = PeftModel.from_pretrained(base, run.weights_dir, config=config, use_safetensors=True)
         share_inputs(tuned)
     else:
         tuned = load(ModelSource(source.name, run.weights_dir), head)
@@ -203,8 +210,8 @@ def load_weights(
     if head is None and read_head(source.folder):
         raise ModelError(f"{source.name}: holds a classification head and no language model; name its base, or the run")
     quantisation = None
-    if four_bit:
-        quantisation = BitsAndBytesConfig(
+    if four_bit and stored_quantisation(source.folder) is None:
+        quantisation = Nf4WithExperts(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -225,8 +232,14 @@ def load_weights(
         raise ModelError(
             f"{source.name}: cannot be loaded ({' '.join(str(error).split())[:200]}); check its files"
         ) from None
+    if not four_bit and stored_quantisation(source.folder) == FOUR_BIT:
+        model = model.dequantize(dtype=precision.dtype)
+        del model.config.quantization_config
     if four_bit:
         _keep_gradients_on_cpu(model)
+        use_packed_experts(model)
+        if left := describe_unpacked(model):
+            say(left)
     fuse_kernels(model)
     return model
 

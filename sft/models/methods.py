@@ -4,17 +4,30 @@ model = apply_method(model, settings)          # method lora, qlora, freeze or f
 describe_trainable(model)                      # "trains 4,884,480 of 139,399,488 weights (3.50 %): ..."
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from sft.config.train import TrainSettings
+from sft.console import say
 from sft.errors import ModelError
 from sft.models.fused_lora import share_inputs, with_fused_layers
 from sft.models.head import SCORE
 from sft.models.precision import is_launched_sharded
+from sft.models.targets import (
+    Target,
+    choose_targets,
+    count_weights,
+    describe_targets,
+    find_layer_lists,
+    list_adapted,
+    name_to_peft,
+    own_names,
+    warn_of_unadapted,
+)
 
 EVERY_PART = "all"
 
@@ -46,28 +59,56 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
 
     LoRA 2106.09685, rank-stabilised 2312.03732, DoRA 2402.09353.
     """
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    if missing := [name for name in settings.target_modules if name not in names]:
-        raise ModelError(f"target_modules {missing} are not in this model; it has {sorted(names - {'lm_head', SCORE})}")
+    layers = adapted_layers(model.config.get_text_config(decoder=True).num_hidden_layers, settings.lora_layers)
+    chosen = choose_targets(model, settings.target_modules, layers)
+    check_experts(settings, chosen)
+    for line in warn_of_unadapted(model, chosen, layers):
+        say(line)
     whole = [_find_module(model, name) for name in settings.modules_to_save]
     config = LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.target_modules),
-        layers_to_transform=adapted_layers(model.config.num_hidden_layers, settings.lora_layers),
+        layers_to_transform=layers,
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         modules_to_save=whole or None,
         ensure_weight_tying=bool(whole) and embeddings_are_tied(model),  # else one of the two would stay behind
         task_type="SEQ_CLS" if settings.is_classifier else "CAUSAL_LM",  # peft then trains and saves the head, too
     )
+    name_to_peft(model, config, chosen)
     if not is_launched_sharded():  # weights in pieces are put together by the forward of the layer that holds them
-        with_fused_layers(config)
+        with_fused_layers(config, model)
     torch.manual_seed(settings.seed)  # the adapter's first weights
-    adapted = get_peft_model(model, config)
+    with own_names():
+        adapted = get_peft_model(model, config)
     share_inputs(adapted)
     return adapted
+
+
+def check_experts(settings: TrainSettings, chosen: Sequence[Target]) -> None:
+    """Raises ModelError for what PEFT cannot do to experts that lie in one tensor."""
+    names = sorted({target.name for target in chosen if target.is_expert})
+    wanted = [("--lora_dropout", settings.lora_dropout, "--lora_dropout 0"), ("--use_dora", settings.use_dora, "")]
+    for flag, is_on, remedy in wanted:
+        if names and is_on:
+            others = ",".join(dict.fromkeys(target.name for target in chosen if not target.is_expert)) or "other layers"
+            raise ModelError(
+                f"{flag}: not to be had for experts that lie in one tensor ({', '.join(names)}); "
+                f"{f'take {remedy}' if remedy else f'leave {flag} out'}, or adapt no expert: --target_modules {others}"
+            )
+
+
+def names_for_unsloth(model: PreTrainedModel, settings: TrainSettings) -> list[str]:
+    """What the settings adapt, as Unsloth takes it: names of linear layers. Raises ModelError for experts."""
+    chosen = choose_targets(model, settings.target_modules)
+    names = list(dict.fromkeys(target.name for target in chosen if not target.is_expert))
+    if experts := sorted({target.name for target in chosen if target.is_expert}):
+        raise ModelError(
+            f"backend unsloth: adapts no experts that lie in one tensor ({', '.join(experts)}); use --backend "
+            f"transformers, or adapt the other layers alone: --target_modules {','.join(names)}"
+        )
+    return names
 
 
 def adapted_layers(num_layers: int, last: int | None) -> list[int] | None:
@@ -94,12 +135,12 @@ def describe_trainable(model: PreTrainedModel | PeftModel) -> str:
     Tensors that two modules share count once, and the line says so.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    total = sum(_count(weight) for weight in model.parameters())
+    total = sum(count_weights(weight) for weight in model.parameters())
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    num_trained = sum(_count(weight) for _, weight in trained)
-    line = f"trains {num_trained:,} of {total:,} weights ({num_trained / total:.2%}): {_summarise(trained)}"
+    num_trained = sum(count_weights(weight) for _, weight in trained)
+    line = f"trains {num_trained:,} of {total:,} weights ({num_trained / total:.2%}): {_summarise(trained, list_adapted(model))}"
     if embeddings_are_tied(base) and any(weight is base.get_input_embeddings().weight for _, weight in trained):
-        share = _count(base.get_input_embeddings().weight) / total
+        share = count_weights(base.get_input_embeddings().weight) / total
         line += f"; embed_tokens is also the output layer (tied), {share:.1%} of all weights"
     return line
 
@@ -140,15 +181,13 @@ def _find_module(model: PreTrainedModel, wanted: str) -> str:
 
 def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The layers of a decoder, in order; raises ModelError for a model that has no such list."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers:
-            return module
+    for path in find_layer_lists(model)[:1]:
+        return cast(torch.nn.ModuleList, model.get_submodule(path))
     raise ModelError(f"{type(model).__name__} has no list of decoder layers; take --method lora or full")
 
 
-def _summarise(trained: list[tuple[str, torch.nn.Parameter]]) -> str:
-    """`LoRA on q_proj, v_proj in layers 0-29; score`, `layers 22-27, embed_tokens, norm`, in the order of the model."""
-    adapted: dict[str, None] = {}
+def _summarise(trained: list[tuple[str, torch.nn.Parameter]], adapted: Sequence[Target]) -> str:
+    """`LoRA on attention (q_proj), MLP (up_proj) in layers 0-29; score`, `layers 22-27, norm`, in the model's order."""
     parts: dict[str, None] = {}
     layers: set[int] = set()
     for name, _ in trained:
@@ -156,21 +195,14 @@ def _summarise(trained: list[tuple[str, torch.nn.Parameter]]) -> str:
         number = next((int(part) for part in path if part.isdigit()), None)
         if number is not None:
             layers.add(number)
-        if ".lora_" in name:
-            adapted[path[next(i for i, part in enumerate(path) if part.startswith("lora_")) - 1]] = None
-        elif number is None:
+        elif ".lora_" not in name:
             parts[next(part for part in reversed(path) if part not in ("weight", "bias", "default", _SAVED))] = None
     span = f"layers {min(layers)}-{max(layers)}" if layers else ""
     if layers and len(layers) == 1:
         span = f"layer {min(layers)}"
     if adapted:
-        return "; ".join([f"LoRA on {', '.join(adapted)} in {span}", *parts])
+        return "; ".join([f"LoRA on {describe_targets(adapted)} in {span}", *parts])
     return ", ".join(part for part in (span, *parts) if part)
-
-
-def _count(weight: torch.nn.Parameter) -> int:
-    """Numbers that a tensor stands for: two a byte where it holds 4 bits."""
-    return int(weight.numel()) * (2 * weight.element_size() if type(weight).__name__ == "Params4bit" else 1)
 
 
 _SAVED = "modules_to_save"

@@ -19,6 +19,7 @@ from sft.models.embedded import embedded_model_folder
 EMBEDDED, AUTO = "embedded", "auto"
 DEFAULT_HUB_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 ROOM_FOR_DEFAULT_GB = 11.0  # NF4 weights 5.5 GB, LoRA with its optimizer 0.5 GB, activations of 2 x 2,048 tokens
+FOUR_BIT = "bitsandbytes 4-bit"  # folders named ...-bnb-4bit
 SAMPLE_BYTES = 4096
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # never pickles
 TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "merges.txt"]
@@ -62,6 +63,32 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
             f"{name}: no such folder; name a model folder, a hub id (Qwen/Qwen2.5-7B-Instruct) or `embedded`"
         )
     return _download(name, revision, TOKENIZER_FILES if tokenizer_only else HUB_FILES)
+
+
+def stored_quantisation(folder: Path) -> str | None:
+    """How weights are stored that are no plain numbers: FOUR_BIT, "bitsandbytes 8-bit", "gptq"; None for plain ones."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stored = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
+    except (OSError, ValueError, AttributeError):  # whoever loads it says what is wrong with the file
+        return None
+    if not isinstance(stored, dict):
+        return None
+    kind = str(stored.get("quant_method", "unknown"))
+    if kind != "bitsandbytes":
+        return kind
+    return "bitsandbytes 8-bit" if stored.get("load_in_8bit") else FOUR_BIT
+
+
+def check_stored_type(source: ModelSource, method: str) -> None:
+    """Raises ModelError for weights that a method of training cannot start from, as they are stored."""
+    stored = stored_quantisation(source.folder)
+    if stored is None or (stored == FOUR_BIT and method == "qlora"):
+        return
+    remedy = "take --method qlora, or name the model in 16 bits"
+    if stored != FOUR_BIT:
+        remedy = "name the model in 16 bits (--method qlora packs it into 4 bits itself)"
+    raise ModelError(f"{source.name}: its weights are stored as {stored}, from which --method {method} cannot train; {remedy}")
 
 
 def describe_weights(folder: Path) -> str:

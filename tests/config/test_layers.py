@@ -13,7 +13,7 @@ from sft.config.evaluate import EvaluateSettings
 from sft.config.inspect_data import InspectSettings
 from sft.config.layers import Settings, field_names, load_settings, restore_settings
 from sft.config.talk import ChatSettings, InferenceSettings
-from sft.config.train import PROJECTIONS, TrainSettings
+from sft.config.train import TrainSettings
 
 ROOT = Path(__file__).parents[2]
 ALL = (BuildSettings, ChatSettings, EvaluateSettings, InferenceSettings, InspectSettings, TrainSettings)
@@ -152,7 +152,7 @@ def test_a_boolean_of_recipe_and_environment_takes_the_same_words(text, expected
 
 def test_a_list_is_separated_by_commas_in_every_layer_and_a_recipe_may_write_yaml(recipe, monkeypatch):
     expected = ("q_proj", "v_proj")
-    assert load_settings(TrainSettings, []).target_modules == PROJECTIONS
+    assert load_settings(TrainSettings, []).target_modules == ("auto",)
     for text in ("q_proj,v_proj", "q_proj, v_proj"):
         assert load_settings(TrainSettings, ["--target_modules", text]).target_modules == expected
         assert load_settings(TrainSettings, ["--config", recipe(f"target_modules: {text}")]).target_modules == expected

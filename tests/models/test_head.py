@@ -146,8 +146,8 @@ def test_beside_a_base_in_4_bits_the_head_is_whole(tied_model_folder):
 def test_the_report_names_the_head(tied_model_folder, capsys):
     load(tied_model_folder, "--target_modules", "q_proj,v_proj", "--lora_layers", "1")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-2].endswith("backend transformers, head: classification of the last token, labels 负面|正面")
-    assert lines[-1].endswith(": LoRA on q_proj, v_proj in layer 1; score")
+    assert lines[-3].endswith("backend transformers, head: classification of the last token, labels 负面|正面")
+    assert lines[-1].endswith(": LoRA on attention (q_proj, v_proj) in layer 1; score")
 
 
 # Saved and loaded

@@ -126,7 +126,7 @@ def test_the_report_says_that_a_tied_embedding_is_the_output_layer_too(tied: Pat
 
 def test_the_report_of_an_adapter_names_what_it_sits_on(three_layers: Path):
     model = load(three_layers, "--method", "lora", "--target_modules", "q_proj,v_proj").model
-    assert describe_trainable(model).endswith(": LoRA on q_proj, v_proj in layers 0-2")
+    assert describe_trainable(model).endswith(": LoRA on attention (q_proj, v_proj) in layers 0-2")
 
 
 def test_weights_in_four_bits_are_counted_as_what_they_stand_for(embedded_folder: Path):

@@ -16,14 +16,17 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
 
     from sft.backend import UNSLOTH, load_with_unsloth
     from sft.models.loading import load_tokenizer
-    from sft.models.methods import adapted_layers
+    from sft.models.methods import adapted_layers, names_for_unsloth
     from sft.models.precision import decide_precision
     from sft.models.source import find_source
+    from sft.models.targets import choose_targets
     from sft.training.language_modelling import as_dataset
 
     folder, precision = find_source(settings.model).folder, decide_precision(settings.dtype)
     if backend == UNSLOTH:
-        model = load_with_unsloth(folder, precision.dtype, settings, None)
+        model = load_with_unsloth(
+            folder, precision.dtype, settings, None, lambda base: names_for_unsloth(base, settings)
+        )
     else:
         four_bit = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -40,7 +43,7 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
         lora = LoraConfig(
             r=settings.lora_r,
             lora_alpha=settings.lora_alpha,
-            target_modules="all-linear",
+            target_modules=[target.name for target in choose_targets(model, settings.target_modules)],
             layers_to_transform=adapted_layers(model.config.num_hidden_layers, settings.lora_layers),
             task_type="CAUSAL_LM",
         )

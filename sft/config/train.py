@@ -46,8 +46,8 @@ class TrainSettings(ResultSettings):
     target_modules: tuple[str, ...] = Field(
         ("auto",),
         min_length=1,
-        description="layers adapted, by name (q_proj,v_proj); auto or all-linear: every linear layer of the decoder and "
-        "all experts, no router",
+        description="layers adapted, by name (q_proj,v_proj); auto or all-linear: every linear layer of the decoder "
+        "and all experts, no router",
     )
     use_dora: bool = Field(False, description="DoRA: magnitude and direction apart; slower, better at small ranks")
     use_rslora: bool = Field(False, description="rank-stabilised LoRA: scaled by lora_alpha / sqrt(lora_r)")

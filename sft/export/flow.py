@@ -29,7 +29,7 @@ from sft.export.template import build_template, count_same_prompts
 from sft.models.loaded import LoadedModel
 from sft.models.loading import check_fingerprint, load_run, load_tokenizer
 from sft.models.precision import Precision, decide_precision, name_dtype
-from sft.models.source import ModelSource, find_source
+from sft.models.source import FOUR_BIT, ModelSource, find_source, stored_quantisation
 from sft.runs import Run
 
 EXPORT_FILE = "export.json"
@@ -230,8 +230,9 @@ def decide_check_precision(source: ModelSource) -> Precision:
 
 
 def count_parameters(source: ModelSource) -> int:
-    """Weights of a model folder, from the headers of its files."""
-    return sum(math.prod(shape) for _, shape in list_shapes(source.folder))
+    """Weights of a model folder, from the headers of its files; at most, where they are stored two a byte."""
+    stored = sum(math.prod(shape) for _, shape in list_shapes(source.folder))
+    return stored * 2 if stored_quantisation(source.folder) == FOUR_BIT else stored
 
 
 def estimate_bytes(source: ModelSource, dtype: torch.dtype, settings: ExportSettings) -> int:

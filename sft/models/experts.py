@@ -71,7 +71,9 @@ def compute_experts(
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     num_experts = _shape(getattr(experts, first))[0]
     chosen, order = top_k_index.reshape(-1).sort()  # (T * K,)
-    counts = torch.histc(chosen.float() if chosen.device.type == "cpu" else chosen.int(), num_experts, 0, num_experts - 1)
+    counts = torch.histc(
+        chosen.float() if chosen.device.type == "cpu" else chosen.int(), num_experts, 0, num_experts - 1
+    )
     ends = counts.cumsum(0, dtype=torch.int32)  # (E,): where each expert's rows end
     is_unasked = (chosen >= num_experts)[:, None]
     expert_of_row = chosen.clamp(max=num_experts - 1)
@@ -177,14 +179,14 @@ class ParamWrapper(PeftParamWrapper):
         self._param_ndim = 3
         return in_features, out_features
 
-    def forward(self, x: torch.Tensor, *args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
-        """(T, D), with the experts of each token and their weights -> (T, D)."""
+    def forward(self, x: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+        """(T, D), with the experts of each token and their weights, (T, K) both -> (T, D)."""
         adapters: dict[str, list[Factors]] = {}
         layer: torch.nn.Module = self
         while isinstance(layer, ParamWrapper):
             adapters[layer.parameter_name] = layer.list_factors()
             layer = layer.base_layer
-        return compute_experts(layer, x, *args, adapters=adapters, **kwargs)
+        return compute_experts(layer, x, top_k_index, top_k_weights, adapters)
 
     def list_factors(self) -> list[Factors]:
         """The adapters that are on; none where they are merged."""

@@ -152,7 +152,7 @@ def with_fused_layers(config: "LoraConfig", model: torch.nn.Module | None = None
         config._register_custom_module({Linear4bit: FusedLinear4bit})  # before Linear, of which it is a kind
     config._register_custom_module({torch.nn.Linear: FusedLinear})
     if model is not None:
-        config._register_custom_module({kind: ParamWrapper for kind in known_experts(model)})
+        config._register_custom_module(dict.fromkeys(known_experts(model), ParamWrapper))
     return config
 
 

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.integrations.bitsandbytes import Bnb4bitDeserialize
 
 from prompts import ChatFormat, Fingerprint, Head, ThinkPolicy
 from sft.backend import UNSLOTH, load_with_unsloth
@@ -32,7 +33,14 @@ from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable, names_for_unsloth
 from sft.models.precision import Precision, decide_precision, is_launched_sharded, precision_for_training
 from sft.models.quiet import quiet_libraries
-from sft.models.source import FOUR_BIT, ModelSource, check_stored_type, describe_weights, find_source, stored_quantisation
+from sft.models.source import (
+    FOUR_BIT,
+    ModelSource,
+    check_stored_type,
+    describe_weights,
+    find_source,
+    stored_quantisation,
+)
 from sft.models.targets import describe_unpacked, own_names
 from sft.runs import Run
 from sft.staging import apply_umask
@@ -221,11 +229,11 @@ def load_weights(
         model = (AutoModelForSequenceClassification if head else AutoModelForCausalLM).from_pretrained(
             source.folder,
             dtype=precision.dtype,
-            quantization_config=quantisation,
             device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
             attn_implementation=shared_heads.NAME,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            **({"quantization_config": quantisation} if quantisation else {}),  # None would hide how it is stored
             **({"id2label": head.id2label, "label2id": head.label2id} if head else {}),
         )
     except (OSError, ValueError, KeyError) as error:
@@ -233,8 +241,7 @@ def load_weights(
             f"{source.name}: cannot be loaded ({' '.join(str(error).split())[:200]}); check its files"
         ) from None
     if not four_bit and stored_quantisation(source.folder) == FOUR_BIT:
-        model = model.dequantize(dtype=precision.dtype)
-        del model.config.quantization_config
+        model = unpack_model(model, precision)
     if four_bit:
         _keep_gradients_on_cpu(model)
         use_packed_experts(model)
@@ -242,6 +249,18 @@ def load_weights(
             say(left)
     fuse_kernels(model)
     return model
+
+
+def unpack_model(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
+    """A model that is stored in 4 bits, in 16 or 32: the values that its 4 bits stand for, to be merged and saved."""
+    plain: PreTrainedModel = model.dequantize(dtype=precision.dtype)
+    conversions = plain._weight_conversions  # what reading it took; the packing itself cannot be reversed by saving
+    plain._weight_conversions = [
+        conversion
+        for conversion in conversions
+        if not any(isinstance(step, Bnb4bitDeserialize) for step in getattr(conversion, "operations", ()))
+    ]
+    return plain
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

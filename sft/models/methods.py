@@ -138,7 +138,8 @@ def describe_trainable(model: PreTrainedModel | PeftModel) -> str:
     total = sum(count_weights(weight) for weight in model.parameters())
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     num_trained = sum(count_weights(weight) for _, weight in trained)
-    line = f"trains {num_trained:,} of {total:,} weights ({num_trained / total:.2%}): {_summarise(trained, list_adapted(model))}"
+    what = _summarise(trained, list_adapted(model))
+    line = f"trains {num_trained:,} of {total:,} weights ({num_trained / total:.2%}): {what}"
     if embeddings_are_tied(base) and any(weight is base.get_input_embeddings().weight for _, weight in trained):
         share = count_weights(base.get_input_embeddings().weight) / total
         line += f"; embed_tokens is also the output layer (tied), {share:.1%} of all weights"

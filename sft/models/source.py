@@ -88,7 +88,9 @@ def check_stored_type(source: ModelSource, method: str) -> None:
     remedy = "take --method qlora, or name the model in 16 bits"
     if stored != FOUR_BIT:
         remedy = "name the model in 16 bits (--method qlora packs it into 4 bits itself)"
-    raise ModelError(f"{source.name}: its weights are stored as {stored}, from which --method {method} cannot train; {remedy}")
+    raise ModelError(
+        f"{source.name}: its weights are stored as {stored}, from which --method {method} cannot train; {remedy}"
+    )
 
 
 def describe_weights(folder: Path) -> str:

@@ -22,7 +22,7 @@ from peft.utils import transformers_weight_conversion
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sft.config.train import EVERY_TARGET
+from sft.config.train import EVERY_TARGET, VOCABULARY
 from sft.errors import ModelError
 
 LINEAR = (torch.nn.Linear, Conv1D)  # GPT-2 calls its linear layers Conv1D
@@ -75,7 +75,8 @@ def find_targets(model: PreTrainedModel) -> list[Target]:
     found = []
     for path, module in _walk_decoder(model):
         if isinstance(module, LINEAR):
-            found.append(Target(path, kind_of(path), False, count_weights(module.weight)))
+            if is_called(model, path) and path.rpartition(".")[2] not in VOCABULARY:
+                found.append(Target(path, kind_of(path), False, count_weights(module.weight)))
         elif is_expert_module(path, module):
             kind = kind_of(path) if "shared" in path else EXPERTS
             found += [
@@ -87,8 +88,19 @@ def find_targets(model: PreTrainedModel) -> list[Target]:
 
 
 def is_expert_module(path: str, module: torch.nn.Module) -> bool:
-    """Whether its own parameters of three dimensions are experts side by side: Qwen3MoeExperts, JetMoeParallelExperts."""
+    """Whether its own parameters of three dimensions are experts side by side, as in Qwen3MoeExperts."""
     return not isinstance(module, CONVOLUTION) and "expert" in f"{path}.{type(module).__name__}".lower()
+
+
+def is_called(model: PreTrainedModel, path: str) -> bool:
+    """Whether a linear layer computes by its own forward, to which an adapter adds.
+
+    Mamba's kernels take the weights of all of its layers but the first, so an adapter would be trained by some paths
+    and overlooked by others.
+    """
+    parent, _, name = path.rpartition(".")
+    is_mamba = all(hasattr(model.get_submodule(parent), part) for part in ("A_log", "D"))  # a delta net has no D
+    return name == "in_proj" or not is_mamba
 
 
 def choose_targets(model: PreTrainedModel, wanted: Sequence[str], layers: Sequence[int] | None = None) -> list[Target]:
@@ -99,8 +111,8 @@ def choose_targets(model: PreTrainedModel, wanted: Sequence[str], layers: Sequen
     found = find_targets(model)
     if output := [name for name in wanted if is_vocabulary(model, name)]:
         raise ModelError(
-            f"target_modules {','.join(output)}: an adapter goes on layers between embeddings and output; leave it out, "
-            f"or train it whole: --modules_to_save {','.join(output)}"
+            f"target_modules {','.join(output)}: an adapter goes on layers between embeddings and output; leave it "
+            f"out, or train it whole: --modules_to_save {','.join(output)}"
         )
     if any(name in EVERY_TARGET for name in wanted):
         chosen = [target for target in found if not target.is_router]
@@ -181,7 +193,7 @@ def describe_targets(targets: Sequence[Target]) -> str:
 
 def list_adapted(model: torch.nn.Module) -> list[Target]:
     """What has an adapter, in the order of the model; PEFT nests the wrappers of a module's parameters."""
-    found = []
+    found: list[Target] = []
     for path, module in model.named_modules():
         if isinstance(module, LoraLayer) and len(module.lora_A):
             parameter = getattr(module, "parameter_name", None)
@@ -212,7 +224,7 @@ def warn_of_unadapted(model: PreTrainedModel, chosen: Sequence[Target], layers: 
 
 
 def describe_unpacked(model: PreTrainedModel) -> str | None:
-    """Of a model in 4 bits, which experts are not: `experts (w1) stay in bfloat16: 12.3 GB, ...`; None where all are."""
+    """Of a model in 4 bits, which experts are not: `experts (w1) stay in bfloat16, 12.3 GB`; None where all are."""
     unpacked = [target for target in find_targets(model) if target.is_expert]
     weights = [model.get_parameter(target.path) for target in unpacked]
     kept = [(target, weight) for target, weight in zip(unpacked, weights, strict=True) if weight.is_floating_point()]
@@ -221,21 +233,25 @@ def describe_unpacked(model: PreTrainedModel) -> str | None:
     size = sum(weight.numel() * weight.element_size() for _, weight in kept)
     kind = str(kept[0][1].dtype).removeprefix("torch.")
     return (
-        f"WARNING {describe_targets([target for target, _ in kept])} stay in {kind}, {size / 2**30:.1f} GB: this family "
-        "computes its experts in a way of its own, which takes no weights in 4 bits"
+        f"WARNING {describe_targets([target for target, _ in kept])} stay in {kind}, {size / 2**30:.1f} GB: this "
+        "family computes its experts in a way of its own, which takes no weights in 4 bits"
     )
 
 
 def _find_impossible(model: PreTrainedModel) -> list[Target]:
     """Matrices of the decoder that are neither linear layers nor experts in a form that PEFT knows."""
     known = {target.path for target in find_targets(model)}
-    return [
-        Target(f"{path}.{name}", kind_of(path), True, count_weights(weight))
-        for path, module in _walk_decoder(model)
-        if not isinstance(module, (*LINEAR, *CONVOLUTION, torch.nn.Embedding)) and not ROUTER.search(path)
-        for name, weight in module.named_parameters(recurse=False)
-        if f"{path}.{name}" not in known and len(shape_of(weight)) >= 2
-    ]
+    found = []
+    for path, module in _walk_decoder(model):
+        if isinstance(module, LINEAR) and not is_called(model, path):
+            found.append(Target(path, kind_of(path), False, count_weights(module.weight)))
+        elif not isinstance(module, (*LINEAR, *CONVOLUTION, torch.nn.Embedding)) and not ROUTER.search(path):
+            found += [
+                Target(f"{path}.{name}", kind_of(path), True, count_weights(weight))
+                for name, weight in module.named_parameters(recurse=False)
+                if f"{path}.{name}" not in known and len(shape_of(weight)) >= 2
+            ]
+    return found
 
 
 def name_to_peft(model: PreTrainedModel, config: LoraConfig, chosen: Sequence[Target]) -> None:

@@ -4,15 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
+from sft.export.merge import merge_adapter
 from sft.models.experts import compute_experts, is_packed, unpack
-from sft.models.loading import load_for_training
+from sft.models.fused_lora import with_fused_layers
+from sft.models.loaded import LoadedModel
+from sft.models.loading import load_for_training, load_weights
+from sft.models.precision import Precision
+from sft.models.source import find_source
+from sft.models.targets import own_names
 from tests.tiny import make_tiny_moe
 
+FP32 = Precision("cpu", torch.float32, "a test")
 ROWS = torch.randint(3, 250, (3, 24), generator=torch.Generator().manual_seed(0))
 
 
@@ -90,7 +97,8 @@ def test_loss_and_every_gradient_are_those_of_peft(mixture: Path):
 def test_experts_in_4_bits_have_the_gradients_of_the_same_values_unpacked(mixture: Path):
     model = load(mixture, "--method", "qlora")
     experts = model.get_base_model().model.layers[0].mlp.experts.get_base_layer()
-    assert is_packed(experts.gate_up_proj) and is_packed(experts.down_proj)
+    assert is_packed(experts.gate_up_proj)
+    assert is_packed(experts.down_proj)
     assert experts.gate_up_proj.numel() * 2 == 8 * 128 * 64
     check_alike(model, with_peft(unpacked_base(mixture, model), model))
 
@@ -146,3 +154,29 @@ def test_biases_transposed_weights_and_a_gate_of_its_own_are_those_of_the_family
     )
 
 
+# Saved, loaded, merged
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_an_adapter_of_experts_and_of_dense_layers_is_the_same_when_loaded_again(tmp_path: Path, four_bit: bool):
+    folder = make_tiny_moe(tmp_path / "mixed", mlp_only_layers=[0])
+    model = load(folder, "--method", "qlora" if four_bit else "lora").eval()
+    model.save_pretrained(tmp_path / "adapter")
+    base = load_weights(find_source(str(folder)), FP32, four_bit=four_bit)
+    config = with_fused_layers(PeftConfig.from_pretrained(tmp_path / "adapter"), base)
+    with own_names():
+        again = PeftModel.from_pretrained(base, tmp_path / "adapter", config=config).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(ROWS).logits, model(ROWS).logits, rtol=0, atol=0)
+
+
+def test_merged_experts_say_what_base_and_adapter_say(tmp_path: Path):
+    folder = make_tiny_moe(tmp_path / "mixed", mlp_only_layers=[0])
+    model = load(folder, "--method", "lora").eval()
+    with torch.no_grad():
+        expected = model(ROWS).logits
+        merged = merge_adapter(LoadedModel(model, None, None, find_source(str(folder)), FP32)).model
+        torch.testing.assert_close(merged(ROWS).logits, expected, rtol=1e-5, atol=1e-5)
+        merged.save_pretrained(tmp_path / "merged")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+        torch.testing.assert_close(again(ROWS).logits, expected, rtol=1e-5, atol=1e-5)

@@ -12,8 +12,9 @@ from prompts import Fingerprint
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError, ModelError, RunError
-from sft.models.loading import load_base, load_for_training, load_run, save_tuned
-from sft.models.precision import decide_precision
+from sft.models.loading import load_base, load_for_training, load_run, load_weights, save_tuned
+from sft.models.precision import Precision, decide_precision
+from sft.models.source import find_source
 from sft.runs import RUN_FILE, open_run
 from sft.scoring import score_rows
 from tests.tiny import make_tiny_model
@@ -187,3 +188,58 @@ def test_a_type_the_processor_cannot_train_in_is_refused():
 def test_the_decision_names_device_and_reason():
     decision = decide_precision("fp32")
     assert str(decision) == "fp32 on cpu (as asked for)"
+
+
+# Weights that are stored in 4 bits
+
+
+@pytest.fixture(scope="module")
+def packed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    plain, folder = make_tiny_model(tmp_path_factory.mktemp("plain")), tmp_path_factory.mktemp("tiny-bnb-4bit")
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=four_bit, device_map={"": "cpu"})
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(plain).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "freeze"])
+def test_weights_stored_in_4_bits_are_refused_with_the_method_that_takes_them(packed_folder: Path, method: str):
+    with pytest.raises(ModelError) as caught:
+        load_for_training(settings_for(packed_folder, "--method", method), "transformers")
+    assert str(caught.value) == (
+        f"{packed_folder}: its weights are stored as bitsandbytes 4-bit, from which --method {method} cannot train; "
+        "take --method qlora, or name the model in 16 bits"
+    )
+
+
+def test_weights_stored_in_4_bits_are_trained_by_qlora_as_they_are(packed_folder: Path):
+    loaded = load_for_training(settings_for(packed_folder, "--method", "qlora", "--dtype", "fp32"), "transformers")
+    layer = loaded.causal_lm.model.layers[0].self_attn.q_proj
+    assert type(layer).__name__ == "FusedLinear4bit"
+    ids = torch.arange(3, 30)[None]
+    loaded.model(input_ids=ids, labels=ids).loss.backward()
+    assert layer.lora_B["default"].weight.grad.abs().max() > 0
+
+
+def test_weights_stored_in_4_bits_can_be_had_unpacked_and_saved(packed_folder: Path, tmp_path: Path):
+    source, precision = find_source(str(packed_folder)), Precision("cpu", torch.float32, "a test")
+    packed = load_weights(source, precision, four_bit=True)
+    plain = load_weights(source, precision, four_bit=False)
+    assert type(plain.model.layers[0].mlp.up_proj) is torch.nn.Linear
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids).logits, packed(ids).logits, rtol=1e-4, atol=1e-4)
+    plain.save_pretrained(tmp_path)
+    assert "quantization_config" not in (tmp_path / "config.json").read_text()
+
+
+def test_weights_stored_in_another_way_are_refused(tiny_model_folder: Path, tmp_path: Path):
+    config = json.loads((tiny_model_folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(
+        ModelError, match="its weights are stored as gptq, from which --method qlora cannot train; name"
+    ):
+        load_for_training(settings_for(tmp_path, "--method", "qlora"), "transformers")

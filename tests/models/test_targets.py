@@ -57,7 +57,7 @@ def expected_paths(model: PreTrainedModel) -> Iterator[str]:
         if isinstance(module, (torch.nn.Linear, Conv1D)):
             parent, _, name = path.rpartition(".")
             mixer = type(model.base_model.get_submodule(parent)).__name__
-            if name == "in_proj" or not ("Mamba" in mixer or mixer == "FalconH1Mixer"):
+            if name == "in_proj" or not ("Mamba" in mixer or mixer in ("BambaMixer", "FalconH1Mixer")):
                 yield prefix + path
         elif "expert" in path.lower() + type(module).__name__.lower():
             for name, weight in module.named_parameters(recurse=False):

@@ -27,10 +27,14 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
 
-    from sft.data import open_dataset  # after --help
+    from sft.data import Reading, open_dataset  # after --help
 
     dataset = open_dataset(
-        settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed, on_bad_row=settings.on_bad_row
+        settings.data,
+        eval_ratio=settings.eval_ratio,
+        seed=settings.split_seed,
+        on_bad_row=settings.on_bad_row,
+        reading=Reading.of(settings),
     )
     from sft.labels import choose_head
 

@@ -29,11 +29,15 @@ def main(argv: list[str] | None = None) -> None:
         say(line)
 
     from sft.backend import choose_backend
-    from sft.data import open_dataset
+    from sft.data import Reading, open_dataset
     from sft.models.source import AUTO, EMBEDDED, find_source
 
     dataset = open_dataset(
-        settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed, on_bad_row=settings.on_bad_row
+        settings.data,
+        eval_ratio=settings.eval_ratio,
+        seed=settings.split_seed,
+        on_bad_row=settings.on_bad_row,
+        reading=Reading.of(settings),
     )
     if settings.model not in (AUTO, EMBEDDED):  # those import torch, and unsloth has to come before transformers
         find_source(settings.model, settings.revision)  # what cannot be had is told now, not after seconds of imports

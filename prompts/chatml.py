@@ -184,7 +184,11 @@ class ChatFormat:
         """
         if self.supervises_every_answer:
             return [list(messages)]
-        return [list(messages[: end + 1]) for end, message in enumerate(messages) if message["role"] == "assistant"]
+        return [
+            list(messages[: end + 1])
+            for end, message in enumerate(messages)
+            if message["role"] == "assistant" and message.get("supervised", True)
+        ]
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a control token: "<|im_end|>" -> six or so ordinary ids."""

@@ -5,6 +5,14 @@ class PromptError(ValueError):
     """A tokenizer, conversation or row that cannot become a prompt: what is wrong, where, what to do next."""
 
 
+class RowError(PromptError):
+    """One row that cannot be used. `reason` is a short word that is counted, the text says what is wrong with it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class TooLong(PromptError):
     """A conversation that does not fit max_length, however it is shortened; the caller counts the row.
 

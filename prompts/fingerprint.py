@@ -101,7 +101,8 @@ def _describe_task(name: str) -> str:
     """'labels 负面|正面, prompt sha256 0a1b...': what a model trained on the task expects to be asked and to answer."""
     task = get_task(name)
     labels = task.classes_of(task.allowed_labels(task.example), task.example)
-    asked = _hash(json.dumps(task.build_messages(task.example), ensure_ascii=False))
+    told = [{"role": "system", "content": task.system_prompt}] if task.system_prompt else []
+    asked = _hash(json.dumps([*told, *task.build_messages(task.example)], ensure_ascii=False))
     return f"labels {'|'.join(labels)}, prompt {asked}" if labels else f"prompt {asked}"
 
 

@@ -39,6 +39,7 @@ def lay_out(
         is_last = index == len(messages)
         if message["role"] == "assistant":
             is_supervised = is_last or (supervise == "all" and supervises_every_answer(family, think))
+            is_supervised = is_supervised and message.get("supervised", True)
             # The header is encoded apart from the answer: so it was when the answer was asked for.
             pieces += [
                 *_lay_out_header(family, think, is_last),

@@ -18,6 +18,8 @@ class Message(TypedDict):
     document: NotRequired[tuple[int, int]]
     # What an assistant thought before answering. Only think="keep" writes it; see prompts.family.
     reasoning_content: NotRequired[str]
+    # False: an assistant's turn that is context and not learned (a row's `weight: 0`). Left out: learned.
+    supervised: NotRequired[bool]
 
 
 def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:

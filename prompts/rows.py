@@ -14,11 +14,14 @@ EXPERT_SYSTEM_PROMPT = (
 def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = True) -> list[Message]:
     """[system?, user, assistant] of a row, or without the answer what inference sends.
 
-    The row's own system message (`system`, or the first of its `messages`) wins over system_prompt. None: no system
+    The row's own system message (`system`, or the first of its `messages`) wins over its task's, and both over
+    system_prompt. None: no system
     message, so that the chat template's own default holds, if it has one. Raises PromptError for an unusable row.
     """
-    messages = get_task(text_of(row, "task")).build_messages(row, with_answer=with_answer)
+    task = get_task(text_of(row, "task"))
+    messages = task.build_messages(row, with_answer=with_answer)
     own = _own_system_prompt(row)
+    own = task.system_prompt if own is None else own
     system_prompt = system_prompt if own is None else own
     return messages if system_prompt is None else [{"role": "system", "content": system_prompt}, *messages]
 

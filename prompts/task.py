@@ -1,7 +1,9 @@
 """What a task is: how its rows become messages, and how an answer becomes a value again."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from prompts.errors import PromptError
@@ -28,6 +30,20 @@ class Unparseable:
 
 Parsed = str | list[Entity]
 
+# Characters without ink: zero-width spaces and joiners, marks of direction and byte order, fillers. A text of nothing
+# else is empty, and two texts that differ in them alone are the same.
+INVISIBLE = "".join(
+    chr(code)
+    for first, last in (
+        (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F),
+        (0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x2800, 0x2800), (0x3164, 0x3164), (0xFE00, 0xFE0F),
+        (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0),
+    )
+    for code in range(first, last + 1)
+)  # fmt: skip
+BLANK = INVISIBLE + "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+WHOLE = re.compile(r"([+-]?\d+)\.0+")  # what a table makes of a class number beside an empty cell: "1.0"
+
 
 def no_labels(row: Row) -> tuple[str, ...]:
     """For tasks that are answered in free text."""
@@ -40,6 +56,9 @@ class Task:
 
     prompt_fields are what a row needs to be asked, answer_fields what it needs besides to be learned from. The
     example is a row of the task: tests, documentation and the fingerprint use it.
+
+    How files may write it: spellings are other words for a label and what a row holds for them, {"1": "正面"} (a label
+    itself needs none, and capitals do not matter); columns are other names of its fields, each mapping one form.
     """
 
     name: str
@@ -51,6 +70,52 @@ class Task:
     write_answer: Callable[[Row], str]  # the reference answer, as the model shall write it
     read_answer: Callable[[str, Row], Parsed | Unparseable]
     list_labels: Callable[[Row], tuple[str, ...]] = no_labels  # the answers a row allows, in the order of the classes
+    optional_fields: tuple[str, ...] = ()  # what a row may hold besides, and the prompt uses
+    spellings: Mapping[str, str | int] = field(default_factory=dict)
+    columns: tuple[Mapping[str, str], ...] = ()  # ({"text": "text_cn", "label": "n_labels"},)
+    system_prompt: str | None = None  # said before its rows in place of the run's
+    definition: Mapping[str, object] | None = None  # of a task that is described in words; see prompts.label_task
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The answers that all rows allow: ("负面", "正面"); () where a row brings its own options, or none."""
+        try:
+            return self.list_labels({})
+        except (PromptError, LookupError, TypeError, AttributeError):  # they are looked for in the row
+            return ()
+
+    @property
+    def is_of_one_label(self) -> bool:
+        """Whether a text has one right answer among labels that all rows share: two answers contradict each other."""
+        return self.kind == "label" and bool(self.labels) and len(self.answer_fields) == 1
+
+    @property
+    def takes_text_and_label(self) -> bool:
+        """Whether a row of the columns text and label can be one of the task."""
+        return self.is_of_one_label and self.prompt_fields == ("text",) and self.answer_fields == ("label",)
+
+    def find_label(self, written: object) -> str | int | None:
+        """What a row holds for a label as a file writes it: 1 -> "正面", "Positive " -> "正面"; None for no label."""
+        return self._spelled.get(label_key(written))
+
+    def describe_labels(self) -> str:
+        """The labels with their other spellings, for messages: `负面 (0, negative), 正面 (1, positive)`."""
+        words: dict[str | int, list[str]] = {}
+        for word, value in self._spelled.items():
+            words.setdefault(value, []).append(word)
+        shown = []
+        for value, spelled in words.items():
+            others = [word for word in spelled if word != label_key(value)]
+            shown.append(f"{value} ({', '.join(others)})" if others else str(value))
+        return ", ".join(shown)
+
+    @cached_property
+    def _spelled(self) -> dict[str, str | int]:
+        values = self.spellings.values()
+        own = self.labels if all(value in self.labels for value in values) else ()  # else rows do not hold the answer
+        return {label_key(label): label for label in own} | {
+            label_key(word): value for word, value in self.spellings.items()
+        }
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -104,6 +169,23 @@ class Task:
         if missing:
             needed = ", ".join(fields)
             raise PromptError(f"{name_row(row)}: no {missing[0]!r}; task {self.name} needs {needed}; mend the row")
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: " \\n", "\\u200b"."""
+    return not text.strip(BLANK)
+
+
+def label_key(written: object) -> str:
+    """How a label is looked up: 1, 1.0 and "1.0 " -> "1", True -> "true", "Positive" -> "positive"; "" for no label."""
+    if isinstance(written, bool):
+        return str(written).lower()
+    if isinstance(written, float) and written.is_integer():
+        return str(int(written))
+    if not isinstance(written, str | int | float):
+        return ""
+    bare = str(written).strip(BLANK).casefold()
+    return whole.group(1) if (whole := WHOLE.fullmatch(bare)) else bare
 
 
 def text_of(row: Row, field: str) -> str:

@@ -20,10 +20,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
 
-from prompts import Fingerprint
+from prompts import Fingerprint, PromptError
 from sft.config.layers import restore_settings
 from sft.config.train import TrainSettings
 from sft.console import say
+from sft.data.reading import restore_tasks
 from sft.errors import RunError
 from sft.locks import NotWritableError
 
@@ -64,6 +65,7 @@ class Run:
     quantisation: str | None = None  # "nf4": trained on a base in 4 bits; to merge, load the base in 16 bits
     processes: int = 1
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    described_tasks: list[dict[str, object]] = field(default_factory=list)  # those of `tasks` that are no Python file
     versions: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
     metrics: dict[str, object] = field(default_factory=dict)
@@ -182,7 +184,7 @@ def open_run(path: str | Path | None = None, *, or_else: str = "") -> Run:
 
 
 def read_run(folder: Path, *, or_else: str = "") -> Run:
-    """A run in whatever state it is; raises RunError where there is none."""
+    """A run in whatever state it is, its tasks made known; raises RunError where there is none."""
     if not (folder / RUN_FILE).is_file():
         what = "no finished run yet" if folder == OUTPUTS / LATEST else f"no {RUN_FILE} in {folder}"
         raise RunError(f"{what}; run `python train.py` first, or name a run folder with --run{or_else}")
@@ -195,9 +197,13 @@ def read_run(folder: Path, *, or_else: str = "") -> Run:
                 raise TypeError(f"{name} is no {kind.__name__}")
         if not isinstance(run.data.get("tasks"), list) or not isinstance(run.base.get("name"), str):
             raise TypeError("data has no list of tasks, or base no name")
-        return run
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RunError(f"{folder / RUN_FILE}: not a run of this version ({error}); train again") from None
+    try:
+        restore_tasks(run.described_tasks)
+    except (PromptError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / RUN_FILE}: a task of the run cannot be used: {error}") from None
+    return run
 
 
 def continue_command(folder: Path) -> str:

@@ -16,6 +16,8 @@ def read_turns(row: Row) -> list[Message]:
         message: Message = {"role": text_of(turn, "role"), "content": text_of(turn, "content")}
         if turn.get("reasoning_content"):
             message["reasoning_content"] = text_of(turn, "reasoning_content")
+        if turn.get("supervised") is False:
+            message["supervised"] = False
         messages.append(message)
     return messages[1:] if messages and messages[0]["role"] == "system" else messages
 

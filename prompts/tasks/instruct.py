@@ -22,6 +22,7 @@ TASK = Task(
     kind="text",
     prompt_fields=("instruction",),
     answer_fields=("output",),
+    optional_fields=("input",),
     example={"instruction": "用一句话总结。", "input": "LoRA 只训练很小的低秩矩阵。", "output": "LoRA 省显存。"},
     build_prompt=build_prompt,
     write_answer=lambda row: text_of(row, "output"),

@@ -14,4 +14,7 @@ TASK = Task(
     write_answer=lambda row: text_of(row, "label"),
     read_answer=lambda text, row: read_label(text, LABELS),
     list_labels=lambda row: LABELS,
+    spellings={str(number): label for number, label in enumerate(LABELS)},
+    # R3's table; n_labels may be a list, and what was extracted of it is one
+    columns=({"text": "text_cn", "label": "extracted_label"}, {"text": "text_cn", "label": "n_labels"}),
 )

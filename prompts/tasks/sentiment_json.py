@@ -50,4 +50,7 @@ TASK = Task(
     write_answer=write_answer,
     read_answer=read_answer,
     list_labels=lambda row: ANSWERS,
+    spellings={label: number for number, label in enumerate(sentiment.LABELS)}
+    | {word: sentiment.LABELS.index(label) for word, label in sentiment.SPELLINGS.items()},
+    columns=({"text": "text_a", "label": "label"},),  # R0's test table
 )

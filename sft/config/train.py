@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from prompts import EXPERT_SYSTEM_PROMPT
 from sft.config.layers import ResultSettings, read_boolean
@@ -66,9 +66,24 @@ class TrainSettings(ResultSettings):
         "lm",
         description="lm: the model writes its answers; classification: it says one of the labels, and writes nothing",
     )
-    labels: tuple[str, ...] = Field(
-        (), description="head classification: its classes in the order of their numbers; default: the task's own"
+    task: str | None = Field(
+        None,
+        description="task of rows that do not name one: sentiment, moderation, ..., or a YAML file that describes yours",
     )
+    labels: tuple[str, ...] = Field(
+        (),
+        description="labels of text/label rows, e.g. bad,good: a task of these labels; in the order of the class numbers",
+    )
+    label_map: tuple[str, ...] = Field(
+        (), description="what stands in the label column, and the label it means, e.g. 1=good,0=bad"
+    )
+    columns: tuple[str, ...] = Field(
+        (), description="fields and the columns of a file they are read from, e.g. text=review,label=stars"
+    )
+    group_by: str | None = Field(
+        None, description="column of a file; rows of one value stay on one side of the split. Default: group, if there"
+    )
+    form: str | None = Field(None, description="form to read where rows fit several: messages, instruction/output, ...")
     pooling: Literal["last", "mean"] = Field(
         "last", description="head classification: reads the last token of the prompt, or the mean of all"
     )
@@ -183,6 +198,15 @@ class TrainSettings(ResultSettings):
             values["warmup_steps"] = values.pop("warmup_ratio")
         return values
 
+    @field_validator("label_map", "columns", mode="before")
+    @classmethod
+    def _write_pairs(cls, value: object) -> object:
+        """A recipe may hold them as a mapping: {text: review} is text=review."""
+        pairs = [f"{key}={meant}" for key, meant in value.items()] if isinstance(value, dict) else value
+        if isinstance(pairs, list | tuple) and (wrong := [str(pair) for pair in pairs if "=" not in str(pair)]):
+            raise ValueError(f"{wrong[0]!r} is no pair; write name=value")
+        return pairs
+
     @model_validator(mode="after")
     def _targets_are_layers(self) -> "TrainSettings":
         if len(self.target_modules) > 1 and any(name in EVERY_TARGET for name in self.target_modules):
@@ -196,8 +220,6 @@ class TrainSettings(ResultSettings):
 
     @model_validator(mode="after")
     def _labels_are_classes(self) -> "TrainSettings":
-        if self.labels and not self.is_classifier:
-            raise ValueError("labels are those of a classification head: add --head classification, or leave them out")
         if len(self.labels) == 1 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels {','.join(self.labels)}: give at least two, each once")
         return self

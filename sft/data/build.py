@@ -55,6 +55,8 @@ def build_dataset(
         manifest = make_manifest(preset, origins, cells, ledger, choice.mixture, staging.dataset, options)
         if evaluation is not None:
             manifest["decontaminated"] = evaluation.files
+        if described := [task for source in preset.sources.values() for task in source.described_tasks()]:
+            manifest["tasks"] = described
         if choice.overlaps:
             manifest["overlaps"] = choice.overlaps
         publish_folder(staging.dataset, target, manifest)

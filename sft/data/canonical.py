@@ -1,15 +1,18 @@
-"""The one form of a row that everything behind the reader works with; what each task's row must hold.
+"""The one form of a row that everything behind the reader works with; its task (prompts/tasks) says what it must hold.
 
 {"id": "reviews-17", "source": "reviews", "task": "sentiment", "text": "房间很干净", "label": "正面"}
 {"id": "qa-3", "source": "qa", "task": "instruct", "instruction": "What is AI?", "input": "", "output": "A field ..."}
 """
 
+import json
 from typing import NotRequired, TypedDict
 
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+from prompts.errors import RowError
+from prompts.tasks import get_task
 
-SENTIMENT_LABELS = ("负面", "正面")  # the position is the class number of ChnSentiCorp and R0: 0 negative, 1 positive
-MODERATION_LABELS = ("正常", "歧视", "违法违规", "政治安全", "暴恐", "色情低俗")  # the position is R3's class number
+__all__ = ["Entity", "Json", "Row", "RowError", "Turn", "answer_of", "asked_of", "question_of", "system_of", "thread_of"]
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 class Entity(TypedDict):
@@ -27,10 +30,14 @@ class Turn(TypedDict):
     role: str
     content: str
     reasoning_content: NotRequired[str]  # assistant: the thought before the answer, read where `--think keep`
+    supervised: NotRequired[bool]  # assistant: False where the turn is context and not learned
 
 
 class Row(TypedDict):
-    """A canonical row. `id`, `source` and `task` are always there; the task decides which other fields are."""
+    """A canonical row. `id`, `source` and `task` are always there; the task decides which other fields are.
+
+    A task of the user's own may have fields of other names: text or JSON, as its rows hold them.
+    """
 
     id: str
     source: str
@@ -42,30 +49,50 @@ class Row(TypedDict):
     instruction: NotRequired[str]  # instruct
     input: NotRequired[str]  # instruct; "" where there is none
     output: NotRequired[str]  # instruct, news
-    system: NotRequired[str]  # instruct; only where the row brings its own
+    system: NotRequired[str]  # any task but chat; only where the row brings its own
     messages: NotRequired[list[Turn]]  # chat
+    reasoning_content: NotRequired[str]  # instruct: the thought before the output
+    group: NotRequired[str]  # any task; rows of one group stay on one side of a split
+    own_id: NotRequired[str]  # any task; the id that the row's file gave it, where `id` is another
     attribution: NotRequired[str]  # any task; who wrote it and where it stands, where a licence asks for that
 
 
-class RowError(Exception):
-    """One row cannot be used. `reason` is a short word that is counted, the text says what is wrong with the row."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 def question_of(row: Row) -> str:
-    """What a row asks, without its answer: rows that ask the same must stand on the same side of a split.
-
-    A conversation is asked by its user turns; a system prompt is no part of it, for the same question is often
-    repeated under several.
-    """
+    """What a row asks, without its answer and without its system prompt: what filters read and people are shown."""
     if "text" in row:
         return row["text"]
     if "messages" in row:
         return "\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "user")
-    return f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
+    if "instruction" in row:
+        return f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
+    return _join(row, get_task(row["task"]).prompt_fields)
+
+
+def system_of(row: Row) -> str:
+    """The system prompt that a row brings; "" where it has none."""
+    if "messages" in row:
+        turns = row["messages"]
+        return turns[0]["content"] if turns and turns[0]["role"] == "system" else ""
+    return row.get("system", "")
+
+
+def asked_of(row: Row) -> str:
+    """All that a row asks, its system prompt included: rows that ask the same must stand on one side of a split."""
+    system, question = system_of(row), question_of(row)
+    return f"{system}\0{question}" if system else question
+
+
+def thread_of(row: Row) -> str | None:
+    """What else keeps rows on one side of a split: the group they name, or the exchange that their conversation begins
+    with, so that a conversation and its continuation are never parted. None for rows that stand alone.
+    """
+    if "group" in row:
+        return f"\0group\0{row['group']}"
+    if "messages" not in row:
+        return None
+    turns = row["messages"]
+    end = next((number for number, turn in enumerate(turns, start=1) if turn["role"] == "assistant"), 0)
+    return "\0thread\0" + "\0".join(turn["content"] for turn in turns[:end])
 
 
 def answer_of(row: Row) -> str:
@@ -75,7 +102,15 @@ def answer_of(row: Row) -> str:
     if "label" in row:
         return str(row["label"])
     if "messages" in row:
-        return "\n".join(turn["content"] for turn in row["messages"] if turn["role"] != "user")
-    return "\n".join(
-        f"{found['entity_text']}@{found['start_idx']}:{found['entity_label']}" for found in row["entities"]
-    )
+        return "\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "assistant")
+    if "entities" in row:
+        return "\n".join(
+            f"{found['entity_text']}@{found['start_idx']}:{found['entity_label']}" for found in row["entities"]
+        )
+    return _join(row, get_task(row["task"]).answer_fields)
+
+
+def _join(row: Row, names: tuple[str, ...]) -> str:
+    """Fields of a task of the user's own as one text."""
+    values = [row.get(name) for name in names]
+    return "\n".join(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)

@@ -171,7 +171,7 @@ def _seniority(published: np.ndarray) -> np.ndarray | None:
 def _tell_splits_apart(index: CandidateIndex, published: np.ndarray) -> CandidateIndex:
     """Keys that differ between published splits, so that a text may stand in each: published data as published."""
     salt = SPLIT_SALTS[published + 1]
-    return replace(index, group=index.group ^ salt, exact=index.exact ^ salt)
+    return replace(index, group=index.group ^ salt, side=index.side ^ salt, exact=index.exact ^ salt)
 
 
 def _not_chosen(choice: Choice) -> Iterator[tuple[int, int, int, int]]:

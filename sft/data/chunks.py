@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from sft.data.mapping import NOTHING, Mapping
+from sft.data.reading import Reading
 from sft.data.records import BadRecord, GoodRecord, parse_lines
 from sft.data.rows import BadRow, FoundRow, Recognised, convert_records
 from sft.errors import UserError
@@ -42,7 +43,7 @@ class LinesChunk:
     """Whole lines of a JSONL file, not yet parsed."""
 
     shown_as: str
-    task: str | None
+    reading: Reading
     first_line: int
     data: bytes
     mapping: Mapping = NOTHING
@@ -50,7 +51,7 @@ class LinesChunk:
     def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
         """The rows of these lines."""
         records = self.mapping.map_records(parse_lines(io.BytesIO(self.data), self.first_line))
-        return convert_records(records, self.shown_as, self.task, recognised.setdefault(self.shown_as, Recognised()))
+        return convert_records(records, self.shown_as, self.reading, recognised.setdefault(self.shown_as, Recognised()))
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,14 @@ class RecordsChunk:
     """Records that are parsed, but not yet mapped and converted."""
 
     shown_as: str
-    task: str | None
+    reading: Reading
     records: Sequence[GoodRecord | BadRecord]
     mapping: Mapping = NOTHING
 
     def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
         """The rows of these records."""
         found = recognised.setdefault(self.shown_as, Recognised())
-        return convert_records(self.mapping.map_records(self.records), self.shown_as, self.task, found)
+        return convert_records(self.mapping.map_records(self.records), self.shown_as, self.reading, found)
 
 
 def batch_rows(rows: Iterable[FoundRow | BadRow]) -> Iterator[RowsChunk]:

@@ -9,13 +9,14 @@ import hashlib
 import re
 import unicodedata
 
-from sft.data.canonical import Row, answer_of, question_of
+from prompts.task import INVISIBLE
+from sft.data.canonical import Row, answer_of, asked_of
 
 KEY_BYTES = 8  # two of 5 million texts share a key with probability 7e-7
 
 
 def normalise_text(text: str) -> str:
-    """NFKC, case folded, without whitespace and punctuation; a text of nothing else keeps its NFKC form."""
+    """NFKC, case folded, without whitespace, punctuation and what has no ink; a text of nothing else keeps its NFKC form."""
     bare = _skipped().sub("", text)
     if not bare.isascii() and not unicodedata.is_normalized("NFKC", bare):  # the test is much cheaper than NFKC
         bare = _skipped().sub("", unicodedata.normalize("NFKC", bare))
@@ -31,8 +32,13 @@ def group_key(text: str, seed: int) -> int:
 
 
 def exact_key(row: Row) -> int:
-    """A 64-bit key of task, question and answer as they stand: rows of one key are duplicates."""
-    return _hash(f"{row['task']}\0{question_of(row)}\0{answer_of(row)}", b"")
+    """A 64-bit key of task, question and answer as they stand, system prompt included: rows of one key are duplicates.
+
+    Of conversations also which answers are learned: a file may hold one for each of them.
+    """
+    learned = "".join("-" if turn.get("supervised") is False else "+" for turn in row.get("messages", ()))
+    marks = f"\0{learned}" if "-" in learned else ""
+    return _hash(f"{row['task']}\0{asked_of(row)}\0{answer_of(row)}{marks}", b"")
 
 
 def _hash(text: str, key: bytes) -> int:
@@ -41,8 +47,12 @@ def _hash(text: str, key: bytes) -> int:
 
 @functools.cache
 def _skipped() -> re.Pattern[str]:
-    """Whitespace and punctuation (Unicode P and Z) of the basic plane as one character class, compiled once."""
-    codes = [code for code in range(0x10000) if unicodedata.category(chr(code))[0] in "PZ" or chr(code).isspace()]
+    """Whitespace, punctuation (Unicode P and Z) and characters without ink of the basic plane as one character class, compiled once."""
+    codes = [
+        code
+        for code in range(0x10000)
+        if unicodedata.category(chr(code))[0] in "PZ" or chr(code).isspace() or chr(code) in INVISIBLE
+    ]
     ranges: list[list[int]] = []
     for code in codes:
         if ranges and ranges[-1][1] == code - 1:

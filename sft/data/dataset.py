@@ -4,25 +4,35 @@ dataset = open_dataset("data/mixed")
 len(dataset.train), dataset.train[0]["task"]         # 900, "sentiment"
 """
 
+import collections
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import orjson
 
+from prompts.task import label_key
+
 from sft.console import say
-from sft.data.canonical import Row, question_of
+from sft.data.candidates import join_sides
+from sft.data.canonical import Row, asked_of, thread_of
 from sft.data.content import group_key
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.places import sha256_of
 from sft.data.preset import make_source
-from sft.data.records import READABLE
+from sft.data.reading import Reading, restore_tasks, with_declared_labels
+from sft.data.records import READABLE, declared_classes
 from sft.data.registry import known_names
+from sft.data.dialects import Recognised
 from sft.data.rows import BadRow, FoundRow, OnBadRow, RowReader
-from sft.errors import DataError, nearest_name
+from sft.errors import ConfigError, DataError, nearest_name
 
 SHOWN_BAD_ROWS = 5
+SHOWN_LABELS = 8
+READ_ON = 10_000  # rows read on behind a label that nothing knows, to name all that stand there
 
 
 @dataclass(frozen=True)
@@ -38,25 +48,36 @@ class Dataset:
 
 
 def open_dataset(
-    path: str | Path, *, eval_ratio: float = 0.1, seed: int = 42, on_bad_row: OnBadRow = "error"
+    path: str | Path,
+    *,
+    eval_ratio: float = 0.1,
+    seed: int = 42,
+    on_bad_row: OnBadRow = "error",
+    reading: Reading | None = None,
 ) -> Dataset:
     """A dataset folder as it was built, its hashes checked; or one file in any accepted form, split by content hash.
 
     A name of the registry (recipes/datasets.yaml, or the user's own) is read and split like a file.
     A single file gives train and validation (`eval_ratio` of its rows, rows that ask the same on one side) and no test.
-    Raises DataError where there is nothing, where a hash differs, and for bad rows unless they are quarantined.
+    `reading` says what a file's columns leave open. Raises DataError where there is nothing, where a hash differs, and
+    for bad rows unless they are quarantined; ConfigError for a reading of what was read already.
     """
-    path = Path(path)
+    path, reading = Path(path), reading or Reading()
     recover_folder(path)
     if path.is_dir():
+        if flags := reading.flags():
+            raise ConfigError(f"{', '.join(flags)}: {path} is a built dataset, whose rows are read; give them to the build")
         manifest = read_manifest(path)
+        restore_tasks(manifest.get("tasks", []))
         train, validation, test = (read_split(path, manifest, name) for name in ("train", "validation", "test"))
         return Dataset(train, validation, test, sha256_of(path / MANIFEST), str(path), "as built")
     if not path.exists():
         if str(path) in known_names():
+            if flags := reading.flags():
+                raise ConfigError(f"{', '.join(flags)}: {path} is a name of a registry; write them into its entry there")
             return _open_named(str(path), eval_ratio, seed, on_bad_row)
         raise _explain_missing(path)
-    rows = _read_file(path, on_bad_row)
+    rows = _read_file(path, on_bad_row, reading)
     train, validation = split_by_content(rows, eval_ratio, seed)
     how = f"by content hash, eval_ratio {eval_ratio:g}, seed {seed}"
     return Dataset(train, validation, [], sha256_of(path), str(path), how)
@@ -99,12 +120,13 @@ def _number_rows(found_rows: Iterable[FoundRow | BadRow], name: str) -> Iterator
 
 
 def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Train and validation rows, each in the order of the file; the groups of lowest seeded key are validation.
+    """Train and validation rows, each in the order of the file; the sides of lowest seeded key are validation.
 
-    Whole groups are taken until round(rows * eval_ratio) is reached, at least one row where the ratio is above 0.
-    Raises DataError where nothing would be left to train on.
+    Rows that ask the same, and those of one group or conversation, are one side; whole ones are taken until
+    round(rows * eval_ratio) is reached, at least one row where the ratio is above 0. Raises DataError where nothing
+    would be left to train on.
     """
-    keys = [group_key(question_of(row), seed) for row in rows]
+    keys = _find_sides(rows, seed)
     wanted = max(1, round(len(rows) * eval_ratio)) if eval_ratio > 0 else 0
     sizes: dict[int, int] = {}
     for key in keys:
@@ -117,27 +139,52 @@ def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[lis
         held_out.add(key)
         taken += sizes[key]
     if taken == len(rows):
-        raise DataError(f"{len(rows)} rows of {len(sizes)} different texts leave none to train on; add rows")
+        what = "groups" if any("group" in row for row in rows) else "different texts"
+        raise DataError(f"{len(rows)} rows of {len(sizes)} {what} leave none to train on; add rows")
     train = [row for row, key in zip(rows, keys, strict=True) if key not in held_out]
     return train, [row for row, key in zip(rows, keys, strict=True) if key in held_out]
 
 
-def _read_file(path: Path, on_bad_row: OnBadRow) -> list[Row]:
-    reader = RowReader(path)
-    rows = _take_rows(reader, path.stem, str(path), on_bad_row)
+def _find_sides(rows: list[Row], seed: int) -> list[int]:
+    """For each row a key that is equal where two rows must not be parted."""
+    group = [group_key(asked_of(row), seed) for row in rows]
+    thread = [
+        key if (named := thread_of(row)) is None else group_key(named, seed)
+        for row, key in zip(rows, group, strict=True)
+    ]
+    sides: list[int] = join_sides(np.array(group, dtype=np.uint64), np.array(thread, dtype=np.uint64)).tolist()
+    return sides
+
+
+def _read_file(path: Path, on_bad_row: OnBadRow, reading: Reading) -> list[Row]:
+    column = dict(reading.columns).get("label", "label")
+    reading = with_declared_labels(reading, declared_classes(path).get(column, ()))
+    reader = RowReader(path, reading=reading)
+    rows = _take_rows(reader, path.stem, str(path), on_bad_row, lambda: reader.recognised)
     say(reader.describe())
     return rows
 
 
-def _take_rows(found_rows: Iterable[FoundRow | BadRow], name: str, shown_as: str, on_bad_row: OnBadRow) -> list[Row]:
-    """Every row with its id and source, NAME-17 of NAME where it brings none; what cannot be used is told or raised."""
+def _take_rows(
+    found_rows: Iterable[FoundRow | BadRow],
+    name: str,
+    shown_as: str,
+    on_bad_row: OnBadRow,
+    recognised: Callable[[], Recognised] = Recognised,
+) -> list[Row]:
+    """Every row with its id and source; what cannot be used is told or raised.
+
+    The id is the row's own, else NAME-17 by its line; of several on a line the second is NAME-17.2.
+    """
     rows: list[Row] = []
     bad: list[BadRow] = []
     ids: set[str] = set()
-    for found in found_rows:
+    waiting = iter(found_rows)
+    for found in waiting:
         if isinstance(found, FoundRow):
             row = found.row
-            row["id"] = row["id"] or f"{name}-{found.line}"
+            if not row["id"]:
+                row["id"] = _choose_id(row, f"{name}-{found.line}", ids)
             row["source"] = row["source"] or name
             if row["id"] not in ids:
                 ids.add(row["id"])
@@ -145,6 +192,9 @@ def _take_rows(found_rows: Iterable[FoundRow | BadRow], name: str, shown_as: str
                 continue
             found = BadRow(found.file, found.line, "duplicate_id", f"id {row['id']!r} is given twice")
         if on_bad_row == "error":
+            if found.reason == "unknown_label":
+                collections.deque(itertools.islice(waiting, READ_ON), maxlen=0)
+                raise _explain_labels(found, recognised())
             raise found.to_error()
         bad.append(found)
     for row_error in bad[:SHOWN_BAD_ROWS]:
@@ -152,5 +202,36 @@ def _take_rows(found_rows: Iterable[FoundRow | BadRow], name: str, shown_as: str
     if len(bad) > SHOWN_BAD_ROWS:
         say(f"warning: left out {len(bad)} rows in all")
     if not rows:
-        raise DataError(f"{shown_as}: no row can be used")
+        raise DataError(f"{shown_as}: no row can be used{f'; the first: {bad[0].message}' if bad else ''}")
     return rows
+
+
+def _choose_id(row: Row, by_line: str, taken: set[str]) -> str:
+    """The row's own id, where no other row has it; else the name by its line. An own id that gives way is kept."""
+    own_id = row.get("own_id", "")
+    if own_id and own_id not in taken:
+        del row["own_id"]
+        return own_id
+    name, number = by_line, 1
+    while name in taken:
+        number += 1
+        name = f"{by_line}.{number}"
+    return name
+
+
+def _explain_labels(found: BadRow, recognised: Recognised) -> DataError:
+    """What stands in a label column that no task knows, and the flag that says what it is."""
+    unknown = recognised.unknown_labels
+    known = sum(recognised.dialects.values())
+    if not unknown or known > 10 * unknown.total():  # a label or two among many that are known: a slip
+        return found.to_error()
+    labels = list(unknown)
+    shown = ", ".join(f"{label} ({count:,})" for label, count in unknown.most_common(SHOWN_LABELS))
+    more = f", and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+    where = f"{found.file}: labels {shown}{more} are of no task here"
+    if all(label_key(label).lstrip("+-").isdigit() or label in ("True", "False") for label in labels) or known:
+        example = ",".join(f"{label}=..." for label in labels[:2])
+        return DataError(f"{where} ({found.message.partition(';')[0]}); say what they are: --label_map {example}")
+    listed = ",".join(labels[:SHOWN_LABELS])
+    return DataError(f"{where}; if these are the labels, pass --labels {listed}; or describe the task in a YAML file and "
+                     "pass it with --task (docs/tasks.md)")  # fmt: skip

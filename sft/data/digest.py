@@ -7,6 +7,7 @@ their chunk, and whoever merges chunks in order (spool.py) makes those the numbe
 from __future__ import annotations  # array[int] exists for type checkers only
 
 import hashlib
+import zlib
 from array import array
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +15,8 @@ from typing import Literal
 import numpy as np
 import orjson
 
-from sft.data.canonical import Row, answer_of, question_of
+from prompts.tasks import get_task
+from sft.data.canonical import Row, answer_of, asked_of, question_of, thread_of
 from sft.data.chunks import Chunk
 from sft.data.content import exact_key, group_key
 from sft.data.decontamination import EvaluationTexts
@@ -24,15 +26,15 @@ from sft.data.rows import BadRow, OnBadRow, Recognised
 from sft.data.signatures import sign_texts
 from sft.data.sources.strata import Strata, StratumFinder
 
-LABEL_TASKS = ("sentiment", "sentiment_json", "moderation")  # one text, one right label (news: options differ per row)
 ROW_START = b'{"id":"","source":"",'  # of every row as it is spooled; its id and source are put in when it is written
 SHOWN_BAD_ROWS = 3
 
-# What is kept of each candidate: 42 bytes, on disk until all sources are read.
+# What is kept of each candidate: 53 bytes, on disk until all sources are read.
 COLUMNS: dict[str, Literal["B", "H", "I", "Q"]] = {
     "group": "Q",  # equal where two rows ask the same
+    "thread": "Q",  # equal where two rows belong on one side of a split for another reason; else a key of its own
     "exact": "Q",  # equal where two rows are duplicates
-    "task": "B",  # number of the task, 0 where a text of that task may have several right answers
+    "task": "I",  # number of the task, 0 where a text of that task may have several right answers
     "label": "I",  # equal where two rows have the same label
     "stratum": "H",  # position among the source's strata
     "file": "I",  # position among the source's files
@@ -79,6 +81,7 @@ class Digester:
         self._filter = RowFilter(rules.filters)
         self._strata = StratumFinder(rules.strata) if rules.strata else None
         self._label_keys: dict[str, int] = {}
+        self._task_numbers: dict[str, int] = {}
 
     def digest(self, chunk: Chunk) -> Digest:
         """Read a chunk to its end, or to the row that must not be."""
@@ -107,10 +110,12 @@ class Digester:
                 continue
             data = serialise_row(row)
             rows.append(data)
+            group, thread = group_key(asked_of(row), rules.seed), thread_of(row)
             values = (
-                group_key(question, rules.seed),
+                group,
+                group if thread is None else group_key(thread, rules.seed),
                 exact_key(row),
-                LABEL_TASKS.index(row["task"]) + 1 if row["task"] in LABEL_TASKS else 0,
+                self._task_number(row["task"]),
                 self._label_key(row),
                 stratum,
                 files.setdefault(found.file, len(files)),
@@ -146,11 +151,17 @@ class Digester:
             result.bad_rows.append(bad)
         return make_line(self._rules.source, where, "quarantined", bad.reason, bad.message)
 
+    def _task_number(self, name: str) -> int:
+        """The task's number, 0 where a text of it may have several right answers."""
+        if name not in self._task_numbers:
+            self._task_numbers[name] = zlib.crc32(name.encode()) or 1 if get_task(name).is_of_one_label else 0
+        return self._task_numbers[name]
+
     def _label_key(self, row: Row) -> int:
         """32 bits of the label's hash; 0 for tasks without one right label."""
-        if row["task"] not in LABEL_TASKS:
+        if not self._task_number(row["task"]):
             return 0
-        label = str(row["label"])
+        label = answer_of(row)
         if label not in self._label_keys:
             digest = hashlib.blake2b(label.encode(), digest_size=4).digest()
             self._label_keys[label] = int.from_bytes(digest, "little")

@@ -3,7 +3,7 @@
 {"mine": {"file_name": "mine.json", "formatting": "alpaca", "columns": {"prompt": "question", "response": "answer"}},
  "talks": {"hf_hub_url": "owner/talks", "formatting": "sharegpt", "tags": {"role_tag": "role", "content_tag": "text"}}}
 
-Source of the format: data/README.md of hiyouga/LLaMA-Factory. Read: file_name, hf_hub_url, subset, split, folder,
+Source of the format: data/README.md of hiyouga/LLaMA-Factory. Read: file_name, file_sha1, hf_hub_url, subset, split, folder,
 num_samples, formatting, columns, tags. What cannot be used is refused by name when the data set is asked for.
 """
 
@@ -15,7 +15,7 @@ from sft.errors import ConfigError, nearest_name
 OTHER_HUBS = {"ms_hub_url": "ModelScope", "om_hub_url": "Openmind", "script_url": "a script", "cloud_file_name": "S3"}
 ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 IGNORED_COLUMNS = ("images", "videos", "audios", "tools", "chosen", "rejected", "kto_tag")
-KNOWN = {"file_name", "hf_hub_url", "subset", "split", "folder", "num_samples", "formatting", "columns", "tags",
+KNOWN = {"file_name", "file_sha1", "hf_hub_url", "subset", "split", "folder", "num_samples", "formatting", "columns", "tags",
          "ranking", *OTHER_HUBS}  # fmt: skip
 TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
 
@@ -82,7 +82,9 @@ def _find_place(folder: Path, info: dict[str, object]) -> Entry:
         path = folder / str(info["file_name"])
         if path.is_dir():
             raise ConfigError(f"file_name {info['file_name']!r} is a folder; name one file")
-        return {"kind": "file", "path": str(path)}
+        entry = {"kind": "file", "path": str(path)}
+        entry |= {"num_samples": info["num_samples"]} if info.get("num_samples") else {}
+        return entry | ({"sha1": info["file_sha1"]} if info.get("file_sha1") else {})
     for key, place in OTHER_HUBS.items():
         if info.get(key):
             raise ConfigError(f"{key} ({place}) is not supported; give hf_hub_url, or file_name of a downloaded file")

@@ -4,7 +4,7 @@ columns    {output: long_answer}                   a field and the column it is 
 templates  {input: "背景信息：\\n{context.contexts}"}   a field and a text whose gaps are columns; a list gives lines
 tags       {role_tag: from, user_tag: human}       who speaks in a conversation, where the words are not the usual ones
 
-Where columns or templates are given, nothing else of a record is read.
+Where columns or templates are given, nothing else of a record is read but its id.
 """
 
 import string
@@ -19,7 +19,7 @@ from sft.data.fields import Record
 from sft.data.records.found import BadRecord, GoodRecord
 from sft.errors import nearest_name
 
-MAY_BE_MISSING = ("system", "history", "attribution")  # a row of JSONL need not have them
+MAY_BE_MISSING = ("system", "history", "attribution", "input", "group")  # a row of JSONL need not have them
 CONVERSATION_FIELDS = ("messages", "conversations")
 
 
@@ -41,7 +41,8 @@ class Tags(BaseModel):
         roles = {self.user_tag: "user", self.assistant_tag: "assistant", self.system_tag: "system"}
         said_by = turn.get(self.role_tag)
         role = roles.get(said_by, said_by) if isinstance(said_by, str) else said_by
-        return {"role": role, "content": turn.get(self.content_tag)}
+        others = {key: value for key, value in turn.items() if key not in (self.role_tag, self.content_tag)}
+        return {**others, "role": role, "content": turn.get(self.content_tag)}
 
 
 class Mapping(BaseModel):
@@ -83,7 +84,8 @@ class Mapping(BaseModel):
                 for field, path in self.columns.items()
                 if path in record or field not in MAY_BE_MISSING
             }
-            record = mapped | {field: self._fill(field, record) for field in self.templates}
+            own_id = {"id": record["id"]} if "id" in record else {}
+            record = own_id | mapped | {field: self._fill(field, record) for field in self.templates}
         if self.tags is not None:
             for field in CONVERSATION_FIELDS:
                 turns = record.get(field)

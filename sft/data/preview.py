@@ -22,7 +22,7 @@ from sft.data.decontamination import EvaluationTexts
 from sft.data.digest import Digester
 from sft.data.manifest import BuildOptions
 from sft.data.preset import Preset
-from sft.data.rows import BadRow, FoundRow
+from sft.data.rows import BadRow, FoundRow, draw_sample
 from sft.data.sources import Source
 from sft.data.summary import list_counts
 
@@ -101,23 +101,6 @@ def _preview(
         seen.update(exact)
         bad_rows += digest.bad_rows
     return SourcePreview(asked, count, at_end, len(sample), len(seen), dict(+left_out), bad_rows[:3])
-
-
-def draw_sample(
-    rows: Iterable[FoundRow | BadRow], size: int, rng: random.Random
-) -> tuple[list[FoundRow | BadRow], int]:
-    """`size` of the rows, each as likely as any other, in their order, and how many there were in all.
-
-    Algorithm R of Vitter, Random sampling with a reservoir, 1985.
-    """
-    kept: list[tuple[int, FoundRow | BadRow]] = []
-    count = 0
-    for count, row in enumerate(rows, start=1):
-        if len(kept) < size:
-            kept.append((count, row))
-        elif (place := rng.randrange(count)) < size:
-            kept[place] = (count, row)
-    return [row for _, row in sorted(kept, key=lambda pair: pair[0])], count
 
 
 def preview_table(previews: dict[str, SourcePreview]) -> str:

@@ -6,19 +6,23 @@ for found in reader:                     # FoundRow(file, line, row) or BadRow(f
 reader.describe()                        # "reports.jsonl: 12 rows, recognised as instruction/input/output"
 """
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sft.data.canonical import Row, RowError
-from sft.data.dialects import Dialect, recognise_dialect
+from sft.data.dialects import TABLES, Context, Recognised, convert_record
+from sft.data.reading import Reading
 from sft.data.records import BadRecord, GoodRecord, read_records
 from sft.errors import DataError
 
 OnBadRow = Literal["error", "quarantine"]
 REMEDY = "fix the row, or pass --on_bad_row quarantine"
+# What no single row is to blame for: the message itself says what helps.
+NO_FAULT_OF_THE_ROW = ("unknown_dialect", "unknown_label", "unknown_task", "missing_column", "preference", "rejected",
+                       "tools")  # fmt: skip
 
 
 class FoundRow(NamedTuple):
@@ -39,42 +43,22 @@ class BadRow(NamedTuple):
 
     def to_error(self) -> DataError:
         """The error that ends a build or run which accepts no bad rows."""
-        return DataError(f"{self.file}:{self.line}: {self.message}; {REMEDY}")
-
-
-@dataclass
-class Recognised:
-    """What was recognised in a file: how many rows of each form, and the columns that nothing reads."""
-
-    dialects: Counter[str] = field(default_factory=Counter)  # {"text/label": 9600}
-    ignored_columns: set[str] = field(default_factory=set)
-
-    def add(self, other: "Recognised") -> None:
-        """Take in what was recognised in another part of the file."""
-        self.dialects += other.dialects
-        self.ignored_columns |= other.ignored_columns
-
-    def describe(self, shown_as: str) -> str:
-        """One line: `a.csv: 9 rows, recognised as text/label; ignored columns: qid`."""
-        forms = ", ".join(
-            name if len(self.dialects) == 1 else f"{name} ({count:,})" for name, count in self.dialects.most_common()
-        )
-        ignored = f"; ignored columns: {', '.join(sorted(self.ignored_columns))}" if self.ignored_columns else ""
-        return f"{shown_as}: {self.dialects.total():,} rows, recognised as {forms or 'nothing'}{ignored}"
+        remedy = "" if self.reason in NO_FAULT_OF_THE_ROW else f"; {REMEDY}"
+        return DataError(f"{self.file}:{self.line}: {self.message}{remedy}")
 
 
 class RowReader:
     """Reads one file, once or more; counts what it recognised. `shown_as` is the file's name in messages."""
 
-    def __init__(self, path: Path, *, shown_as: str | None = None, task: str | None = None) -> None:
+    def __init__(self, path: Path, *, shown_as: str | None = None, reading: Reading | None = None) -> None:
         self.path = path
         self.shown_as = shown_as or str(path)
         self.recognised = Recognised()
-        self._task = task
+        self._reading = reading or Reading()
 
     def __iter__(self) -> Iterator[FoundRow | BadRow]:
         self.recognised = Recognised()
-        yield from convert_records(read_records(self.path), self.shown_as, self._task, self.recognised)
+        yield from convert_records(read_records(self.path), self.shown_as, self._reading, self.recognised)
 
     @property
     def dialects(self) -> Counter[str]:
@@ -92,23 +76,35 @@ class RowReader:
 
 
 def convert_records(
-    records: Iterable[GoodRecord | BadRecord], shown_as: str, task: str | None, recognised: Recognised
+    records: Iterable[GoodRecord | BadRecord], shown_as: str, reading: Reading, recognised: Recognised
 ) -> Iterator[FoundRow | BadRow]:
     """Canonical rows of a file's records; `recognised` is brought up to date on the way."""
-    by_columns: dict[tuple[str, ...], Dialect] = {}  # files have few sets of columns: recognise each once
+    context = Context(reading, recognised)
+    is_table = shown_as.lower().endswith(TABLES)
     for record in records:
         if isinstance(record, BadRecord):
             yield BadRow(shown_as, *record)
             continue
         try:
-            columns = tuple(record.fields)
-            dialect = by_columns.get(columns)
-            if dialect is None:
-                dialect = by_columns[columns] = recognise_dialect(columns)
-                recognised.ignored_columns |= set(columns) - dialect.columns
-            row = dialect.convert(record.fields, task)
+            row = convert_record(record.fields, context, is_table=is_table)
         except RowError as error:
             yield BadRow(shown_as, record.line, error.reason, str(error))
             continue
-        recognised.dialects[dialect.name] += 1
         yield FoundRow(shown_as, record.line, row)
+
+
+def draw_sample(
+    rows: Iterable[FoundRow | BadRow], size: int, rng: random.Random
+) -> tuple[list[FoundRow | BadRow], int]:
+    """`size` of the rows, each as likely as any other, in their order, and how many there were in all.
+
+    Algorithm R of Vitter, Random sampling with a reservoir, 1985.
+    """
+    kept: list[tuple[int, FoundRow | BadRow]] = []
+    count = 0
+    for count, row in enumerate(rows, start=1):
+        if len(kept) < size:
+            kept.append((count, row))
+        elif (place := rng.randrange(count)) < size:
+            kept[place] = (count, row)
+    return [row for _, row in sorted(kept, key=lambda pair: pair[0])], count

@@ -1,7 +1,7 @@
 """Which candidates are chosen, for which split: pure functions over the candidates' index.
 
 Duplicates go first, then texts that carry two labels, then what exceeds the rows a text may have. The rest is dealt out
-group by group in the order of the seeded group key: test first, then validation, then train, so that a larger train
+side by side in the order of the seeded key: test first, then validation, then train, so that a larger train
 split leaves the others as they were.
 """
 
@@ -94,14 +94,14 @@ def find_surplus(index: CandidateIndex, alive: np.ndarray, source: np.ndarray, l
 def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.ndarray:
     """The split of each row as its position in SPLITS, or NOT_CHOSEN: (N,) bool -> (N,) int8.
 
-    A group goes to the first split that has room for all of it, else as much of it as fits to the first that has room
+    What belongs on one side goes to the first split that has room for all of it, else as much of it as fits to the first that has room
     for any; never to two.
     """
     split_of = np.full(len(index), NOT_CHOSEN, dtype=np.int8)
     room = {SPLITS.index(name): list(quotas[name]) for name in DEALING_ORDER if name in quotas}
     numbers = np.flatnonzero(alive)
-    numbers = numbers[np.argsort(index.group[numbers], kind="stable")]
-    dealt = _iterate(index.group, numbers, index.cell)
+    numbers = numbers[np.argsort(index.side[numbers], kind="stable")]
+    dealt = _iterate(index.side, numbers, index.cell)
     to_fill = sum(sum(quota) for quota in room.values())
     for _, members in itertools.groupby(dealt, key=operator.itemgetter(0)):
         if not to_fill:

@@ -12,7 +12,8 @@ import numpy as np
 
 from sft.console import Progress, progress
 from sft.data.candidates import CandidateStore
-from sft.data.canonical import Row, answer_of, question_of
+from sft.data.canonical import Row, answer_of, question_of, system_of
+from sft.data.content import normalise_text
 from sft.data.near_duplicates import SHOWN_FROM, IsNear, find_near_duplicates
 from sft.data.quotas import SPLITS
 from sft.data.selection import DEALING_ORDER, NOT_CHOSEN
@@ -100,22 +101,25 @@ class ComparedTexts:
         self._store = store
         self._threshold = threshold
         self._parts = parts
-        self._kept: dict[int, list[np.ndarray]] = {}
+        self._kept: dict[int, tuple[str, list[np.ndarray]]] = {}  # system prompt, shingles of each part
 
     def is_near(self, first: int, second: int) -> bool:
         """Whether every part reaches the threshold."""
         return self.similarity(first, second) >= self._threshold
 
     def similarity(self, first: int, second: int) -> float:
-        """The Jaccard similarity of the parts that are least alike; 0 where one row has a part more."""
-        a, b = self._shingles(first), self._shingles(second)
-        return min(map(_compare_part, a, b)) if len(a) == len(b) else 0.0
+        """The Jaccard similarity of the parts that are least alike; 0 where one row has a part more, and where their
+        system prompts differ: that may be a document, and one word of it makes it another question.
+        """
+        (a_system, a), (b_system, b) = self._shingles(first), self._shingles(second)
+        return min(map(_compare_part, a, b)) if a_system == b_system and len(a) == len(b) else 0.0
 
-    def _shingles(self, number: int) -> list[np.ndarray]:
+    def _shingles(self, number: int) -> tuple[str, list[np.ndarray]]:
         if number not in self._kept:
             if len(self._kept) >= KEPT_SHINGLES:
                 self._kept.clear()
-            self._kept[number] = [shingles_of(part) for part in self._parts(self._store.read_row(number))]
+            row = self._store.read_row(number)
+            self._kept[number] = normalise_text(system_of(row)), [shingles_of(part) for part in self._parts(row)]
         return self._kept[number]
 
 

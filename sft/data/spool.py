@@ -29,7 +29,7 @@ from sft.data.rows import BadRow
 from sft.data.sources import Origin
 
 FINISHED = "finished.json"
-FORMAT = 1  # of the folder; raise it when the same rows would be spooled differently
+FORMAT = 2  # of the folder; raise it when the same rows would be spooled differently
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Do rows of the evaluation stand in the training data? Counted, named, and every score is also told without them.
 
-exact   the normalised text (NFKC, case, whitespace and punctuation made equal) is that of a training row
+exact   the normalised text (NFKC, case, whitespace and punctuation made equal) is that of a training row, and so is
+        its system prompt
 near    the character 5-grams of both texts overlap by 60 % of their union (Jaccard), or 90 % of the row's own stand in
-        one training row, which is how a passage shows that was copied into a longer text
+        one training row, which is how a passage shows that was copied into a longer text; under one system prompt
 
     overlaps = find_overlaps(rows, training_rows)      # {"r17": Overlap("near", "t203", 0.74)}
 
@@ -13,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
-from sft.data.canonical import Row, question_of
+from sft.data.canonical import Row, asked_of, question_of, system_of
 from sft.data.content import normalise_text
 
 NGRAM = 5  # characters of normalised text
@@ -68,15 +69,16 @@ def find_overlaps(rows: Sequence[Row], training: Sequence[Row]) -> dict[str, Ove
     shared = _shared_instructions(training)
     exact: dict[str, str] = {}
     for row in training:
-        exact.setdefault(normalise_text(question_of(row)), row["id"])
+        exact.setdefault(normalise_text(asked_of(row)), row["id"])
     found: dict[str, Overlap] = {}
     grams: dict[str, frozenset[str]] = {}
     for row in rows:
-        if training_id := exact.get(normalise_text(question_of(row))):
+        if training_id := exact.get(normalise_text(asked_of(row))):
             found[row["id"]] = Overlap("exact", training_id, 1.0)
         else:
             grams[row["id"]] = _grams(_own_text(row, shared))
-    nearest = _find_nearest(grams, ((row["id"], _own_text(row, shared)) for row in training), training, shared)
+    systems = {row["id"]: normalise_text(system_of(row)) for row in rows}
+    nearest = _find_nearest(grams, systems, training, shared)
     return {row["id"]: overlap for row in rows if (overlap := found.get(row["id"]) or nearest.get(row["id"]))}
 
 
@@ -98,14 +100,14 @@ def _grams(text: str) -> frozenset[str]:
 
 def _find_nearest(
     grams: Mapping[str, frozenset[str]],
-    training_texts: Iterable[tuple[str, str]],
+    systems: Mapping[str, str],  # of the rows by id: under another system prompt a row asks something else
     training: Sequence[Row],
     shared: set[str],
 ) -> dict[str, Overlap]:
     wanted = frozenset().union(*grams.values())
     seen: set[str] = set()
-    for _, text in training_texts:
-        seen |= wanted & _grams(text)
+    for row in training:
+        seen |= wanted & _grams(_own_text(row, shared))
     # A row whose n-grams occur in all training rows together too rarely cannot overlap enough with one of them.
     candidates = {
         row_id: own for row_id, own in grams.items() if own and len(own & seen) >= min(JACCARD, CONTAINED) * len(own)
@@ -118,7 +120,10 @@ def _find_nearest(
     for row in training:
         theirs = _grams(_own_text(row, shared))
         common = Counter(row_id for gram in theirs if gram in holders for row_id in holders[gram])
+        system = normalise_text(system_of(row))
         for row_id, count in common.items():
+            if systems[row_id] != system:
+                continue
             own = candidates[row_id]
             similarity = count / (len(own) + len(theirs) - count)
             if len(own) >= MIN_CONTAINED and count / len(own) >= CONTAINED:

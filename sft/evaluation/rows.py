@@ -11,10 +11,9 @@ from prompts.head import answers_of
 from prompts.tasks import Task, get_task
 from sft.config.evaluate import EvaluateSettings
 from sft.config.train import TrainSettings
-from sft.data import Row, open_dataset
+from sft.data import Reading, Row, open_dataset
 from sft.data.places import sha256_of
 from sft.data.quotas import largest_remainder
-from sft.data.rows import OnBadRow
 from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError
 from sft.runs import Run
@@ -87,7 +86,7 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     path = Path(settings.data or str(run.data["path"]))
     seed = trained.split_seed if settings.seed is None else settings.seed
     if settings.data is not None and path.is_file() and sha256_of(path) != run.data["sha256"]:
-        rows, split, sha256 = _read_new_file(path, settings, seed, settings.on_bad_row or trained.on_bad_row)
+        rows, split, sha256 = _read_new_file(path, settings, seed, trained)
         training = None
     else:
         rows, split, sha256, training = _read_split(path, run, settings, seed)
@@ -98,11 +97,17 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
 
 
 def _read_new_file(
-    path: Path, settings: EvaluateSettings, seed: int, on_bad_row: OnBadRow
+    path: Path, settings: EvaluateSettings, seed: int, trained: TrainSettings
 ) -> tuple[list[Row], str, str]:
     if settings.split is not None:
         raise ConfigError(f"--split {settings.split}: {path} is a single file that has no splits; leave --split out")
-    dataset = open_dataset(path, eval_ratio=settings.eval_ratio or 0.0, seed=seed, on_bad_row=on_bad_row)
+    dataset = open_dataset(
+        path,
+        eval_ratio=settings.eval_ratio or 0.0,
+        seed=seed,
+        on_bad_row=settings.on_bad_row or trained.on_bad_row,
+        reading=Reading.of(trained),
+    )
     if settings.eval_ratio is None:
         return dataset.train, "whole", dataset.sha256
     return dataset.validation, "validation", dataset.sha256
@@ -121,7 +126,8 @@ def _read_split(
             "rows with --data"
         )
     on_bad_row = settings.on_bad_row or trained.on_bad_row  # the same rows as training saw, or ids and split differ
-    dataset = open_dataset(path, eval_ratio=ratio, seed=seed, on_bad_row=on_bad_row)
+    reading = reading_for(path, trained)
+    dataset = open_dataset(path, eval_ratio=ratio, seed=seed, on_bad_row=on_bad_row, reading=reading)
     if settings.data is None and dataset.sha256 != run.data["sha256"]:
         raise DataError(
             f"{path} changed since the run was trained (sha256 {dataset.sha256[:12]}, then "
@@ -140,10 +146,21 @@ def _read_training_rows(run: Run) -> list[Row]:
     advice = "restore it, or pass --no-leak_check"
     if not path.exists():
         raise DataError(f"{path}: what the run was trained on is gone, so leaks cannot be looked for; {advice}")
-    dataset = open_dataset(path, eval_ratio=trained.eval_ratio, seed=trained.split_seed, on_bad_row=trained.on_bad_row)
+    dataset = open_dataset(
+        path,
+        eval_ratio=trained.eval_ratio,
+        seed=trained.split_seed,
+        on_bad_row=trained.on_bad_row,
+        reading=reading_for(path, trained),
+    )
     if dataset.sha256 != run.data["sha256"]:
         raise DataError(f"{path}: changed since the run was trained, so leaks cannot be looked for; {advice}")
     return dataset.train
+
+
+def reading_for(path: Path, trained: TrainSettings) -> Reading:
+    """How the run read its rows, so that others are read alike; a built dataset needs no such thing."""
+    return Reading.of(trained) if path.is_file() else Reading()
 
 
 def sample_by_task(rows: Sequence[Row], num_samples: int, seed: int) -> list[Row]:

@@ -29,6 +29,7 @@ from sft.checkpoints import (
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data import Dataset
+from sft.data.reading import described_tasks
 from sft.errors import ConfigError
 from sft.labels import describe_head
 from sft.metrics.loss import LARGEST_EXPONENT
@@ -241,6 +242,7 @@ def describe_run(settings: TrainSettings, prepared: Prepared, run_dir: Path) -> 
         head=describe_head(loaded.head, settings.head_dropout) if loaded.head else None,
         quantisation="nf4" if settings.method == "qlora" else None,
         processes=world_size(),
+        described_tasks=described_tasks(tasks),
         versions=package_versions(),
         git_revision=git_revision(),
     )

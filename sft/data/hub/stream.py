@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sft.console import say
 from sft.data.fields import Record
 from sft.data.hub.refusals import explain_content, explain_repository, explain_silence, is_transient, name_trouble
+from sft.data.records.tables import class_names, name_classes
 from sft.errors import DataError, nearest_name
 
 if TYPE_CHECKING:
@@ -86,13 +87,14 @@ def stream_records(part: HubPart) -> Iterator[tuple[int, Record]]:
     """Every row with its number, from 1. Raises DataError where it cannot be opened or the hub falls silent."""
     with _tell_retries(part.name):
         stream = _open_stream(part)
+        names = class_names(getattr(stream.features, "arrow_schema", None) and stream.features.arrow_schema.metadata)
         state, number, tries = stream.state_dict(), 0, 0
         while True:
             try:
                 for batch in stream.iter(batch_size=BATCH_ROWS):
                     for record in batch.to_pylist():
                         number += 1
-                        yield number, record
+                        yield number, name_classes(record, names)
                     state, tries = stream.state_dict(), 0
                 return
             except GeneratorExit:

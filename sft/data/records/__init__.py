@@ -14,10 +14,10 @@ from pathlib import Path
 from sft.data.records.encoding import refuse_wrong_encoding
 from sft.data.records.found import BadRecord, GoodRecord
 from sft.data.records.json_files import is_one_row_a_line, parse_lines, read_json
-from sft.data.records.tables import read_csv, read_parquet
+from sft.data.records.tables import declared_classes, read_csv, read_parquet
 from sft.errors import DataError
 
-__all__ = ["READABLE", "BadRecord", "GoodRecord", "parse_lines", "read_line_blocks", "read_records"]
+__all__ = ["READABLE", "BadRecord", "GoodRecord", "declared_classes", "parse_lines", "read_line_blocks", "read_records"]
 
 BLOCK_BYTES = 1 << 20
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")

@@ -4,6 +4,7 @@ orjson reads a clean line in a microsecond, but keeps the last of two equal keys
 line it refuses, or that may hold a key twice, is read again by the standard library's decoder with all checks on.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -29,16 +30,12 @@ def read_json(path: Path) -> Iterator[GoodRecord | BadRecord]:
 
 
 def is_one_row_a_line(path: Path) -> bool:
-    """Whether a file is JSONL (else an array). Raises DataError where it is neither or holds nothing."""
+    """Whether a file is JSONL (else an array, or objects spread over lines). Raises DataError where it holds nothing."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         start = next((line.lstrip() for line in file if line.strip()), "")
     if not start:
         raise DataError(f"{path}: the file holds no rows, only blank lines")
-    if start.startswith("["):
-        return False
-    if start.rstrip() == "{" and path.suffix.lower() == ".json":
-        raise DataError(f"{path}: holds one object spread over lines; give an array of rows or one row a line")
-    return True
+    return not start.startswith("[") and start.rstrip() != "{"  # alone: objects spread over lines, as printers do it
 
 
 def read_lines(path: Path) -> Iterator[GoodRecord | BadRecord]:
@@ -73,7 +70,7 @@ def parse_line(line: bytes) -> Record:
 
 def _parse_strictly(line: bytes) -> Record:
     try:
-        text = line.decode("utf-8").strip()
+        text = line.decode("utf-8").strip().removeprefix("\ufeff")  # files with a mark, one put behind the other
     except UnicodeDecodeError as error:
         raise RowError("invalid_utf8", f"byte {error.start + 1} of the line is not UTF-8") from None
     decoder = StrictDecoder()
@@ -127,7 +124,9 @@ class StrictDecoder:
 
 
 def read_array(path: Path) -> Iterator[GoodRecord | BadRecord]:
-    """The objects of one JSON array, decoded one by one from a window over the file: memory follows the longest row.
+    """The objects of one JSON array, or of a file of nothing but objects over any number of lines, one by one.
+
+    They are decoded from a window over the file: memory follows the longest row.
 
     Past a syntax error nothing can be found again, so that is a DataError; a row that is sound JSON but unusable is
     a BadRecord. Bytes that are no UTF-8 are carried along as lone surrogates and found there.
@@ -135,10 +134,15 @@ def read_array(path: Path) -> Iterator[GoodRecord | BadRecord]:
     decoder = StrictDecoder()
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         window = _Window(file)
-        window.skip(re.compile(r"\s*\["))
-        while True:
+        window.skip(SPACE)
+        is_array = window.text.startswith("[", window.position)
+        window.move_to(window.position + is_array)
+        last_line = 0  # of the row before
+        for number in itertools.count(1):
             window.skip(SPACE_OR_COMMA)
-            if window.text.startswith("]", window.position):
+            if not is_array and window.position == len(window.text):
+                return
+            if is_array and window.text.startswith("]", window.position):
                 window.move_to(window.position + 1)
                 window.skip(SPACE)
                 if window.position < len(window.text):
@@ -149,7 +153,7 @@ def read_array(path: Path) -> Iterator[GoodRecord | BadRecord]:
                 value, end = window.decode(decoder)
             except RowError as error:
                 where = f"{path}:{line}"
-                raise DataError(f"{where}: {error}; mend the file, an array cannot be read past this") from None
+                raise DataError(f"{where}: {error}; mend the file, it cannot be read past this") from None
             broken = not _is_encodable(window.text[window.position : end])  # before escapes: bytes, not \ud83d
             window.move_to(end)
             try:
@@ -157,7 +161,9 @@ def read_array(path: Path) -> Iterator[GoodRecord | BadRecord]:
                     raise RowError("invalid_utf8", "holds bytes that are not UTF-8")
                 yield GoodRecord(line, decoder.check(value))
             except RowError as error:
-                yield BadRecord(line, error.reason, str(error))
+                which = f"row {number}: " if line == last_line else ""  # of several on one line
+                yield BadRecord(line, error.reason, f"{which}{error}")
+            last_line = line
 
 
 class _Window:

@@ -2,9 +2,13 @@
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import orjson
+
+from prompts.task import BLANK
+from sft.data.canonical import Json
 from sft.data.records.found import BadRecord, GoodRecord
 from sft.errors import DataError
 
@@ -41,10 +45,11 @@ def _read_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
         raise DataError(f"{path}:1: the header line cannot be read ({error})") from None
     if header is None:
         raise DataError(f"{path}: the file holds no rows, only blank lines")
-    repeated = {name for name in header if header.count(name) > 1}
+    header = [name.strip(BLANK) for name in header]
+    repeated = {name for name in header if name and header.count(name) > 1}
     if repeated:
         raise DataError(f"{path}:1: column {sorted(repeated)[0]!r} is there twice; rename one")
-    return header
+    return [name or f"(column {number})" for number, name in enumerate(header, start=1)]
 
 
 def _check_cells(line: int, header: list[str], cells: list[str]) -> GoodRecord | BadRecord:
@@ -64,9 +69,46 @@ def read_parquet(path: Path) -> Iterator[GoodRecord | BadRecord]:
 
     try:
         file = parquet.ParquetFile(path)
+        names = class_names(file.schema_arrow.metadata)
         rows = (row for batch in file.iter_batches(batch_size=BATCH_ROWS) for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
-            yield GoodRecord(number, row)
+            yield GoodRecord(number, name_classes(row, names))
     except pyarrow.ArrowException as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path}: not a sound Parquet file ({first}); copy or write it again") from None
+
+
+def declared_classes(path: Path) -> dict[str, list[str]]:
+    """The names that a Parquet file declares for its columns of class numbers; {} of any other file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if path.suffix.lower() != ".parquet":
+        return {}
+    try:
+        return class_names(parquet.read_schema(path).metadata)
+    except (pyarrow.ArrowException, OSError):
+        return {}  # reading it says what is wrong
+
+
+def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """The names of ClassLabel columns, as `datasets` keeps them in an Arrow schema: {"label": ["ham", "spam"]}."""
+    try:
+        features = orjson.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    found = {
+        column: feature.get("names")
+        for column, feature in (features.items() if isinstance(features, dict) else ())
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+    return {column: names for column, names in found.items() if isinstance(names, list) and names}
+
+
+def name_classes(row: dict[str, Json], names: Mapping[str, list[str]]) -> dict[str, Json]:
+    """A row with the declared names of its class numbers in their place; -1, a test split's, is no class."""
+    for column, listed in names.items():
+        number = row.get(column)
+        if isinstance(number, int) and not isinstance(number, bool):
+            row[column] = listed[number] if 0 <= number < len(listed) else None
+    return row

@@ -8,13 +8,15 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sft.data.canonical import Json
 from sft.data.chunks import Chunk, batch_rows
 from sft.data.filters import Filters
 from sft.data.mapping import Mapping, Tags
+from sft.data.reading import Reading, make_reading
 from sft.data.places import package_folder, package_version, sha256_of
 from sft.data.rows import BadRow, FoundRow
 from sft.data.sources.strata import Strata
-from sft.errors import DataError
+from sft.errors import ConfigError, DataError
 
 __all__ = ["BadRow", "FoundRow", "MappedSource", "Origin", "Source", "Strata"]
 
@@ -62,6 +64,10 @@ class Source(BaseModel):
     def check(self) -> None:
         """Raise DataError or ConfigError where it is plain, before anything is read, that this cannot be read."""
 
+    def described_tasks(self) -> list[dict[str, Json]]:
+        """The descriptions of the tasks that this source names: what its rows need to be understood."""
+        return []
+
     def cell_shares(self) -> list[tuple[str, Fraction]]:
         """The strata with their shares of this source: [("正面", 1/2), ("负面", 1/2)]; [("", 1)] without strata."""
         if self.strata is None:
@@ -76,16 +82,39 @@ class MappedSource(Source):
     templates: dict[str, str] = {}
     tags: Tags | None = None
     adapter: str | None = None
-    task: Literal["sentiment", "sentiment_json", "moderation"] | None = None
+    task: str | None = None  # a label task's name or YAML file, where a label does not tell: 1 of what?
+    labels: tuple[str, ...] = ()  # what stands in the label column, in the order of the class numbers
+    label_map: dict[str, str] = {}  # what stands there -> the label: {"1": 好评}
+    group_by: str | None = None  # rows of one value of this column stay on one side of a split
+    form: str | None = None  # which form to read where rows fit several
 
     @model_validator(mode="after")
     def _check_mapping(self) -> "MappedSource":
-        self.mapping()
+        try:
+            self.mapping()
+            self.reading()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
 
     def mapping(self) -> Mapping:
         """What this source says about its records."""
-        return Mapping(columns=self.columns, templates=self.templates, tags=self.tags, adapter=self.adapter)
+        columns = self.columns
+        if self.group_by and (columns or self.templates):  # then only what is named is read
+            columns = columns | {"group": self.group_by}
+        return Mapping(columns=columns, templates=self.templates, tags=self.tags, adapter=self.adapter)
+
+    def described_tasks(self) -> list[dict[str, Json]]:
+        """As Source has it."""
+        definition = self.reading().definition
+        return [dict(definition)] if definition is not None else []
+
+    def reading(self) -> Reading:
+        """What this source says about its rows."""
+        group_by = None if self.columns or self.templates else self.group_by
+        return make_reading(
+            task=self.task, labels=self.labels, label_map=self.label_map, group_by=group_by, form=self.form
+        )
 
 
 class PackagedSource(Source):

@@ -8,7 +8,8 @@ import yaml
 from pydantic import Field
 
 from sft.data.canonical import RowError
-from sft.data.fields import Record, read_instruct
+from sft.data.dialects import read_instruct
+from sft.data.fields import Record
 from sft.data.sources.base import BadRow, FoundRow, PackagedSource
 from sft.errors import DataError
 

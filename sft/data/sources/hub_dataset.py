@@ -56,13 +56,13 @@ class HubDataset(MappedSource):
         commit = find_commit(self.id, self.revision)
         if commit.sha != self.revision:
             say(f"{self.id}: {self.revision or 'main'} is revision {commit.sha} now; name it in the preset to keep it")
-        mapping = self.mapping()
+        mapping, reading = self.mapping(), self.reading()
         for config, split in itertools.product(self.config or (None,), self.hub_split or (None,)):
             part = HubPart(self.id, commit, config, split, self.files)
             shown_as = "/".join([self.id, *(name for name in (config, split) if name)])
             found = itertools.starmap(GoodRecord, itertools.islice(stream_records(part), self.limit))
             for records in cut(found):
-                yield RecordsChunk(shown_as, self.task, records, mapping)
+                yield RecordsChunk(shown_as, reading, records, mapping)
 
     def check(self) -> None:
         """The repository has to be there and open to this user."""

@@ -68,11 +68,11 @@ class TrainSettings(ResultSettings):
     )
     task: str | None = Field(
         None,
-        description="task of rows that do not name one: sentiment, moderation, ..., or a YAML file that describes yours",
+        description="task of rows that name none: sentiment, moderation, ..., or a YAML file that describes yours",
     )
     labels: tuple[str, ...] = Field(
         (),
-        description="labels of text/label rows, e.g. bad,good: a task of these labels; in the order of the class numbers",
+        description="labels of text/label rows in the order of their class numbers: bad,good makes a task of these",
     )
     label_map: tuple[str, ...] = Field(
         (), description="what stands in the label column, and the label it means, e.g. 1=good,0=bad"

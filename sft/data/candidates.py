@@ -21,11 +21,13 @@ class CandidateIndex:
     """What choosing needs to know of every candidate; arrays of one length N, in the order they were read."""
 
     group: np.ndarray  # (N,) uint64: equal where two rows ask the same
-    side: np.ndarray  # (N,) uint64: equal where two rows must stand on one side of a split; `group` where that is all
     exact: np.ndarray  # (N,) uint64: equal where two rows are duplicates
     task: np.ndarray  # (N,) uint32: number of the task, 0 where a text of that task may have several right answers
     label: np.ndarray  # (N,) uint32: equal where two rows have the same label
     cell: np.ndarray  # (N,) uint16: number of source and stratum
+    side: np.ndarray | None = (
+        None  # (N,) uint64: equal where two rows must not be parted; None: where they ask the same
+    )
 
     def __len__(self) -> int:
         return len(self.group)
@@ -101,6 +103,11 @@ class CandidateStore:
         source, row = self._locate(number)
         return f"{self._names[source]}-{self._places_of(source)['ordinal'][row]}"
 
+    def own_id_of(self, number: int) -> str:
+        """The id that a candidate's file gave it, "" where it gave none."""
+        source, row = self._locate(number)
+        return self.read_row(number).get("own_id", "") if self._places_of(source)["named"][row] else ""
+
     def read_row(self, number: int) -> Row:
         """One candidate, complete."""
         row: Row = orjson.loads(next(self.read_lines([(number, 1)])))
@@ -132,6 +139,6 @@ class CandidateStore:
 
     def _places_of(self, source: int) -> dict[str, np.ndarray]:
         if source not in self._places:
-            names = ("file", "line", "ordinal")
+            names = ("file", "line", "ordinal", "named")
             self._places[source] = {name: self._spools[source].read_column(name) for name in names}
         return self._places[source]

@@ -10,7 +10,18 @@ from typing import NotRequired, TypedDict
 from prompts.errors import RowError
 from prompts.tasks import get_task
 
-__all__ = ["Entity", "Json", "Row", "RowError", "Turn", "answer_of", "asked_of", "question_of", "system_of", "thread_of"]
+__all__ = [
+    "Entity",
+    "Json",
+    "Row",
+    "RowError",
+    "Turn",
+    "answer_of",
+    "asked_of",
+    "question_of",
+    "system_of",
+    "thread_of",
+]
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 

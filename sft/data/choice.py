@@ -111,7 +111,7 @@ def book_rows(choice: Choice, names: Sequence[str], store: CandidateStore, ledge
     for number, source, reason, twin in _not_chosen(choice):
         name = NAMES[reason]
         where, detail = store.where(number), REASONS[name].format(store.id_of(twin)) if twin >= 0 else ""
-        ledger.drop(names[source], where, name, detail)
+        ledger.drop(names[source], where, name, detail, store.own_id_of(number))
         if (source, reason) not in shown:
             shown.add((source, reason))
             text = question_of(store.read_row(number))[:EXCERPT_CHARACTERS]
@@ -171,7 +171,12 @@ def _seniority(published: np.ndarray) -> np.ndarray | None:
 def _tell_splits_apart(index: CandidateIndex, published: np.ndarray) -> CandidateIndex:
     """Keys that differ between published splits, so that a text may stand in each: published data as published."""
     salt = SPLIT_SALTS[published + 1]
-    return replace(index, group=index.group ^ salt, side=index.side ^ salt, exact=index.exact ^ salt)
+    return replace(
+        index,
+        group=index.group ^ salt,
+        side=None if index.side is None else index.side ^ salt,
+        exact=index.exact ^ salt,
+    )
 
 
 def _not_chosen(choice: Choice) -> Iterator[tuple[int, int, int, int]]:

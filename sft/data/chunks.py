@@ -50,8 +50,9 @@ class LinesChunk:
 
     def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
         """The rows of these lines."""
-        records = self.mapping.map_records(parse_lines(io.BytesIO(self.data), self.first_line))
-        return convert_records(records, self.shown_as, self.reading, recognised.setdefault(self.shown_as, Recognised()))
+        found = recognised.setdefault(self.shown_as, Recognised())
+        records = self.mapping.map_records(parse_lines(io.BytesIO(self.data), self.first_line), found.ignored_columns)
+        return convert_records(records, self.shown_as, self.reading, found)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class RecordsChunk:
     def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
         """The rows of these records."""
         found = recognised.setdefault(self.shown_as, Recognised())
-        return convert_records(self.mapping.map_records(self.records), self.shown_as, self.reading, found)
+        records = self.mapping.map_records(self.records, found.ignored_columns)
+        return convert_records(records, self.shown_as, self.reading, found)
 
 
 def batch_rows(rows: Iterable[FoundRow | BadRow]) -> Iterator[RowsChunk]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sft.console import Progress, progress, say
 from sft.data.decontamination import EvaluationTexts
-from sft.data.dialects import check_columns
+from sft.data.dialects import check_columns, check_numbers
 from sft.data.digest import SHOWN_BAD_ROWS, Digest, Rules
 from sft.data.ledger import Tally
 from sft.data.manifest import BuildOptions
@@ -66,6 +66,7 @@ class Collection:
             finished = spool.finish(source.origin())
         for shown_as, found in recognised.items():
             say(found.describe(shown_as))
+            check_numbers(shown_as, found)
             check_columns(shown_as, getattr(source, "columns", {}), found)
         return finished
 

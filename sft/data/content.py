@@ -16,7 +16,7 @@ KEY_BYTES = 8  # two of 5 million texts share a key with probability 7e-7
 
 
 def normalise_text(text: str) -> str:
-    """NFKC, case folded, without whitespace, punctuation and what has no ink; a text of nothing else keeps its NFKC form."""
+    """NFKC, case folded, without whitespace, punctuation and zero-width characters; of a text of nothing else NFKC."""
     bare = _skipped().sub("", text)
     if not bare.isascii() and not unicodedata.is_normalized("NFKC", bare):  # the test is much cheaper than NFKC
         bare = _skipped().sub("", unicodedata.normalize("NFKC", bare))
@@ -47,7 +47,7 @@ def _hash(text: str, key: bytes) -> int:
 
 @functools.cache
 def _skipped() -> re.Pattern[str]:
-    """Whitespace, punctuation (Unicode P and Z) and characters without ink of the basic plane as one character class, compiled once."""
+    """Whitespace, punctuation (P and Z) and zero-width characters of the basic plane as one class, compiled once."""
     codes = [
         code
         for code in range(0x10000)

@@ -14,19 +14,17 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from prompts.task import label_key
-
 from sft.console import say
 from sft.data.candidates import join_sides
 from sft.data.canonical import Row, asked_of, thread_of
 from sft.data.content import group_key
+from sft.data.dialects import Recognised, check_numbers
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.places import sha256_of
 from sft.data.preset import make_source
 from sft.data.reading import Reading, restore_tasks, with_declared_labels
 from sft.data.records import READABLE, declared_classes
 from sft.data.registry import known_names
-from sft.data.dialects import Recognised
 from sft.data.rows import BadRow, FoundRow, OnBadRow, RowReader
 from sft.errors import ConfigError, DataError, nearest_name
 
@@ -66,7 +64,9 @@ def open_dataset(
     recover_folder(path)
     if path.is_dir():
         if flags := reading.flags():
-            raise ConfigError(f"{', '.join(flags)}: {path} is a built dataset, whose rows are read; give them to the build")
+            raise ConfigError(
+                f"{', '.join(flags)}: {path} is a built dataset, whose rows are read; give them to the build"
+            )
         manifest = read_manifest(path)
         restore_tasks(manifest.get("tasks", []))
         train, validation, test = (read_split(path, manifest, name) for name in ("train", "validation", "test"))
@@ -74,7 +74,9 @@ def open_dataset(
     if not path.exists():
         if str(path) in known_names():
             if flags := reading.flags():
-                raise ConfigError(f"{', '.join(flags)}: {path} is a name of a registry; write them into its entry there")
+                raise ConfigError(
+                    f"{', '.join(flags)}: {path} is a name of a registry; write them into its entry there"
+                )
             return _open_named(str(path), eval_ratio, seed, on_bad_row)
         raise _explain_missing(path)
     rows = _read_file(path, on_bad_row, reading)
@@ -197,6 +199,7 @@ def _take_rows(
                 raise _explain_labels(found, recognised())
             raise found.to_error()
         bad.append(found)
+    check_numbers(shown_as, recognised())
     for row_error in bad[:SHOWN_BAD_ROWS]:
         say(f"warning: left out {row_error.file}:{row_error.line}: {row_error.message}")
     if len(bad) > SHOWN_BAD_ROWS:
@@ -222,16 +225,17 @@ def _choose_id(row: Row, by_line: str, taken: set[str]) -> str:
 def _explain_labels(found: BadRow, recognised: Recognised) -> DataError:
     """What stands in a label column that no task knows, and the flag that says what it is."""
     unknown = recognised.unknown_labels
-    known = sum(recognised.dialects.values())
-    if not unknown or known > 10 * unknown.total():  # a label or two among many that are known: a slip
-        return found.to_error()
     labels = list(unknown)
     shown = ", ".join(f"{label} ({count:,})" for label, count in unknown.most_common(SHOWN_LABELS))
-    more = f", and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
-    where = f"{found.file}: labels {shown}{more} are of no task here"
-    if all(label_key(label).lstrip("+-").isdigit() or label in ("True", "False") for label in labels) or known:
+    shown += f", and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+    if recognised.dialects or not labels:  # others are known: one label among them, or a class more
+        others = f"; labels that nothing knows here: {shown}" if len(labels) > 1 else ""
+        return DataError(f"{found.file}:{found.line}: {found.message}{others}")
+    if all(label.lstrip("+-").isdigit() or label in ("True", "False") for label in labels):
         example = ",".join(f"{label}=..." for label in labels[:2])
-        return DataError(f"{where} ({found.message.partition(';')[0]}); say what they are: --label_map {example}")
+        return DataError(f"{found.file}: the labels are {shown}; say what they mean: --label_map {example}")
     listed = ",".join(labels[:SHOWN_LABELS])
-    return DataError(f"{where}; if these are the labels, pass --labels {listed}; or describe the task in a YAML file and "
-                     "pass it with --task (docs/tasks.md)")  # fmt: skip
+    return DataError(
+        f"{found.file}: the labels are {shown}, which no task here has; if these are all, pass --labels {listed}; or "
+        "describe the task in a YAML file and pass it with --task (docs/tasks.md)"
+    )

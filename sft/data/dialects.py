@@ -9,7 +9,7 @@ A row is judged by the columns in which something stands: null, "" and [] are no
 is asked of prompts.tasks; a task that is added there is recognised here.
 
     context = Context(Reading(), Recognised())
-    convert_record({"text": "很好", "label": 1}, context)       # {"task": "sentiment", "text": "很好", "label": "正面", ...}
+    convert_record({"text": "很好", "label": 1}, context)       # {"task": "sentiment", "label": "正面", ...}
 """
 
 from collections import Counter
@@ -130,7 +130,7 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
     """
     if context.reading.columns:
         record = _take_columns(record, context.reading.columns)
-    names = tuple([name for name, value in record.items() if value or value == 0])  # noqa: C409 (a list is faster)
+    names = tuple([name for name, value in record.items() if value or value == 0])
     plan = context.plans.get(names)
     if plan is None:
         plan = context.plans[names] = _make_plan(names, context)
@@ -170,9 +170,7 @@ def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
     if media := [name for name in MEDIA if name in given]:
         raise RowError("media", f"{media[0]!r} holds something; only text is learned here")
     form, task = context.reading.form, context.task
-    fitting = [
-        dialect for dialect in context.dialects if dialect.required <= given and form in (None, dialect.name)
-    ]
+    fitting = [dialect for dialect in context.dialects if dialect.required <= given and form in (None, dialect.name)]
     if task is not None and not task.takes_text_and_label:  # the user's word goes before the columns'
         fitting.sort(key=lambda dialect: dialect.name != "/".join(task.required))
     return Plan(tuple(fitting), renamed, set())
@@ -240,6 +238,18 @@ def check_columns(shown_as: str, columns: Mapping[str, str], recognised: Recogni
             raise DataError(f"{shown_as}: no row has anything in the column {columns[name]!r} ({name}); name another")
 
 
+def check_numbers(shown_as: str, recognised: Recognised) -> None:
+    """Raise DataError where class numbers were read as a task's, and many others are none of it: 1 to 5 stars, say."""
+    others = {label: count for label, count in recognised.unknown_labels.items() if label_key(label).isdigit()}
+    read = [word for word in recognised.labels if word.isdigit()]
+    if read and sum(others.values()) * 100 > recognised.dialects.total():
+        numbers = ", ".join(sorted([*read, *others]))
+        raise DataError(
+            f"{shown_as}: the labels are {numbers}, more than {', '.join(sorted(recognised.label_tasks))} has; say "
+            "what they mean with --labels and --label_map (in a preset: labels, label_map)"
+        )
+
+
 def _explain_unknown(record: Record, is_table: bool) -> RowError:
     shown = ", ".join(sorted(record)[:8]) or "none"
     if isinstance(record.get("text"), str):
@@ -253,7 +263,9 @@ def _explain_unknown(record: Record, is_table: bool) -> RowError:
     else:
         remedy = "name the columns: --columns instruction=...,output=... or text=...,label=..."
     header = "; if the first line is a row and no header, write one above it" if is_table else ""
-    forms = "messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label"
+    forms = (
+        "messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label"
+    )
     return RowError(
         "unknown_dialect",
         f"columns ({shown}) fit no known form ({forms}, ...); {remedy}{header} (in a preset: columns)",
@@ -274,10 +286,9 @@ def _convert_canonical(record: Record, context: Context) -> Row:
     for name in ("id", "source"):
         value = record.get(name)
         if isinstance(value, str | int) and not isinstance(value, bool):
-            row[name] = str(value).strip()  # type: ignore[literal-required]
-    if system := read_optional_text(record, "system"):
-        if "messages" not in row:
-            row["system"] = system
+            row[name] = str(value).strip()
+    if (system := read_optional_text(record, "system")) and "messages" not in row:
+        row["system"] = system
     return row
 
 
@@ -308,9 +319,14 @@ def _read_fields(record: Record, task: Task, context: Context) -> Row:
             row[name] = record.get(name)
     if task.kind == "label" and not task.is_of_one_label:
         try:
-            task.answer_of(row)
+            options, answer = task.allowed_labels(row), task.write_answer(row)
         except PromptError as error:
-            raise RowError("unknown_label", str(error)) from None
+            raise RowError("wrong_type", str(error)) from None
+        if answer not in options:
+            raise RowError(
+                "unknown_label",
+                f"{task.answer_fields[0]!r} {answer!r} is none of the row's own options: {', '.join(options)}",
+            )
     return row  # type: ignore[return-value]
 
 
@@ -350,7 +366,7 @@ def _find_owner(label: Json, record: Record, context: Context) -> Task:
     if not owners and isinstance(named, str) and known_task(named) is None:
         raise RowError(
             "unknown_task",
-            f"task {named!r} is unknown; describe it in recipes/tasks/{named}.yaml or pass its --labels (docs/tasks.md)",
+            f"task {named!r} is unknown; describe it in recipes/tasks/{named}.yaml, or pass its --labels",
         )
     if len(owners) > 1:
         raise RowError("unknown_label", f"label {label!r} is one of {' and of '.join(t.name for t in owners)}; "
@@ -482,7 +498,7 @@ def _refuse_rejected(record: Record) -> None:
         if record.get(name) is False:
             raise RowError(
                 "rejected",
-                f"its answer is marked as rejected ({name} false: preference data, KTO); --on_bad_row quarantine leaves "
+                f"its answer is marked as rejected ({name} false, as KTO's); --on_bad_row quarantine leaves "
                 "such rows out",
             )
 
@@ -494,7 +510,9 @@ _FIELDS = "id source text label entities category output instruction input syste
 def _holds_list(*columns: str) -> Callable[[Record], bool]:
     def accepts(record: Record) -> bool:
         values = [record.get(column) for column in columns]
-        return all(isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[") for value in values)
+        return all(
+            isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[") for value in values
+        )
 
     return accepts
 
@@ -552,8 +570,14 @@ def _all_dialects(task_list: tuple[str, ...]) -> tuple[Dialect, ...]:
     forms += [_make_label_form(task, names) for task in tasks for names in task.columns]
     forms.append(_make_label_form(None, {"text": "text", "label": "label"}))
     forms.append(
-        Dialect("text", frozenset(("text",)), frozenset(), _convert_text, lambda record: is_chatml(record["text"]),
-                taken={"text": "ready ChatML"})  # fmt: skip
+        Dialect(
+            "text",
+            frozenset(("text",)),
+            frozenset(),
+            _convert_text,
+            lambda record: is_chatml(record["text"]),
+            taken={"text": "ready ChatML"},
+        )
     )
     return tuple(forms)
 

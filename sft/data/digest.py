@@ -29,7 +29,7 @@ from sft.data.sources.strata import Strata, StratumFinder
 ROW_START = b'{"id":"","source":"",'  # of every row as it is spooled; its id and source are put in when it is written
 SHOWN_BAD_ROWS = 3
 
-# What is kept of each candidate: 53 bytes, on disk until all sources are read.
+# What is kept of each candidate: 54 bytes, on disk until all sources are read.
 COLUMNS: dict[str, Literal["B", "H", "I", "Q"]] = {
     "group": "Q",  # equal where two rows ask the same
     "thread": "Q",  # equal where two rows belong on one side of a split for another reason; else a key of its own
@@ -40,6 +40,7 @@ COLUMNS: dict[str, Literal["B", "H", "I", "Q"]] = {
     "file": "I",  # position among the source's files
     "line": "I",
     "ordinal": "I",  # the row's number within its source, from 1, as in its id
+    "named": "B",  # 1 where the row has an id of its own, which the ledger then names
     "size": "I",  # bytes of the row in the spool
 }
 
@@ -106,7 +107,8 @@ class Digester:
             if reason is not None:
                 where = f"{found.file}:{found.line}"
                 result.tally.drop(reason.name, where, reason.detail, question)
-                ledger.append(make_line(rules.source, where, "dropped", reason.name, reason.detail))
+                own_id = row.get("own_id", "")
+                ledger.append(make_line(rules.source, where, "dropped", reason.name, reason.detail, own_id))
                 continue
             data = serialise_row(row)
             rows.append(data)
@@ -121,6 +123,7 @@ class Digester:
                 files.setdefault(found.file, len(files)),
                 found.line,
                 result.tally.read,
+                int("own_id" in row),
                 len(data),
             )
             for append, value in zip(add, values, strict=True):

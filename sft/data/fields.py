@@ -65,7 +65,9 @@ def read_list(record: Mapping[str, Json], name: str) -> list[Json]:
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
-            hint = "; it looks like Python's repr: write it with json.dumps" if value.lstrip()[:2] in ("[{", "['") else ""
+            hint = (
+                "; it looks like Python's repr: write it with json.dumps" if value.lstrip()[:2] in ("[{", "['") else ""
+            )
             raise RowError("wrong_type", f"{name!r} is text that is no JSON list{hint}") from None
     if not isinstance(value, list):
         raise RowError("wrong_type", f"{name!r} is {name_kind(value)}, expected a list")

@@ -74,10 +74,10 @@ class Ledger:
         with lines.open("rb") as file:
             shutil.copyfileobj(file, self._file)
 
-    def drop(self, source: str, where: str, reason: str, detail: str = "") -> None:
+    def drop(self, source: str, where: str, reason: str, detail: str = "", own_id: str = "") -> None:
         """Note a sound row that is left out: where "reports.jsonl:17", reason "duplicate", detail "same as own-3"."""
         self.tallies[source].dropped[reason] += 1
-        self._file.write(make_line(source, where, "dropped", reason, detail))
+        self._file.write(make_line(source, where, "dropped", reason, detail, own_id))
 
     def __enter__(self) -> "Ledger":
         return self
@@ -88,7 +88,9 @@ class Ledger:
         self._file.close()
 
 
-def make_line(source: str, where: str, bucket: str, reason: str, detail: str) -> bytes:
-    """One line of ledger.jsonl."""
+def make_line(source: str, where: str, bucket: str, reason: str, detail: str, own_id: str = "") -> bytes:
+    """One line of ledger.jsonl; own_id: the id that the row's file gave it, "" where it gave none."""
     entry = {"source": source, "where": where, "bucket": bucket, "reason": reason, "detail": detail}
+    if own_id:
+        entry["id"] = own_id
     return orjson.dumps(entry) + b"\n"

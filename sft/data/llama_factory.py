@@ -3,8 +3,8 @@
 {"mine": {"file_name": "mine.json", "formatting": "alpaca", "columns": {"prompt": "question", "response": "answer"}},
  "talks": {"hf_hub_url": "owner/talks", "formatting": "sharegpt", "tags": {"role_tag": "role", "content_tag": "text"}}}
 
-Source of the format: data/README.md of hiyouga/LLaMA-Factory. Read: file_name, file_sha1, hf_hub_url, subset, split, folder,
-num_samples, formatting, columns, tags. What cannot be used is refused by name when the data set is asked for.
+Source of the format: data/README.md of hiyouga/LLaMA-Factory. Read: file_name, file_sha1, hf_hub_url, subset, split,
+folder, num_samples, formatting, columns, tags. What cannot be used is refused by name when the data set is asked for.
 """
 
 import json
@@ -15,8 +15,8 @@ from sft.errors import ConfigError, nearest_name
 OTHER_HUBS = {"ms_hub_url": "ModelScope", "om_hub_url": "Openmind", "script_url": "a script", "cloud_file_name": "S3"}
 ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 IGNORED_COLUMNS = ("images", "videos", "audios", "tools", "chosen", "rejected", "kto_tag")
-KNOWN = {"file_name", "file_sha1", "hf_hub_url", "subset", "split", "folder", "num_samples", "formatting", "columns", "tags",
-         "ranking", *OTHER_HUBS}  # fmt: skip
+KNOWN = {"file_name", "file_sha1", "hf_hub_url", "subset", "split", "folder", "num_samples", "formatting", "columns",
+         "tags", "ranking", *OTHER_HUBS}  # fmt: skip
 TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
 
 Entry = dict[str, object]

@@ -93,13 +93,24 @@ class Mapping(BaseModel):
                     record = record | {field: [self.tags.rename(turn) for turn in turns]}
         return record
 
-    def map_records(self, records: Iterable[GoodRecord | BadRecord]) -> Iterable[GoodRecord | BadRecord]:
-        """Records with the fields that the reader knows; one that lacks a column becomes a BadRecord."""
-        return records if self == NOTHING else self._map_records(records)
+    def map_records(
+        self, records: Iterable[GoodRecord | BadRecord], unread: set[str]
+    ) -> Iterable[GoodRecord | BadRecord]:
+        """Records with the fields that the reader knows; one that lacks a column becomes a BadRecord.
 
-    def _map_records(self, records: Iterable[GoodRecord | BadRecord]) -> Iterator[GoodRecord | BadRecord]:
+        Columns in which something stands and that nothing reads are added to `unread`.
+        """
+        return records if self == NOTHING else self._map_records(records, unread)
+
+    def _map_records(
+        self, records: Iterable[GoodRecord | BadRecord], unread: set[str]
+    ) -> Iterator[GoodRecord | BadRecord]:
+        paths = self.paths()
+        read = {"id", *paths, *(path.partition(".")[0] for path in paths)}
         for record in records:
             if isinstance(record, GoodRecord):
+                if paths:
+                    unread.update([name for name, value in record.fields.items() if value and name not in read])
                 try:
                     record = GoodRecord(record.line, self.map_record(record.fields))
                 except RowError as error:

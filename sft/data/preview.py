@@ -11,7 +11,6 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from sft.console import progress, table
@@ -22,7 +21,7 @@ from sft.data.decontamination import EvaluationTexts
 from sft.data.digest import Digester
 from sft.data.manifest import BuildOptions
 from sft.data.preset import Preset
-from sft.data.rows import BadRow, FoundRow, draw_sample
+from sft.data.rows import BadRow, draw_sample
 from sft.data.sources import Source
 from sft.data.summary import list_counts
 

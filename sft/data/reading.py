@@ -17,7 +17,6 @@ from prompts.label_task import Definition, make_definition, make_label_task, nam
 from prompts.task import Task, label_key
 from prompts.tasks import add_task, get_task, task_names
 from sft.config.yaml_files import read_yaml
-from sft.data.canonical import Json
 from sft.data.places import PROJECT_ROOT
 from sft.errors import ConfigError, nearest_name
 
@@ -117,8 +116,8 @@ def find_task(named: str) -> Task:
     if found is None:
         known = [*task_names(), *(path.stem for path in TASKS_FOLDER.glob("*.yaml"))]
         raise ConfigError(
-            f"there is no task {named!r}{nearest_name(named, known)}; tasks are {', '.join(sorted(known))}; one of your "
-            "own is described in a YAML file (docs/tasks.md)"
+            f"there is no task {named!r}{nearest_name(named, known)}; tasks are {', '.join(sorted(known))}; one of "
+            "your own is described in a YAML file (docs/tasks.md)"
         )
     return found
 
@@ -147,10 +146,10 @@ def restore_tasks(definitions: Sequence[Table[str, object]]) -> None:
         add_task(make_label_task(definition))  # type: ignore[arg-type]
 
 
-def described_tasks(names: Sequence[str]) -> list[dict[str, Json]]:
+def described_tasks(names: Sequence[str]) -> list[dict[str, object]]:
     """The descriptions of those tasks that are described in words: what a run or dataset keeps."""
     tasks = [get_task(name) for name in names]
-    return [dict(task.definition) for task in tasks if task.definition is not None]  # type: ignore[arg-type]
+    return [dict(task.definition) for task in tasks if task.definition is not None]
 
 
 def word_tasks() -> list[Task]:

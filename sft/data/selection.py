@@ -94,14 +94,15 @@ def find_surplus(index: CandidateIndex, alive: np.ndarray, source: np.ndarray, l
 def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.ndarray:
     """The split of each row as its position in SPLITS, or NOT_CHOSEN: (N,) bool -> (N,) int8.
 
-    What belongs on one side goes to the first split that has room for all of it, else as much of it as fits to the first that has room
-    for any; never to two.
+    What belongs on one side goes to the first split that has room for all of it, else as much of it as fits to the
+    first that has room for any; never to two.
     """
     split_of = np.full(len(index), NOT_CHOSEN, dtype=np.int8)
     room = {SPLITS.index(name): list(quotas[name]) for name in DEALING_ORDER if name in quotas}
     numbers = np.flatnonzero(alive)
-    numbers = numbers[np.argsort(index.side[numbers], kind="stable")]
-    dealt = _iterate(index.side, numbers, index.cell)
+    side = index.group if index.side is None else index.side
+    numbers = numbers[np.argsort(side[numbers], kind="stable")]
+    dealt = _iterate(side, numbers, index.cell)
     to_fill = sum(sum(quota) for quota in room.values())
     for _, members in itertools.groupby(dealt, key=operator.itemgetter(0)):
         if not to_fill:

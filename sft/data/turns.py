@@ -33,7 +33,9 @@ NO_TOOLS = "tool calls are not learned yet; --on_bad_row quarantine leaves such 
 # What is counted, and how a reader tells it: the count follows.
 UNLEARNED = "answers that are context and not learned (weight 0, train: false, ...)"
 CUT_OFF = "turns left out behind the last answer that is learned"
-THOUGHTS = "answers with a thought (<think>, reasoning_content, ...), which --think keep learns and auto and off leave out"
+THOUGHTS = (
+    "answers with a thought (<think>, reasoning_content, ...), which --think keep learns and auto and off leave out"
+)
 LONE_END = "answers that hold </think> without <think> before it, as ordinary text"
 IGNORED_KEY = "turns whose {!r} is not read"
 WEIGHED_QUESTION = "turns by user or system with a weight of 1, though only answers are learned"
@@ -218,7 +220,7 @@ def is_chatml(text: Json) -> bool:
 
 
 def read_chatml(text: str, notes: Notes) -> Row:
-    """The conversation that a ready ChatML text spells: its control tokens become the ends of turns, none stays text."""
+    """The conversation that a ready ChatML text spells: its control tokens become the ends of turns."""
     turns: list[Json] = []
     position, length = 0, len(text.rstrip())
     while position < length:

@@ -27,6 +27,7 @@ class Prediction(TypedDict):
     """
 
     id: str
+    own_id: NotRequired[str]  # the id that the row's file gave it, where id is another
     source: str
     task: str
     language: str
@@ -89,6 +90,8 @@ def _predict(row: EvalRow, place: int, chat: ChatFormat, tuned: Measured, base: 
         "reference_tokens": len(chat.encode_text(row.reference)),
         "prediction_tokens": len(chat.encode_text(text)),
     }
+    if own_id := row.row.get("own_id"):
+        line["own_id"] = own_id
     if base is not None:
         line["base_prediction"] = base.answers.texts[place]
         line["base_finished"] = base.answers.finished[place]

@@ -4,10 +4,11 @@ EXPECTED["cut.jsonl"]       # (2, ["2: not_json: not valid JSON: ..."]): line, r
 """
 
 FORMS = (
-    "expected one of: id/source/task, messages, conversations, text/entities, text/category/output, "
-    "instruction/input/output, prompt/completion, text/label, text_a/label, text_cn/extracted_label, text_cn/n_labels; "
-    "or name them with `columns` in a preset"
+    "(messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label, ...); "
+    "name the columns: --columns instruction=...,output=... or text=...,label=..."
 )
+IN_A_PRESET = "(in a preset: columns)"
+HEADER = "if the first line is a row and no header, write one above it"
 NO_EXCEL = "not a sound Excel file"
 READABLE = ".jsonl, .json, .csv, .tsv, .parquet, .xlsx"
 NO_NAME = "not valid JSON: Expecting property name enclosed in double quotes at column"
@@ -47,31 +48,38 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "null_answer.jsonl": (2, ["2: empty_answer: no 'output'"]),
     "number_answer.jsonl": (2, ["2: wrong_type: 'output' is a number, expected text"]),
     "empty_question.jsonl": (2, ["2: empty_text: 'instruction' is empty"]),
-    "missing_answer.jsonl": (2, [f"2: unknown_dialect: columns (answer, instruction) fit no known form; {FORMS}"]),
-    "no_columns.jsonl": (2, [f"2: unknown_dialect: columns (none) fit no known form; {FORMS}"]),
+    "missing_answer.jsonl": (
+        2,
+        [f"2: unknown_dialect: columns (instruction, reply) fit no known form {FORMS} {IN_A_PRESET}"],
+    ),
+    "no_columns.jsonl": (2, [f"2: unknown_dialect: columns (none) fit no known form {FORMS} {IN_A_PRESET}"]),
     "no_turns.jsonl": (2, ["2: empty_text: the conversation has no turns"]),
     "answer_first.jsonl": (2, ["2: wrong_roles: turn 1 is 'assistant', expected 'user'"]),
     "question_last.jsonl": (2, ["2: wrong_roles: last turn is 'user', expected 'assistant'"]),
     "unknown_speaker.jsonl": (
         2,
-        ["2: wrong_roles: turn 1 is by 'bot'; expected one of: system, user, human, assistant, gpt"],
+        ["2: wrong_roles: turn 1 is by 'narrator'; expected one of: system, user, human, assistant, gpt"],
     ),
     "null_turn.jsonl": (2, ["2: wrong_type: turn 2: content is missing, expected text"]),
     "turns_as_text.jsonl": (2, ["2: wrong_type: 'messages' is text that is no JSON list"]),
     "unknown_label.jsonl": (
         2,
-        [("2: unknown_label: label 7 is unknown to sentiment; expected one of: 0, 1, 负面, 正面, negative, positive")],
+        [
+            "2: unknown_label: label 7 is unknown to sentiment; expected one of: "
+            "负面 (0, false, negative, neg, 负, 负向, 消极), 正面 (1, true, positive, pos, 正, 正向, 积极); "
+            "--labels names others, --label_map says which is which (in a preset: labels, label_map)"
+        ],
     ),
     "null_label.jsonl": (2, ["2: empty_answer: label is missing"]),
     "wrong_span.jsonl": (2, ["2: wrong_span: entities[0]: text[0:1] is '北', entity_text says '北京'"]),
     "span_outside.jsonl": (2, ["2: wrong_span: entities[0]: start_idx 0, end_idx 9 lie outside the 2 characters"]),
-    "unknown_option.jsonl": (2, ["2: unknown_label: 'output' 'Sports' is not among the row's 'category' ['Art']"]),
+    "unknown_option.jsonl": (2, ["2: unknown_label: 'output' 'Sports' is none of the row's own options: Art"]),
     "unknown_task.jsonl": (
         2,
         [
             (
-                "2: unknown_task: task 'nerr' is unknown; expected one of: sentiment, "
-                "sentiment_json, moderation, ner, news, instruct, chat"
+                "2: unknown_task: task 'nerr' is unknown; did you mean 'ner'?; expected one of: chat, instruct, "
+                "moderation, ner, news, sentiment, sentiment_json"
             )
         ],
     ),
@@ -113,7 +121,12 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
             )
         ],
     ),
-    "object.json": (0, ["object.json: holds one object spread over lines; give an array of rows or one row a line"]),
+    "object.json": (
+        0,
+        [
+            "object.json:4: not valid JSON: Expecting value at column 1 (cut off?); mend the file, it cannot be read past this"
+        ],
+    ),
     "cut.json": (1, [f"cut.json:2: not valid JSON: Unterminated string starting at column 35 {CUT_ARRAY}"]),
     "open.json": (1, [f"open.json:2: not valid JSON: Expecting value at column 1 {CUT_ARRAY}"]),
     "two_arrays.json": (1, ["two_arrays.json:2: more text after the array; keep one array in a file"]),
@@ -153,8 +166,14 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         ],
     ),
     "empty_label.csv": (1, ["2: empty_answer: label is empty"]),
-    "semicolons.csv": (0, [f"2: unknown_dialect: columns (text;label) fit no known form; {FORMS}"]),
-    "wrong_columns.csv": (0, [f"2: unknown_dialect: columns (question, reply) fit no known form; {FORMS}"]),
+    "semicolons.csv": (
+        0,
+        [f"2: unknown_dialect: columns (text;label) fit no known form {FORMS}; {HEADER} {IN_A_PRESET}"],
+    ),
+    "wrong_columns.csv": (
+        0,
+        [f"2: unknown_dialect: columns (question, reply) fit no known form {FORMS}; {HEADER} {IN_A_PRESET}"],
+    ),
     "look_like_others.csv": (3, []),
     "blank.csv": (0, ["blank.csv: the file holds no rows, only blank lines"]),
     "no_parquet.parquet": (

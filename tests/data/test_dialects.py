@@ -3,7 +3,8 @@
 import pytest
 
 from sft.data.canonical import RowError
-from sft.data.dialects import recognise_dialect
+from sft.data.dialects import Context, Recognised, convert_record
+from sft.data.reading import Reading
 
 UNPLACED = {"id": "", "source": ""}  # the reader does not know them
 LORA = {"task": "instruct", "instruction": "What is LoRA?", "input": "", "output": "A method."}
@@ -19,6 +20,15 @@ THOUGHT = {
     ],
 }
 BEIJING = {"start_idx": 2, "end_idx": 4, "entity_text": "北京", "entity_label": "GPE"}
+
+
+def read(record: dict[str, object], reading: Reading | None = None) -> tuple[str, dict[str, object]]:
+    """The form that a record was recognised as, and its row."""
+    recognised = Recognised()
+    row = convert_record(record, Context(reading or Reading(), recognised))
+    (name,) = recognised.dialects
+    return name, row
+
 
 ACCEPTED = [
     ("instruction/input/output", {"instruction": "What is LoRA?", "input": "", "output": "A method."}, LORA),
@@ -100,23 +110,20 @@ ACCEPTED = [
 
 @pytest.mark.parametrize(("name", "record", "expected"), ACCEPTED)
 def test_a_row_in_an_accepted_form_becomes_the_canonical_row(name, record, expected):
-    dialect = recognise_dialect(record)
-
-    assert dialect.name == name
-    assert dialect.convert(record, None) == UNPLACED | expected
+    assert read(record) == (name, UNPLACED | expected)
 
 
 @pytest.mark.parametrize(("name", "record", "expected"), ACCEPTED)
 def test_a_canonical_row_is_read_back_as_it_is(name, record, expected):
     row = {"id": "a-1", "source": "a"} | expected
 
-    assert recognise_dialect(row).convert(row, None) == row
+    assert read(row) == ("id/source/task", row)
 
 
 def test_a_named_task_decides_what_a_number_means():
     record = {"text": "很好", "label": 1}
 
-    labels = [recognise_dialect(record).convert(record, task)["label"] for task in ("sentiment_json", "moderation")]
+    labels = [read(record, Reading(task=task))[1]["label"] for task in ("sentiment_json", "moderation")]
 
     assert labels == [1, "歧视"]
 
@@ -133,10 +140,10 @@ def test_a_named_task_decides_what_a_number_means():
         (
             {"text": "很好", "label": 2},
             "unknown_label",
-            "label 2 is unknown to sentiment; expected one of: 0, 1, 负面, 正面,",
+            "label 2 is unknown to sentiment; expected one of: 负面 (0, false, negative,",
         ),
         ({"text": "很好", "label": None}, "empty_answer", "label is missing"),
-        ({"text": "很好", "label": True}, "unknown_label", "label is true or false"),
+        ({"text": "很好", "label": [1]}, "unknown_label", "label is a list"),
         ({"text": "北京", "entities": [BEIJING]}, "wrong_span", "entities[0]: start_idx 2, end_idx 4 lie outside"),
         (
             {"text": "我爱上海", "entities": [BEIJING]},
@@ -144,14 +151,18 @@ def test_a_named_task_decides_what_a_number_means():
             "entities[0]: text[2:4] is '上海', entity_text says '北京'",
         ),
         ({"text": "我爱你", "entities": "我"}, "wrong_type", "'entities' is text that is no JSON list"),
-        ({"text": "球赛", "category": ["Art"], "output": "Sports"}, "unknown_label", "'output' 'Sports' is not among"),
+        (
+            {"text": "球赛", "category": ["Art"], "output": "Sports"},
+            "unknown_label",
+            "'output' 'Sports' is none of the row's own options: Art",
+        ),
         ({"messages": []}, "empty_text", "the conversation has no turns"),
         ({"messages": CHAT["messages"][:1]}, "wrong_roles", "last turn is 'user', expected 'assistant'"),
         ({"messages": CHAT["messages"][1:]}, "wrong_roles", "turn 1 is 'assistant', expected 'user'"),
         (
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "critic", "content": "x"}]},
             "wrong_roles",
-            "turn 1 is by 'tool'; expected one of: system,",
+            "turn 1 is by 'critic'; expected one of: system,",
         ),
         (
             {"messages": [CHAT["messages"][0], {"role": "assistant", "content": ""}]},
@@ -162,18 +173,18 @@ def test_a_named_task_decides_what_a_number_means():
         (
             {"a": 1, "b": 2},
             "unknown_dialect",
-            "columns (a, b) fit no known form; expected one of: id/source/task, messages",
+            "columns (a, b) fit no known form (messages, conversations, instruction/output,",
         ),
         (
             {"id": "1", "source": "s", "task": "nerr", "text": ""},
             "unknown_task",
-            "task 'nerr' is unknown; expected one of",
+            "task 'nerr' is unknown; did you mean 'ner'?; expected one of: chat,",
         ),
     ],
 )
 def test_a_row_that_cannot_be_used_says_why(record, reason, message):
     with pytest.raises(RowError) as caught:
-        recognise_dialect(record).convert(record, None)
+        read(record)
 
     assert caught.value.reason == reason
     assert str(caught.value).startswith(message)

@@ -67,7 +67,7 @@ BAD_LINES = {
     "a number in place of an object": (lines(GOOD, "17"), [(1, "ok"), (2, "not_an_object")]),
     "null": (lines(GOOD, "null"), [(1, "ok"), (2, "not_an_object")]),
     "empty answer": (lines('{"instruction": "Q", "output": ""}'), [(1, "empty_answer")]),
-    "missing answer": (lines('{"instruction": "Q", "answer": "A"}'), [(1, "unknown_dialect")]),
+    "missing answer": (lines('{"instruction": "Q", "reply": "A"}'), [(1, "unknown_dialect")]),
     "CRLF": (lines(GOOD, GOOD, end=b"\r\n"), [(1, "ok"), (2, "ok")]),
     "no newline at the end": (GOOD.encode(), [(1, "ok")]),
     "blank lines": (lines("", GOOD, "   ", GOOD), [(2, "ok"), (4, "ok")]),
@@ -156,8 +156,8 @@ BAD_FILES = {
     "quote.csv": (b'text,label\na,1\n"b,0\nc,1\n', "a quote opened here is never closed"),
     "twice.csv": (b"text,text\na,b\n", "column 'text' is there twice; rename one"),
     "object.json": (
-        b'{\n "data": []\n}',
-        "holds one object spread over lines; give an array of rows or one row a line",
+        b'{\n "instruction": "Q",\n "output": "A"\n}\n]',
+        "not valid JSON: Expecting value at column 1; mend the file, it cannot be read past this",
     ),
     "cut.json": (f"[{GOOD},\n{GOOD[:-9]}".encode(), "not valid JSON: "),
     "open.json": (f"[{GOOD},\n".encode(), "not valid JSON: Expecting value at column 1 (cut off?); mend the file"),
@@ -207,7 +207,9 @@ def test_parquet_rows_are_read_with_their_numbers(tmp_path):
         BadRow(str(path), 2, "empty_text", "no 'text'"),
         FoundRow(str(path), 3, {"id": "", "source": "", "task": "sentiment", "text": "很差", "label": "负面"}),
     ]
-    assert reader.describe() == f"{path}: 2 rows, recognised as text/label"
+    assert reader.describe() == (
+        f"{path}: 2 rows, recognised as text/label; labels read (sentiment): 0 as 负面, 1 as 正面"
+    )
 
 
 def test_the_reader_says_what_it_recognised_and_what_it_ignored(tmp_path):
@@ -218,7 +220,8 @@ def test_the_reader_says_what_it_recognised_and_what_it_ignored(tmp_path):
 
     assert [found.row["task"] for found in reader] == ["instruct", "instruct", "sentiment"]
     assert reader.describe() == (
-        "mixed.jsonl: 3 rows, recognised as instruction/input/output (2), text/label (1); ignored columns: qid"
+        "mixed.jsonl: 3 rows, recognised as instruction/input/output (2), text/label (1); "
+        "labels read (sentiment): 1 as 正面; ignored columns: qid"
     )
 
 

@@ -30,12 +30,13 @@ def read_json(path: Path) -> Iterator[GoodRecord | BadRecord]:
 
 
 def is_one_row_a_line(path: Path) -> bool:
-    """Whether a file is JSONL (else an array, or objects spread over lines). Raises DataError where it holds nothing."""
+    """Whether a file is JSONL, not an array or objects spread over lines. Raises DataError where it holds nothing."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        start = next((line.lstrip() for line in file if line.strip()), "")
+        filled = (line.lstrip() for line in file if line.strip())
+        start, following = next(filled, ""), next(filled, "")  # "{" and a key: objects as printers write them
     if not start:
         raise DataError(f"{path}: the file holds no rows, only blank lines")
-    return not start.startswith("[") and start.rstrip() != "{"  # alone: objects spread over lines, as printers do it
+    return not start.startswith("[") and not (start.rstrip() == "{" and following.startswith(('"', "}")))
 
 
 def read_lines(path: Path) -> Iterator[GoodRecord | BadRecord]:
@@ -152,8 +153,8 @@ def read_array(path: Path) -> Iterator[GoodRecord | BadRecord]:
             try:
                 value, end = window.decode(decoder)
             except RowError as error:
-                where = f"{path}:{line}"
-                raise DataError(f"{where}: {error}; mend the file, it cannot be read past this") from None
+                where, what = f"{path}:{line}", "an array" if is_array else "it"
+                raise DataError(f"{where}: {error}; mend the file, {what} cannot be read past this") from None
             broken = not _is_encodable(window.text[window.position : end])  # before escapes: bytes, not \ud83d
             window.move_to(end)
             try:

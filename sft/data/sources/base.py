@@ -8,12 +8,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sft.data.canonical import Json
 from sft.data.chunks import Chunk, batch_rows
 from sft.data.filters import Filters
 from sft.data.mapping import Mapping, Tags
-from sft.data.reading import Reading, make_reading
 from sft.data.places import package_folder, package_version, sha256_of
+from sft.data.reading import Reading, described_tasks, make_reading
 from sft.data.rows import BadRow, FoundRow
 from sft.data.sources.strata import Strata
 from sft.errors import ConfigError, DataError
@@ -64,7 +63,7 @@ class Source(BaseModel):
     def check(self) -> None:
         """Raise DataError or ConfigError where it is plain, before anything is read, that this cannot be read."""
 
-    def described_tasks(self) -> list[dict[str, Json]]:
+    def described_tasks(self) -> list[dict[str, object]]:
         """The descriptions of the tasks that this source names: what its rows need to be understood."""
         return []
 
@@ -104,10 +103,10 @@ class MappedSource(Source):
             columns = columns | {"group": self.group_by}
         return Mapping(columns=columns, templates=self.templates, tags=self.tags, adapter=self.adapter)
 
-    def described_tasks(self) -> list[dict[str, Json]]:
+    def described_tasks(self) -> list[dict[str, object]]:
         """As Source has it."""
-        definition = self.reading().definition
-        return [dict(definition)] if definition is not None else []
+        task = self.reading().task
+        return described_tasks([task]) if task else []
 
     def reading(self) -> Reading:
         """What this source says about its rows."""

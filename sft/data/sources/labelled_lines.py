@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sft.data.canonical import Json, RowError
+from sft.data.canonical import RowError
 from sft.data.dialects import make_labelled_row
 from sft.data.reading import described_tasks, find_task
 from sft.data.sources.base import BadRow, FoundRow, PackagedSource
@@ -38,7 +38,7 @@ class LabelledLines(PackagedSource):
                 except RowError as error:
                     yield BadRow(name, line, error.reason, str(error))
 
-    def described_tasks(self) -> list[dict[str, Json]]:
+    def described_tasks(self) -> list[dict[str, object]]:
         """As Source has it."""
         return described_tasks([find_task(self.task).name])
 

@@ -9,13 +9,12 @@ from pydantic import Field
 
 from sft.console import say
 from sft.data.chunks import Chunk, LinesChunk
+from sft.data.dialects import Recognised, check_columns
 from sft.data.places import find_file, sha256_of
 from sft.data.records import read_line_blocks, read_records
-from sft.data.dialects import Recognised, check_columns
 from sft.data.rows import convert_records, draw_sample
 from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
 from sft.errors import DataError
-
 
 SAMPLE_SEED = 42  # LLaMA-Factory draws too, with the seed of the training
 
@@ -32,7 +31,7 @@ class LocalFile(MappedSource):
         """The file's rows; says afterwards which forms it recognised."""
         self._check_sha1()
         recognised = Recognised()
-        records = self.mapping().map_records(read_records(find_file(self.path)))
+        records = self.mapping().map_records(read_records(find_file(self.path)), recognised.ignored_columns)
         rows = convert_records(records, self.path, self.reading(), recognised)
         yield from rows if self.num_samples is None else self._sample(rows)
         check_columns(self.path, self.columns, recognised)
@@ -58,7 +57,7 @@ class LocalFile(MappedSource):
         with find_file(self.path).open("rb") as file:
             found = hashlib.file_digest(file, "sha1").hexdigest()
         if found != self.sha1:
-            say(f"warning: {self.path}: its SHA-1 is {found}, the registry says {self.sha1}; is it the file that is meant?")
+            say(f"warning: {self.path}: its SHA-1 is {found}, the registry says {self.sha1}; is it that file?")
 
     def check(self) -> None:
         """The file has to be there."""

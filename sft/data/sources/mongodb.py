@@ -58,7 +58,7 @@ class MongoDB(MappedSource):
         with connect(address, self.timeout_s) as client:
             ids: list[object] = [None]  # of the document whose row comes next: records become rows one by one
             documents = self._read_documents(choose_collection(client, address, database, self.collection), ids)
-            records = self.mapping().map_records(documents)
+            records = self.mapping().map_records(documents, recognised.ignored_columns)
             for found in convert_records(records, shown_as, self.reading(), recognised):
                 if isinstance(found, BadRow):
                     found = found._replace(message=f"{found.message} (_id {ids[0]})")

@@ -44,8 +44,9 @@ def test_a_dataset_is_built_from_a_collection_whose_connection_breaks(start_serv
         ("texts.rows:62", "no column 'body.text' (there are: none) (_id none)"),
         (
             "texts.rows:63",
-            "label '诗歌' is unknown to moderation; expected one of: 正常, 歧视, 违法违规, 政治安全, 暴恐, 色情低俗, "
-            "0, 1, 2, 3, 4, 5 (_id odd)",
+            "label '诗歌' is unknown to moderation; expected one of: 正常 (0), 歧视 (1), 违法违规 (2), 政治安全 (3), "
+            "暴恐 (4), 色情低俗 (5); --labels names others, --label_map says which is which (in a preset: labels, "
+            "label_map) (_id odd)",
         ),
     ]
     said = capsys.readouterr().err

@@ -100,7 +100,8 @@ def answer_file(settings: InferenceSettings, run: Run | None) -> None:
     assert settings.output is not None
     started = time.monotonic()
     task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
-    rows = read_rows(settings.file, task, keep_bad=settings.on_bad_row == "quarantine")
+    columns = run.train_settings().columns_by_field() if run else {}
+    rows = read_rows(settings.file, task, keep_bad=settings.on_bad_row == "quarantine", columns=columns)
     busy = f"{settings.output}: another command is writing it"
     with held(lock_of(settings.output), busy, "wait for it, or name another --output"):
         from sft.inference.files import answer_rows, describe_source  # heavy

@@ -224,6 +224,14 @@ class TrainSettings(ResultSettings):
             raise ValueError(f"labels {','.join(self.labels)}: give at least two, each once")
         return self
 
+    def columns_by_field(self) -> dict[str, str]:
+        """The columns that fields are read from: {"text": "review"}."""
+        return dict(pair.split("=", 1) for pair in self.columns)
+
+    def label_by_word(self) -> dict[str, str]:
+        """What stands in the label column, and the label it means: {"1": "good"}."""
+        return dict(pair.split("=", 1) for pair in self.label_map)
+
     @property
     def is_classifier(self) -> bool:
         """Whether the model classifies instead of writing."""

@@ -140,7 +140,7 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
     if dialect is None:  # what is empty may be what the row lacks: "'output' is empty" says more than "no form"
         plan = _make_plan(tuple(record), context)
         dialect = _choose(plan, record) or next(iter(plan.dialects), None)
-        if dialect is None:
+        if dialect is None or dialect.name == "text":
             raise _explain_unknown(record, is_table)
         row = dialect.convert(record, context)
     elif dialect.name not in plan.told_of:
@@ -336,7 +336,8 @@ def _convert_labelled(record: Record, context: Context, names: Mapping[str, str]
     if isinstance(label, list) and label and all(isinstance(span, list) and len(span) == 3 for span in label):
         entities = read_entities(text, label)  # doccano
         return {"id": "", "source": "", "task": "ner", "text": text, "entities": entities}
-    task = context.task or fixed or _find_owner(label, record, context)
+    named = None if fixed is not None and context.reading.is_told_by_labels else context.task
+    task = named or fixed or _find_owner(label, record, context)
     value = _read_label(label, task, context)
     return {"id": "", "source": "", "task": task.name, "text": text, "label": value}
 

@@ -94,13 +94,13 @@ class Mapping(BaseModel):
         return record
 
     def map_records(
-        self, records: Iterable[GoodRecord | BadRecord], unread: set[str]
+        self, records: Iterable[GoodRecord | BadRecord], unread: set[str] | None = None
     ) -> Iterable[GoodRecord | BadRecord]:
         """Records with the fields that the reader knows; one that lacks a column becomes a BadRecord.
 
         Columns in which something stands and that nothing reads are added to `unread`.
         """
-        return records if self == NOTHING else self._map_records(records, unread)
+        return records if self == NOTHING else self._map_records(records, set() if unread is None else unread)
 
     def _map_records(
         self, records: Iterable[GoodRecord | BadRecord], unread: set[str]

@@ -38,6 +38,7 @@ class Reading:
     columns: tuple[tuple[str, str], ...] = ()  # a field and the column it is read from: ("text", "评论")
     group_by: str | None = None  # the column whose equal values keep rows on one side of a split
     form: str | None = None  # the form to read where a row fits several
+    is_told_by_labels: bool = False  # the task is a shipped one that has the labels named; a form's own goes before it
 
     @classmethod
     def of(cls, settings: "TrainSettings") -> "Reading":
@@ -45,8 +46,8 @@ class Reading:
         return make_reading(
             task=settings.task,
             labels=settings.labels,
-            label_map=dict(entry.split("=", 1) for entry in settings.label_map),
-            columns=dict(entry.split("=", 1) for entry in settings.columns),
+            label_map=settings.label_by_word(),
+            columns=settings.columns_by_field(),
             group_by=settings.group_by,
             form=settings.form,
         )
@@ -93,6 +94,7 @@ def make_reading(
         columns=tuple((columns or {}).items()),
         group_by=group_by,
         form=form,
+        is_told_by_labels=task is None and found is not None and definition is None,
     )
 
 
@@ -161,7 +163,11 @@ def word_tasks() -> list[Task]:
 def _word_tasks(names: tuple[str, ...]) -> tuple[Task, ...]:
     tasks = [get_task(name) for name in names]
     return tuple(
-        task for task in tasks if task.takes_text_and_label and task.find_label(task.labels[0]) == task.labels[0]
+        task
+        for task in tasks
+        if task.takes_text_and_label
+        and task.definition is None  # what a run before this one described says nothing of these rows
+        and task.find_label(task.labels[0]) == task.labels[0]
     )
 
 

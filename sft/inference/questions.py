@@ -6,11 +6,11 @@ make_row(get_task("sentiment"), "房间很干净")        # {"task": "sentiment"
 from collections.abc import Mapping, Sequence
 
 from prompts import PromptError, conversation_of
-from prompts.tasks import Row, Task, get_task, text_of
+from prompts.tasks import Row, Task, get_task, task_names, text_of
 from sft.errors import ConfigError
 
-# What else a file may call the field that a task asks: R0's and R3's tables, the Hugging Face prompt/completion form.
-OTHER_NAMES = {"text": ("text_a", "text_cn"), "instruction": ("prompt", "question", "text")}
+# What else a file may call an instruction; what else it may call other fields, the task says.
+OTHER_NAMES = {"instruction": ("prompt", "question", "query", "text")}
 MEANT_FOR = {"input": "instruct", "category": "news"}
 
 
@@ -55,12 +55,13 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
 
     Answers in it are left alone and not shown to the model. Raises PromptError for a record that cannot be asked.
     """
-    if isinstance(record.get("task"), str):
+    if record.get("task") in task_names():  # else a column like others
         task = get_task(text_of(record, "task"))
     row = {**record, "task": task.name}
     asked = task.prompt_fields[0]
     if row.get(asked) is None:
-        names = [name for name in OTHER_NAMES.get(asked, ()) if record.get(name) is not None]
+        others = [*OTHER_NAMES.get(asked, ()), *(names[asked] for names in task.columns if asked in names)]
+        names = [name for name in others if record.get(name) is not None]
         row |= {asked: record[names[0]]} if names else {}
     messages = conversation_of(row, None, with_answer=False)  # raises for what is missing or of another type
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():

@@ -1,7 +1,9 @@
 """The rows of a file that is to be answered. Pure: a file that is wrong is found so before a model is loaded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from prompts import PromptError
 from prompts.tasks import Row, Task
@@ -20,16 +22,22 @@ class FileRow:
     problem: str | None = None
 
 
-def read_rows(path: Path, task: Task, *, keep_bad: bool) -> list[FileRow]:
-    """The rows of a file. Raises DataError for a file that cannot be read; unless keep_bad, for the first bad row."""
+def read_rows(
+    path: Path, task: Task, *, keep_bad: bool, columns: Mapping[str, str] = MappingProxyType({})
+) -> list[FileRow]:
+    """The rows of a file; columns: what the run's own file called its fields, {"text": "评论"}.
+
+    Raises DataError for a file that cannot be read; unless keep_bad, for the first bad row.
+    """
     rows = []
     for record in read_records(path):
         row, name, problem = None, None, record.message if isinstance(record, BadRecord) else None
         if not isinstance(record, BadRecord):
             given = record.fields.get("id")
-            name = given if isinstance(given, str) else None
+            name = str(given) if isinstance(given, str | int) else None
+            named = {field: record.fields[column] for field, column in columns.items() if column in record.fields}
             try:
-                row = row_of_record(record.fields, task)
+                row = row_of_record(record.fields | named, task)
             except PromptError as error:
                 problem = str(error)
         if problem is not None and not keep_bad:

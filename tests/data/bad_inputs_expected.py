@@ -4,8 +4,8 @@ EXPECTED["cut.jsonl"]       # (2, ["2: not_json: not valid JSON: ..."]): line, r
 """
 
 FORMS = (
-    "(messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label, ...); "
-    "name the columns: --columns instruction=...,output=... or text=...,label=..."
+    "(messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label, "
+    "...); name the columns: --columns instruction=...,output=... or text=...,label=..."
 )
 IN_A_PRESET = "(in a preset: columns)"
 HEADER = "if the first line is a row and no header, write one above it"
@@ -123,9 +123,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     ),
     "object.json": (
         0,
-        [
-            "object.json:4: not valid JSON: Expecting value at column 1 (cut off?); mend the file, it cannot be read past this"
-        ],
+        ["object.json:4: not valid JSON: Expecting value at column 1; mend the file, it cannot be read past this"],
     ),
     "cut.json": (1, [f"cut.json:2: not valid JSON: Unterminated string starting at column 35 {CUT_ARRAY}"]),
     "open.json": (1, [f"open.json:2: not valid JSON: Expecting value at column 1 {CUT_ARRAY}"]),

@@ -30,6 +30,17 @@ def test_only_the_answer_and_one_end_token_are_supervised(formats):
         assert supervised_text(chat, chat.encode([QUESTION, ANSWER])) == "hello<|im_end|>"
 
 
+def test_an_answer_that_is_not_to_be_learned_is_context_in_every_family(formats):
+    wrong: dict[str, object] = {"role": "assistant", "content": "one", "supervised": False}
+    messages = [QUESTION, wrong, QUESTION, {"role": "assistant", "content": "two"}]
+    for name in ("smollm2", "qwen2.5", "qwen3", "qwen3 off"):
+        chat = formats[name]
+        parts = [supervised_text(chat, chat.encode(part)) for part in chat.unroll(messages)]
+        assert parts == ["two<|im_end|>"]
+        learned = [{key: value for key, value in turn.items() if key != "supervised"} for turn in messages]
+        assert chat.encode(messages).input_ids == chat.encode(learned).input_ids
+
+
 def test_every_answer_of_a_conversation_is_supervised_or_only_the_last(formats):
     chat = formats["qwen2.5"]
     messages = [QUESTION, {"role": "assistant", "content": "one"}, QUESTION, {"role": "assistant", "content": "two"}]

@@ -16,7 +16,7 @@ FRAMEWORK_ROOMS = (
     "inference", "label_scoring", "models", "report", "scoring", "serve", "talk", "training",
 )  # fmt: skip
 MAX_LINES_SCRIPT = 120
-MAX_LINES = 300
+MAX_LINES = 500
 LONGER_FOR_A_REASON: dict[str, str] = {}  # "sft/x.py": "why it holds one thing all the same"
 # An absolute path below somebody's home or work folder: names one machine. Placeholders such as /path/to are fine.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/*-])/(?:home|root|Users|work|workspace)/[\w.-]+")

@@ -78,7 +78,7 @@ def test_every_framework_room_exists():
     assert [room for room in FRAMEWORK_ROOMS if room not in rooms] == []
 
 
-def test_scripts_fit_a_screen_and_other_files_300_lines():
+def test_scripts_fit_a_screen_and_other_files_500_lines():
     assert find_long_files(MODULES) == []
 
 
@@ -203,11 +203,11 @@ def test_the_importers_of_a_package_are_listed():
 
 
 def test_a_script_of_121_lines_and_a_module_of_301_are_too_long():
-    modules = [module("train.py", "\n" * 121), module("sft/x.py", "\n" * 301)]
-    shorter = [module("chat.py", "\n" * 120), module("sft/y.py", "\n" * 300)]
+    modules = [module("train.py", "\n" * 121), module("sft/x.py", "\n" * 501)]
+    shorter = [module("chat.py", "\n" * 120), module("sft/y.py", "\n" * 500)]
     assert find_long_files([*modules, *shorter]) == [
         "train.py: 121 lines, at most 120; does it hold two things?",
-        "sft/x.py: 301 lines, at most 300; does it hold two things?",
+        "sft/x.py: 501 lines, at most 500; does it hold two things?",
     ]
 
 

@@ -11,8 +11,9 @@ from typing import Protocol, TypeVar
 
 from sft.data.mapping import NOTHING, Mapping
 from sft.data.reading import Reading
+from sft.data.recognised import Recognised
 from sft.data.records import BadRecord, GoodRecord, parse_lines
-from sft.data.rows import BadRow, FoundRow, Recognised, convert_records
+from sft.data.rows import BadRow, FoundRow, convert_records
 from sft.errors import UserError
 
 CHUNK_ROWS = 1024

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from sft.console import Progress, progress, say
 from sft.data.decontamination import EvaluationTexts
-from sft.data.dialects import check_columns, check_numbers
 from sft.data.digest import SHOWN_BAD_ROWS, Digest, Rules
 from sft.data.ledger import Tally
 from sft.data.manifest import BuildOptions
 from sft.data.places import sha256_of
 from sft.data.preset import Preset
-from sft.data.rows import BadRow, Recognised
+from sft.data.recognised import Recognised, check_columns, check_numbers
+from sft.data.rows import BadRow
 from sft.data.sources import Source
 from sft.data.spool import Spool, SpoolWriter, load_spool, make_key
 from sft.data.workers import Workers

@@ -18,11 +18,11 @@ from sft.console import say
 from sft.data.candidates import join_sides
 from sft.data.canonical import Row, asked_of, thread_of
 from sft.data.content import group_key
-from sft.data.dialects import Recognised, check_numbers
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.places import sha256_of
 from sft.data.preset import make_source
 from sft.data.reading import Reading, restore_tasks, with_declared_labels
+from sft.data.recognised import Recognised, check_numbers
 from sft.data.records import READABLE, declared_classes
 from sft.data.registry import known_names
 from sft.data.rows import BadRow, FoundRow, OnBadRow, RowReader

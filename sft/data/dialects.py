@@ -14,20 +14,21 @@ is asked of prompts.tasks; a task that is added there is recognised here.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 from prompts import PromptError
-from prompts.task import BLANK, Task, is_blank, label_key
+from prompts.task import BLANK, Task, label_key
 from prompts.tasks import get_task, task_names
 from sft.data.canonical import Json, Row, RowError
 from sft.data.fields import Record, name_kind, read_entities, read_list, read_optional_text, read_text
 from sft.data.mapping import MAY_BE_MISSING, find_value
+from sft.data.pairs import BESIDE_PAIRS, PAIRS, Pair, make_pair_row, refuse_rejected
 from sft.data.reading import NO_GROUPS, Reading, known_task, word_tasks
-from sft.data.turns import NO_TOOLS, is_chatml, make_chat_row, read_chatml, split_thought
-from sft.errors import ConfigError, DataError, nearest_name
+from sft.data.recognised import LABELS_KEPT, Recognised
+from sft.data.turns import NO_TOOLS, is_chatml, make_chat_row, read_chatml
+from sft.errors import ConfigError, nearest_name
 
 NUMBERS_ARE = "sentiment"  # the task whose class numbers a bare 0, 1, true or false is: ChnSentiCorp's, R2's
 COMMON = frozenset(("id", "group", "attribution"))  # columns that any row may have beside its form's
@@ -40,47 +41,7 @@ HINTS = {
     **dict.fromkeys(("回答", "答案", "输出", "回复"), "output"),
     "输入": "input",
 }
-LABELS_KEPT = 30  # different labels of a file that are named in messages
 TABLES = (".csv", ".tsv", ".xlsx")
-
-
-@dataclass
-class Recognised:
-    """What was recognised in a file: how many rows of each form, how it was read, and what nothing reads."""
-
-    dialects: Counter[str] = field(default_factory=Counter)  # {"text/label": 9600}
-    ignored_columns: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)  # "question is read as instruction, answer as output"
-    notes: Counter[str] = field(default_factory=Counter)  # {"turns whose 'name' is not read": 12}
-    labels: dict[str, str] = field(default_factory=dict)  # of other spellings: {"1": "正面"}
-    label_tasks: set[str] = field(default_factory=set)  # whose labels those are
-    unknown_labels: Counter[str] = field(default_factory=Counter)
-    fields: set[str] = field(default_factory=set)  # every column in which something stood in any row
-
-    def add(self, other: "Recognised") -> None:
-        """Take in what was recognised in another part of the file."""
-        self.dialects += other.dialects
-        self.ignored_columns |= other.ignored_columns
-        self.told |= other.told
-        self.notes += other.notes
-        self.labels |= other.labels
-        self.label_tasks |= other.label_tasks
-        self.unknown_labels += other.unknown_labels
-        self.fields |= other.fields
-
-    def describe(self, shown_as: str) -> str:
-        """One line: `a.csv: 9 rows, recognised as text/label; label 1 is read as 正面; ignored columns: qid`."""
-        forms = ", ".join(
-            name if len(self.dialects) == 1 else f"{name} ({count:,})" for name, count in self.dialects.most_common()
-        )
-        parts = [f"{shown_as}: {self.dialects.total():,} rows, recognised as {forms or 'nothing'}", *sorted(self.told)]
-        if self.labels:
-            spelled = ", ".join(f"{word} as {label}" for word, label in sorted(self.labels.items()))
-            parts.append(f"labels read ({', '.join(sorted(self.label_tasks))}): {spelled}")
-        parts += [f"{note}: {count:,}" for note, count in sorted(self.notes.items()) if count]
-        if self.ignored_columns:
-            parts.append(f"ignored columns: {', '.join(sorted(self.ignored_columns))}")
-        return "; ".join(parts)
 
 
 class Context:
@@ -229,27 +190,6 @@ def _keep_common(record: Record, row: Row, context: Context) -> None:
         row["attribution"] = attribution
 
 
-def check_columns(shown_as: str, columns: Mapping[str, str], recognised: Recognised) -> None:
-    """Raise DataError where a column that rows may lack, of those the user named, is in none of them: a slip."""
-    if not recognised.dialects:
-        return
-    for name in columns:
-        if name in MAY_BE_MISSING and name not in recognised.fields:
-            raise DataError(f"{shown_as}: no row has anything in the column {columns[name]!r} ({name}); name another")
-
-
-def check_numbers(shown_as: str, recognised: Recognised) -> None:
-    """Raise DataError where class numbers were read as a task's, and many others are none of it: 1 to 5 stars, say."""
-    others = {label: count for label, count in recognised.unknown_labels.items() if label_key(label).isdigit()}
-    read = [word for word in recognised.labels if word.isdigit()]
-    if read and sum(others.values()) * 100 > recognised.dialects.total():
-        numbers = ", ".join(sorted([*read, *others]))
-        raise DataError(
-            f"{shown_as}: the labels are {numbers}, more than {', '.join(sorted(recognised.label_tasks))} has; say "
-            "what they mean with --labels and --label_map (in a preset: labels, label_map)"
-        )
-
-
 def _explain_unknown(record: Record, is_table: bool) -> RowError:
     shown = ", ".join(sorted(record)[:8]) or "none"
     if isinstance(record.get("text"), str):
@@ -302,7 +242,7 @@ def _read_fields(record: Record, task: Task, context: Context) -> Row:
     if "messages" in task.required:
         return _convert_turns("messages", record, context)
     if task.required == ("instruction", "output"):
-        return _convert_pair(record, context, PAIRS[0])
+        return make_pair_row(record, PAIRS[0], context.notes)
     row: dict[str, object] = {"id": "", "source": "", "task": task.name}
     for name in (*task.prompt_fields, *task.optional_fields, *task.answer_fields):
         if name == "label" and task.is_of_one_label:
@@ -398,90 +338,13 @@ def _read_label(label: Json, task: Task, context: Context) -> str | int:
     return value
 
 
-class Pair(NamedTuple):
-    """Columns of a question and its answer, and of what the question is about."""
-
-    question: str
-    answer: str
-    extra: str = ""
-
-
-# The first is the canonical one. Those that others contain stand behind them.
-PAIRS = (
-    Pair("instruction", "output", "input"),
-    Pair("instruction", "response", "context"),
-    Pair("query", "response"),
-    Pair("question", "answer", "context"),
-    Pair("question", "response", "context"),
-    Pair("prompt", "completion"),
-    Pair("prompt", "response"),
-    Pair("prompt", "output", "input"),
-    Pair("instruction", "answer", "input"),
-    Pair("problem", "solution"),
-    Pair("inputs", "targets"),
-    Pair("input", "output"),
-)
-BESIDE_PAIRS = frozenset(("system", "system_prompt", "history", "reasoning_content"))
-BESIDE_TURNS = frozenset(("system", "system_prompt"))
-
-
-def _convert_pair(record: Record, context: Context, pair: Pair) -> Row:
-    """A question and its answer; a `history` of earlier exchanges (LLaMA-Factory, ms-swift) makes it a conversation."""
-    _refuse_rejected(record)
-    asked, answer = record.get(pair.question), record.get(pair.answer)
-    system = record.get("system") or record.get("system_prompt")
-    if isinstance(asked, list):  # TRL's conversational form
-        said = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
-        return make_chat_row([*asked, *said], system, context.notes)
-    if is_chatml(asked) and isinstance(asked, str) and isinstance(answer, str):
-        header = "" if asked.rstrip().endswith("assistant") else "<|im_start|>assistant\n"
-        return read_chatml(f"{asked}{header}{answer}", context.notes)
-    extra = read_optional_text(record, pair.extra) if pair.extra else ""
-    if pair.extra and is_blank(extra):
-        extra = ""
-    if extra and (asked is None or (isinstance(asked, str) and is_blank(asked))):
-        question, extra = extra, ""  # an empty instruction: the input is the question
-    else:
-        question = read_text(record, pair.question)
-    output, thought = read_text(record, pair.answer), record.get("reasoning_content")
-    if thought is not None and not isinstance(thought, str):
-        raise RowError("wrong_type", f"'reasoning_content' is {name_kind(thought)}, expected text")
-    output, thought = split_thought(f"{pair.answer!r}", output, thought, context.notes)
-    if is_blank(output):
-        raise RowError("empty_answer", f"{pair.answer!r} is empty but for its thought")
-    row: Row = {
-        "id": "", "source": "", "task": "instruct", "instruction": question, "input": extra, "output": output
-    }  # fmt: skip
-    if system:
-        row["system"] = read_optional_text({"system": system}, "system")
-    if thought:
-        row["reasoning_content"] = thought
-    history = read_list(record, "history") if record.get("history") not in (None, "", "null") else None
-    return _with_history(row, history, context) if history else row
-
-
-def _with_history(row: Row, history: list[Json], context: Context) -> Row:
-    turns: list[Json] = []
-    for exchange in history:
-        if not isinstance(exchange, list) or len(exchange) != 2:
-            raise RowError("wrong_type", "'history' must be a list of [question, answer] pairs")
-        turns += [{"role": "user", "content": exchange[0]}, {"role": "assistant", "content": exchange[1]}]
-    question = f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
-    answer: dict[str, Json] = {"role": "assistant", "content": row["output"]}
-    if "reasoning_content" in row:
-        answer["reasoning_content"] = row["reasoning_content"]
-    turns += [{"role": "user", "content": question}, answer]
-    counted_before: Counter[str] = Counter()  # the answer's own thought, when it was read
-    return make_chat_row(turns, row.get("system"), counted_before)
-
-
 def read_instruct(record: Record) -> Row:
     """An instruct row of the fields instruction, input, output and system, for sources that have no columns."""
-    return _convert_pair(record, Context(Reading(), Recognised()), PAIRS[0])
+    return make_pair_row(record, PAIRS[0], Counter())
 
 
 def _convert_turns(column: str, record: Record, context: Context) -> Row:
-    _refuse_rejected(record)
+    refuse_rejected(record)
     tools = record.get("tools")
     if tools and not (isinstance(tools, str) and tools.strip() in ("[]", "null", "{}")):
         raise RowError("tools", f"the row has 'tools': {NO_TOOLS}")
@@ -493,18 +356,8 @@ def _convert_text(record: Record, context: Context) -> Row:
     return read_chatml(read_text(record, "text"), context.notes)
 
 
-def _refuse_rejected(record: Record) -> None:
-    """KTO's rows: an answer marked as bad is not to be learned."""
-    for name in ("label", "kto_tag"):
-        if record.get(name) is False:
-            raise RowError(
-                "rejected",
-                f"its answer is marked as rejected ({name} false, as KTO's); --on_bad_row quarantine leaves "
-                "such rows out",
-            )
-
-
 CANONICAL = "id/source/task"
+BESIDE_TURNS = frozenset(("system", "system_prompt"))
 _FIELDS = "id source text label entities category output instruction input system messages reasoning_content own_id"
 
 
@@ -527,7 +380,7 @@ def _make_pair(pair: Pair) -> Dialect:
     required = frozenset((pair.question, pair.answer))
 
     def convert(record: Record, context: Context) -> Row:
-        return _convert_pair(record, context, pair)
+        return make_pair_row(record, pair, context.notes)
 
     return Dialect(name, required, optional, convert, taken=taken)
 

@@ -22,7 +22,8 @@ from sft.data.content import exact_key, group_key
 from sft.data.decontamination import EvaluationTexts
 from sft.data.filters import Filters, Reason, RowFilter
 from sft.data.ledger import Tally, make_line
-from sft.data.rows import BadRow, OnBadRow, Recognised
+from sft.data.recognised import Recognised
+from sft.data.rows import BadRow, OnBadRow
 from sft.data.signatures import sign_texts
 from sft.data.sources.strata import Strata, StratumFinder
 

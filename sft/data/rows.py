@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sft.data.canonical import Row, RowError
-from sft.data.dialects import TABLES, Context, Recognised, convert_record
+from sft.data.dialects import TABLES, Context, convert_record
 from sft.data.reading import Reading
+from sft.data.recognised import Recognised
 from sft.data.records import BadRecord, GoodRecord, read_records
 from sft.errors import DataError
 

@@ -3,8 +3,9 @@
 import pytest
 
 from sft.data.canonical import RowError
-from sft.data.dialects import Context, Recognised, convert_record
+from sft.data.dialects import Context, convert_record
 from sft.data.reading import Reading
+from sft.data.recognised import Recognised
 
 UNPLACED = {"id": "", "source": ""}  # the reader does not know them
 LORA = {"task": "instruct", "instruction": "What is LoRA?", "input": "", "output": "A method."}

@@ -71,7 +71,7 @@ def test_the_added_task_is_inspected_trained_evaluated_and_asked(project, tiny_m
     run(project, "train.py", "--data", "tickets.jsonl", *model, "--dry_run")
     run(project, "train.py", "--data", "tickets.jsonl", *model, "--output_dir", "run")
     metrics = json.loads(run(project, "evaluate.py", "--run", "run", "--no-baseline", "--json").stdout)
-    assert set(metrics["classification"]["tasks"]["urgency"]["per_class"]) == {"low", "high"}
+    assert set(metrics["classification"]["by_task"]["urgency"]["label_scoring"]["per_class"]) == {"low", "high"}
     asked = json.loads(run(project, "inference.py", "--run", "run", "--text", "It burns.", "--json").stdout)
     assert (asked["task"], asked["label"] in ("low", "high")) == ("urgency", True)
 
@@ -90,7 +90,7 @@ def test_labels_without_a_file_train_and_answer_without_another_flag(project, ti
         asked = json.loads(run(project, "inference.py", "--run", name, "--text", "很好", "--json").stdout)
         assert set(asked["probabilities"]) == {"差评", "好评"}
     metrics = json.loads(run(project, "evaluate.py", "--run", "run", "--no-baseline", "--json").stdout)
-    assert set(metrics["classification"]["tasks"]["差评/好评"]["per_class"]) == {"差评", "好评"}
+    assert set(metrics["classification"]["by_task"]["差评/好评"]["label_scoring"]["per_class"]) == {"差评", "好评"}
     answers = ("--output", "answers.jsonl")
     run(project, "inference.py", "--run", "run", "--file", "reviews.csv", *answers)
     assert len((project / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == 30

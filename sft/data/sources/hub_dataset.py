@@ -20,8 +20,8 @@ from pydantic import Field, field_validator
 from sft.console import say
 from sft.data.chunks import Chunk, RecordsChunk, cut
 from sft.data.hub.stream import HubPart, find_commit, stream_records
+from sft.data.recognised import Recognised
 from sft.data.records import GoodRecord
-from sft.data.rows import Recognised
 from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
 
 

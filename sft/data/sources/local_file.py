@@ -9,8 +9,8 @@ from pydantic import Field
 
 from sft.console import say
 from sft.data.chunks import Chunk, LinesChunk
-from sft.data.dialects import Recognised, check_columns
 from sft.data.places import find_file, sha256_of
+from sft.data.recognised import Recognised, check_columns
 from sft.data.records import read_line_blocks, read_records
 from sft.data.rows import convert_records, draw_sample
 from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin

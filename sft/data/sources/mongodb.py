@@ -9,8 +9,9 @@ from sft.config.secrets import ADVICE, holds_password
 from sft.console import say
 from sft.data.canonical import RowError
 from sft.data.mongo.address import Address, make_address
+from sft.data.recognised import Recognised
 from sft.data.records import BadRecord, GoodRecord
-from sft.data.rows import Recognised, convert_records
+from sft.data.rows import convert_records
 from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
 
 if TYPE_CHECKING:  # pymongo is imported where a connection is made

@@ -14,7 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from prompts import tasks
 from tests.tiny import make_tiny_model, write_reviews, write_rows
+
+
+@pytest.fixture(autouse=True)
+def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that a test describes are known in it alone."""
+    monkeypatch.setattr(tasks, "_added", dict(tasks._added))
 
 
 @pytest.fixture

@@ -60,10 +60,6 @@ def test_a_label_that_no_row_allows_is_refused_with_the_nearest():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (
-            ["--labels", "a,b"],
-            "labels are those of a classification head: add --head classification, or leave them out",
-        ),
         (["--head", "classification", "--labels", "a"], "labels a: give at least two, each once"),
         (["--head", "classification", "--labels", "a,b,a"], "labels a,b,a: give at least two, each once"),
     ],

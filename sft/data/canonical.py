@@ -89,6 +89,8 @@ def system_of(row: Row) -> str:
 
 def asked_of(row: Row) -> str:
     """All that a row asks, its system prompt included: rows that ask the same must stand on one side of a split."""
+    if "system" not in row and "messages" not in row:
+        return question_of(row)
     system, question = system_of(row), question_of(row)
     return f"{system}\0{question}" if system else question
 

@@ -36,8 +36,9 @@ def exact_key(row: Row) -> int:
 
     Of conversations also which answers are learned: a file may hold one for each of them.
     """
-    learned = "".join("-" if turn.get("supervised") is False else "+" for turn in row.get("messages", ()))
-    marks = f"\0{learned}" if "-" in learned else ""
+    marks = ""
+    if "messages" in row and any("supervised" in turn for turn in row["messages"]):
+        marks = "\0" + "".join("-" if turn.get("supervised") is False else "+" for turn in row["messages"])
     return _hash(f"{row['task']}\0{asked_of(row)}\0{answer_of(row)}{marks}", b"")
 
 

@@ -82,6 +82,7 @@ class Plan(NamedTuple):
     dialects: tuple[Dialect, ...]  # that fit the columns; the first that accepts a row's values reads it
     renamed: dict[str, str]  # columns whose names differ in capitals alone: {"Text": "text"}
     told_of: set[str]  # names of dialects that the reader has told of
+    has_common: bool  # whether there is a column that any row may have beside its form's
 
 
 def convert_record(record: Record, context: Context, *, is_table: bool = False) -> Row:
@@ -109,7 +110,8 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
         _tell(plan, dialect, record, names, context)
     else:
         row = dialect.convert(record, context)
-    _keep_common(record, row, context)
+    if plan.has_common:
+        _keep_common(record, row, context)
     context.recognised.dialects[dialect.name] += 1
     return row
 
@@ -134,7 +136,8 @@ def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
     fitting = [dialect for dialect in context.dialects if dialect.required <= given and form in (None, dialect.name)]
     if task is not None and not task.takes_text_and_label:  # the user's word goes before the columns'
         fitting.sort(key=lambda dialect: dialect.name != "/".join(task.required))
-    return Plan(tuple(fitting), renamed, set())
+    has_common = not given.isdisjoint({*COMMON, context.group})
+    return Plan(tuple(fitting), renamed, set(), has_common)
 
 
 def _choose(plan: Plan, record: Record) -> Dialect | None:

@@ -50,7 +50,7 @@ def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
         header = "" if asked.rstrip().endswith("assistant") else "<|im_start|>assistant\n"
         return read_chatml(f"{asked}{header}{answer}", notes)
     extra = read_optional_text(record, pair.extra) if pair.extra else ""
-    if pair.extra and is_blank(extra):
+    if extra and is_blank(extra):
         extra = ""
     if extra and (asked is None or (isinstance(asked, str) and is_blank(asked))):
         question, extra = extra, ""  # an empty instruction: the input is the question
@@ -59,9 +59,10 @@ def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
     output, thought = read_text(record, pair.answer), record.get("reasoning_content")
     if thought is not None and not isinstance(thought, str):
         raise RowError("wrong_type", f"'reasoning_content' is {name_kind(thought)}, expected text")
-    output, thought = split_thought(f"{pair.answer!r}", output, thought, notes)
-    if is_blank(output):
-        raise RowError("empty_answer", f"{pair.answer!r} is empty but for its thought")
+    if thought or "think>" in output:
+        output, thought = split_thought(f"{pair.answer!r}", output, thought, notes)
+        if is_blank(output):
+            raise RowError("empty_answer", f"{pair.answer!r} is empty but for its thought")
     row: Row = {
         "id": "", "source": "", "task": "instruct", "instruction": question, "input": extra, "output": output
     }  # fmt: skip

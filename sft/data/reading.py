@@ -43,9 +43,10 @@ class Reading:
     @classmethod
     def of(cls, settings: "TrainSettings") -> "Reading":
         """What the settings of a run say. Raises ConfigError for a task, label or column that cannot be."""
+        orders_head = settings.is_classifier and not Path(settings.data).is_file()  # of rows that were read before
         return make_reading(
             task=settings.task,
-            labels=settings.labels,
+            labels=() if orders_head else settings.labels,
             label_map=settings.label_by_word(),
             columns=settings.columns_by_field(),
             group_by=settings.group_by,
@@ -54,8 +55,9 @@ class Reading:
 
     def flags(self) -> list[str]:
         """The flags that say more than a built dataset leaves open."""
-        named = {"--label_map": self.label_map, "--columns": self.columns, "--group_by": self.group_by,
-                 "--form": self.form}  # fmt: skip
+        is_said = self.task is not None and not self.is_told_by_labels
+        named = {"--task or --labels": is_said, "--label_map": self.label_map, "--columns": self.columns,
+                 "--group_by": self.group_by, "--form": self.form}  # fmt: skip
         return [flag for flag, value in named.items() if value]
 
     def open_task(self) -> Task | None:

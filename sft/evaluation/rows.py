@@ -3,7 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prompts import ChatFormat, Encoded, Head, conversation_of
@@ -86,7 +86,7 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     path = Path(settings.data or str(run.data["path"]))
     seed = trained.split_seed if settings.seed is None else settings.seed
     if settings.data is not None and path.is_file() and sha256_of(path) != run.data["sha256"]:
-        rows, split, sha256 = _read_new_file(path, settings, seed, trained)
+        rows, split, sha256 = _read_new_file(path, settings, seed, run)
         training = None
     else:
         rows, split, sha256, training = _read_split(path, run, settings, seed)
@@ -96,17 +96,16 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     return Selection(chosen, split, path, sha256, len(rows), seed, training or [])
 
 
-def _read_new_file(
-    path: Path, settings: EvaluateSettings, seed: int, trained: TrainSettings
-) -> tuple[list[Row], str, str]:
+def _read_new_file(path: Path, settings: EvaluateSettings, seed: int, run: Run) -> tuple[list[Row], str, str]:
     if settings.split is not None:
         raise ConfigError(f"--split {settings.split}: {path} is a single file that has no splits; leave --split out")
+    trained = run.train_settings()
     dataset = open_dataset(
         path,
         eval_ratio=settings.eval_ratio or 0.0,
         seed=seed,
         on_bad_row=settings.on_bad_row or trained.on_bad_row,
-        reading=Reading.of(trained),
+        reading=Reading.of(trained) if trained.task or trained.labels or trained.label_map else _reading_of_own(run),
     )
     if settings.eval_ratio is None:
         return dataset.train, "whole", dataset.sha256
@@ -161,6 +160,15 @@ def _read_training_rows(run: Run) -> list[Row]:
 def reading_for(path: Path, trained: TrainSettings) -> Reading:
     """How the run read its rows, so that others are read alike; a built dataset needs no such thing."""
     return Reading.of(trained) if path.is_file() else Reading()
+
+
+def _reading_of_own(run: Run) -> Reading:
+    """The run's reading where no flag named its task: it may know it from a file that declared its classes."""
+    reading = Reading.of(run.train_settings())
+    if len(run.described_tasks) != 1:
+        return reading
+    (task,) = run.described_tasks
+    return replace(reading, task=str(task["name"]), definition=task)
 
 
 def sample_by_task(rows: Sequence[Row], num_samples: int, seed: int) -> list[Row]:

@@ -125,7 +125,7 @@ CONTENT: dict[str, bytes] = {
     "utf16_unmarked.jsonl": lines().decode().encode("utf-16-le"),
     "utf32.json": b"[]".decode().encode("utf-32"),
     "gb18030.jsonl": '{"text": "房间很干净，服务也好", "label": 1}\n'.encode("gb18030"),
-    "object.json": b'{\n "data": []\n}\n]',
+    "object.json": b'{\n "instruction": "Q", "output": "A"\n}\n]',
     "cut.json": f"[{GOOD},\n{GOOD[:-9]}".encode(),
     "open.json": f"[{GOOD},\n".encode(),
     "two_arrays.json": f"[{GOOD}]\n[{GOOD}]".encode(),

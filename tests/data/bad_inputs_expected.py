@@ -122,7 +122,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         ],
     ),
     "object.json": (
-        0,
+        1,
         ["object.json:4: not valid JSON: Expecting value at column 1; mend the file, it cannot be read past this"],
     ),
     "cut.json": (1, [f"cut.json:2: not valid JSON: Unterminated string starting at column 35 {CUT_ARRAY}"]),

@@ -168,7 +168,7 @@ def _reading_of_own(run: Run) -> Reading:
     if len(run.described_tasks) != 1:
         return reading
     (task,) = run.described_tasks
-    return replace(reading, task=str(task["name"]), definition=task)
+    return replace(reading, task=str(task["name"]), definition=task)  # type: ignore[arg-type]
 
 
 def sample_by_task(rows: Sequence[Row], num_samples: int, seed: int) -> list[Row]:

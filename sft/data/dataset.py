@@ -197,7 +197,7 @@ def _take_rows(
             if found.reason == "unknown_label":
                 collections.deque(itertools.islice(waiting, READ_ON), maxlen=0)
                 raise _explain_labels(found, recognised())
-            raise found.to_error()
+            raise found.to_error(others_fit=bool(rows))
         bad.append(found)
     check_numbers(shown_as, recognised())
     for row_error in bad[:SHOWN_BAD_ROWS]:

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from prompts import PromptError
-from prompts.task import BLANK, Task, label_key
+from prompts.task import BLANK, Task, is_blank, label_key
 from prompts.tasks import get_task, task_names
 from sft.data.canonical import Json, Row, RowError
 from sft.data.fields import Record, name_kind, read_entities, read_list, read_optional_text, read_text
@@ -298,11 +298,11 @@ def _find_owner(label: Json, record: Record, context: Context) -> Task:
     key = context.label_map.get(label_key(label)) or label_key(label)
     if not key or key.lstrip("+-").isdigit() or key in ("true", "false"):
         named = record.get("task")
-        if isinstance(named, str) and known_task(named) is None:
+        if isinstance(named, str) and not is_blank(named) and named != NUMBERS_ARE:  # else it was read as that task's
             raise RowError(
                 "unknown_task",
-                f"task {named!r} is unknown, so what label {label!r} means is, too; say so with --labels and "
-                "--label_map, or --task",
+                f"task {named!r} is unknown or has no text and label, so what label {label!r} means is, too; say so "
+                "with --labels and --label_map, or --task",
             )
         return get_task(NUMBERS_ARE)
     owners = [task for task in word_tasks() if task.find_label(key) is not None]

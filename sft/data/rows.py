@@ -42,9 +42,10 @@ class BadRow(NamedTuple):
     reason: str
     message: str
 
-    def to_error(self) -> DataError:
-        """The error that ends a build or run which accepts no bad rows."""
-        remedy = "" if self.reason in NO_FAULT_OF_THE_ROW else f"; {REMEDY}"
+    def to_error(self, *, others_fit: bool = False) -> DataError:
+        """The error that ends a build or run which accepts no bad rows; others_fit: rows before it did."""
+        is_its_fault = self.reason not in NO_FAULT_OF_THE_ROW or (others_fit and self.reason == "unknown_dialect")
+        remedy = f"; {REMEDY}" if is_its_fault else ""
         return DataError(f"{self.file}:{self.line}: {self.message}{remedy}")
 
 

@@ -9,7 +9,7 @@ from prompts import PromptError, conversation_of
 from prompts.tasks import Row, Task, get_task, task_names, text_of
 from sft.errors import ConfigError
 
-# What else a file may call an instruction; what else it may call other fields, the task says.
+# What else a file may call an instruction; what else it may call other fields, the tasks say.
 OTHER_NAMES = {"instruction": ("prompt", "question", "query", "text")}
 MEANT_FOR = {"input": "instruct", "category": "news"}
 
@@ -55,12 +55,13 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
 
     Answers in it are left alone and not shown to the model. Raises PromptError for a record that cannot be asked.
     """
-    if record.get("task") in task_names():  # else a column like others
+    if isinstance(record.get("task"), str):
         task = get_task(text_of(record, "task"))
     row = {**record, "task": task.name}
     asked = task.prompt_fields[0]
     if row.get(asked) is None:
-        others = [*OTHER_NAMES.get(asked, ()), *(names[asked] for names in task.columns if asked in names)]
+        forms = [names for known in (task, *map(get_task, task_names())) for names in known.columns]
+        others = [*OTHER_NAMES.get(asked, ()), *(names[asked] for names in forms if asked in names)]
         names = [name for name in others if record.get(name) is not None]
         row |= {asked: record[names[0]]} if names else {}
     messages = conversation_of(row, None, with_answer=False)  # raises for what is missing or of another type

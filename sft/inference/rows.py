@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from prompts import PromptError
-from prompts.tasks import Row, Task
+from prompts.tasks import Row, Task, task_names
 from sft.data.records import BadRecord, read_records
 from sft.errors import DataError
 from sft.inference.questions import row_of_record
@@ -36,6 +36,8 @@ def read_rows(
             given = record.fields.get("id")
             name = str(given) if isinstance(given, str | int) else None
             named = {field: record.fields[column] for field, column in columns.items() if column in record.fields}
+            if record.fields.get("task") not in task_names():  # a column like others
+                named["task"] = None
             try:
                 row = row_of_record(record.fields | named, task)
             except PromptError as error:

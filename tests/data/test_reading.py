@@ -85,9 +85,10 @@ def test_class_numbers_of_another_scale_are_refused_even_where_bad_rows_are_left
 
 
 def test_a_number_under_an_unknown_task_is_not_taken_for_sentiment(tmp_path):
-    path = write(tmp_path, "a.jsonl", {"text": "a", "label": 1, "task": "toxicity"})
+    for task in ("toxicity", "ner"):
+        path = write(tmp_path, "a.jsonl", {"text": "a", "label": 1, "task": task})
 
-    assert refuse(path).startswith("a.jsonl:1: task 'toxicity' is unknown, so what label 1 means is, too")
+        assert refuse(path).startswith(f"a.jsonl:1: task {task!r} is unknown or has no text and label, so what label 1")
 
 
 def write_classes(path: Path, names: list[str]) -> Path:

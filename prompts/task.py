@@ -1,6 +1,7 @@
 """What a task is: how its rows become messages, and how an answer becomes a value again."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -143,13 +144,19 @@ class Task:
         return answer
 
     def allowed_labels(self, row: Row) -> tuple[str, ...]:
-        """The answers a row allows, to be scored: ("正面", "负面"); () where the answer is free text."""
-        return self.list_labels(row)
+        """The answers a row allows, each once, to be scored: ("正面", "负面"); () where the answer is free text."""
+        return tuple(dict.fromkeys(self.list_labels(row)))
 
     def class_of(self, answer: str, row: Row) -> str:
-        """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面"."""
+        """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面".
+
+        Raises PromptError where the task's read_answer does not read what its list_labels allows.
+        """
         parsed = self.parse_answer(answer, row)
-        assert isinstance(parsed, str), f"task {self.name} cannot read its own label {answer!r}"
+        if not isinstance(parsed, str):
+            raise PromptError(
+                f"{name_row(row)}: task {self.name} cannot read its own label {answer!r}; mend its read_answer"
+            )
         return parsed
 
     def classes_of(self, answers: Sequence[str], row: Row) -> tuple[str, ...]:
@@ -198,16 +205,80 @@ def text_of(row: Row, field: str) -> str:
     return value
 
 
-def read_label(text: str, labels: tuple[str, ...]) -> str | Unparseable:
-    """The label an answer consists of; blanks, quotes, a final stop and capitals do not matter: "正面。" -> "正面".
+def read_label(text: str, labels: Sequence[str]) -> str | Unparseable:
+    """The label an answer consists of, whatever is wrapped around it: `**“正面”**。` and `Answer: 正面` -> "正面".
 
-    A sentence that merely mentions a label is none: "不是正面" would otherwise count as 正面.
+    What may stand around a label: blanks, quotes, brackets, Markdown, a final stop or comma, and a heading such as
+    `答案：`. A label that itself has such marks is read with them first, so "C." and "C" are two labels. Full-width
+    forms and case do not matter where they leave one label possible: of "IT" and "it" each is read as written, and "It"
+    is neither. A sentence that merely mentions a label is none: "不是正面" would otherwise count as 正面.
     """
-    bare = text.strip().strip("\"'“”‘’「」`*").rstrip("。.!！").strip().casefold()
-    for label in labels:
-        if bare == label.casefold():
-            return label
-    return Unparseable("the answer is empty" if not bare else f"the answer is none of {', '.join(labels)}", text)
+    if text in labels:
+        return text
+    heading = HEADING.match(text)
+    candidates = [*_peel(text), *(_peel(text[heading.end() :]) if heading else ())]
+    for same in (_as_written, _in_one_width, _in_one_case, _without_wrapping):
+        names: dict[str, set[str]] = {}
+        for label in labels:
+            names.setdefault(same(label), set()).add(label)
+        for candidate in candidates:
+            found = names.get(same(candidate), set()) if candidate else set()
+            if len(found) == 1:
+                return next(iter(found))
+    empty = not _without_wrapping(text)
+    return Unparseable("the answer is empty" if empty else f"the answer is none of {', '.join(labels)}", text)
+
+
+OPENING = "\"'`´“”‘’„«‹「『《〈【〔［[（({*_~"
+CLOSING = "\"'`´“”‘’„»›」』》〉】〕］]）)}*_"
+STOPS = "。．.！!，,、；;：:…·~～"
+MARKER = re.compile(r"[-•·>#]+\s+(?=\D)")  # of a list, a quotation or a heading; "- 1" may be a number
+HEADING = re.compile(
+    rf"\s*[{re.escape(OPENING)}#\s]*(?:(?:the\s+)?(?:final\s+)?(?:answer|label|class|category|sentiment|topic|output)"
+    rf"|(?:最终)?(?:答案|回答|标签|类别|分类|情感倾向|情感|结果|输出))[{re.escape(CLOSING)}\s]*[:：]",
+    re.IGNORECASE,
+)
+MAX_PEELED = 24  # characters on each side; an answer with more of them around it is no label
+
+
+def _peel(text: str) -> list[str]:
+    """The text with ever more of what may be wrapped around it taken away: `"a".` -> `"a".`, `"a"`, `a".`, ..., `a`.
+
+    The least first, so that a label which ends in a stop keeps its own stop.
+    """
+    bare = text.strip()
+    if marker := MARKER.match(bare):
+        bare = bare[marker.end() :]
+    starts = _count_while(bare, OPENING)
+    ends = _count_while(bare[::-1], CLOSING + STOPS)
+    pairs = sorted(((i, j) for i in range(starts + 1) for j in range(ends + 1)), key=lambda pair: (sum(pair), pair))
+    return list(dict.fromkeys(bare[i : len(bare) - j].strip() for i, j in pairs if i + j <= len(bare)))
+
+
+def _count_while(text: str, characters: str) -> int:
+    """How many characters at the beginning are among these or blank, up to MAX_PEELED."""
+    others = (
+        number for number, character in enumerate(text) if character not in characters and not character.isspace()
+    )
+    return min(next(others, len(text)), MAX_PEELED)
+
+
+def _as_written(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _in_one_width(text: str) -> str:
+    return unicodedata.normalize("NFKC", _as_written(text))
+
+
+def _in_one_case(text: str) -> str:
+    return _in_one_width(text).casefold()
+
+
+def _without_wrapping(text: str) -> str:
+    """The innermost text, for a label whose own marks an answer leaves out: "Good!" of "good"."""
+    peeled = _peel(text)
+    return _in_one_case(peeled[-1]) if peeled else ""
 
 
 def ask(before: str, document: str, after: str = "") -> list[Message]:

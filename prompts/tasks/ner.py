@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from prompts.errors import PromptError
 from prompts.messages import Message
-from prompts.task import Entity, Parsed, Row, Task, Unparseable, text_of
+from prompts.task import Entity, Parsed, Row, Task, Unparseable, read_label, text_of
 
 NO_ENTITY = "没有找到任何实体"
 INSTRUCTION = "找出人名PER、地点LOC、地理实体GPE、组织ORG：\n"
@@ -20,7 +20,10 @@ def build_prompt(row: Row) -> list[Message]:
 
 
 def read_entities(row: Row) -> list[Entity]:
-    """The row's entities in the order of their mention. Raises PromptError where an entity is not what it should be."""
+    """The row's entities in the order of their mention, one listed twice once; a span may have several labels.
+
+    Raises PromptError where an entity is not what it should be.
+    """
     entities = row["entities"]
     if not isinstance(entities, list) or not all(isinstance(entity, Mapping) for entity in entities):
         raise PromptError("'entities' is no list of {start_idx, end_idx, entity_text, entity_label}; mend the row")
@@ -29,7 +32,8 @@ def read_entities(row: Row) -> list[Entity]:
         if not isinstance(start, int) or not isinstance(end, int) or text_of(row, "text")[start:end] != name:
             raise PromptError(f"entity {name!r} is not what stands at {start}:{end} of the text; mend the row")
     ordered = sorted(entities, key=lambda entity: (entity["start_idx"], entity["end_idx"]))
-    return [Entity(text_of(entity, "entity_text"), text_of(entity, "entity_label")) for entity in ordered]
+    distinct = dict.fromkeys((one["start_idx"], one["end_idx"], text_of(one, "entity_label")) for one in ordered)
+    return [Entity(text_of(row, "text")[start:end], label) for start, end, label in distinct]
 
 
 def write_answer(row: Row) -> str:
@@ -43,7 +47,7 @@ def read_answer(text: str, row: Row) -> Parsed | Unparseable:
     passed over; anything else between the objects makes the whole answer unparseable.
     """
     rest = text.strip()
-    if rest.rstrip("。.") == NO_ENTITY:
+    if read_label(rest, (NO_ENTITY,)) == NO_ENTITY:
         return []
     if not rest:
         return Unparseable("the answer is empty", text)

@@ -221,6 +221,7 @@ def _describe_calibration(found: TaskCalibration) -> Json:
         },
         "ece": found["ece"],
         "ece_interval": [found["ece_low"], found["ece_high"]],
+        "ece_floor": found["ece_floor"],
         "brier": found["brier"],
         "reliability_diagram": {
             "bin_confidences": [one["confidence"] for one in bins],

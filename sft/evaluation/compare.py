@@ -17,9 +17,8 @@ from sft.metrics.comparison import (
     PairedFigures,
     PairedMetric,
     Sums,
+    Values,
     compare_metrics,
-    fewer_errors,
-    micro_f1,
     ratio,
 )
 
@@ -102,16 +101,10 @@ def changes_of_rows(headlines: Sequence[Headline], num_rows: int) -> list[dict[s
     for headline in headlines:
         if headline.metric.name in LOSSES:
             continue
-        for place, gain in zip(headline.places, row_gains(headline.metric), strict=True):
+        for place, gain in zip(headline.places, headline.metric.row_gains(), strict=True):
             if gain:
                 changes[place][headline.metric.name] = "fixed" if gain > 0 else "broken"
     return changes
-
-
-def row_gains(metric: PairedMetric) -> Sums:
-    """By how much each row got better, (N,): above 0 fixed, below 0 broken; as compare_metrics counts them."""
-    score = metric.row_score or metric.combine
-    return (score(metric.tuned) - score(metric.base)) * (1 if metric.higher_is_better else -1)
 
 
 def _compare_slices(
@@ -132,9 +125,8 @@ def _compare_slices(
 
 
 def _summarise_slice(metric: PairedMetric, lines: list[int]) -> SliceFigures:
-    part = replace(metric, base=metric.base[lines], tuned=metric.tuned[lines])
-    base, tuned = (float(metric.combine(side.sum(0))) for side in (part.base, part.tuned))
-    gains = row_gains(part)
+    base, tuned = (float(ratio(side[lines].sum(0))) for side in (metric.base, metric.tuned))
+    gains = metric.row_gains()[lines]
     return {
         "base": base,
         "tuned": tuned,
@@ -157,13 +149,13 @@ def headline_metrics(
             headlines += [Headline(pair, places) for pair in pairs]
     with_entities = [place for place, outcome in enumerate(tuned.outcomes) if outcome.entities]
     if with_entities:
-        counts = (_entity_counts(base), _entity_counts(tuned))
-        pair = PairedMetric("ner f1", *counts, micro_f1, higher_is_better=True, row_score=fewer_errors)
+        sums, scores = zip(_entity_sums(base), _entity_sums(tuned), strict=True)
+        pair = PairedMetric("ner f1", *sums, higher_is_better=True, row_scores=scores)
         headlines.append(Headline(pair, with_entities))
     if tuned.rouge is not None and base.rouge is not None:
         with_rouge = [place for place, value in enumerate(tuned.rouge["rougeL"]) if value is not None]
-        scores = (_values(base.rouge["rougeL"]), _values(tuned.rouge["rougeL"]))
-        headlines.append(Headline(PairedMetric("rougeL", *scores, ratio, higher_is_better=True), with_rouge))
+        values = (_values(base.rouge["rougeL"]), _values(tuned.rouge["rougeL"]))
+        headlines.append(Headline(PairedMetric("rougeL", *values, higher_is_better=True), with_rouge))
     clusters = [cluster_of(row) for row in rows]  # the same text asked twice tells no more than asked once
     return [
         replace(headline, metric=replace(headline.metric, groups=[clusters[place] for place in headline.places]))
@@ -174,7 +166,7 @@ def headline_metrics(
 def _pair_labels(task: str, places: Sequence[int], base: Measured, tuned: Measured, way: str) -> PairedMetric:
     name = f"{task} accuracy" if way == "scored" else f"{task} accuracy (generated)"
     hits = [_hits([side.outcomes[place] for place in places], way) for side in (base, tuned)]
-    return PairedMetric(name, hits[0], hits[1], ratio, higher_is_better=True, is_right_or_wrong=True)
+    return PairedMetric(name, hits[0], hits[1], higher_is_better=True, is_right_or_wrong=True)
 
 
 def _pair_losses(base: Measured, tuned: Measured, num_bytes: Sequence[int] | None) -> PairedMetric:
@@ -184,7 +176,7 @@ def _pair_losses(base: Measured, tuned: Measured, num_bytes: Sequence[int] | Non
         nll = np.array(side.answers.nll, dtype=np.float64)
         scale, sizes = (1.0, side.answers.num_tokens) if num_bytes is None else (math.log(2), num_bytes)
         sides.append(np.stack([nll / scale, np.array(sizes, dtype=np.float64)], axis=1))
-    return PairedMetric(LOSSES[num_bytes is not None], sides[0], sides[1], ratio, higher_is_better=False)
+    return PairedMetric(LOSSES[num_bytes is not None], *sides, higher_is_better=False, is_bounded=False)
 
 
 def _hits(outcomes: Sequence[Outcome], way: str) -> Sums:
@@ -195,9 +187,12 @@ def _hits(outcomes: Sequence[Outcome], way: str) -> Sums:
     )
 
 
-def _entity_counts(side: Measured) -> Sums:
-    """(N, 3): found, predicted, gold."""
-    return np.array([outcome.entities.totals for outcome in side.outcomes if outcome.entities], dtype=np.float64)
+def _entity_sums(side: Measured) -> tuple[Sums, Values]:
+    """(N, 2): twice the found, and predicted plus gold, whose ratio is F1; (N,): what a reader would judge a row by."""
+    counts = [outcome.entities for outcome in side.outcomes if outcome.entities]
+    totals = np.array([count.totals for count in counts], dtype=np.float64)  # (N, 3): found, predicted, gold
+    sums = np.stack([2 * totals[:, 0], totals[:, 1] + totals[:, 2]], axis=1)
+    return sums, np.array([count.row_f1 for count in counts])
 
 
 def _values(values: Sequence[float | None]) -> Sums:

@@ -46,7 +46,7 @@ class RougeFigures(TypedDict):
 
 
 class TextGroup(TextFigures):
-    """BLEU, chrF and exact match over the rows of the tasks named, those ROUGE is taken over."""
+    """BLEU, chrF and exact match over the free-text rows, of the tasks named."""
 
     tasks: list[str]
 
@@ -54,13 +54,13 @@ class TextGroup(TextFigures):
 class GenerationGroup(GenerationFigures):
     """Generated answers; unparseable_rate is over the label and entity rows, which alone have a form to miss.
 
-    other: what --metric asked for, by its name.
+    text: where there are free-text rows. other: what --metric asked for, by its name.
     """
 
     unparseable_rate: float
     distinct_signature: str
     rouge: NotRequired[RougeFigures]
-    text: TextGroup
+    text: NotRequired[TextGroup]
     other: NotRequired[dict[str, OtherFigures]]
     by_task: dict[str, GenerationFigures]
 
@@ -200,16 +200,16 @@ def _summarise_answers(rows: Sequence[EvalRow], measured: Measured, chat: ChatFo
         **summarise(range(len(rows))),
         "unparseable_rate": sum(with_form) / len(with_form) if with_form else 0.0,
         "distinct_signature": DISTINCT_SIGNATURE,
-        "text": _summarise_text(rows, answers.texts),
         "by_task": {task: summarise(places) for task, places in places_by(rows, lambda row: row.task.name).items()},
     }
+    if text := text_places(rows):
+        group["text"] = _summarise_text(rows, answers.texts, text)
     if measured.rouge is not None:
         group["rouge"] = _summarise_rouge(rows, measured.rouge)
     return group
 
 
-def _summarise_text(rows: Sequence[EvalRow], texts: Sequence[str]) -> TextGroup:
-    places = text_places(rows)
+def _summarise_text(rows: Sequence[EvalRow], texts: Sequence[str], places: Sequence[int]) -> TextGroup:
     figures = summarise_text([rows[place].reference for place in places], [texts[place] for place in places])
     return {**figures, "tasks": sorted({rows[place].task.name for place in places})}
 

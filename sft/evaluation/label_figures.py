@@ -60,6 +60,7 @@ class TemperatureFigures(TypedDict):
     ece: float
     ece_low: float
     ece_high: float
+    ece_floor: float
     brier: float
     nll: float
     avg_confidence: float
@@ -124,6 +125,7 @@ def summarise_calibrations(
                 "ece": cooled["ece"],
                 "ece_low": cooled["ece_low"],
                 "ece_high": cooled["ece_high"],
+                "ece_floor": cooled["ece_floor"],
                 "brier": cooled["brier"],
                 "nll": cooled["nll"],
                 "avg_confidence": cooled["avg_confidence"],

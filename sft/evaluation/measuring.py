@@ -151,7 +151,7 @@ def _score_rouge(rows: Sequence[EvalRow], texts: Sequence[str]) -> dict[str, lis
     """ROUGE of the rows that text metrics are taken over."""
     from sft.hf_rouge import rouge_of_rows  # imports HF's evaluate: only where it is asked for
 
-    places = text_places(rows)
+    places = text_places(rows, asked=True)
     scores = rouge_of_rows([rows[place].reference for place in places], [texts[place] for place in places])
     rouge: dict[str, list[float | None]] = {name: [None] * len(rows) for name in scores}
     for name, values in scores.items():

@@ -56,7 +56,7 @@ class OtherMetric:
             given: list[object] = [_number_of(outcomes[place].generated, classes) for place in places]
             wanted: list[object] = [_number_of(outcomes[place].reference, classes) for place in places]
         else:
-            places = text_places(rows)
+            places = text_places(rows, asked=True)
             given = [texts[place] for place in places]
             wanted = [rows[place].reference for place in places]
         if not places:

@@ -88,12 +88,12 @@ def class_of(row: EvalRow, answer: str) -> str:
     return row.task.class_of(answer, row.row)
 
 
-def text_places(rows: Sequence[EvalRow]) -> list[int]:
-    """Row numbers that text metrics are taken over: the free-text rows, or all where there is none.
+def text_places(rows: Sequence[EvalRow], *, asked: bool = False) -> list[int]:
+    """Row numbers that text metrics are taken over: the free-text rows, for a label has no summary to overlap with.
 
-    A label has no summary to overlap with.
+    asked: where there is none, all rows, because the user named the metric.
     """
-    return [place for place, row in enumerate(rows) if row.task.kind == "text"] or list(range(len(rows)))
+    return [place for place, row in enumerate(rows) if row.task.kind == "text"] or list(range(len(rows) * asked))
 
 
 def cluster_of(row: EvalRow) -> str:

@@ -2,6 +2,10 @@
 
 Confidence is the highest probability of a row, in fp32: that of the answer given, whichever class it is. (P(positive)
 is none: it calls every sure negative unsure.) Bins hold equally many rows, so that none is an accident of three rows.
+
+The expected calibration error (ECE) of a sample is never 0: it sums absolute distances, and chance alone keeps every
+bin's accuracy away from its confidence. So the figure has its noise floor beside it, what a perfectly calibrated model
+would show on as many rows, and an interval that takes the floor into account.
 """
 
 from collections.abc import Sequence
@@ -10,14 +14,16 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
-from sft.metrics.resampling import CONFIDENCE
+from sft.metrics.resampling import CHUNK_ELEMENTS, CONFIDENCE
 
 NUM_BINS = 15  # at most, and at least MIN_PER_BIN rows in each
 MIN_PER_BIN = 10
 LOW, HIGH = 0.6, 0.9  # thresholds of what is called unsure and sure
 NUM_SHOWN = 20  # rows listed of those unsure, and of those surely wrong
 NUM_RESAMPLES = 1_000
+PRECISION = 5e-4  # to which the upper end of an ECE is searched
 
 Values = NDArray[np.float64]
 
@@ -88,7 +94,9 @@ class RowList(TypedDict):
 class CalibrationFigures(TypedDict):
     """Calibration of N rows.
 
-    ece: mean distance of confidence and accuracy over bins of equally many rows, low..high its bootstrap interval.
+    ece: mean distance of confidence and accuracy over bins of equally many rows, low..high an interval of the true one.
+    ece_floor: the mean ECE of a perfectly calibrated model with these confidences; ece_p_value: how often it would show
+    this ECE or more.
     brier: mean squared distance of the probabilities from the right answer, 0 to 2 (two classes: twice the binary one).
     nll: mean negative log-probability of the right label among the allowed ones, nats. low_confidence is below LOW,
     high_confidence_errors are wrong above HIGH. histogram covers .5 to 1.0, below_half counts what lies under it, and
@@ -104,6 +112,8 @@ class CalibrationFigures(TypedDict):
     ece: float
     ece_low: float
     ece_high: float
+    ece_floor: float
+    ece_p_value: float
     num_bins: int
     brier: float
     nll: float
@@ -122,7 +132,9 @@ def summarise_calibration(rows: Sequence[Judged], *, seed: int = 0) -> Calibrati
     confidence = np.array([row.confidence for row in rows])
     right = np.array([row.is_right for row in rows])
     num_bins = choose_num_bins(len(rows))
-    low, high = _interval_of_ece(confidence, right, num_bins, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    low, high = interval_of_ece(confidence, right, num_bins, rng)
+    floor, p_value = measure_floor(confidence, right, num_bins, rng)
     unsure = sorted((row for row in rows if row.confidence < LOW), key=lambda row: row.confidence)
     surely_wrong = sorted(
         (row for row in rows if row.confidence > HIGH and not row.is_right), key=lambda row: -row.confidence
@@ -137,6 +149,8 @@ def summarise_calibration(rows: Sequence[Judged], *, seed: int = 0) -> Calibrati
         "ece": measure_ece(confidence, right, num_bins),
         "ece_low": low,
         "ece_high": high,
+        "ece_floor": floor,
+        "ece_p_value": p_value,
         "num_bins": num_bins,
         "brier": sum(_brier_of(row) for row in rows) / len(rows),
         "nll": sum(nll_of(row.probabilities, row.right) for row in rows) / len(rows),
@@ -205,24 +219,59 @@ def _ece_of_sorted(gaps: Values, starts: NDArray[np.int64]) -> Values:
     return totals
 
 
-def _interval_of_ece(
+def measure_floor(
     confidence: Values, right: NDArray[np.bool_], num_bins: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Basic bootstrap interval over rows, from 0 up.
-
-    ECE of few rows is too high even for a calibrated model, and a resample adds as much again: the plain percentiles
-    would often lie above the figure itself. The basic interval (2 ece - quantile) turns that around.
+    """ECE that a perfectly calibrated model of these confidences shows on average, and how often it shows at least what
+    was found: (0.087, 0.42) of 240 rows between .5 and 1, in whose ECE there is nothing but chance.
     """
-    num_rows, starts = len(confidence), _bin_starts(len(confidence), num_bins)
+    ordered, starts = np.sort(confidence), _bin_starts(len(confidence), num_bins)
     found = measure_ece(confidence, right, num_bins)
-    resampled = []
-    for _ in range(NUM_RESAMPLES):
-        drawn = np.sort(rng.integers(0, num_rows, num_rows))
-        order = drawn[np.argsort(confidence[drawn], kind="stable")]
-        resampled.append(float(_ece_of_sorted((confidence - right)[order][None, :], starts)[0]))
+    size = max(1, CHUNK_ELEMENTS // len(ordered))
+    drawn = np.concatenate(
+        [
+            _ece_of_sorted(ordered - (rng.random((min(size, NUM_RESAMPLES - done), len(ordered))) < ordered), starts)
+            for done in range(0, NUM_RESAMPLES, size)
+        ]
+    )
+    return float(drawn.mean()), (1 + int((drawn >= found - 1e-12).sum())) / (1 + NUM_RESAMPLES)
+
+
+def interval_of_ece(
+    confidence: Values, right: NDArray[np.bool_], num_bins: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Interval of the true ECE by inverting two tests; it is wide where the bins hold few rows, and reaches 0 where
+    chance alone could have made the figure.
+
+    Bin by bin the found distance is the true one plus noise, a binomial share less its mean. Low: by the triangle
+    inequality the found ECE is at most the true one plus the sum of the absolute noise. High: the largest true ECE
+    that would show as little as was found in one of 40 samples, spread evenly over the bins, where noise adds least.
+    Both ends move out by what rows of other confidences could change, the high one by a row besides.
+    """
+    bins = measure_reliability(confidence, right, num_bins)
+    sizes = np.array([one["num_rows"] for one in bins])
+    accuracy = np.array([one["accuracy"] for one in bins])
+    share = sizes / sizes.sum()
+    found = float(share @ np.abs(accuracy - [one["confidence"] for one in bins]))
+    distances = np.abs(np.sort(confidence) - np.repeat(accuracy, sizes))  # (N,) of each row to its bin's accuracy
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return max(0.0, float(2 * found - high)), max(0.0, float(2 * found - low))
+    direction = 1.0 if right.mean() >= confidence.mean() else -1.0
+    rate = (accuracy * sizes + 1) / (sizes + 2)  # ten right rows of ten are no proof of 1.0 (Laplace)
+    noise = rng.binomial(sizes, rate, (NUM_RESAMPLES, len(bins))) / sizes - rate  # (R, B)
+    low = found - float(np.quantile(np.abs(noise) @ share, 1 - tail))
+    high = _largest_showing(found, direction, noise, share, tail)
+    reach = float(norm.ppf(1 - tail)) * float(distances.std()) / len(distances) ** 0.5
+    return max(0.0, low - reach), min(1.0, high + reach + 1 / len(distances))
+
+
+def _largest_showing(found: float, direction: float, noise: Values, share: Values, tail: float) -> float:
+    """The largest true ECE, the same in all bins, that shows at most `found` in this share of samples; noise (R, B)."""
+    lower, upper = found, 1.0
+    while upper - lower > PRECISION:
+        middle = (lower + upper) / 2
+        shown = float(np.quantile(np.abs(direction * middle + noise) @ share, tail))
+        lower, upper = (middle, upper) if shown <= found else (lower, middle)
+    return upper
 
 
 def _count_histogram(confidence: Values, right: NDArray[np.bool_], edges: Values) -> Histogram:

@@ -25,22 +25,24 @@ ALL_TYPES = ""  # no type is called that: an answer that names none is unparseab
 
 
 def place_mentions(text: str, mentions: Sequence[Mention], gold: Sequence[Span]) -> list[Span]:
-    """Spans of the mentions, one each, in their order; no two have the same place.
+    """Spans of the mentions, one each, in their order. Two have the same place only where gold gives it both labels.
 
-    In this order: the first free gold span of the same text and type; the first free gold span of the same text; the
-    first free occurrence behind the mention before; the first free occurrence at all; nowhere.
+    In this order: the first free gold span of the same text and type; the first free place that gold gives another type
+    of the same text; the first free occurrence behind the mention before; the first free occurrence at all; nowhere.
 
     place_mentions("北京人爱北京", [("北京", "GPE")], [Span(4, 6, "GPE")]) -> [Span(4, 6, "GPE")]
     """
     placed: dict[int, Span] = {}
-    taken: set[tuple[int, int]] = set()
-    for same_label in (True, False):
-        for index, (name, label) in enumerate(mentions):
-            for span in gold:
-                matches = text[span.start : span.end] == name and (span.label == label or not same_label)
-                if index not in placed and matches and (span.start, span.end) not in taken:
-                    placed[index] = Span(span.start, span.end, label)
-                    taken.add((span.start, span.end))
+    for index, (name, label) in enumerate(mentions):
+        same = (span for span in gold if span.label == label and text[span.start : span.end] == name)
+        if span := next((span for span in same if span not in placed.values()), None):
+            placed[index] = span
+    taken = {(span.start, span.end) for span in placed.values()}
+    for index, (name, label) in enumerate(mentions):
+        places = ((span.start, span.end) for span in gold if text[span.start : span.end] == name)
+        if index not in placed and (place := next((place for place in places if place not in taken), None)):
+            placed[index] = Span(*place, label)
+            taken.add(place)
     cursor = 0
     for index, (name, label) in enumerate(mentions):
         if index not in placed:
@@ -75,6 +77,17 @@ class EntityCounts:
     def totals(self) -> tuple[int, int, int]:
         """(found, predicted, gold) over all types: what a resampled micro-F1 is recomputed from."""
         return self.found.total(), self.predicted.total(), self.gold.total()
+
+    @property
+    def row_f1(self) -> float:
+        """What a reader would judge the row by: its own F1, 1.0 where there is nothing to find and nothing is named.
+
+        An answer that cannot be read is the worst there is, 0.0 whatever there was to find.
+        """
+        found, predicted, gold = self.totals
+        if self.unparseable:
+            return 0.0
+        return 2 * found / (predicted + gold) if predicted or gold else 1.0
 
 
 def count_entities(gold: Sequence[Span], predicted: Sequence[Span] | None) -> EntityCounts:

@@ -24,10 +24,12 @@ GENERATION_FIGURES = {
 TEXT_FIGURES = {"bleu": "BLEU (0-100)", "chrf": "chrF (0-100)", "exact_match": "exact match"}
 CALIBRATION_FIGURES = {
     "ece": "ECE",
+    "ece_floor": "ECE, floor of chance",
     "brier": "Brier",
     "avg_confidence": "mean confidence",
     "share_above_high": "confidence above 0.9",
 }
+FINDING_WORDS = {"too_few": "too few rows"}
 WAYS = {"head": "classification head", "label_scoring": "label scoring"}
 WAYS_ZH = {"head": "分类头", "label_scoring": "标签打分"}
 Table = tuple[list[str], list[list[object]]]
@@ -73,7 +75,7 @@ def answers_table(metrics: Metrics) -> Table:
     for rouge_type in ("rouge1", "rouge2", "rougeL"):
         if "rouge" in metrics["generation"]:
             rows.append([rouge_type, *(side["generation"]["rouge"][rouge_type] for side in columns)])
-    for key, name in TEXT_FIGURES.items():
+    for key, name in TEXT_FIGURES.items() if "text" in metrics["generation"] else ():
         rows.append([name, *(side["generation"]["text"][key] for side in columns)])  # type: ignore[literal-required]
     for metric, found in metrics["generation"].get("other", {}).items():
         for name in found["figures"]:
@@ -92,7 +94,8 @@ def signatures(metrics: Metrics) -> dict[str, str]:
     generation = metrics["generation"]
     found = {"ROUGE": generation["rouge"]["signature"]} if "rouge" in generation else {}
     names = {"bleu": "BLEU", "chrf": "chrF", "exact_match": "exact match"}
-    found |= {name: generation["text"]["signatures"][key] for key, name in names.items()}
+    if "text" in generation:
+        found |= {name: generation["text"]["signatures"][key] for key, name in names.items()}
     found["distinct"] = generation["distinct_signature"]
     return found | {name: other["signature"] for name, other in generation.get("other", {}).items()}
 
@@ -117,7 +120,11 @@ def calibration_table(metrics: Metrics) -> Table:
     rows: list[list[object]] = []
     for task in metrics["calibration"]["by_task"] if "calibration" in metrics else ():
         found = [side["calibration"]["by_task"][task] for side in columns]
-        rows += [[f"{task} {name}", *(one[key] for one in found)] for key, name in CALIBRATION_FIGURES.items()]  # type: ignore[literal-required]
+        for key, name in CALIBRATION_FIGURES.items():
+            rows.append([f"{task} {name}", *(one[key] for one in found)])  # type: ignore[literal-required]
+            if key == "ece":
+                spans = [f"[{one['ece_low']:.4f}, {one['ece_high']:.4f}]" for one in found]
+                rows.append([f"{task} ECE, 95 % interval", *spans])
         if "temperature" in found[-1]:
             cooled = [one.get("temperature") for one in found]
             rows.append([f"{task} ECE, temperature", *(one and one["ece"] for one in cooled)])
@@ -224,10 +231,10 @@ def _paired_row(name: str, figure: PairedFigures) -> list[object]:
         figure["base"],
         figure["tuned"],
         f"{figure['difference']:+.4f}",
-        f"[{figure['low']:+.4f}, {figure['high']:+.4f}]",
+        None if figure["low"] is None else f"[{figure['low']:+.4f}, {figure['high']:+.4f}]",
         figure["rows_fixed"],
         figure["rows_broken"],
-        figure["finding"],
+        FINDING_WORDS.get(figure["finding"], figure["finding"]),
         figure["smallest_detectable"],
     ]
 

@@ -11,7 +11,7 @@ from sft.report.examples import changed_rows, shorten
 from sft.report.figures import Table, answers_table, chosen_sentence, headline_table, leak_sentence
 from sft.report.words import Language, say
 
-MARKS = {"helped": "🟢", "hurt": "🔴", "mixed": "🟡", "loss_only": "🟡", "unclear": "⚪"}
+MARKS = {"helped": "🟢", "hurt": "🔴", "mixed": "🟡", "loss_only": "🟡", "unclear": "⚪", "too_few": "⚪"}
 NUM_BROKEN = 5
 MAX_CHARACTERS = 120
 SPECIAL = "\\`*_{}[]()#+-.!|~@:"  # what Markdown, a table or a mention would read; as entities they are text

@@ -113,10 +113,10 @@ def _chosen(metrics: Metrics) -> Markup:
 
 def _explanation() -> Markup:
     words = english_and_chinese(
-        "Intervals: paired bootstrap, 95 %. Findings: McNemar or permutation test, Holm-adjusted over the table. Fixed "
-        "and broken count the rows that the tuned model answers better and worse.",
-        "区间：配对自助法，95%。结论：McNemar 检验或置换检验，并对全表作 Holm 校正。"
-        "改对和改错是微调后答得更好和更差的行数。",
+        "Intervals: 95 %. Findings: McNemar or permutation test, Holm-adjusted over the table, and an interval without "
+        "0; none on fewer than 30 different rows. Fixed and broken count the rows whose answer is better and worse.",
+        "区间：95%。结论：McNemar 检验或置换检验，对全表作 Holm 校正，且区间不含 0；互不相同的行少于 30 时不下结论。"
+        "变好和变差是单行答案变得更好和更差的行数。",
     )
     return element("p", words, attributes="class=note")
 

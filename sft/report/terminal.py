@@ -26,9 +26,10 @@ def render_table(metrics: Metrics) -> str:
     parts += [_table(content) for content in (calibration_table(metrics), answers_table(metrics)) if content[1]]
     parts += [_table(content) for content in (robustness_table(metrics), hard_case_table(metrics)) if content[1]]
     if "generation" in metrics:
-        text = metrics["generation"]["text"]
         told = [make_visible(f"{name} {signature}") for name, signature in signatures(metrics).items()]
-        parts.append("\n".join([f"text metrics over {text['num_rows']:,} rows ({', '.join(text['tasks'])})", *told]))
+        if text := metrics["generation"].get("text"):
+            told.insert(0, f"text metrics over {text['num_rows']:,} rows ({', '.join(text['tasks'])})")
+        parts.append("\n".join(told))
     parts.append(leak_sentence(metrics)[0])
     if clean := metrics.get("without_overlaps"):
         parts.append(f"Without them, {clean['num_rows']:,} rows:\n{_headline(metrics, clean)}")
@@ -46,7 +47,9 @@ def _headline(metrics: Metrics, part: CleanFigures | None = None) -> str:
     unclear = [f"{row[0]} {show_figure(row[-1])}" for row in rows if "unclear" in row and row[-1] is not None]
     if not unclear:
         return shown
-    return f"{shown}\nunclear: a difference shows in four of five such samples from this size on: {', '.join(unclear)}"
+    return (
+        f"{shown}\nunclear: only a difference of about this much would be detected (80 % power): {', '.join(unclear)}"
+    )
 
 
 def _table(content: tuple[list[str], list[list[object]]]) -> str:

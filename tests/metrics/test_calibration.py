@@ -1,13 +1,16 @@
 import numpy as np
 import pytest
 from scipy.special import log_softmax
+from scipy.stats import binom, kstest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from sft.metrics.calibration import (
     Judged,
     choose_num_bins,
+    interval_of_ece,
     measure_ece,
+    measure_floor,
     measure_reliability,
     nll_of,
     summarise_calibration,
@@ -109,7 +112,55 @@ def test_bins_hold_equally_many_rows_and_at_least_ten():
     assert (choose_num_bins(3), choose_num_bins(1_000)) == (1, 15)
 
 
-def test_the_interval_of_a_calibrated_model_reaches_zero_and_that_of_an_overconfident_one_does_not():
+def _sigmoid(values):
+    return 1 / (1 + np.exp(-values))
+
+
+# How right a model is at a confidence, and how sure it is: uniform from .5 to 1, or nearly always above .9.
+RATES = {
+    "calibrated": lambda c: c,
+    "too sure by .1": lambda c: np.clip(c - 0.1, 0, 1),
+    "temperature 2": lambda c: _sigmoid(np.log(c / (1 - c)) / 2),
+    "not sure enough": lambda c: _sigmoid(np.log(c / (1 - c)) * 2),
+}
+CONFIDENCES = {
+    "uniform": lambda rng, n: rng.uniform(0.5, 0.999, n),
+    "sure": lambda rng, n: 0.5 + 0.499 * rng.beta(5, 0.5, n),
+}
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("confidences", CONFIDENCES)
+def test_the_interval_of_the_ece_holds_the_true_one_at_least_93_times_in_100(rate, confidences):
+    many = CONFIDENCES[confidences](np.random.default_rng(1), 400_000)
+    true = float(np.abs(many - RATES[rate](many)).mean())
+    rng = np.random.default_rng(2)
+    for num_rows in (50, 240):
+        held, num_trials = 0, 60
+        for _ in range(num_trials):
+            confidence = CONFIDENCES[confidences](rng, num_rows)
+            right = rng.random(num_rows) < RATES[rate](confidence)
+            low, high = interval_of_ece(confidence, right, choose_num_bins(num_rows), rng)
+            held += low <= true <= high
+        assert held >= binom.ppf(0.005, num_trials, 0.93)
+
+
+def test_the_floor_is_what_calibrated_models_show_and_their_p_values_are_spread_evenly():
+    rng = np.random.default_rng(12)
+    confidence = rng.uniform(0.5, 1, 240)
+    shown, floors, p_values = [], [], []
+    for _ in range(60):
+        right = rng.random(240) < confidence
+        shown.append(measure_ece(confidence, right, 15))
+        floor, p_value = measure_floor(confidence, right, 15, rng)
+        floors.append(floor)
+        p_values.append(p_value)
+    assert np.mean(floors) == pytest.approx(np.mean(shown), abs=0.005)
+    assert 0.07 < np.mean(floors) < 0.09  # of 240 rows in 15 bins, not .03
+    assert kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_a_model_that_is_too_sure_is_told_from_a_calibrated_one():
     rng = np.random.default_rng(12)
     honest, boastful = [], []
     for number in range(600):
@@ -118,9 +169,20 @@ def test_the_interval_of_a_calibrated_model_reaches_zero_and_that_of_an_overconf
         honest.append(_row(str(number), chance, right))
         boastful.append(_row(str(number), min(0.999, chance + 0.2), right))
     calm, bold = summarise_calibration(honest), summarise_calibration(boastful)
-    assert calm["ece_low"] <= 0.01 < calm["ece_high"] < 0.08
+    assert (calm["ece_low"], calm["ece_p_value"] > 0.05) == (0.0, True)
+    assert bold["ece_p_value"] < 0.002
     assert 0.08 < bold["ece_low"] < bold["ece"] < bold["ece_high"] < 0.25
+    assert bold["ece_floor"] < bold["ece"]
     assert summarise_calibration(honest, seed=0) == calm
+
+
+def test_rows_are_listed_from_the_least_sure_and_errors_from_the_surest():
+    unsure = [_row("less", 0.55, 1), _row("least", 0.51, 1), _row("not", 0.61, 1), _row("little", 0.58, 0)]
+    wrong = [_row("sure", 0.93, 0), _row("surest", 0.99, 0), _row("below", 0.89, 0), _row("right", 0.99, 1)]
+    figures = summarise_calibration([*unsure, *wrong])
+    assert [row["id"] for row in figures["low_confidence"]["rows"]] == ["least", "less", "little"]
+    assert [row["id"] for row in figures["high_confidence_errors"]["rows"]] == ["surest", "sure"]
+    assert figures["low_confidence"]["accuracy"] == pytest.approx(2 / 3)
 
 
 def test_the_temperature_is_found_again_on_200_generated_cases():

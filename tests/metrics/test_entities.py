@@ -1,8 +1,11 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nervaluate import Evaluator
 
+from prompts.tasks import get_task
 from sft.metrics.entities import Span, count_entities, place_mentions, summarise_entities
 
 TYPES = ("GPE", "ORG", "PER", "LOC")
@@ -17,6 +20,71 @@ def test_a_mention_inside_a_longer_name_is_not_mistaken_for_it():
     text = "北京大学的他去了北京"
     gold = [Span(0, 4, "ORG"), Span(8, 10, "GPE")]
     assert place_mentions(text, [("北京", "GPE"), ("北京大学", "ORG")], gold) == [gold[1], gold[0]]
+
+
+def test_a_mention_takes_the_gold_place_of_its_own_type_though_another_stands_before_it():
+    text, gold = "北京队在北京赢了", [Span(0, 2, "ORG"), Span(4, 6, "GPE")]
+    placed = place_mentions(text, [("北京", "GPE"), ("北京", "ORG")], gold)
+    assert placed == [Span(4, 6, "GPE"), Span(0, 2, "ORG")]
+    assert count_entities(gold, placed).totals == (2, 2, 2)
+
+
+def test_a_span_with_two_labels_takes_two_mentions_and_no_third():
+    gold = [Span(0, 2, "GPE"), Span(0, 2, "ORG")]
+    placed = place_mentions("北京赢了", [("北京", "ORG"), ("北京", "GPE"), ("北京", "PER")], gold)
+    assert placed == [Span(0, 2, "ORG"), Span(0, 2, "GPE"), Span(-1, -1, "PER")]
+    assert place_mentions("北京赢了", [("北京", "PER"), ("北京", "LOC")], gold) == [
+        Span(0, 2, "PER"),
+        Span(-1, -1, "LOC"),
+    ]
+
+
+@given(st.data())
+def test_the_reference_scored_against_itself_is_always_1(data):
+    text = data.draw(st.text("甲乙丙", min_size=1, max_size=12))
+    place = st.integers(0, len(text) - 1).flatmap(
+        lambda start: st.tuples(st.just(start), st.integers(start + 1, len(text)))
+    )
+    spans = data.draw(st.lists(st.tuples(place, st.sampled_from(TYPES)), max_size=8))  # nested, doubled, of two labels
+    listed = [
+        {"start_idx": start, "end_idx": end, "entity_text": text[start:end], "entity_label": label}
+        for (start, end), label in spans
+    ]
+    row = {"task": "ner", "text": text, "entities": listed}
+    task, gold = get_task("ner"), [Span(start, end, label) for (start, end), label in spans]
+    answer = task.parse_answer(task.answer_of(row), row)
+    counts = count_entities(gold, place_mentions(text, answer, gold))
+    assert counts.row_f1 == 1.0
+    assert (counts.nowhere, counts.totals) == (0, (len(set(gold)),) * 3)
+    if gold:
+        figures = summarise_entities([counts])
+        assert (figures["f1"], figures["partial"]["f1"]) == (1.0, 1.0)
+        assert {one["f1"] for one in figures["by_type"].values()} == {1.0}
+        assert {one["f1"] for one in figures["partial"]["by_type"].values()} == {1.0}
+
+
+def test_a_row_is_judged_by_its_own_f1_and_an_unreadable_answer_is_the_worst():
+    gold = [Span(0, 2, "GPE")]
+    judged = {
+        "right": count_entities(gold, gold),
+        "half": count_entities(gold, [*gold, Span(3, 5, "PER")]),
+        "wrong": count_entities(gold, [Span(3, 5, "PER")]),
+        "silent": count_entities(gold, []),
+        "unreadable": count_entities(gold, None),
+        "nothing to find": count_entities([], []),
+        "made up": count_entities([], [Span(-1, -1, "PER")]),
+        "nothing to find, unreadable": count_entities([], None),
+    }
+    assert {name: counts.row_f1 for name, counts in judged.items()} == {
+        "right": 1.0,
+        "half": pytest.approx(2 / 3),
+        "wrong": 0.0,
+        "silent": 0.0,
+        "unreadable": 0.0,
+        "nothing to find": 1.0,
+        "made up": 0.0,
+        "nothing to find, unreadable": 0.0,
+    }
 
 
 def test_repeated_mentions_take_one_place_each_and_those_beyond_the_text_have_none():

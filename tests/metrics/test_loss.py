@@ -35,3 +35,9 @@ def test_rows_without_a_supervised_token_have_no_loss():
 def test_lists_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="one nll, token and byte count per row: 2, 1, 1"):
         summarise_loss([1.0, 2.0], [1], [1])
+    with pytest.raises(ValueError, match="one nll, token and byte count per row: 2, 2, 1"):
+        summarise_loss([1.0, 2.0], [1, 1], [1])
+    with pytest.raises(ValueError, match="one nll, token and byte count per row: 2, 1, 2"):
+        summarise_loss([1.0, 2.0], [1], [1, 1])
+    with pytest.raises(ValueError, match="one nll, token and byte count per row: 2, 1$"):
+        summarise_loss([1.0, 2.0], [1], None)

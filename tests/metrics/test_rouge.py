@@ -45,6 +45,13 @@ def test_chinese_equals_rouge_score_over_the_same_text_with_a_latin_word_for_eac
         )
 
 
+def test_lists_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        score_rouge(["你好", "你"], ["你好"])
+    with pytest.raises(ValueError, match="longer"):
+        score_rouge(["你好"], ["你好", "你"])
+
+
 def test_an_empty_answer_scores_zero():
     assert score_rouge(["你好"], [""]) == {"rouge1": [0.0], "rouge2": [0.0], "rougeL": [0.0]}
 

@@ -229,7 +229,7 @@ def read_label(text: str, labels: Sequence[str]) -> str | Unparseable:
     return Unparseable("the answer is empty" if empty else f"the answer is none of {', '.join(labels)}", text)
 
 
-OPENING = "\"'`´“”‘’„«‹「『《〈【〔［[（({*_~"
+OPENING = "\"'`´“”‘’„«‹「『《〈【〔［[（({*_"
 CLOSING = "\"'`´“”‘’„»›」』》〉】〕］]）)}*_"
 STOPS = "。．.！!，,、；;：:…·~～"
 MARKER = re.compile(r"[-•·>#]+\s+(?=\D)")  # of a list, a quotation or a heading; "- 1" may be a number

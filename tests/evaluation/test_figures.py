@@ -1,6 +1,7 @@
 """Figures from given answers: no model is asked, so each number can be worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -120,13 +121,54 @@ def test_the_comparison_holds_every_headline_figure_of_base_and_tuned(rows, wron
         ("news accuracy (generated)", 0.0, 1.0, 1),
         ("ner f1", 0.0, 1.0, 2),
     ]
-    assert (comparison["outcome"], comparison["metrics"]["eval_loss"]["finding"]) == ("loss_only", "better")
-    assert comparison["metrics"]["sentiment accuracy"]["finding"] == "unclear"  # three rows cannot show it
-    assert comparison["verdict"].startswith("The reference answers became likelier (eval_loss ")
-    assert comparison["verdict"].endswith("(10 rows). Fewer than 30 rows: a first sign, no proof.")
+    assert comparison["outcome"] == "too_few"
+    assert {found["finding"] for found in comparison["metrics"].values()} == {"too_few"}
+    assert comparison["verdict"].startswith("Too few rows to tell base and tuned apart: eval_loss ")
+    assert "sentiment accuracy 0.000 -> 1.000 (3 rows)" in comparison["verdict"]
     assert comparison["slices"]["source"]["press"]["ner f1"] == {
-        "base": 0.0, "tuned": 1.0, "difference": 1.0, "num_rows": 2, "rows_fixed": 1, "rows_broken": 0,
+        "base": 0.0, "tuned": 1.0, "difference": 1.0, "num_rows": 2, "rows_fixed": 2, "rows_broken": 0,
     }  # fmt: skip
     assert comparison["slices"]["task"]["sentiment"]["sentiment accuracy"]["num_rows"] == 3
     assert "ner f1" not in comparison["slices"]["source"]["qa"]
-    assert compare_models(rows, right, wrong, seed=0)["outcome"] == "hurt"
+
+
+def _many(rows, chat, texts: dict[str, str], *, labels_right: bool, nll: float):
+    """Every row forty times, each time about another text."""
+    many = [
+        replace(row, row={**row.row, "id": f"{row.row['id']}-{copy}", "text": f"{row.row.get('text', '')}{copy}"})
+        for copy in range(40)
+        for row in rows
+    ]
+    given = {row.row["id"]: texts[row.row["id"].split("-")[0]] for row in many}
+    return many, _measure(many, chat, given, labels_right=labels_right, nll=nll)
+
+
+def test_of_forty_rows_each_what_got_worse_is_told(rows, loaded):
+    some = [row for row in rows if row.task.name in ("sentiment", "ner")]
+    many, right = _many(some, loaded.chat, RIGHT, labels_right=True, nll=2.0)
+    _, wrong = _many(some, loaded.chat, WRONG, labels_right=False, nll=4.0)
+    comparison = compare_models(many, right, wrong, seed=0)
+    assert comparison["outcome"] == "hurt"
+    assert {name: found["finding"] for name, found in comparison["metrics"].items()} == {
+        "eval_loss": "worse",
+        "sentiment accuracy": "worse",
+        "sentiment accuracy (generated)": "worse",
+        "ner f1": "worse",
+    }
+
+
+def test_rubbish_that_becomes_a_wrong_answer_is_not_broken(rows, loaded):
+    only = [row for row in rows if row.task.name == "ner"]
+    made_up = '{"entity_text": "上海", "entity_label": "GPE"}'
+    texts = [{"n1": "blah", "n2": "blah"}, {"n1": made_up, "n2": "没有找到任何实体"}]
+    base, tuned = (_measure(only, loaded.chat, given, labels_right=True, nll=1.0) for given in texts)
+    figure = compare_models(only, base, tuned, seed=0)["metrics"]["ner f1"]
+    assert (figure["rows_fixed"], figure["rows_broken"]) == (1, 0)  # n2: nothing to find, and now it says so
+    assert (figure["base"], figure["tuned"]) == (0.0, 0.0)
+
+
+def test_bleu_is_taken_over_free_text_alone_and_not_at_all_where_there_is_none(rows, right, loaded):
+    assert summarise_model(rows, right, loaded.chat)["generation"]["text"]["tasks"] == ["chat", "instruct"]
+    labels = [row for row in rows if row.labels]
+    measured = _measure(labels, loaded.chat, RIGHT, labels_right=True, nll=2.0)
+    assert "text" not in summarise_model(labels, measured, loaded.chat)["generation"]

@@ -3,11 +3,13 @@ import pytest
 from sft.evaluation.verdict import judge
 
 
-def _figure(finding: str, base: float, tuned: float) -> dict:
-    return {"finding": finding, "base": base, "tuned": tuned}
+def _figure(finding: str, base: float, tuned: float, num_rows: int = 1200, num_groups: int | None = None) -> dict:
+    groups = num_rows if num_groups is None else num_groups
+    return {"finding": finding, "base": base, "tuned": tuned, "num_rows": num_rows, "num_groups": groups}
 
 
 BETTER, WORSE, UNCLEAR = _figure("better", 0.5, 0.9), _figure("worse", 1.0, 1.25), _figure("unclear", 0.25, 0.25)
+FEW, SAME_TEXTS = _figure("too_few", 0.313, 1.0, 16), _figure("too_few", 0.0, 0.5, 40, 12)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +67,58 @@ def test_the_verdict_says_in_words_what_the_findings_come_to(metrics, outcome, e
     assert judge(metrics, 1200) == (outcome, {"en": english, "zh": chinese})
 
 
-def test_a_verdict_on_few_rows_says_how_little_it_rests_on():
-    outcome, verdict = judge({"accuracy": BETTER}, 9)
-    assert outcome == "helped"
-    assert verdict["en"].endswith("nothing got worse (9 rows). Fewer than 30 rows: a first sign, no proof.")
-    assert verdict["zh"].endswith("（9 行）。不足 30 行：只能算初步迹象，不能算证明。")
-    assert "first sign" not in judge({"accuracy": BETTER}, 30)[1]["en"]
+@pytest.mark.parametrize(
+    ("metrics", "outcome", "english", "chinese"),
+    [
+        (
+            {"accuracy": FEW, "ner f1": SAME_TEXTS},
+            "too_few",
+            "Too few rows to tell base and tuned apart: accuracy 0.313 -> 1.000 (16 rows), ner f1 0.000 -> 0.500 (40 "
+            "rows, 12 of them distinct). Use 30 or more of each task.",
+            "行数太少，无法判断微调前后的差别：准确率 0.313 -> 1.000 (16 行)，ner f1 0.000 -> 0.500 (40 行，12 行互不"
+            "相同)。每个任务请至少用 30 行。",
+        ),
+        (
+            {"eval_loss": BETTER, "accuracy": FEW},
+            "loss_only",
+            "The reference answers became likelier (eval_loss 0.500 -> 0.900); too few rows to tell: accuracy 0.313 -> "
+            "1.000 (16 rows) (1,200 rows).",
+            "参考答案的概率提高了（评测损失 0.500 -> 0.900）；"
+            "行数太少，无法判断：准确率 0.313 -> 1.000 (16 行)（1,200 行）。",
+        ),
+        (
+            {"accuracy": BETTER, "rougeL": FEW},
+            "helped",
+            "Tuning helped: accuracy 0.500 -> 0.900; too few rows to tell: rougeL 0.313 -> 1.000 (16 rows) "
+            "(1,200 rows).",
+            "微调有效：准确率 0.500 -> 0.900；行数太少，无法判断：rougeL 0.313 -> 1.000 (16 行)（1,200 行）。",
+        ),
+        (
+            {"accuracy": UNCLEAR, "rougeL": FEW},
+            "unclear",
+            "No clear difference between base and tuned: accuracy 0.250 -> 0.250; too few rows to tell: rougeL 0.313 "
+            "-> 1.000 (16 rows) (1,200 rows).",
+            "微调前后没有明显差别：准确率 0.250 -> 0.250；"
+            "行数太少，无法判断：rougeL 0.313 -> 1.000 (16 行)（1,200 行）。",
+        ),
+    ],
+)
+def test_of_too_few_rows_nothing_else_is_said_however_large_the_difference(metrics, outcome, english, chinese):
+    assert judge(metrics, 1200) == (outcome, {"en": english, "zh": chinese})
+    assert "no clear difference in accuracy 0.313" not in english
+
+
+def test_rouge_is_proposed_only_where_nothing_but_the_loss_was_measured():
+    proposing = [
+        metrics
+        for metrics in (
+            {"eval_loss": BETTER},
+            {"eval_loss": BETTER, "accuracy": UNCLEAR},
+            {"eval_loss": BETTER, "f1": FEW},
+        )
+        if "--rouge" in judge(metrics, 100)[1]["en"]
+    ]
+    assert proposing == [{"eval_loss": BETTER}]
 
 
 @pytest.mark.parametrize(

@@ -39,5 +39,5 @@ def test_lists_of_different_lengths_are_refused():
         summarise_loss([1.0, 2.0], [1, 1], [1])
     with pytest.raises(ValueError, match="one nll, token and byte count per row: 2, 1, 2"):
         summarise_loss([1.0, 2.0], [1], [1, 1])
-    with pytest.raises(ValueError, match="one nll, token and byte count per row: 2, 1$"):
+    with pytest.raises(ValueError, match=r"one nll, token and byte count per row: 2, 1$"):
         summarise_loss([1.0, 2.0], [1], None)

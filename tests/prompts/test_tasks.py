@@ -1,11 +1,14 @@
 """Every task: what is asked, how the answer is written, and how it is read back."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prompts import PromptError, conversation_of
-from prompts.tasks import Entity, Unparseable, get_task, task_names
+from prompts.tasks import Entity, Unparseable, get_task, read_label, task_names
 
 PROMPTS = {
     "chat": "What is LoRA?",
@@ -134,6 +137,74 @@ def test_answers_are_read_or_counted_as_unparseable(task, answer, value):
     if isinstance(parsed, Unparseable):
         assert parsed.text == answer
         assert parsed.reason
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["正面", "正面。", '"正面"', '"正面"。', "**正面**", "**正面**。", "“正面”。", "正面！！", "`正面`.", "正面;",
+     "正面，", "【正面】", "（正面）", "《正面》", "'正面'", "正面…", "正面～", "\u3000正面\n", "- 正面", "# 正面",
+     "> **正面**", "```\n正面\n```", "答案：正面", "**答案**：正面。", "情感倾向: “正面”", "Answer: 正面",
+     "The final answer: **正面**."],
+)  # fmt: skip
+def test_a_label_is_read_whatever_is_wrapped_around_it(answer):
+    assert read_label(answer, ("负面", "正面")) == "正面"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["不是正面", "正面的", "正面负面", "正面、负面", "正面/负面", "正面？", "!正面", "~~正面~~", "不：正面",
+     "答案不是：正面", "正面，因为服务好", "Answer: 正面 or 负面", "", "“”。", "**", "-1", "≠正面"],
+)  # fmt: skip
+def test_a_text_that_mentions_a_label_or_none_is_no_label(answer):
+    assert isinstance(read_label(answer, ("负面", "正面", "1")), Unparseable)
+
+
+@pytest.mark.parametrize(
+    ("labels", "answers"),
+    [
+        (("IT", "it"), {"IT": "IT", "it": "it", "it.": "it", "**IT**": "IT", "It": None}),
+        (("C.", "C"), {"C.": "C.", "C": "C", "“C.”": "C.", "C.。": "C."}),
+        (("C++", "C"), {"C++": "C++", "C++.": "C++", "C!": "C"}),
+        (("正面。", "负面。"), {"正面。": "正面。", "正面": "正面。", "“正面。”": "正面。"}),
+        (('"Good!"', "Bad?"), {'"Good!"': '"Good!"', "good": '"Good!"', "Bad?": "Bad?"}),
+        (("Sports", "Economy"), {"ＳＰＯＲＴＳ": "Sports", "sports": "Sports"}),
+        (("World News",), {"world  news.": "World News"}),
+        (("-1", "1"), {"-1": "-1", "1.": "1", "- 1": None}),
+    ],
+)
+def test_labels_that_differ_by_a_mark_or_by_case_stay_apart(labels, answers):
+    found = {answer: read_label(answer, labels) for answer in answers}
+    assert {answer: None if isinstance(label, Unparseable) else label for answer, label in found.items()} == answers
+
+
+@given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=5, unique=True))
+def test_every_label_is_read_back_as_itself(labels):
+    assert [read_label(label, tuple(labels)) for label in labels] == labels
+
+
+@given(st.lists(st.text("ab。.！!“”\"' C", min_size=1, max_size=5), min_size=1, max_size=6))
+def test_every_option_of_a_news_row_is_a_class_of_its_own_and_counts_once(options):
+    task, row = get_task("news"), {"text": "x", "category": options, "output": options[0]}
+    labels = task.allowed_labels(row)
+    assert labels == tuple(dict.fromkeys(options))
+    assert task.classes_of(labels, row) == labels
+    assert task.answer_of(row) == options[0]
+
+
+def test_a_task_that_cannot_read_its_own_label_is_one_line():
+    task = replace(get_task("sentiment"), read_answer=lambda text, row: Unparseable("no", text))
+    with pytest.raises(
+        PromptError, match="the row: task sentiment cannot read its own label '正面'; mend its read_answer"
+    ):
+        task.class_of("正面", {})
+
+
+def test_an_entity_listed_twice_is_answered_once_and_a_span_may_have_two_labels():
+    listed = [
+        {"start_idx": 2, "end_idx": 4, "entity_text": "北京", "entity_label": label} for label in ("GPE", "ORG", "GPE")
+    ]
+    task, row = get_task("ner"), {"text": "我在北京", "entities": listed}
+    assert task.reference_of(row) == [Entity("北京", "GPE"), Entity("北京", "ORG")]
 
 
 BEIJING, ZHANG = Entity("北京", "GPE"), Entity("张华", "PER")

@@ -7,6 +7,7 @@ import numpy as np
 
 from prompts import ChatFormat
 from sft.evaluation.answers import Answers
+from sft.evaluation.intervals import FigureInterval, measure_intervals
 from sft.evaluation.label_figures import (
     CalibrationGroup,
     ClassificationGroup,
@@ -75,6 +76,7 @@ class ModelFigures(TypedDict):
     classification: NotRequired[ClassificationGroup]
     calibration: NotRequired[CalibrationGroup]
     ner: NotRequired[NerFigures]
+    intervals: dict[str, FigureInterval]
 
 
 class DataStats(TypedDict):
@@ -112,7 +114,10 @@ def summarise_model(
     temperatures: of its label tasks, fitted on other rows.
     """
     sizes = [count_supervised_bytes(row, chat) for row in rows] if num_bytes is None else num_bytes
-    figures: ModelFigures = {"teacher_forcing": _summarise_losses(rows, measured.answers, sizes)}
+    figures: ModelFigures = {
+        "teacher_forcing": _summarise_losses(rows, measured.answers, sizes),
+        "intervals": measure_intervals(rows, measured),
+    }
     if measured.answers.chosen_by is None:
         figures["generation"] = _summarise_answers(rows, measured, chat)
     if other_metrics and "generation" in figures:

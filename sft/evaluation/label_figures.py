@@ -88,7 +88,7 @@ def summarise_label_tasks(
         found = [outcomes[place] for place in places]
         references = [str(outcome.reference) for outcome in found]
         scored = [outcome.scored for outcome in found]
-        table = np.array([_spread(rows[place], answers.label_scores[place], classes) for place in places])
+        table = np.array([spread_probabilities(rows[place], answers, place, classes) for place in places])
         chosen = summarise_labels(references, scored, classes, table)
         if answers.chosen_by is not None:
             by_task[task] = {"head": chosen} if answers.chosen_by == "head" else {"label_scoring": chosen}
@@ -150,5 +150,6 @@ def judge(row: EvalRow, answers: Answers, place: int, temperature: float = 1.0) 
     )
 
 
-def _spread(row: EvalRow, scores: Sequence[float], classes: Sequence[str]) -> NDArray[np.float64]:
-    return spread_over(classes, row.classes, softmax(scores).tolist())
+def spread_probabilities(row: EvalRow, answers: Answers, place: int, classes: Sequence[str]) -> NDArray[np.float64]:
+    """A row's probabilities over all classes of its task, (C,); `place` is its number among the answers."""
+    return spread_over(classes, row.classes, softmax(answers.label_scores[place]).tolist())

@@ -152,7 +152,7 @@ def summarise_calibration(rows: Sequence[Judged], *, seed: int = 0) -> Calibrati
         "ece_floor": floor,
         "ece_p_value": p_value,
         "num_bins": num_bins,
-        "brier": sum(_brier_of(row) for row in rows) / len(rows),
+        "brier": sum(brier_of(row) for row in rows) / len(rows),
         "nll": sum(nll_of(row.probabilities, row.right) for row in rows) / len(rows),
         "histogram": _count_histogram(confidence, right, np.linspace(0.5, 1.0, 11)),
         "below_half": int((confidence < 0.5).sum()),
@@ -199,7 +199,8 @@ def nll_of(probabilities: NDArray[np.float32], right: int) -> float:
     return -float(np.log(max(float(probabilities[right]), float(np.finfo(np.float32).tiny))))
 
 
-def _brier_of(row: Judged) -> float:
+def brier_of(row: Judged) -> float:
+    """Squared distance of a row's probabilities from the right answer, 0 to 2."""
     target = np.zeros(len(row.probabilities))
     target[row.right] = 1.0
     return float(((row.probabilities.astype(np.float64) - target) ** 2).sum())

@@ -56,7 +56,11 @@ def headline_table(metrics: Metrics, part: CleanFigures | None = None) -> Table:
     figures = part or metrics
     comparison = figures.get("comparison")
     if comparison is None:
-        return ["metric", "tuned"], [[name, value] for name, value in _single_figures(figures).items()]
+        spans = figures["intervals"]
+        return ["metric", "tuned", "95 % interval"], [
+            [name, value, f"[{spans[name]['low']:.4f}, {spans[name]['high']:.4f}]" if name in spans else None]
+            for name, value in _single_figures(figures).items()
+        ]
     header = [HEADLINE[0], *side_names(metrics), *HEADLINE[3:]]
     return header, [_paired_row(name, figure) for name, figure in comparison["metrics"].items()]
 

@@ -70,6 +70,9 @@ SIDE = {
         "by_task": {
             "sentiment": {
                 "ece": 0.1,
+                "ece_low": 0.02,
+                "ece_high": 0.14,
+                "ece_floor": 0.05,
                 "brier": 0.3,
                 "avg_confidence": 0.8,
                 "share_above_high": 0.4,

@@ -26,9 +26,9 @@ def test_scores_without_rows_of_the_training_data_stand_below_their_count(full_e
 def test_a_finding_that_stayed_unclear_says_how_large_a_difference_had_to_be(evaluation):
     assert "unclear:" not in render_table(evaluation.metrics)
     evaluation.metrics["comparison"]["metrics"]["sentiment accuracy"]["finding"] = "unclear"
-    assert "from this size on: sentiment accuracy 0.11" in render_table(evaluation.metrics)
+    assert "would be detected (80 % power): sentiment accuracy 0.11" in render_table(evaluation.metrics)
     evaluation.metrics["comparison"]["metrics"]["sentiment accuracy"]["smallest_detectable"] = None
-    assert "from this size on" not in render_table(evaluation.metrics)  # so few rows show none of any size
+    assert "would be detected" not in render_table(evaluation.metrics)  # so few rows show none of any size
 
 
 def test_gains_calibration_and_robustness_have_tables_of_their_own(full_evaluation):

@@ -122,7 +122,7 @@ def test_names_are_checked_against_the_declared_shape_before_there_are_figures()
         # would never hold: a gate that is always open
         ('comparison.outcome == "hurtt"', "comparison.outcome is never 'hurtt'; did you mean 'hurt'?"),
         ('"wrose" == comparison.metrics["ner f1"].finding', """finding is never 'wrose'; did you mean 'worse'?"""),
-        ('comparison.outcome != "x"', "is never 'x'; it is one of helped, hurt, mixed, loss_only, unclear"),
+        ('comparison.outcome != "x"', "is never 'x'; it is one of helped, hurt, mixed, loss_only, unclear, too_few"),
     ],
 )
 def test_what_metrics_json_cannot_hold_is_told_before_anything_is_measured(text, message):

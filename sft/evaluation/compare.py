@@ -176,7 +176,7 @@ def _pair_losses(base: Measured, tuned: Measured, num_bytes: Sequence[int] | Non
         nll = np.array(side.answers.nll, dtype=np.float64)
         scale, sizes = (1.0, side.answers.num_tokens) if num_bytes is None else (math.log(2), num_bytes)
         sides.append(np.stack([nll / scale, np.array(sizes, dtype=np.float64)], axis=1))
-    return PairedMetric(LOSSES[num_bytes is not None], *sides, higher_is_better=False, is_bounded=False)
+    return PairedMetric(LOSSES[num_bytes is not None], sides[0], sides[1], higher_is_better=False, is_bounded=False)
 
 
 def _hits(outcomes: Sequence[Outcome], way: str) -> Sums:

@@ -48,7 +48,7 @@ def measure_intervals(rows: Sequence[EvalRow], measured: Measured) -> dict[str, 
         outcomes = [measured.outcomes[place] for place in places]
         references = [outcome.reference for outcome in outcomes]
         scored, classes = [outcome.scored for outcome in outcomes], classes_of([rows[place] for place in places])
-        add(f"{task} accuracy", places, _means(np.equal(scored, references)))
+        add(f"{task} accuracy", places, _means([outcome.scored == outcome.reference for outcome in outcomes]))
         if measured.answers.chosen_by is None:
             written = [outcome.generated == outcome.reference for outcome in outcomes]
             add(f"{task} accuracy (generated)", places, _means(written))

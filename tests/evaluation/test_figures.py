@@ -172,3 +172,22 @@ def test_bleu_is_taken_over_free_text_alone_and_not_at_all_where_there_is_none(r
     labels = [row for row in rows if row.labels]
     measured = _measure(labels, loaded.chat, RIGHT, labels_right=True, nll=2.0)
     assert "text" not in summarise_model(labels, measured, loaded.chat)["generation"]
+
+
+def test_every_figure_of_one_model_has_an_interval_that_holds_it(rows, loaded):
+    many, right = _many(rows, loaded.chat, RIGHT, labels_right=True, nll=2.0)
+    figures = summarise_model(many, right, loaded.chat)
+    tasks = ("sentiment", "sentiment_json", "news")
+    kinds = ("accuracy", "accuracy (generated)", "macro f1", "brier", "auc")
+    one_class = {"sentiment_json auc", "news auc"}  # all of their rows are of one class
+    assert set(figures["intervals"]) == {f"{task} {kind}" for task in tasks for kind in kinds} - one_class | {
+        "ner f1",
+        "exact match",
+    }
+    for name, found in figures["intervals"].items():
+        if "brier" not in name:
+            assert 0.85 < found["low"] < found["high"] == 1.0, name  # all is right, and that is no proof of 1.0
+    brier = figures["calibration"]["by_task"]["sentiment"]["brier"]
+    found = figures["intervals"]["sentiment brier"]
+    assert found["low"] < brier < found["high"]
+    assert found["num_units"] == 120

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import binom, permutation_test
+from scipy.stats import binom, norm, permutation_test, t
 
 from sft.metrics.resampling import (
     bounded_interval,
@@ -26,6 +26,9 @@ def test_the_studentised_interval_equals_a_plain_loop_over_the_same_draws():
     rng = np.random.default_rng(2)
     base, tuned = rng.uniform(1, 5, (40, 2)), rng.uniform(1, 5, (40, 2))
 
+    def ratios_of():
+        return [side[:, 0].sum() / side[:, 1].sum() for side in (base, tuned)]
+
     def figure_and_error(rows):
         sides = [side[rows] for side in (base, tuned)]
         ratios = [side[:, 0].sum() / side[:, 1].sum() for side in sides]
@@ -37,7 +40,14 @@ def test_the_studentised_interval_equals_a_plain_loop_over_the_same_draws():
     for draw in np.random.default_rng(7).multinomial(40, np.full(40, 1 / 40), size=200):
         difference, its_error = figure_and_error(np.repeat(np.arange(40), draw))
         misses.append((difference - found) / its_error)
-    low, high = np.quantile(misses, [0.025, 0.975])
+    parts = [
+        (side[:, 0] - r * side[:, 1]) / side[:, 1].mean() for side, r in zip((base, tuned), ratios_of(), strict=True)
+    ]
+    squares = (parts[1] - parts[0]) ** 2
+    units = np.sqrt(40 * squares.sum() ** 2 / (squares**2).sum())
+    tail = norm.cdf(-np.sqrt(units / (units - 1)) * t.ppf(0.975, units - 1))
+    assert 0.015 < tail < 0.025
+    low, high = np.quantile(misses, [tail, 1 - tail])
     assert standard_error(*_paired(base, tuned)) == pytest.approx(error, abs=1e-12)
     assert studentised_interval(*_paired(base, tuned), np.random.default_rng(7), 200) == pytest.approx(
         (found - high * error, found - low * error), abs=1e-9

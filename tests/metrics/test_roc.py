@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from scipy.stats import binom, norm
 from sklearn.metrics import roc_auc_score
 
 from sft.metrics.classification import summarise_labels
 from sft.metrics.probabilities import softmax, spread_over
-from sft.metrics.roc import summarise_roc
+from sft.metrics.roc import interval_of_area, summarise_roc
 
 
 def test_areas_equal_scikit_learn_on_200_generated_cases_of_two_to_five_classes():
@@ -57,3 +58,26 @@ def test_scores_that_are_no_numbers_are_refused(scores):
 
 def test_a_class_the_row_does_not_allow_has_probability_zero():
     assert spread_over(["体育", "经济", "娱乐"], ["经济", "体育"], [0.2, 0.8]).tolist() == [0.8, 0.2, 0.0]
+
+
+@pytest.mark.parametrize(("area", "share"), [(0.75, 0.5), (0.99, 0.5), (0.9, 0.15)])
+def test_the_interval_of_an_area_holds_the_true_one_at_least_93_times_in_100(area, share):
+    rng, distance, held, num_trials = np.random.default_rng(3), norm.ppf(area) * 2**0.5, 0, 300
+    for _ in range(num_trials):
+        positive = rng.random(50) < share
+        score = 1 / (1 + np.exp(-rng.normal(distance * positive, 1)))
+        names = ["正面" if one else "负面" for one in positive]
+        found = interval_of_area(names, np.stack([1 - score, score], 1), ["负面", "正面"], range(50))
+        held += found is not None and found.low <= area <= found.high
+    assert held >= binom.ppf(0.005, num_trials, 0.93)
+
+
+def test_rows_that_belong_together_make_the_interval_of_an_area_wider_and_one_class_has_none():
+    rng = np.random.default_rng(4)
+    score = np.repeat(rng.random(20), 4)
+    table = np.stack([1 - score, score], 1)
+    names = [name for name in ["正面", "负面"] * 10 for _ in range(4)]
+    alone = interval_of_area(names, table, ["负面", "正面"], range(80))
+    together = interval_of_area(names, table, ["负面", "正面"], [row // 4 for row in range(80)])
+    assert together.high - together.low > 1.4 * (alone.high - alone.low)
+    assert interval_of_area(["正面"] * 80, table, ["负面", "正面"], range(80)) is None

@@ -53,6 +53,7 @@ LABELS = {
 }
 ENTITIES = {"precision": 0.5, "recall": 0.25, "f1": 0.3333, "found": 1, "predicted": 2, "support": 4}
 SIDE = {
+    "intervals": {"sentiment accuracy": {"low": 0.6, "high": 0.8667, "num_units": 30}},
     "teacher_forcing": {
         **LOSS,
         "by_source": {"reviews": LOSS, "newspaper": LOSS},

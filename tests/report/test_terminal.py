@@ -49,6 +49,15 @@ def test_another_run_stands_in_a_column_that_is_not_called_base(evaluation):
     assert render_table(evaluation.metrics).split()[:4] == ["metric", "baseline", "this", "run"]
 
 
+def test_without_a_baseline_each_figure_has_its_own_interval(full_evaluation):
+    for name in ("base", "comparison", "without_overlaps"):
+        del full_evaluation.metrics[name]
+    lines = [" ".join(line.split()) for line in render_table(full_evaluation.metrics).splitlines()]
+    assert "sentiment accuracy 0.7500 [0.6000, 0.8667]" in lines
+    assert "sentiment ECE, 95 % interval [0.0200, 0.1400]" in lines
+    assert "sentiment ECE, floor of chance 0.0500" in lines
+
+
 def test_text_cannot_steer_the_terminal(evaluation):
     evaluation.metrics["comparison"]["verdict"] = "Tuning \x1b[2Jhelped"
     assert "\x1b" not in render_table(evaluation.metrics)

@@ -7,7 +7,6 @@ bins of metrics.json, once as right as the model was and once as right as it sai
 on. Simulated rows in groups stand for conversations; A/A compares a model with another that is as good on average,
 where at most 5 % of the comparisons may call one better or worse. Prints a table, and one JSON line last.
     python -m benchmarks.intervals --evaluation outputs/latest/evaluation
-    python -m benchmarks.intervals --trials 200
 """
 
 import argparse
@@ -146,8 +145,8 @@ def cases_of_confidence(task: str, bins: list[dict[str, float]]) -> Iterable[tup
                 lambda sample, rng: interval_of_ece(sample[0], sample[1], choose_num_bins(len(sample[0])), rng),
             ),
         )
-    brier = case_of_sums(_means((many[0] - many[1]) ** 2)[:, None], np.ones(1))  # halved: between 0 and 1
-    yield f"{task} Brier / 2, tuned", brier
+    halved = _means((many[0] - many[1]) ** 2)[:, None]  # between 0 and 1
+    yield f"{task} Brier / 2, tuned", case_of_sums(halved, np.ones(1))
 
     def ask_area(sample: tuple[np.ndarray, ...]) -> tuple[list[str], np.ndarray]:
         confidence, right, chosen = sample
@@ -237,8 +236,8 @@ def cases_of_groups(rows_per_group: int = 8) -> Iterable[tuple[str, Case]]:
 
 
 def measure_coverage(case: Case, num_units: int, num_trials: int, seed: int) -> tuple[float, float]:
-    """Share of the old and the new intervals that hold the truth."""
-    rng, held = np.random.default_rng(seed), [0, 0]
+    """Share of the old and the new intervals that hold the truth; nan where there was no old one."""
+    rng, held = np.random.default_rng(seed), [0.0, 0.0] if case.old else [np.nan, 0.0]
     for _ in range(num_trials):
         sample = case.draw(rng, num_units)
         for place, method in enumerate((case.old, case.new)):
@@ -293,9 +292,8 @@ def main() -> None:
         for num_groups, size in ((200, 1), (40, 8))
     }
     print(f"A/A, called different: {false_findings}", flush=True)
-    duration = round(time.monotonic() - started, 1)
-    print(json.dumps({"trials": arguments.trials, "coverage": coverage, "false_findings": false_findings,
-                      "duration_s": duration}, ensure_ascii=False))  # fmt: skip
+    facts = {"trials": arguments.trials, "duration_s": round(time.monotonic() - started, 1)}
+    print(json.dumps({**facts, "coverage": coverage, "false_findings": false_findings}, ensure_ascii=False))
 
 
 if __name__ == "__main__":

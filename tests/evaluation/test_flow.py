@@ -15,7 +15,7 @@ from sft.scoring import score_rows
 from tests.evaluation.conftest import LIMITS, ROWS, settings_of, write_jsonl
 
 ON_TOP = {"accuracy", "precision", "recall", "f1", "confusion_matrix"}  # and auc, where rows are of several classes
-GROUPS = {"teacher_forcing", "generation", "classification", "calibration", "ner"}
+GROUPS = {"teacher_forcing", "generation", "classification", "calibration", "ner", "intervals"}
 
 
 def test_metrics_hold_the_groups_of_tuned_and_base_side_by_side(evaluation):
@@ -92,7 +92,7 @@ def test_without_a_baseline_the_tuned_model_alone_gives_the_same_answers_to_a_sa
         both = together[row["id"]].items()
         expected = {name: value for name, value in both if not name.startswith("base_") and name != "changes"}
         assert row == {**expected, "nll": pytest.approx(expected["nll"], abs=1e-4)}
-    assert render_table(alone.metrics).splitlines()[0].split() == ["metric", "tuned"]
+    assert render_table(alone.metrics).splitlines()[0].split() == ["metric", "tuned", "95", "%", "interval"]
     assert "Measured without a baseline" in render_report(alone)
 
 

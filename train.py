@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
 
+    from prompts.tasks import get_task
     from sft.backend import choose_backend
     from sft.data import Reading, open_dataset
     from sft.models.source import AUTO, EMBEDDED, find_source
@@ -57,10 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     if result.run_dir:
         print(f"run: {result.run_dir}")
         run = shlex.quote(show_path(result.run_dir))
-        measure, talk = (
-            ("evaluate.py", "inference.py") if settings.is_classifier else ("evaluate.py --rouge", "chat.py")
-        )
-        say(f"next: python {measure} --run {run}, or python {talk} --run {run}")
+        rouge = " --rouge" if any(get_task(row["task"]).kind == "text" for row in dataset.train) else ""  # of free text
+        talk = "inference.py" if settings.is_classifier else "chat.py"
+        say(f"next: python evaluate.py{rouge} --run {run}, or python {talk} --run {run}")
 
 
 if __name__ == "__main__":

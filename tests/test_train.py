@@ -135,6 +135,25 @@ def test_what_libraries_print_when_they_are_imported_is_not_mixed_with_the_resul
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "command"),
+    [
+        ({"text": "很好{}", "label": "正面"}, "evaluate.py --run"),
+        ({"instruction": "翻译{}", "output": "hello"}, "evaluate.py --rouge --run"),
+    ],
+)
+def test_rouge_is_proposed_where_there_is_free_text_to_measure_and_not_for_labels(
+    row, command, run_script, small, tmp_path
+):
+    rows = [{name: value.format(number) for name, value in row.items()} for number in range(8)]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows), encoding="utf-8")
+    done = run_script(*small, "--data", path, "--max_steps", 1, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert f"next: python {command} run, or python chat.py --run run" in " ".join(done.stderr.split())
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_a_line_that_really_continues_the_run(environment, run_script, small, tmp_path):
     flags = ["--max_steps", 400, "--eval_steps", 4, "--learning_rate", "1e-3", "--output_dir", "outputs/my run"]
     command = [sys.executable, str(ROOT / "train.py"), *map(str, [*small, *flags])]

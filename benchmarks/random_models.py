@@ -8,10 +8,14 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prompts import Encoded
 
-GEOMETRY: dict[str, dict[str, int | bool]] = {  # of Qwen2.5, by size
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+GEOMETRY: dict[str, dict[str, int | bool]] = {  # of Qwen2.5 by size, and of a hybrid
     "0.5b": {
         "hidden_size": 896,
         "intermediate_size": 4864,
@@ -39,6 +43,20 @@ GEOMETRY: dict[str, dict[str, int | bool]] = {  # of Qwen2.5, by size
         "vocab_size": 152064,
         "tie_word_embeddings": False,
     },
+    "qwen3.5-0.8b": {  # 18 layers of Gated DeltaNet, 6 of attention
+        "hidden_size": 1024,
+        "intermediate_size": 3584,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 16,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "vocab_size": 248320,
+        "tie_word_embeddings": True,
+    },
 }
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}"
@@ -50,19 +68,20 @@ PROMPT_SHARE = 0.4
 
 
 def make_random_model(size: str, folder: Path) -> Path:
-    """Random bf16 weights in the geometry of Qwen2.5-<size>, with a byte-level ChatML tokenizer. Made once a folder."""
+    """Random bf16 weights in the geometry of that size, with a byte-level ChatML tokenizer. Made once a folder."""
     if (folder / "tokenizer.json").exists():  # written last
         return folder
     import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3_5TextConfig
 
     tokenizer = make_random_tokenizer()
     torch.manual_seed(0)
-    config = Qwen2Config(
+    kind = Qwen3_5TextConfig if size.startswith("qwen3.5") else Qwen2Config
+    own = {} if kind is Qwen3_5TextConfig else {"rope_theta": 1e6, "rms_norm_eps": 1e-6}
+    config = kind(
         **GEOMETRY[size],
+        **own,
         max_position_embeddings=32768,
-        rope_theta=1e6,
-        rms_norm_eps=1e-6,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -74,8 +93,8 @@ def make_random_model(size: str, folder: Path) -> Path:
     return folder
 
 
-def make_random_tokenizer():  # type: ignore[no-untyped-def]
-    """A byte-level ChatML tokenizer: a token is a byte."""
+def make_random_tokenizer() -> "PreTrainedTokenizerFast":
+    """A byte-level ChatML tokenizer of 259 tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

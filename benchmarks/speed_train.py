@@ -4,7 +4,7 @@ A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch 
 with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the recipe everybody copies is stock-qlora-2x4-8bit),
 -fp32 for everything in fp32 (4-bit weights are unpacked to it), against which losses are held where it comes first, or
 -fp32adapter for what TRL turns into bf16 beside 4-bit weights, where small updates are lost; ours with -whole, without
-computing once what rows begin with in common. Tokens are those of the rows, however they are computed.
+computing once what rows begin with in common, or -padded. Tokens are those of the rows, however they are computed.
 
 `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come, with its default, autocast; `unsloth`
 is its model in the same SFTTrainer. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
@@ -19,6 +19,8 @@ code 1 where losses or gradient norms disagree with the first stock path of the 
         ours-qlora,ours-lora,stock-qlora-2x4-fp32,stock-qlora-2x4-8bit,stock-lora-2x4-fp32,unsloth-qlora-8x1    # a GPU
     python -m benchmarks.speed_train --recipe recipes/demo.yaml --data data/mixed --rows_per_step 4 --steps 60 \
         --warm_up 15 --paths ours-lora,stock-lora-4x1-fp32,stock-lora-4x1,stock-lora-4x1-autocast      # the demo's rows
+    python -m benchmarks.speed_train --size qwen3.5-0.8b --steps 40 --repeats 1 \
+        --paths ours-lora,ours-lora-padded,stock-lora-2x4,stock-lora-2x4-fp32,unsloth-lora-8x1     # a hybrid, a GPU
 """
 
 import argparse
@@ -49,13 +51,14 @@ class Way:
     in_8_bits: bool  # the optimizer
     autocasts: bool  # fp32 weights on a CPU
     is_whole: bool  # rows whose beginnings are in common
+    is_padded: bool  # rows, whatever layers can do
 
     @classmethod
     def parse(cls, name: str) -> "Way":
         """`unsloth-qlora-8x1-gc` -> who, method, 8, True."""
         who, method, *more = name.split("-")
         rows = next((part for part in more if part[0].isdigit() and "x" in part), "8x1")
-        known = ("gc", "fp32", "fp32adapter", "8bit", "autocast", "whole")
+        known = ("gc", "fp32", "fp32adapter", "8bit", "autocast", "whole", "padded")
         return cls(name, who, method, int(rows.split("x")[0]), *(flag in more for flag in known))
 
 
@@ -95,7 +98,9 @@ def main() -> int:
     """Run every path, print the comparison; 0 where all agree with the stock path of their method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paths", default="ours-lora,stock-lora-8x1-fp32,stock-lora-8x1")
-    parser.add_argument("--size", default="", help="0.5b, 1.5b or 7b: random weights; default: the embedded model")
+    parser.add_argument(
+        "--size", default="", help="0.5b, 1.5b, 7b or qwen3.5-0.8b: random weights; default: the embedded model"
+    )
     parser.add_argument("--work", type=Path, default=Path("/tmp/speed_train"))
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--optim", default="auto", help="of every path, as transformers names it")
@@ -205,7 +210,7 @@ def measure(path: Way, plan: Plan) -> Measured:
 
     if path.who == "ours":
         limit_memory(plan.max_memory_gb)
-        trainer = build_ours(settings, backend, rows, args)
+        trainer = build_ours(settings, backend, rows, args, pads=path.is_padded)
         trainer.shares_prefixes = trainer.shares_prefixes and not path.is_whole
     else:
         args.train_sampling_strategy = "sequential"
@@ -241,14 +246,19 @@ def measure(path: Way, plan: Plan) -> Measured:
     )
 
 
-def build_ours(settings, backend, rows, args):  # type: ignore[no-untyped-def]
-    """train.py's trainer, with its plan of memory."""
+def build_ours(settings, backend, rows, args, *, pads):  # type: ignore[no-untyped-def]
+    """train.py's trainer, with its plan of memory. pads: rows, also where their layers take them end to end."""
     from sft.console import say
+    from sft.models.capabilities import padded
     from sft.models.loading import load_for_training
     from sft.training.trainer import RowTrainer
 
+    loaded = load_for_training(settings, backend)
+    if pads:
+        loaded.__dict__["layers"] = padded("asked for")
+    say(f"layers: {loaded.layers}")
     return RowTrainer(
-        load_for_training(settings, backend),
+        loaded,
         rows,
         rows[:1],
         args,

@@ -1,11 +1,12 @@
 """Rows -> the tensors of one forward pass, in the two layouts there are.
 
 flat     rows laid end to end, (1, T): no padding; attention keeps rows apart (sft.models.attention)
-padded   one row a line, (B, T), padded on the right: for backends with an attention of their own
+padded   one row a line, (B, T), padded on the right: for layers and backends that cannot keep flat rows apart
 """
 
 from collections.abc import Sequence
 from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -18,7 +19,7 @@ Batch = dict[str, torch.Tensor | int]
 IGNORED = -100  # label of a token that carries no loss, as everywhere in transformers
 
 
-def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
+def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False, apart: bool = False) -> Batch:
     """Rows end to end, and where their supervised tokens are predicted.
 
     Two rows of 5 and 7 tokens with one supervised token each (the last) ->
@@ -29,6 +30,8 @@ def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
     first 3 tokens of both the same (and worth it): input_ids (1, 9), position_ids [0, 1, 2, 3, 4, 3, 4, 5, 6],
     cu_seq_lens_q [0, 3, 5, 9]; and the tokens that each sees, key_places [0..2, 0..4, 0..2, 5..8], cu_seq_lens_k
     [0, 3, 8, 15], of which a segment's own are the last. row_lengths stay [5, 7].
+
+    apart: with seq_idx (1, T), the row of each token, for layers that carry a state from token to token.
     """
     segments = find_segments(rows) if shares else whole_rows(rows)
     lengths = torch.tensor([part.end - part.start for part in segments])
@@ -53,6 +56,8 @@ def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         "labels": ids.masked_fill(~mask, IGNORED)[None],
         "row_lengths": torch.tensor([len(row.input_ids) for row in rows]),
     }
+    if apart:
+        batch["seq_idx"] = torch.arange(len(segments), dtype=torch.int32).repeat_interleave(lengths)[None]
     return batch | _keys_of(segments, bounds) if len(segments) > len(rows) else batch
 
 
@@ -108,7 +113,7 @@ def _bounds(lengths: torch.Tensor) -> torch.Tensor:
 def pad_rows(rows: Sequence[Encoded], pad_id: int) -> Batch:
     """Rows as lines of equal length: input_ids and labels, each (B, T), padding on the right, and row_lengths (B,).
 
-    No attention mask: with causal attention nothing looks at the padding behind it.
+    No attention mask: neither causal attention nor a state that goes from token to token looks at padding behind it.
     """
     longest = max(len(row.input_ids) for row in rows)
     ids = torch.full((len(rows), longest), pad_id)
@@ -120,6 +125,36 @@ def pad_rows(rows: Sequence[Encoded], pad_id: int) -> Batch:
         supervised[0] = False
         labels[line, :num_tokens] = ids[line, :num_tokens].masked_fill(~supervised, IGNORED)
     return {"input_ids": ids, "labels": labels, "row_lengths": torch.tensor([len(row.input_ids) for row in rows])}
+
+
+class Predictors(NamedTuple):
+    """Where a batch's supervised tokens are predicted: (N,) each, but for columns."""
+
+    columns: torch.Tensor  # (K,), the positions whose logits are wanted, of every line
+    lines: torch.Tensor
+    places: torch.Tensor  # among the columns
+    targets: torch.Tensor  # the tokens
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Predictors":
+        """Of a batch in either layout: pad_rows' of two rows that predict at 3 and at 5 -> columns [3, 5], lines
+        [0, 1], places [0, 1]."""
+        labels = tensor_of(batch["labels"])
+        if "logits_to_keep" in batch:
+            kept = tensor_of(batch["logits_to_keep"])
+            return cls(kept, torch.zeros_like(kept), torch.arange(len(kept), device=kept.device), labels[0, kept + 1])
+        lines, kept = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        columns, places = kept.unique(return_inverse=True)
+        return cls(columns, lines, places, labels[lines, kept + 1])
+
+    def pick(self, outputs: torch.Tensor) -> torch.Tensor:
+        """What the model says at its columns, (B, K, D) -> (N, D); some older ones say it of all positions, (B, T, D).
+
+        Where that is as many, all are asked for.
+        """
+        if outputs.shape[1] != len(self.columns):
+            outputs = outputs[:, self.columns]
+        return outputs.squeeze(0) if len(outputs) == 1 else outputs[self.lines, self.places]
 
 
 def plan_batches(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from prompts import Encoded
-from sft.batching import Batch, flatten_rows, pad_rows, plan_batches, to_device
+from sft.batching import Batch, plan_batches, to_device
 from sft.console import progress
 from sft.errors import ModelError
 from sft.label_scoring import score_labels
@@ -58,7 +58,8 @@ def score_classes(
     table = torch.empty(len(prompts), len(loaded.head.labels))
     bar = progress(total=len(prompts), description=description, shown=shown)
     with in_eval_mode(loaded.model), torch.inference_mode(), bar:
-        for indices in plan_batches([len(prompt) for prompt in prompts], min(limit, max_tokens or limit)):
+        lengths, is_padded = [len(prompt) for prompt in prompts], not loaded.takes_flat_rows
+        for indices in plan_batches(lengths, min(limit, max_tokens or limit), padded=is_padded):
             table[indices] = classify_batch(loaded, [prompts[index] for index in indices])
             bar.update(len(indices))
     return table
@@ -77,5 +78,4 @@ def classify_batch(
 
 def collate_prompts(loaded: LoadedModel, rows: Sequence[Encoded]) -> Batch:
     """Prompts as one batch in the layout the backend takes, and their `row_lengths`; no token of it is predicted."""
-    batch = flatten_rows(rows) if loaded.takes_flat_rows else pad_rows(rows, loaded.chat.pad_id)
-    return {name: value for name, value in batch.items() if name not in ("labels", "logits_to_keep")}
+    return {name: value for name, value in loaded.lay_out(rows).items() if name not in ("labels", "logits_to_keep")}

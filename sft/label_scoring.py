@@ -19,6 +19,7 @@ from sft.console import progress
 from sft.cores import map_batches, share_of
 from sft.generation.cache import BatchCache
 from sft.generation.prefix import compute_prefix, pad_behind, read_prompts, run_cached
+from sft.generation.selfcheck import Caching, find_caching
 from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.scoring import TOKENS_PER_BATCH, nll_of, score_rows
 
@@ -40,7 +41,8 @@ def score_labels(
     computes as many batches at once as it has threads.
     """
     answers = [[loaded.chat.encode_answer(label) for label in options] for options in labels]
-    if loaded.backend == UNSLOTH or not BatchCache(loaded.causal_lm.config, 0, 0).keeps_all:
+    keeps_all = loaded.backend != UNSLOTH and BatchCache(loaded.causal_lm.config, 0, 0).keeps_all
+    if not keeps_all or find_caching(loaded) is not Caching.TOGETHER:
         return _score_apart(loaded, prompts, answers, description=description, shown=shown, max_tokens=max_tokens)
     scores: list[list[float]] = [[] for _ in prompts]
     bar = progress(total=len(prompts), description=description, shown=shown)

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
-from sft.batching import IGNORED, flatten_rows, pad_rows, plan_batches, tensor_of, to_device
+from sft.batching import IGNORED, plan_batches, tensor_of, to_device
 from sft.console import progress
 from sft.models.loaded import LoadedModel, in_eval_mode
 
@@ -47,7 +47,8 @@ def score_rows(
     """
     scores: list[RowScore] = [RowScore(0.0, 0)] * len(encoded)
     limit = TOKENS_PER_BATCH[loaded.device.type]
-    batches = plan_batches([len(row.input_ids) for row in encoded], min(limit, max_tokens or limit), max_rows)
+    lengths = [len(row.input_ids) for row in encoded]
+    batches = plan_batches(lengths, min(limit, max_tokens or limit), max_rows, padded=not loaded.takes_flat_rows)
     bar = progress(total=len(encoded), description=description, shown=shown)
     with in_eval_mode(loaded.model), torch.inference_mode(), loaded.flat_rows(), bar:
         for indices in batches:
@@ -60,7 +61,7 @@ def score_rows(
 
 def score_batch(loaded: LoadedModel, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows -> nll of each (B,), float64, and its number of supervised tokens (B,). Call within loaded.flat_rows()."""
-    batch = flatten_rows(rows, shares=True) if loaded.takes_flat_rows else pad_rows(rows, loaded.chat.pad_id)
+    batch = loaded.lay_out(rows, shares=True)
     batch.pop("logits_to_keep", None)
     batch.pop("row_lengths")
     labels = tensor_of(batch.pop("labels"))  # (1, T) flat or (B, T) padded
@@ -90,7 +91,7 @@ def nll_of(loaded: LoadedModel, hidden: torch.Tensor, positions: torch.Tensor, t
     in_fp32 = max(1, FP32_BYTES[hidden.device.type] // (torch.float32.itemsize * vocabulary))
     nll = [torch.zeros(0)]
     for chunk, wanted in zip(positions.split(at_once), targets.split(at_once), strict=True):
-        logits = head(hidden[chunk.to(hidden.device)])  # (N, D) -> (N, V)
+        logits = loaded.output_layer(hidden[chunk.to(hidden.device)])  # (N, D) -> (N, V)
         parts = zip(logits.split(in_fp32), wanted.to(logits.device).split(in_fp32), strict=True)
         nll += [cross_entropy(part.float(), tokens, reduction="none") for part, tokens in parts]
     return torch.cat([part.cpu() for part in nll])

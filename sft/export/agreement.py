@@ -100,7 +100,7 @@ def _answer_logits(loaded: LoadedModel, row: EvalRow) -> torch.Tensor:
     model = loaded.causal_lm
     with torch.inference_mode():
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, positions]  # (N, D)
-        return model.get_output_embeddings()(hidden).float().cpu()  # (N, V)
+        return loaded.output_layer(hidden).float().cpu()  # (N, V)
 
 
 def compare(run: Probe, exported: Probe) -> Agreement:

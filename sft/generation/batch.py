@@ -14,6 +14,7 @@ from sft.generation.cache import bytes_per_token
 from sft.generation.call import call_generate, count_room
 from sft.generation.decode import decode
 from sft.generation.prefix import compute_prefix
+from sft.generation.selfcheck import Caching, find_caching
 from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.scoring import TOKENS_PER_BATCH
 
@@ -63,18 +64,21 @@ def generate_batch(
     """
     rooms = [count_room(loaded, prompt, decoding) for prompt in prompts]
     room = room or usual_room(loaded)
-    budget = room.cache_bytes // bytes_per_token(loaded.causal_lm.config, loaded.precision.dtype)
+    caching = Caching.NOT if loaded.backend == UNSLOTH or not prompts else find_caching(loaded)
+    is_batched = loaded.backend == UNSLOTH or caching is Caching.TOGETHER
+    budget = room.cache_bytes // bytes_per_token(loaded.causal_lm.config, loaded.precision.dtype) if is_batched else 0
     batches = plan_batches([len(prompt) for prompt in prompts], rooms, budget)
     answers = {place: known[place] for places in batches if all(place in known for place in places) for place in places}
     with in_eval_mode(loaded.model):
-        prefix = compute_prefix(loaded, prompts) if len(answers) < len(prompts) else None
+        shared = prompts if is_batched else prompts[:1]  # of one alone nothing is shared
+        prefix = compute_prefix(loaded, shared) if len(answers) < len(prompts) else None
     done = 0
     with show_progress(total=len(prompts) - len(answers), description=progress, shown=bool(progress)) as bar:
         for places in batches:
             if prefix is None or places[0] in answers:
                 continue
             batch = [prompts[place] for place in places]
-            if loaded.backend == UNSLOTH:
+            if caching is Caching.NOT:
                 written = call_generate(loaded, batch, decoding, rooms[places[0]])
             else:
                 written = decode(

@@ -43,7 +43,7 @@ def decode(
         written, mask = ids.to(loaded.device), mask.to(loaded.device)  # (B, T), growing
         processors = make_processors(decoding, prompts, width, written.device)
         while True:
-            scores = loaded.causal_lm.get_output_embeddings()(hidden)  # (B, D) -> (B, V)
+            scores = loaded.output_layer(hidden)  # (B, D) -> (B, V)
             tokens = (processors(written, scores.float()) if processors else scores).argmax(-1)
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if not ended[row]:

@@ -11,12 +11,14 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from sft.models.attention_arguments import UnknownArgument, refuse_unknown
 from sft.models.blocked_attention import attend_blocks
 
 try:
@@ -33,7 +35,7 @@ def attend_flat(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: None,
+    attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: torch.Tensor | None = None,
@@ -41,58 +43,84 @@ def attend_flat(
     cu_seq_lens_k: torch.Tensor | None = None,
     max_length_k: int | None = None,
     key_places: torch.Tensor | None = None,
-    **_: object,
+    sliding_window: int | None = None,
+    **more: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D).
 
     key_places (S,), cu_seq_lens_k, max_length_k: the tokens that each segment sees, where rows have a beginning in
-    common (sft.batching.flatten_rows).
+    common (sft.batching.flatten_rows). sliding_window: tokens that a token sees at most, itself among them.
 
     Uses PyTorch's variable-length kernel where it runs (CUDA, 16 bit), else SDPA: once for all rows where their lengths
-    are alike, row by row where they are not.
+    are alike, row by row where they are not. Raises UnknownArgument for attention of any other kind.
     """
+    refuse_unknown(more)
+    if attention_mask is not None and attention_mask.numel() > 1:  # a recorded pass brings one number
+        raise UnknownArgument("attention with a mask of its own")
+    if not getattr(module, "is_causal", True):
+        raise UnknownArgument("attention to later tokens")
     if cu_seq_lens_q is None or max_length_q is None:
         raise TypeError(
             "flat attention needs cu_seq_lens_q and max_length_q: call it through sft.batching.flatten_rows"
         )
-    if cu_seq_lens_k is None:  # as many keys as queries
+    if cu_seq_lens_k is None or max_length_k is None:  # as many keys as queries
         cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
-    if has_varlen(query.device, query.dtype):
+    window = sliding_window if sliding_window is not None and sliding_window < max_length_k else None
+    if has_varlen(query.device, query.dtype) and not dropout and fits_varlen(query, value):
         if key_places is not None:
             key, value = pick(key, key_places), pick(value, key_places)  # (1, K, S, D)
         # (1, H, T, D) -> (T, H, D), as it lies in memory. squeeze: the gradient of [0] would be copied into zeros
         rows = [tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value)]
-        mixed = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scale=scaling, **_VARLEN)
+        more_of_it = _varlen_arguments(window)
+        mixed = varlen_attn(
+            *rows, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scale=scaling, **more_of_it
+        )
         return mixed[None], None
     lengths, seen = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
     places = None if key_places is None else key_places[: sum(seen)]  # without what fills it up
     if places is not None:
         key, value = pick(key, places), pick(value, places)
-    if query.device.type == "cpu" and query.dtype is torch.bfloat16:
+    is_plain = window is None and not dropout and query.shape[-1] == value.shape[-1]
+    if query.device.type == "cpu" and query.dtype is torch.bfloat16 and is_plain:
         return attend_blocks(query, key, value, lengths, scaling, seen), None
+    how = Sdpa(scaling, dropout, window)
     if places is None:
-        return _attend_rows(query, key, value, lengths, scaling), None
-    mixed = _attend_rows(pick(query, places), key, value, seen, scaling)  # whole rows; of each its own part
+        return _attend_rows(query, key, value, lengths, how), None
+    mixed = _attend_rows(pick(query, places), key, value, seen, how)  # whole rows; of each its own part
     ends = zip(accumulate(seen), lengths, strict=True)
     return torch.cat([mixed[:, end - length : end] for end, length in ends], dim=1), None
 
 
+class Sdpa(NamedTuple):
+    """How PyTorch's attention for all devices is to be computed."""
+
+    scaling: float | None
+    dropout: float
+    window: int | None
+
+    def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values of as many tokens, (B, H, L, D) each -> (B, H, L, D)."""
+        if self.window is None:
+            return scaled_dot_product_attention(query, key, value, None, self.dropout, True, scale=self.scaling)
+        place = torch.arange(query.shape[2], device=query.device)
+        behind = place[:, None] - place  # (L, L)
+        seen = (behind >= 0) & (behind < self.window)
+        return scaled_dot_product_attention(query, key, value, seen, self.dropout, scale=self.scaling)
+
+
 def _attend_rows(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], scaling: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], attend: Sdpa
 ) -> torch.Tensor:
     """By PyTorch's attention for all devices: (1, H, T, D), (1, K, T, D) -> (1, T, H, D)."""
     key, value = (_repeat_heads(tensor, query.shape[1], dim=1) for tensor in (key, value))
     if len(lengths) * max(lengths) ** 2 <= MAX_PADDED_WORK * sum(length**2 for length in lengths):
-        return _attend_padded(query, key, value, lengths, scaling)
+        return _attend_padded(query, key, value, lengths, attend)
     each_row = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    mixed = torch.cat(
-        [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in each_row], dim=2
-    )
-    return mixed.transpose(1, 2)
+    return torch.cat([attend(q, k, v) for q, k, v in each_row], dim=2).transpose(1, 2)
 
 
 def _attend_padded(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], scaling: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], attend: Sdpa
 ) -> torch.Tensor:
     """All rows in one call, padded on the right for this one operation: (1, H, T, D) each -> (1, T, H, D).
 
@@ -102,7 +130,7 @@ def _attend_padded(
         pad_sequence(list(tensor[0].transpose(0, 1).split(lengths)), batch_first=True).transpose(1, 2)
         for tensor in (query, key, value)  # (T, H, D) -> (B, L, H, D) -> (B, H, L, D)
     )
-    mixed = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling).transpose(1, 2)  # (B, L, H, D)
+    mixed = attend(q, k, v).transpose(1, 2)  # (B, L, H, D)
     return torch.cat([row[:length] for row, length in zip(mixed.unbind(0), lengths, strict=True)])[None]
 
 
@@ -159,14 +187,22 @@ def _repeat_heads(tensor: torch.Tensor, num_heads: int, dim: int) -> torch.Tenso
     return tensor.repeat_interleave(groups, dim=dim) if groups > 1 else tensor
 
 
-def _varlen_arguments() -> dict[str, object]:
-    """How the kernel is told of causality (a window since torch 2.11, a flag before) and of key heads that several
-    query heads share (a flag since 2.12; before, it takes them as they come)."""
-    known = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
-    causal: dict[str, object] = {"is_causal": True} if "is_causal" in known else {"window_size": (-1, 0)}
-    return causal | {"enable_gqa": True} if "enable_gqa" in known else causal
+def fits_varlen(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether the kernel takes heads of these sizes: up to 256, values as wide as queries."""
+    return bool(query.shape[-1] == value.shape[-1] <= 256)
 
 
-_VARLEN = _varlen_arguments()
+def _varlen_arguments(window: int | None) -> dict[str, object]:
+    """How the kernel is told of causality and a window (an argument since torch 2.11; before, a flag, and no windows)
+    and of key heads that several query heads share (a flag since 2.12; before, it takes them as they come)."""
+    gqa: dict[str, object] = {"enable_gqa": True} if "enable_gqa" in _VARLEN else {}
+    if "window_size" in _VARLEN:
+        return gqa | {"window_size": (-1 if window is None else window - 1, 0)}
+    if window is not None:
+        raise UnknownArgument(f"attention with sliding_window={window} (needs torch 2.11)")
+    return gqa | {"is_causal": True}
+
+
+_VARLEN = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
 AttentionInterface.register(NAME, attend_flat)
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)  # rows are kept apart by cu_seq_lens_q instead

@@ -1,19 +1,29 @@
 """A model in memory with everything one needs beside it: tokenizer, prompt format, identity, precision."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import RLock
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from prompts import ChatFormat, Head
+from prompts import ChatFormat, Encoded, Head
 from sft.backend import UNSLOTH
+from sft.batching import Batch, flatten_rows, pad_rows
+from sft.console import say
 from sft.models.attention import flat_attention
+from sft.models.capabilities import Layers, padded, read_layers
 from sft.models.fused_lora import cast_at_once
-from sft.models.precision import Precision
+from sft.models.output_layer import OutputLayer
+from sft.models.precision import Precision, is_launched_sharded
+from sft.models.selfcheck import check_layers, make_rows
 from sft.models.source import ModelSource
+
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "context_length")  # what families call it
+NO_LIMIT = 2**20  # tokens that a model may read whose config names no limit: its layers carry a state of fixed size
 
 
 @dataclass
@@ -29,6 +39,8 @@ class LoadedModel:
     load_untuned: Callable[[], "LoadedModel"] | None = None  # where no adapter can be switched off
     head: Head | None = None  # of a model that classifies: it writes nothing
     max_read: int | None = None  # tokens a head was trained on at most; more would be new to it
+    caching: str | None = None  # how answers can be written, once that is proven (sft.generation.selfcheck)
+    proving: RLock = field(default_factory=RLock, repr=False)  # one thread at a time: a check changes the attention
 
     @property
     def device(self) -> torch.device:
@@ -38,7 +50,8 @@ class LoadedModel:
     @property
     def max_context(self) -> int:
         """Tokens of prompt and answer together that the model was built for; of a head, those it was trained on."""
-        built_for = int(self.causal_lm.config.max_position_embeddings)
+        config = self.causal_lm.config.get_text_config(decoder=True)
+        built_for = next((int(found) for name in CONTEXTS if (found := getattr(config, name, None))), NO_LIMIT)
         return built_for if self.max_read is None else min(built_for, self.max_read)
 
     @property
@@ -72,10 +85,47 @@ class LoadedModel:
         with self.model.disable_adapter():
             yield self
 
+    @cached_property
+    def layers(self) -> Layers:
+        """What its layers can do: read from its config and proven, when it is first asked for (sft.models.selfcheck).
+
+        Says in one line why rows are padded, where they are.
+        """
+        if self.backend == UNSLOTH:
+            return padded("Unsloth has an attention of its own, which wants rows padded")
+        with self.proving:
+            return self.__dict__.get("layers") or self._prove_layers()
+
+    def _prove_layers(self) -> Layers:
+        found = read_layers(self.causal_lm)
+        if is_launched_sharded():  # pieces lie on their cards later: attention alone is believed without a proof
+            found = padded("its layers carry a state, and weights in pieces prove nothing") if found.apart else found
+        else:
+            found = check_layers(self.causal_lm, found, make_rows(self.tokenizer), self.autocast)
+        if not found.flat:
+            say(f"rows are padded: {found.why}")
+        return found
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type that weights of several types (freeze, full) are computed in; None: their own."""
+        return None if self.has_adapter or self.precision.dtype is torch.float32 else self.precision.dtype
+
     @property
     def takes_flat_rows(self) -> bool:
-        """Whether rows may be laid end to end; Unsloth brings an attention of its own, which wants them padded."""
-        return self.backend != UNSLOTH
+        """Whether rows may be laid end to end."""
+        return self.layers.flat
+
+    def lay_out(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
+        """Rows as one batch in the layout that its layers take; shares: prefixes of rows once, where they can be."""
+        if not self.layers.flat:
+            return pad_rows(rows, self.chat.pad_id)
+        return flatten_rows(rows, shares=shares and self.layers.shares, apart=self.layers.apart)
+
+    @cached_property
+    def output_layer(self) -> OutputLayer:
+        """From hidden states to logits."""
+        return OutputLayer(self.causal_lm)
 
     @contextmanager
     def flat_rows(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from sft.backend import UNSLOTH, load_with_unsloth
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
-from sft.models import shared_heads
+from sft.models.capabilities import with_attention
 from sft.models.experts import Nf4WithExperts, use_packed_experts
 from sft.models.fused_lora import share_inputs, with_fused_layers
 from sft.models.head import install_head, read_head
@@ -226,15 +226,17 @@ def load_weights(
             bnb_4bit_compute_dtype=precision.dtype,
         )
     try:
-        model = (AutoModelForSequenceClassification if head else AutoModelForCausalLM).from_pretrained(
-            source.folder,
-            dtype=precision.dtype,
-            device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
-            attn_implementation=shared_heads.NAME,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            **({"quantization_config": quantisation} if quantisation else {}),  # None would hide how it is stored
-            **({"id2label": head.id2label, "label2id": head.label2id} if head else {}),
+        model = with_attention(
+            lambda name: (AutoModelForSequenceClassification if head else AutoModelForCausalLM).from_pretrained(
+                source.folder,
+                dtype=precision.dtype,
+                device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
+                attn_implementation=name,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                **({"quantization_config": quantisation} if quantisation else {}),  # None would hide how it is stored
+                **({"id2label": head.id2label, "label2id": head.label2id} if head else {}),
+            )
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(

@@ -14,7 +14,11 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, LogitsProcessorList
 
 from sft.config.decoding import Decoding
+from sft.console import say
+from sft.errors import ModelError
+from sft.generation.cache import BatchCache
 from sft.generation.sampling import make_processors
+from sft.generation.selfcheck import Caching, find_caching
 from sft.models.loaded import LoadedModel
 
 
@@ -119,5 +123,17 @@ class RunningBatch:
 
 
 def can_batch(loaded: LoadedModel) -> bool:
-    """Whether rows can join a running batch: every layer attends to the whole context (no sliding window)."""
-    return not any(layer.is_sliding for layer in DynamicCache(config=loaded.causal_lm.config).layers)
+    """Whether rows can join a running batch: every layer keeps keys and values of every token, and it is proven.
+
+    Raises ModelError where not even one row at a time can be written so; says why rows are written one by one.
+    """
+    if loaded.head is not None:  # it writes nothing
+        return True
+    caching = find_caching(loaded)
+    if caching is Caching.NOT:
+        name = type(loaded.causal_lm).__name__
+        raise ModelError(f"{name} keeps its state in a cache of its own, which the server does not know; use chat.py")
+    keeps_all = BatchCache(loaded.causal_lm.config, 0, 0).keeps_all
+    if not keeps_all:
+        say("layers keep a window or a state, not all keys and values: answers are written one by one")
+    return keeps_all and caching is Caching.TOGETHER

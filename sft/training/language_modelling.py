@@ -11,7 +11,8 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
-from sft.batching import IGNORED, Batch, flatten_rows, pad_rows, tensor_of
+from sft.backend import UNSLOTH
+from sft.batching import IGNORED, Batch, Predictors, tensor_of
 from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
 from sft.models.loaded import LoadedModel
@@ -42,43 +43,38 @@ class LanguageModelling:
 
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         """Rows -> one batch in the layout the backend takes."""
-        if not self.loaded.takes_flat_rows:
-            return pad_rows(rows, self.loaded.chat.pad_id)
-        return flatten_rows(rows, shares=shares)
+        return self.loaded.lay_out(rows, shares=shares)
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of the nll of the batch's supervised tokens / divisor."""
-        labels = tensor_of(batch["labels"])
-        if not self.loaded.takes_flat_rows:
+        if self.loaded.backend == UNSLOTH:
+            labels = tensor_of(batch["labels"])
             divisor = (labels != IGNORED).sum() if divisor is None else divisor
             loss: torch.Tensor = model(**batch, num_items_in_batch=divisor, use_cache=False).loss
             return loss
-        kept = tensor_of(batch["logits_to_keep"])  # (N,)
-        if len(kept) == 0:
+        asked = Predictors.of(batch)
+        if len(asked.targets) == 0:
             raise RuntimeError("a batch without a supervised token reached the trainer")
-        forward = {name: value for name, value in batch.items() if name != "labels"} | {"use_cache": False}
+        divisor = len(asked.targets) if divisor is None else divisor
+        forward = {name: value for name, value in batch.items() if name != "labels"}
+        forward |= {"logits_to_keep": asked.columns, "use_cache": False}
         if self.takes_hidden_states:
             with head_left_out(self.loaded.causal_lm):
-                hidden = model(**forward).logits.squeeze(0)  # (N, D)
-            return self._loss(hidden, batch, divisor)
-        logits = model(**forward).logits.squeeze(0)  # (N, V)
-        nll = cross_entropy(logits.float(), labels[0, kept + 1], reduction="sum")
-        return nll / (len(kept) if divisor is None else divisor)
+                hidden = asked.pick(model(**forward).logits)  # (N, D)
+            return chunked_nll(hidden, self.loaded.causal_lm.get_output_embeddings(), asked.targets) / divisor
+        logits = asked.pick(model(**forward).logits)  # (N, V)
+        return cross_entropy(logits.float(), asked.targets, reduction="sum") / divisor
 
     @property
     def takes_hidden_states(self) -> bool:
         """Whether the loss can be had from what the layers return, without the model's own output layer."""
-        return is_frozen_linear(self.loaded.causal_lm.get_output_embeddings()) and not is_launched_sharded()
+        head = self.loaded.causal_lm.get_output_embeddings()
+        return is_frozen_linear(head) and not is_launched_sharded() and self.loaded.output_layer.is_plain
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
         """As compute_loss, from the hidden states of all tokens (T, D), flat."""
-        return self._loss(hidden[tensor_of(batch["logits_to_keep"])], batch, divisor)
-
-    def _loss(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
-        kept = tensor_of(batch["logits_to_keep"])
-        head = self.loaded.causal_lm.get_output_embeddings()
-        nll = chunked_nll(hidden, head, tensor_of(batch["labels"])[0, kept + 1])
-        return nll / (len(kept) if divisor is None else divisor)
+        kept, head = tensor_of(batch["logits_to_keep"]), self.loaded.causal_lm.get_output_embeddings()
+        return chunked_nll(hidden[kept], head, tensor_of(batch["labels"])[0, kept + 1]) / divisor
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[RowScore]:
         """Each row's nll over its supervised tokens."""

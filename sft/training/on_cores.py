@@ -23,7 +23,7 @@ from sft.training.order import deal_rows
 
 SLACK = 1.15  # the largest part may have so many times the mean's tokens; beyond, the others wait for too long
 FEWEST_TOKENS = 320  # of a part on average; of smaller ones, what each operation costs by itself eats up the gain
-LAYOUT = ("position_ids", "cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k", "key_places")  # of a batch
+LAYOUT = ("position_ids", "cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k", "key_places", "seq_idx")
 Result = tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]  # a part's loss and gradients
 
 

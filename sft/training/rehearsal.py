@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 
+from sft.backend import UNSLOTH
 from sft.batching import num_tokens_at_once
 from sft.console.narration import format_duration
 from sft.models.fused_lora import unpacked_bytes
@@ -169,7 +170,7 @@ def _plan(
     in_batch = [lengths[place] for place in rows]
     most = num_tokens_at_once(in_batch, trainer.micro_batches.padded)  # a step has no more
     most = min(most, trainer.micro_batch_tokens or most)
-    chooses = trainer.recomputes is None and trainer.loaded.takes_flat_rows and not trainer.is_sharded
+    chooses = trainer.recomputes is None and trainer.loaded.backend != UNSLOTH and not trainer.is_sharded
     kept = recomputed = None
     if not trainer.recomputes:
         kept = _try_line(trainer, model, rows[:4], lengths, is_resumed)

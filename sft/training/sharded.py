@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
-from sft.batching import flatten_rows, plan_batches, tensor_of, to_device
+from sft.batching import Predictors, plan_batches, tensor_of, to_device
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ConfigError
@@ -50,12 +50,15 @@ def score_in_step(model: torch.nn.Module, loaded: LoadedModel, rows: Sequence[En
     scores = [RowScore(0.0, 0)] * len(rows)
     with in_eval_mode(model), torch.no_grad(), loaded.flat_rows():
         for places in as_often_as_others(batches):
-            batch = flatten_rows([rows[place] for place in places])
-            labels, lengths = tensor_of(batch.pop("labels"))[0], tensor_of(batch.pop("row_lengths"))
-            targets = tensor_of(batch["logits_to_keep"]) + 1
-            logits = model(**to_device(batch, loaded.device), use_cache=False).logits[0]  # (N, V)
-            nll = cross_entropy(logits.float(), labels[targets].to(logits.device), reduction="none").double().cpu()
-            row_of_token = torch.arange(len(places)).repeat_interleave(lengths)[targets]
+            batch = loaded.lay_out([rows[place] for place in places])
+            asked, lengths = Predictors.of(batch), tensor_of(batch.pop("row_lengths"))
+            del batch["labels"]
+            given = to_device({**batch, "logits_to_keep": asked.columns}, loaded.device)
+            logits = asked.pick(model(**given, use_cache=False).logits)  # (N, V)
+            nll = cross_entropy(logits.float(), asked.targets.to(logits.device), reduction="none").double().cpu()
+            row_of_token = asked.lines
+            if loaded.takes_flat_rows:
+                row_of_token = torch.arange(len(places)).repeat_interleave(lengths)[asked.columns + 1]
             sums = torch.zeros(len(places), dtype=torch.float64).index_add_(0, row_of_token, nll)
             counts = torch.bincount(row_of_token, minlength=len(places))
             for place, total, count in zip(places, sums.tolist(), counts.tolist(), strict=True):

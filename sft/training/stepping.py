@@ -11,6 +11,7 @@ import torch
 from transformers import Trainer
 
 from prompts import Encoded
+from sft.backend import UNSLOTH
 from sft.batching import Batch
 from sft.console import say
 from sft.errors import RunError
@@ -57,7 +58,7 @@ class ComputesSteps(Trainer):
         """Spend memory as planned, from now on. (Unsloth has kernels of its own: only the micro-batches reach them.)"""
         self.plan = plan
         self.micro_batches.max_tokens = plan.micro_batch_tokens
-        if self.loaded.takes_flat_rows:
+        if self.loaded.backend != UNSLOTH:
             recompute_layers(self.loaded.causal_lm, plan.recomputed_layers)
             keep_unpacked(self.loaded.model, keep=plan.unpacks)
         self.passes = None
@@ -79,7 +80,7 @@ class ComputesSteps(Trainer):
     def can_replay(self) -> bool:
         """Whether passes can be recorded: an adapter in the type of its base on a GPU whose attention takes rows end to
         end, and nothing that draws random numbers while layers are computed again."""
-        has_flat_kernel = self.loaded.takes_flat_rows and has_varlen(self.loaded.device, self.loaded.precision.dtype)
+        has_flat_kernel = self.loaded.layers.records and has_varlen(self.loaded.device, self.loaded.precision.dtype)
         draws_again = self.plan.recomputed_layers > 0 and has_dropout(self.loaded.causal_lm)
         return (
             has_flat_kernel

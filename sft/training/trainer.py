@@ -76,7 +76,7 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         self.wants_replay = replays
         # Beginnings that rows have in common are computed once, where nothing makes equal tokens different in each row.
         is_same = not neftune_noise_alpha and not has_dropout(loaded.causal_lm)
-        self.shares_prefixes = self.objective.shares_prefixes and loaded.takes_flat_rows and is_same
+        self.shares_prefixes = self.objective.shares_prefixes and loaded.layers.shares and is_same
         self.plan = MemoryPlan(micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type])
         self.micro_batches = MicroBatches(self.plan.micro_batch_tokens, padded=not loaded.takes_flat_rows)
         types = {name: weight.dtype for name, weight in loaded.model.named_parameters() if weight.requires_grad}
@@ -197,7 +197,8 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
             is_alone
             and self.trains_in_one_type
             and is_fixed
-            and self.loaded.takes_flat_rows
+            and self.loaded.layers.flat
+            and self.loaded.layers.embeds
             and self.objective.takes_hidden_states
             and not has_dropout(self.loaded.causal_lm)
         )

@@ -50,6 +50,7 @@ def say_with(tiny):
     """say_with([[5, 7], [9, 2]]) makes the tiny model write these tokens (again and again), row by row of a batch."""
 
     def script(rows: list[list[int]]) -> ScriptedHead:
+        assert tiny.output_layer.is_plain  # proven with its own head, before the scripted one counts calls
         tiny.model.lm_head = ScriptedHead(len(tiny.tokenizer), rows)
         return tiny.model.lm_head
 

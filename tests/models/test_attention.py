@@ -13,7 +13,9 @@ from prompts import Encoded
 from sft.batching import flatten_rows
 from sft.models import attention
 from sft.models.attention import attend_flat
+from sft.models.attention_arguments import UnknownArgument
 from sft.models.loading import load_base
+from sft.models.shared_heads import attend_shared
 
 
 def attend_alone(query, key, value, lengths):
@@ -123,3 +125,72 @@ def test_flat_attention_without_row_bounds_is_refused(tiny_model_folder: Path):
     loaded = load_base(str(tiny_model_folder), dtype="fp32")
     with pytest.raises(TypeError, match="flatten_rows"), loaded.flat_rows():
         loaded.causal_lm(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("window", [1, 5, 17, 100])
+@pytest.mark.parametrize("lengths", [[9, 30, 12], [40, 3, 3, 3, 3]], ids=["padded", "row by row"])
+def test_a_window_lets_a_token_see_the_last_tokens_of_its_own_row_only(window, lengths, dtype):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, sum(lengths), 8, generator=generator).to(dtype) for heads in (4, 2, 2))
+    bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    found, _ = attend_flat(
+        torch.nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=max(lengths),
+        sliding_window=window,
+    )  # fmt: skip
+    behind = torch.arange(sum(lengths))[:, None] - torch.arange(sum(lengths))
+    row = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    seen = (behind >= 0) & (behind < window) & (row[:, None] == row)
+    wide = [tensor.double().repeat_interleave(4 // tensor.shape[1], 1) for tensor in (query, key, value)]
+    wanted = scaled_dot_product_attention(*wide, seen).transpose(1, 2)
+    tolerance = 1e-6 if dtype is torch.float32 else 3e-2
+    torch.testing.assert_close(found.double(), wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch's kernel for rows of any length")
+def test_windows_on_a_gpu_are_those_of_a_cpu_forward_and_backward():
+    lengths, made = [90, 300, 120], torch.Generator().manual_seed(0)
+    heads = [torch.randn(1, number, sum(lengths), 64, generator=made) for number in (4, 2, 2)]
+    bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    found = []
+    for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        given = [tensor.to(device, dtype).requires_grad_() for tensor in heads]
+        mixed, _ = attend_flat(
+            torch.nn.Module(), *given, None, cu_seq_lens_q=bounds.to(device), max_length_q=300, sliding_window=50
+        )
+        found.append([mixed, *torch.autograd.grad(mixed.float().square().sum(), given)])
+    for ours, wanted in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours.cpu().float(), wanted, atol=5e-2, rtol=5e-2)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [{"softcap": 50.0}, {"s_aux": torch.zeros(4)}, {"position_bias": torch.zeros(1)}, {"is_causal": False},
+     {"indices": torch.zeros(3)}, {"something_new": 0.5}],
+    ids=lambda argument: next(iter(argument)),
+)  # fmt: skip
+def test_an_argument_that_changes_the_result_is_refused_by_name(argument):
+    heads = [torch.randn(1, 4, 6, 8)] * 3
+    with pytest.raises(UnknownArgument, match=next(iter(argument))):
+        attend_flat(torch.nn.Module(), *heads, None, cu_seq_lens_q=torch.tensor([0, 6]), max_length_q=6, **argument)
+    if "is_causal" not in argument and "position_bias" not in argument:  # which transformers' own function computes
+        with pytest.raises(UnknownArgument, match=next(iter(argument))):
+            attend_shared(torch.nn.Module(), *heads, None, **argument)
+
+
+def test_a_mask_of_the_model_s_own_and_attention_to_later_tokens_are_refused():
+    heads, layout = [torch.randn(1, 4, 6, 8)] * 3, {"cu_seq_lens_q": torch.tensor([0, 6]), "max_length_q": 6}
+    with pytest.raises(UnknownArgument, match="mask"):
+        attend_flat(torch.nn.Module(), *heads, torch.zeros(1, 1, 6, 6), **layout)
+    both_ways = torch.nn.Module()
+    both_ways.is_causal = False
+    with pytest.raises(UnknownArgument, match="later tokens"):
+        attend_flat(both_ways, *heads, None, **layout)
+
+
+def test_what_says_nothing_of_attention_is_ignored():
+    heads, layout = [torch.randn(1, 4, 6, 8)] * 3, {"cu_seq_lens_q": torch.tensor([0, 6]), "max_length_q": 6}
+    plain, _ = attend_flat(torch.nn.Module(), *heads, None, **layout)
+    told, _ = attend_flat(torch.nn.Module(), *heads, None, **layout, softcap=None, position_ids=torch.arange(6))
+    assert torch.equal(plain, told)

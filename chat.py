@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from sft.talk.saved import SavedChats
     from sft.talk.session import Session
 
+    trained = run.train_settings() if run else None
     chats = SavedChats(settings.chats_dir)
     reader = LineReader("you> ", history=chats.history_file)
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch) if run else load_base(str(settings.model))
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
         reader,
         chats,
         make_writer=make_markdown_writer if settings.markdown and reader.is_terminal and has_cursor() else AnswerWriter,
-        head_share=run.train_settings().head_share if run else 0.5,
+        head_share=trained.head_share if trained else 0.5,
+        trained_length=trained.max_seq_length if trained else None,
     )
     session.run()
 

@@ -49,6 +49,7 @@ def load(settings: InferenceSettings, run: Run | None) -> "Predictor":
         model=settings.model,
         task=settings.task,
         decoding=settings.decoding_of(settings.decoding),
+        max_seq_length=settings.max_seq_length,
         allow_mismatch=settings.allow_mismatch,
     )
 

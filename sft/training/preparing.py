@@ -105,5 +105,6 @@ def encode_as_set(
         supervise=settings.supervise,
         on_too_long=settings.on_too_long,
         head_share=settings.head_share,
+        answer_room=settings.answer_room,
         head=head,
     )

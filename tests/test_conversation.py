@@ -118,7 +118,7 @@ def test_half_of_the_context_is_always_left_for_the_question(tiny_chat):
 
 
 def test_a_question_that_cannot_be_shortened_enough_is_refused(tiny_chat):
-    messages = [{"role": "system", "content": "s" * 400}, *talk_of("hello")]
+    messages = [{"role": "system", "content": "s" * 520}, *talk_of("hello")]
     with pytest.raises(TooLong):
         fit_prompt(tiny_chat, messages, PromptLimits(512, answer_room=200))
 

@@ -38,6 +38,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
 
     prog: ClassVar[str] = "inference.py"
     texts: ClassVar[tuple[str, ...]] = ("text", "input")
+    verbatim: ClassVar[tuple[str, ...]] = ("text", "input")
 
     text: str | None = Field(None, description="what to answer; default: standard input, else an example of the task")
     file: Path | None = Field(

@@ -147,7 +147,7 @@ def find_importers(modules: list[Module], package: str) -> list[str]:
 
 
 def find_long_files(modules: list[Module]) -> list[str]:
-    """Scripts over 120 lines, other files over 300."""
+    """Scripts over 120 lines, other files over 500."""
     findings = []
     for module in modules:
         num_lines = len(module.source.splitlines())

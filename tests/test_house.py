@@ -202,7 +202,7 @@ def test_the_importers_of_a_package_are_listed():
     assert find_importers(modules, "unsloth") == ["sft/b.py"]
 
 
-def test_a_script_of_121_lines_and_a_module_of_301_are_too_long():
+def test_a_script_of_121_lines_and_a_module_of_501_are_too_long():
     modules = [module("train.py", "\n" * 121), module("sft/x.py", "\n" * 501)]
     shorter = [module("chat.py", "\n" * 120), module("sft/y.py", "\n" * 500)]
     assert find_long_files([*modules, *shorter]) == [

@@ -73,6 +73,11 @@ class Predictor:
         self.loaded: LoadedModel = load_run(opened, allow_mismatch=allow_mismatch) if opened else load_base(str(model))
         self._limits = limits_of(opened, self.loaded.max_context, max_seq_length=max_seq_length)
 
+    @property
+    def reads_less(self) -> bool:
+        """Whether texts are cut to the length that the run was trained with, below what the model can read."""
+        return self._limits.max_length < self.loaded.max_context
+
     def predict(self, question: Question) -> Prediction:
         """The answer to a text, or to a row of a task.
 

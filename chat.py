@@ -17,7 +17,7 @@ from sft.config.talk import OR_UNTUNED, ChatSettings
 from sft.console import AnswerWriter, LineReader, has_cursor, run_command, say
 from sft.conversation import Conversation
 from sft.runs import open_run
-from sft.system_prompts import describe_differing
+from sft.system_prompts import tell_differing
 
 if TYPE_CHECKING:
     from sft.console.markdown import MarkdownWriter
@@ -31,8 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
     if run:
         run.check_writes("chat.py")
-        if line := describe_differing(run, "/system TEXT sets another"):
-            say(line)
+        tell_differing(run, "/system TEXT sets another")
 
     from sft.models.loading import load_base, load_run  # heavy: after --help, and after a run was found
     from sft.talk.saved import SavedChats

@@ -19,7 +19,7 @@ from sft.config.talk import OR_UNTUNED, InferenceSettings
 from sft.console import LineReader, read_standard_input, run_command, say, to_json
 from sft.locks import held, lock_of
 from sft.runs import Run, open_run
-from sft.system_prompts import describe_differing
+from sft.system_prompts import tell_differing
 
 if TYPE_CHECKING:
     from sft.inference import Predictor
@@ -31,8 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
     run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
-    if run and (line := describe_differing(run, "a row's own `system` sets another")):
-        say(line)
+    tell_differing(run, "a row's own `system` sets another")
     if settings.file is not None:
         answer_file(settings, run)
     elif settings.interactive:

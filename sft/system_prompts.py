@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from prompts.rows import own_system_prompt
 from prompts.tasks import Row, get_task, text_of
+from sft.console import say
 from sft.runs import Run
 
 MAX_SHOWN = 60  # characters of a system prompt that a line shows
@@ -58,6 +59,12 @@ def survey_system_prompts(rows: Iterable[Row], asked_for: str | None) -> SystemP
     used = {asked_for if prompt is None else prompt for prompt in own}
     chosen = next(iter(used)) if len(used) == 1 else asked_for
     return SystemPrompts(chosen, asked_for, len(own), sum(prompt is not None for prompt in own), len(used))
+
+
+def tell_differing(run: Run | None, how: str) -> None:
+    """Say what describe_differing has to say."""
+    if run is not None and (line := describe_differing(run, how)):
+        say(line)
 
 
 def describe_differing(run: Run, how: str) -> str:

@@ -3,15 +3,18 @@
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from prompts.tasks import get_task
+from sft.config.decoding import DECODING
 from sft.config.serve import ServeSettings
 from sft.conversation import Conversation, limits_of
 from sft.encoding import encode_rows
 from sft.evaluation.rows import prepare_rows
 from sft.inference import Predictor
+from sft.inference.files import describe_source
 from sft.runs import open_run
 from sft.serve.answers import prepare_answer
 from sft.serve.protocol import ChatRequest
@@ -89,7 +92,7 @@ def test_a_chat_and_its_server_ask_what_evaluation_asks_as_long_as_it_fits(run, 
     chat = Conversation(run.system_prompt)
     chat.ask("hi")
     chat.keep_answer("hello")
-    session = Session(loaded, chat, predictor._decoding_for(get_task("chat")), None, None)
+    session = Session(loaded, chat, DECODING["chat"], None, None)
     asked = ask(list_served("tiny", run)["tiny"], messages, run.system_prompt, None)
     limits = limits_of(run, loaded.max_context)
     served = prepare_answer(loaded, ServeSettings(), ChatRequest(model="tiny", messages=messages), asked, limits)
@@ -113,9 +116,12 @@ def test_a_head_reads_the_same_in_training_and_inference(head_run):
 
 def test_inference_reads_more_than_the_run_where_it_is_asked_to(run, predictor):
     row = {"task": "instruct", "instruction": "Why?", "input": LONG}
-    as_trained, more = predictor._ask(row), Predictor(run, max_seq_length=500)._ask(row)
+    longer = Predictor(run, max_seq_length=500)
+    as_trained, more = predictor._ask(row), longer._ask(row)
     assert more.num_cut < as_trained.num_cut
     assert len(as_trained.ids) < len(more.ids) < 500
+    made_from = [describe_source(Path(__file__), which, {}) for which in (predictor, longer)]
+    assert made_from[0] != made_from[1]  # a file of answers begun by one is not gone on with by the other
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from sft.evaluation.predictions import Prediction, predict_rows
 from sft.evaluation.rows import prepare_rows, select_rows
 from sft.evaluation.short_forms import ShortMetrics
 from sft.generation.backends import check_generator
-from sft.labels import describe_sole_answer, find_sole_answer
+from sft.labels import describe_sole_answer
 from sft.models.loading import load_run
 from sft.robustness.figures import HardAnswer, RobustnessFigures
 from sft.runs import Run, git_revision, package_versions, write_atomically
@@ -124,7 +124,9 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     distinct = [row.row for row in prepared.last_turns]
     overlaps = find_overlaps(distinct, selection.training) if settings.leak_check else {}
     leaks = describe_leaks(selection.training, overlaps, len(distinct), checked=settings.leak_check)
-    _tell_plan(stats, budgets, settings, leaks, find_sole_answer(distinct))
+    references = {row.reference for row in prepared.rows}  # of every turn: conversations may end in the same words
+    sole = references.pop() if len(references) == 1 < len(prepared.rows) else None
+    _tell_plan(stats, budgets, settings, leaks, sole)
 
     journal = open_journal(run, settings, loaded, prepared.rows, budgets, selection.seed, baseline)
     try:

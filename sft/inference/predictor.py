@@ -71,12 +71,12 @@ class Predictor:
         self._decoding = decoding
         self._lock = threading.Lock()
         self.loaded: LoadedModel = load_run(opened, allow_mismatch=allow_mismatch) if opened else load_base(str(model))
-        self._limits = limits_of(opened, self.loaded.max_context, max_seq_length=max_seq_length)
+        self.limits = limits_of(opened, self.loaded.max_context, max_seq_length=max_seq_length)
 
     @property
     def reads_less(self) -> bool:
         """Whether texts are cut to the length that the run was trained with, below what the model can read."""
-        return self._limits.max_length < self.loaded.max_context
+        return self.limits.max_length < self.loaded.max_context
 
     def predict(self, question: Question) -> Prediction:
         """The answer to a text, or to a row of a task.
@@ -127,7 +127,7 @@ class Predictor:
         head = self.loaded.head
         labels = answers_of(task, row, head)
         messages = conversation_of(row, self.system_prompt, with_answer=False)
-        prompt = fit_prompt(self.loaded.chat, messages, self._limits, head=head)
+        prompt = fit_prompt(self.loaded.chat, messages, self.limits, head=head)
         classes = task.classes_of(labels, row)
         return _Asked(row, task, prompt.ids, prompt.num_cut, labels, classes)
 

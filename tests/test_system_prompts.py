@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 
 from prompts import Fingerprint
+from prompts.label_task import make_definition, make_label_task
+from prompts.tasks import add_task
 from sft.data import open_dataset
 from sft.runs import open_run
 from sft.system_prompts import describe_differing, survey_system_prompts
@@ -72,6 +74,16 @@ def test_what_all_rows_stand_behind_is_chosen_and_one_line_says_what_they_bring(
 
 def test_a_row_with_the_words_of_the_setting_as_its_own_agrees_with_rows_that_have_none():
     assert survey_system_prompts([talk(1, SUPPORT), talk(2, None)], SUPPORT).chosen == SUPPORT
+
+
+def test_a_task_that_brings_a_system_prompt_counts_only_where_there_is_nothing_else():
+    definition = make_definition("mood of a test", {"labels": ["low", "high"], "system": "You sort moods."})
+    task = add_task(make_label_task(definition))
+    moods = [{"id": "m", "source": "s", "task": task.name, "text": "so so", "label": "low"}]
+    assert survey_system_prompts(moods, "Be brief.").chosen == "You sort moods."
+    mixed = survey_system_prompts([*moods, talk(1, SUPPORT)], "Be brief.")
+    assert (mixed.chosen, mixed.num_distinct) == (SUPPORT, 1)
+    assert survey_system_prompts([*moods, instruct(1)], "Be brief.").describe() == ""
 
 
 @pytest.fixture

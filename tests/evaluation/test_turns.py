@@ -46,6 +46,14 @@ def test_each_answer_is_a_row_behind_its_reference_history(run, loaded):
         assert row.prompt_ids == loaded.chat.encode_prompt([system, *asked])
 
 
+def test_an_answer_that_is_not_to_be_learned_is_context_and_not_a_row(run, loaded):
+    messages = [{**turn} for turn in TALKS[0]["messages"]]
+    messages[1]["supervised"] = False
+    rows = prepare(run, loaded, [{**TALKS[0], "messages": messages}], turns="all").rows
+    assert [(row.turn, row.reference) for row in rows] == [(1, "nine"), (2, "you are welcome")]
+    assert rows[0].prompt_ids == prepare(run, loaded, turns="all").rows[1].prompt_ids
+
+
 def test_the_loss_is_that_of_all_answers_at_once_and_rows_of_one_answer_stay_as_they_were(run, loaded):
     each, once = prepare(run, loaded, turns="all").rows, prepare(run, loaded, turns="last").rows
     whole, parts = (answer_rows(loaded, rows, {}, "tuned", asking=Asking(Silent())) for rows in (once, each))

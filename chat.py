@@ -17,6 +17,7 @@ from sft.config.talk import OR_UNTUNED, ChatSettings
 from sft.console import AnswerWriter, LineReader, has_cursor, run_command, say
 from sft.conversation import Conversation
 from sft.runs import open_run
+from sft.system_prompts import tell_differing
 
 if TYPE_CHECKING:
     from sft.console.markdown import MarkdownWriter
@@ -30,11 +31,13 @@ def main(argv: list[str] | None = None) -> None:
     run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
     if run:
         run.check_writes("chat.py")
+        tell_differing(run, "/system TEXT sets another")
 
     from sft.models.loading import load_base, load_run  # heavy: after --help, and after a run was found
     from sft.talk.saved import SavedChats
     from sft.talk.session import Session
 
+    trained = run.train_settings() if run else None
     chats = SavedChats(settings.chats_dir)
     reader = LineReader("you> ", history=chats.history_file)
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch) if run else load_base(str(settings.model))
@@ -47,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         reader,
         chats,
         make_writer=make_markdown_writer if settings.markdown and reader.is_terminal and has_cursor() else AnswerWriter,
-        head_share=run.train_settings().head_share if run else 0.5,
+        head_share=trained.head_share if trained else 0.5,
+        trained_length=trained.max_seq_length if trained else None,
     )
     session.run()
 

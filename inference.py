@@ -12,6 +12,7 @@ writes a line for each row to --output; stopped, the same command goes on where 
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.config.layers import load_settings
@@ -19,6 +20,7 @@ from sft.config.talk import OR_UNTUNED, InferenceSettings
 from sft.console import LineReader, read_standard_input, run_command, say, to_json
 from sft.locks import held, lock_of
 from sft.runs import Run, open_run
+from sft.system_prompts import tell_differing
 
 if TYPE_CHECKING:
     from sft.inference import Predictor
@@ -30,8 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
     run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
-    if settings.file is not None:
-        answer_file(settings, run)
+    tell_differing(run, "a row's own `system` sets another")
+    if settings.file is not None and settings.output is not None:  # given together, or neither
+        answer_file(settings, run, settings.file, settings.output)
     elif settings.interactive:
         answer_typed_lines(settings, run)
     elif settings.demo:
@@ -49,6 +52,7 @@ def load(settings: InferenceSettings, run: Run | None) -> "Predictor":
         model=settings.model,
         task=settings.task,
         decoding=settings.decoding_of(settings.decoding),
+        max_seq_length=settings.max_seq_length,
         allow_mismatch=settings.allow_mismatch,
     )
 
@@ -91,24 +95,22 @@ def answer_demo(settings: InferenceSettings, run: Run | None) -> None:
     answer_examples(predictor, choose_examples(predictor, settings.task), as_json=settings.json_output)
 
 
-def answer_file(settings: InferenceSettings, run: Run | None) -> None:
+def answer_file(settings: InferenceSettings, run: Run | None, source: Path, target: Path) -> None:
     """Every row of a file; its rows are read and checked before anything heavy is loaded."""
     from sft.inference.questions import choose_task
     from sft.inference.rows import read_rows
 
-    assert settings.file is not None
-    assert settings.output is not None
     started = time.monotonic()
     task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
     columns = run.train_settings().columns_by_field() if run else {}
-    rows = read_rows(settings.file, task, keep_bad=settings.on_bad_row == "quarantine", columns=columns)
-    busy = f"{settings.output}: another command is writing it"
-    with held(lock_of(settings.output), busy, "wait for it, or name another --output"):
+    rows = read_rows(source, task, keep_bad=settings.on_bad_row == "quarantine", columns=columns)
+    busy = f"{target}: another command is writing it"
+    with held(lock_of(target), busy, "wait for it, or name another --output"):
         from sft.inference.files import answer_rows, describe_source  # heavy
 
         predictor = load(settings, run)
-        made_from = describe_source(settings.file, predictor, settings.decoding_of(settings.decoding).model_dump())
-        summary = answer_rows(predictor, rows, settings.output, made_from)
+        made_from = describe_source(source, predictor, settings.decoding_of(settings.decoding).model_dump())
+        summary = answer_rows(predictor, rows, target, made_from)
     say(f"{summary.rows:,} rows answered, {summary.problems:,} of them without a valid answer")
     fields = asdict(summary) | {"duration_s": round(time.monotonic() - started, 3)}
     print(to_json(fields) if settings.json_output else summary.output)

@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     from sft import inspection  # heavy: after the rows are known to be sound
     from sft.inspection_page import render_page
     from sft.models.loading import load_chat_format
+    from sft.system_prompts import survey_system_prompts
 
     rows = [dict(row) for row in (*dataset.train, *dataset.validation, *dataset.test)]
     chosen = [find_row(rows, settings.row)] if settings.row else inspection.choose_rows(rows, settings.num_rows)
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> None:
             parts.append(table(inspection.length_rows(survey), header=inspection.LENGTH_HEADER))
             parts.append(table(inspection.cost_rows(survey), header=inspection.COST_HEADER))
         print("\n\n".join(parts))
+    if line := survey_system_prompts([*dataset.train, *dataset.validation], settings.system_prompt).describe():
+        say(make_visible(line))
     report_problems(survey.unusable)
     if not chat.supervises_every_answer:
         say(f"think policy {settings.think}: each answer of a conversation is an example of its own")

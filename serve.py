@@ -13,6 +13,7 @@ from sft.config.serve import ServeSettings
 from sft.console import run_command, say
 from sft.errors import ConfigError
 from sft.runs import open_run
+from sft.system_prompts import tell_differing
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
     run = None if settings.model else open_run(settings.run)
+    tell_differing(run, "a system message of the client's sets another")
     if settings.backend == "vllm":
         from sft.serve.vllm import hand_over
 

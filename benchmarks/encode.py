@@ -67,12 +67,12 @@ def main() -> None:
     num_tokens = num_shortened = num_dropped = 0
     memory_mb = {}
     start, start_cpu = time.perf_counter(), time.process_time()
-    for number, encoded in enumerate(chat.encode_batch(conversations, max_length=MAX_LENGTH), start=1):
-        if isinstance(encoded, PromptError):
+    for number, examples in enumerate(chat.encode_batch(conversations, max_length=MAX_LENGTH), start=1):
+        if isinstance(examples, PromptError):
             num_dropped += 1
         else:
-            num_tokens += len(encoded.input_ids)
-            num_shortened += encoded.num_cut > 0
+            num_tokens += sum(len(encoded.input_ids) for encoded in examples)
+            num_shortened += any(encoded.num_cut for encoded in examples)
         if number in (arguments.rows // 10, arguments.rows):
             memory_mb[number] = round(resident_mb(), 1)
     duration_s, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 from prompts.encoded import Encoded
 from prompts.errors import PromptError, TooLong
 from prompts.family import TEXT_END, THINK_END, THINK_POLICIES, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
-from prompts.layout import Piece, Supervise, lay_out, lay_out_answer, supervises_every_answer
+from prompts.layout import NEWLINE, Piece, Supervise, lay_out, lay_out_answer, supervises_every_answer
 from prompts.messages import Message, check_conversation
-from prompts.shorten import fit_messages
+from prompts.shorten import ANSWER_ROOM, Room, fit_messages
 from prompts.template import read_family
 from prompts.text_encoder import TextEncoder
 
@@ -40,6 +40,7 @@ class _Rules(NamedTuple):
     max_length: int | None
     on_too_long: OnTooLong
     head_share: float
+    answer_room: int
 
 
 class _Started(NamedTuple):
@@ -107,7 +108,7 @@ class ChatFormat:
 
     @property
     def supervises_every_answer(self) -> bool:
-        """Whether one row can supervise all its answers; if not, only the last (see ThinkPolicy and unroll)."""
+        """Whether one example can supervise all answers of a row; if not, each gets its own (see ThinkPolicy)."""
         return supervises_every_answer(self.family, self.think)
 
     def encode(
@@ -118,19 +119,19 @@ class ChatFormat:
         max_length: int | None = None,
         on_too_long: OnTooLong = "shorten",
         head_share: float = 0.5,
+        answer_room: int = ANSWER_ROOM,
     ) -> Encoded:
         """A conversation that ends with an answer (supervise "none": with a user turn, a prompt) -> ids and mask.
 
-        Supervised are each answer (or the last) and its end token. Over max_length tokens, `shorten` drops the oldest
-        whole exchanges, then the middle of the document in the user turn, of which head_share stays at the head.
-        Raises TooLong where that does not help, or at once with `drop`; PromptError with `error`, and for a
-        conversation that cannot be rendered.
+        Of a conversation that makes several examples, as encode_batch says, the last one. Raises TooLong where it does
+        not fit and cannot be shortened, or at once with `drop`; PromptError with `error`, and for a conversation that
+        cannot be rendered.
         """
-        rules = _Rules(supervise, max_length, on_too_long, head_share)
-        encoded = self._encode_row(messages, self._lay_out_row(messages, supervise), {}, rules)
-        if isinstance(encoded, PromptError):
-            raise encoded
-        return encoded
+        rules = _Rules(supervise, max_length, on_too_long, head_share, answer_room)
+        examples = self._encode_row(messages, self._lay_out_row(messages, supervise), {}, rules)
+        if isinstance(examples, PromptError):
+            raise examples
+        return examples[-1]
 
     def encode_batch(
         self,
@@ -140,9 +141,17 @@ class ChatFormat:
         max_length: int | None = None,
         on_too_long: OnTooLong = "shorten",
         head_share: float = 0.5,
-    ) -> Iterator[Encoded | PromptError]:
-        """Many conversations, in order, on all cores; as encode, but an error is given back in its row's place."""
-        rules = _Rules(supervise, max_length, on_too_long, head_share)
+        answer_room: int = ANSWER_ROOM,
+    ) -> Iterator[list[Encoded] | PromptError]:
+        """The examples that each conversation makes, in order, on all cores; an error stands in its row's place.
+
+        Supervised are each answer (or the last) and its end token: one example holds all of them where each stands
+        behind the prompt it is asked with, encode_prompt's; the others get one of their own. Over max_length tokens,
+        `shorten` drops a prompt's oldest whole exchanges, then the middle of the document in the user turn, of which
+        head_share stays at the head, and leaves room for the longest of the answers that the user turn allows, or
+        answer_room tokens for free text (less where the fixed parts of the prompt leave less than twice that).
+        """
+        rules = _Rules(supervise, max_length, on_too_long, head_share, answer_room)
         remaining = iter(conversations)
         # While the rows of one chunk are put together, the texts of the next are encoded: tokenizers needs no GIL.
         with ThreadPoolExecutor(max_workers=1) as beside:
@@ -161,34 +170,27 @@ class ChatFormat:
                     yield self._encode_row(messages, row, known, rules)
 
     def encode_prompt(
-        self, messages: Sequence[Message], *, max_length: int | None = None, head_share: float = 0.5
+        self,
+        messages: Sequence[Message],
+        *,
+        max_length: int | None = None,
+        on_too_long: OnTooLong = "shorten",
+        head_share: float = 0.5,
+        answer_room: int = ANSWER_ROOM,
+        is_answered: bool = True,
     ) -> list[int]:
         """A conversation that ends with a user turn -> the ids after which the model answers.
 
         It ends with the assistant's header (and, if the model shall not think, an empty think block). With max_length
-        it is shortened as encode does; raises TooLong where that does not help.
+        it is shortened as encode_batch does; raises TooLong where that does not help. A prompt that has less than
+        max_length tokens stays whole where on_too_long is `drop` or `error`: so do the rows it was trained on.
+        is_answered: False where a head reads it and nothing is written, so that no room is left.
         """
         check_conversation(messages, last_role="user")
         if max_length is not None:
-            messages = self.fit(messages, max_length=max_length, head_share=head_share)
+            rules = _Rules("last" if is_answered else "none", max_length, on_too_long, head_share, answer_room)
+            messages = self._fit(messages, rules, {})
         return self._encode_pieces(lay_out(self.family, self.think, messages), {}).input_ids
-
-    def fit(self, messages: Sequence[Message], *, max_length: int, head_share: float = 0.5) -> list[Message]:
-        """A prompt's or row's messages, shortened until they take at most max_length tokens; raises TooLong."""
-        return self._fit(messages, max_length, head_share, {})
-
-    def unroll(self, messages: Sequence[Message]) -> list[list[Message]]:
-        """Conversations that together supervise every answer: the one itself, or one for each answer (think="auto").
-
-        [u1, a1, u2, a2] -> [[u1, a1, u2, a2]], or [[u1, a1], [u1, a1, u2, a2]]
-        """
-        if self.supervises_every_answer:
-            return [list(messages)]
-        return [
-            list(messages[: end + 1])
-            for end, message in enumerate(messages)
-            if message["role"] == "assistant" and message.get("supervised", True)
-        ]
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of a text in which nothing is a control token: "<|im_end|>" -> six or so ordinary ids."""
@@ -235,34 +237,125 @@ class ChatFormat:
         return lay_out(self.family, self.think, messages, supervise)
 
     def _encode_row(
-        self, messages: Sequence[Message], row: list[Piece] | PromptError, known: KnownTexts, rules: _Rules
-    ) -> Encoded | PromptError:
-        if isinstance(row, PromptError):
-            return row
-        encoded = self._encode_pieces(row, known)
-        num_tokens, max_length = len(encoded.input_ids), rules.max_length
-        if max_length is None or num_tokens <= max_length:
-            return encoded
-        if rules.on_too_long == "error":
-            return PromptError(
+        self, messages: Sequence[Message], pieces: list[Piece] | PromptError, known: KnownTexts, rules: _Rules
+    ) -> list[Encoded] | PromptError:
+        """The examples of a conversation whose pieces are laid out."""
+        if isinstance(pieces, PromptError):
+            return pieces
+        try:
+            if rules.supervise == "none":
+                return [self._encode_last(messages, known, rules, pieces)]
+            ends = [index for index, message in enumerate(messages, start=1) if _is_learned(message)]
+            if rules.supervise == "last" or ends == [len(messages)]:
+                return [self._encode_last(messages, known, rules, pieces)]
+            if not ends:
+                return [self._encode_pieces(pieces, known)]
+            if ends[-1] < len(messages):  # behind the last that is learned stands nothing it needs
+                messages = messages[: ends[-1]]
+                pieces = lay_out(self.family, self.think, messages)
+            num_together = self._count_together(messages, ends, known, rules) if self.supervises_every_answer else 0
+            if num_together == len(ends):
+                return [self._encode_pieces(pieces, known)]
+            together = [messages[: ends[num_together - 1]]] if num_together else []
+            return [
+                *(self._encode_pieces(lay_out(self.family, self.think, part), known) for part in together),
+                *(self._encode_last(messages[:end], known, rules) for end in ends[num_together:]),
+            ]
+        except PromptError as error:
+            return error
+
+    def _count_together(
+        self, messages: Sequence[Message], ends: Sequence[int], known: KnownTexts, rules: _Rules
+    ) -> int:
+        """How many of the answers, which end at these indices, can be learned from one example: all where it fits.
+
+        Later ones stand behind a prompt that is shortened, or would make the example too long.
+        """
+        if rules.max_length is None:
+            return len(ends)
+        if rules.on_too_long != "shorten":  # as one, or not at all
+            self._encode_last(messages, known, rules)
+            return len(ends)
+        widest = max(self._room_behind(messages[: end - 1], known, rules).wished for end in ends)
+        if max(self._count(messages, known), self._count(messages[:-1], known, asks=True) + widest) <= rules.max_length:
+            return len(ends)
+        for number, end in enumerate(ends):
+            asked = list(messages[: end - 1])
+            if self._count(messages[:end], known) > rules.max_length or self._fit(asked, rules, known) != asked:
+                return number
+        return len(ends)
+
+    def _encode_last(
+        self, messages: Sequence[Message], known: KnownTexts, rules: _Rules, pieces: list[Piece] | None = None
+    ) -> Encoded:
+        """An example of the last answer alone, behind its prompt; or of a prompt that nothing answers.
+
+        What the prompt is does not depend on the answer. Raises TooLong, or PromptError as on_too_long says.
+        """
+        whole = self._encode_pieces(pieces or lay_out(self.family, self.think, messages, "last"), known)
+        max_length, answer = rules.max_length, list(messages[-1:] if rules.supervise != "none" else [])
+        if max_length is None:
+            return whole
+        asked = messages[: len(messages) - len(answer)]
+        room, num_asked = self._room_behind(asked, known, rules), len(whole.prompt_ids)
+        num_tokens = max(len(whole.input_ids), num_asked + room.needed)  # whichever of its labels is right
+        if num_asked + room.wished <= max_length and num_tokens <= max_length:
+            return whole
+        if rules.on_too_long == "error" and num_tokens > max_length:
+            raise PromptError(
                 f"{num_tokens:,} tokens, but at most {max_length:,} are allowed; raise the length or shorten"
             )
-        if rules.on_too_long == "drop":
-            return TooLong(num_tokens, max_length, "dropped, as on_too_long says")
+        if rules.on_too_long == "drop" and num_tokens > max_length:
+            raise TooLong(num_tokens, max_length, "dropped, as on_too_long says")
         try:
-            fitting = self._fit(messages, max_length, rules.head_share, known)
+            fitted = self._fit(asked, rules, known)
         except TooLong as error:
-            return error
-        encoded = self._encode_pieces(lay_out(self.family, self.think, fitting, rules.supervise), known)
-        return replace(encoded, num_cut=num_tokens - len(encoded.input_ids))
+            raise TooLong(num_tokens, max_length, error.reason) from None
+        encoded = self._encode_pieces(lay_out(self.family, self.think, [*fitted, *answer], "last"), known)
+        if len(encoded.input_ids) > max_length:
+            num_left, num_over = max_length - len(encoded.prompt_ids), len(encoded.input_ids) - max_length
+            raise TooLong(
+                num_tokens,
+                max_length,
+                f"its prompt leaves {num_left:,}, its answer has {num_over:,} more; raise the length or the room for "
+                "answers, or shorten the row",
+            )
+        return replace(encoded, num_cut=len(whole.input_ids) - len(encoded.input_ids))
 
-    def _fit(self, messages: Sequence[Message], max_length: int, head_share: float, known: KnownTexts) -> list[Message]:
+    def _fit(self, asked: Sequence[Message], rules: _Rules, known: KnownTexts) -> list[Message]:
+        """The turns of a prompt, shortened where they have to be; raises TooLong."""
+        assert rules.max_length is not None
+        room = self._room_behind(asked, known, rules)
+        least = room.wished if rules.on_too_long == "shorten" else room.needed
+        if all(turn["role"] != "user" for turn in asked):  # what the assistant says first: nothing can be shortened
+            return list(asked)
+        if self._count(asked, known, asks=True) + least <= rules.max_length:
+            return list(asked)
+
         def count_tokens(candidate: Sequence[Message]) -> int:
-            pieces = lay_out(self.family, self.think, candidate)
-            self._encode_texts([pieces], known)
-            return sum(1 if piece.is_control else len(known[piece.text]) for piece in pieces)
+            return self._count(candidate, known, asks=True)
 
-        return fit_messages(messages, max_length, count_tokens, self.encoder.locate, head_share)
+        return fit_messages(asked, rules.max_length, room, count_tokens, self.encoder.locate, rules.head_share)
+
+    def _room_behind(self, asked: Sequence[Message], known: KnownTexts, rules: _Rules) -> Room:
+        """What the turns of a prompt must leave: exactly the longest label that the last one allows, or free text."""
+        if rules.supervise == "none":
+            return Room(0, 0)
+        labels = asked[-1].get("answers", ()) if asked else ()
+        newline = [NEWLINE] if self.family.ends_with_newline else []
+        needed = 1
+        for label in labels:
+            pieces = [*lay_out_answer(self.think, {"role": "assistant", "content": label}), *newline]
+            self._encode_texts([pieces], known)
+            needed = max(needed, _count_ids(pieces, known))
+        is_free = not labels or self.think == "keep"  # which thinks aloud first
+        return Room(needed, max(needed, rules.answer_room) if is_free else needed)
+
+    def _count(self, messages: Sequence[Message], known: KnownTexts, *, asks: bool = False) -> int:
+        """Tokens of a conversation, or of a prompt."""
+        pieces = lay_out(self.family, self.think, messages, asks=asks)
+        self._encode_texts([pieces], known)
+        return _count_ids(pieces, known)
 
     def _encode_texts(self, rows: Iterable[list[Piece]], known: KnownTexts) -> None:
         """Encode the texts of the rows that are not known yet, in one call, and remember them."""
@@ -282,9 +375,17 @@ class ChatFormat:
         return Encoded(input_ids, loss_mask)
 
 
+def _is_learned(message: Message) -> bool:
+    return message["role"] == "assistant" and message.get("supervised", True)
+
+
 def _texts_of(rows: Iterable[list[Piece]]) -> list[str]:
     """Each text of the rows once; a system prompt or a header stands in all of them."""
     return list({piece.text for row in rows for piece in row if not piece.is_control})
+
+
+def _count_ids(pieces: Iterable[Piece], known: KnownTexts) -> int:
+    return sum(1 if piece.is_control else len(known[piece.text]) for piece in pieces)
 
 
 def _splits_alike(chat: ChatFormat, backend: Tokenizer) -> bool:

@@ -22,4 +22,5 @@ class TooLong(PromptError):
     def __init__(self, num_tokens: int, max_length: int, reason: str):
         self.num_tokens = num_tokens
         self.max_length = max_length
+        self.reason = reason
         super().__init__(f"{num_tokens:,} tokens do not fit {max_length:,}: {reason}")

@@ -17,7 +17,7 @@ auto  To the letter what the family's template does when told not to think. Qwen
       answer about to be given, and none before those of the past. Training: ids = apply_chat_template, for any number
       of turns. Inference: ids = apply_chat_template(add_generation_prompt=True, enable_thinking=False). So an answer
       of an earlier turn stands behind another context (no block) than it was asked with (block): only the last answer
-      of a row is supervised, whatever `supervise` says. ChatFormat.unroll makes a row of each answer instead.
+      of an example is supervised; ChatFormat makes an example of each answer of a row.
 off   Never thinks: every answer, past or present, in training and in inference, stands behind an empty block. Equal
       to auto for a single turn; all answers of a row can be supervised. Software that serves the model with the
       family's own template leaves the past blocks out.

@@ -102,7 +102,10 @@ def _describe_task(name: str) -> str:
     task = get_task(name)
     labels = task.classes_of(task.allowed_labels(task.example), task.example)
     told = [{"role": "system", "content": task.system_prompt}] if task.system_prompt else []
-    asked = _hash(json.dumps([*told, *task.build_messages(task.example)], ensure_ascii=False))
+    turns = [{**turn} for turn in task.build_messages(task.example)]
+    for turn in turns:
+        turn.pop("answers", None)  # stands above, as the labels
+    asked = _hash(json.dumps([*told, *turns], ensure_ascii=False))
     return f"labels {'|'.join(labels)}, prompt {asked}" if labels else f"prompt {asked}"
 
 

@@ -26,17 +26,25 @@ EMPTY_BLOCK = (Piece(THINK_START, True), Piece("\n\n"), Piece(THINK_END, True), 
 
 
 def lay_out(
-    family: Family, think: ThinkPolicy, messages: Sequence[Message], supervise: Supervise = "all"
+    family: Family,
+    think: ThinkPolicy,
+    messages: Sequence[Message],
+    supervise: Supervise = "all",
+    *,
+    asks: bool = False,
 ) -> list[Piece]:
     """The pieces of a conversation; if it ends with a user turn, they end with the header of the answer to come.
 
+    asks: they do so whoever spoke last.
+
     [{"role": "user", "content": "hi"}] -> <|im_start|> "user\\nhi" <|im_end|> "\\n" <|im_start|> "assistant\\n"
     """
+    asks = asks or messages[-1]["role"] != "assistant"
     if family.default_system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": family.default_system}, *messages]
     pieces: list[Piece] = []
     for index, message in enumerate(messages, start=1):
-        is_last = index == len(messages)
+        is_last = index == len(messages) and not asks
         if message["role"] == "assistant":
             is_supervised = is_last or (supervise == "all" and supervises_every_answer(family, think))
             is_supervised = is_supervised and message.get("supervised", True)
@@ -48,7 +56,7 @@ def lay_out(
             ]
         else:
             pieces += [START, Piece(f"{message['role']}\n{message['content']}"), END, NEWLINE]
-    if messages[-1]["role"] != "assistant":
+    if asks:
         pieces += _lay_out_header(family, think, is_last=True)
     elif not family.ends_with_newline:
         pieces.pop()

@@ -16,6 +16,9 @@ class Message(TypedDict):
     # Characters of a user's content that may be shortened, end exclusive. Without it all of the content may be;
     # (0, 0) = nothing may (named entities of a shortened text would no longer be in it).
     document: NotRequired[tuple[int, int]]
+    # The answers that a user's turn allows, all of them: a shortened prompt leaves room for the longest, whichever is
+    # right. Without it the answer is free text, and a fixed room is left.
+    answers: NotRequired[tuple[str, ...]]
     # What an assistant thought before answering. Only think="keep" writes it; see prompts.family.
     reasoning_content: NotRequired[str]
     # False: an assistant's turn that is context and not learned (a row's `weight: 0`). Left out: learned.

@@ -15,18 +15,19 @@ def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = 
     """[system?, user, assistant] of a row, or without the answer what inference sends.
 
     The row's own system message (`system`, or the first of its `messages`) wins over its task's, and both over
-    system_prompt. None: no system
-    message, so that the chat template's own default holds, if it has one. Raises PromptError for an unusable row.
+    system_prompt. None: no system message, so that the chat template's own default holds, if it has one. Raises
+    PromptError for an unusable row.
     """
     task = get_task(text_of(row, "task"))
     messages = task.build_messages(row, with_answer=with_answer)
-    own = _own_system_prompt(row)
+    own = own_system_prompt(row)
     own = task.system_prompt if own is None else own
     system_prompt = system_prompt if own is None else own
     return messages if system_prompt is None else [{"role": "system", "content": system_prompt}, *messages]
 
 
-def _own_system_prompt(row: Row) -> str | None:
+def own_system_prompt(row: Row) -> str | None:
+    """The system prompt that a row brings, in its field `system` or as the first of its `messages`; None if none."""
     turns = row.get("messages")
     if isinstance(turns, list) and turns and turns[0].get("role") == "system":
         return text_of(turns[0], "content")

@@ -127,6 +127,8 @@ class Task:
         """[user, assistant] of a row, without the system message. Raises PromptError naming a missing field."""
         self._check(row, self.required if with_answer else self.prompt_fields)
         messages = self.build_prompt(row)
+        if labels := self.allowed_labels(row):
+            messages = [*messages[:-1], {**messages[-1], "answers": labels}]
         if with_answer:
             answer: Message = {"role": "assistant", "content": self.answer_of(row)}
             if reasoning := _reasoning_of(row):

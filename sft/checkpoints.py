@@ -24,8 +24,8 @@ LOCK_FILE = ".training.lock"
 KEPT = (
     "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora", "use_rslora",
     "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "head", "labels",
-    "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share", "learning_rate",
-    "lr_scheduler_type", "seed", "metric_for_best_model",
+    "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share", "answer_room",
+    "learning_rate", "lr_scheduler_type", "seed", "metric_for_best_model",
 )  # fmt: skip
 # What decides, of equal rows and rows a step, how many steps a run has.
 LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience", "early_stopping_threshold")

@@ -6,10 +6,13 @@ chat.keep_answer("A low-rank adapter.")
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from prompts import ChatFormat, Message, PromptError
+from prompts import ChatFormat, Head, Message, PromptError
+from prompts.chatml import OnTooLong
 from prompts.messages import check_conversation
+from prompts.shorten import ANSWER_ROOM
+from sft.runs import Run
 
 LEAVING = ("exit", "quit", "/exit", "/quit")  # what leaves wherever lines are typed
 
@@ -127,6 +130,28 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class PromptLimits:
+    """How long a prompt may be, its answer included, and what is cut from a longer one; see ChatFormat.encode_batch."""
+
+    max_length: int
+    on_too_long: OnTooLong = "shorten"
+    head_share: float = 0.5
+    answer_room: int = ANSWER_ROOM
+
+
+def limits_of(run: Run | None, max_context: int, *, max_seq_length: int | None = None) -> PromptLimits:
+    """The limits that a run's rows were trained and are evaluated with; of an untuned model (None) its own context.
+
+    max_seq_length: instead of the run's.
+    """
+    if run is None:
+        return PromptLimits(min(max_seq_length or max_context, max_context))
+    trained = run.train_settings()
+    length = min(max_seq_length or trained.max_seq_length, max_context)
+    return PromptLimits(length, trained.on_too_long, trained.head_share, trained.answer_room)
+
+
+@dataclass(frozen=True)
 class FittedPrompt:
     """Ids to send, and how many tokens of the whole conversation are not among them."""
 
@@ -135,17 +160,12 @@ class FittedPrompt:
 
 
 def fit_prompt(
-    chat: ChatFormat, messages: Sequence[Message], *, max_context: int, max_new_tokens: int, head_share: float = 0.5
+    chat: ChatFormat, messages: Sequence[Message], limits: PromptLimits, *, head: Head | None = None
 ) -> FittedPrompt:
     """The prompt of a conversation, shortened as in training where it would leave no room for the answer.
 
-    Of max_context tokens the answer may take max_new_tokens, but never more than half. Of a document that is shortened
-    head_share stays at its head. Raises prompts.TooLong where the last question alone is too long and cannot be
-    shortened.
+    head: what reads it, where it is a classification head, which needs no room. Raises prompts.TooLong where the last
+    question alone is too long and cannot be shortened.
     """
-    max_length = max(max_context - max_new_tokens, max_context // 2)
-    whole = chat.encode_prompt(messages)
-    if len(whole) <= max_length:
-        return FittedPrompt(whole, 0)
-    ids = chat.encode_prompt(messages, max_length=max_length, head_share=head_share)
-    return FittedPrompt(ids, len(whole) - len(ids))
+    ids = chat.encode_prompt(messages, **asdict(limits), is_answered=head is None)
+    return FittedPrompt(ids, len(chat.encode_prompt(messages)) - len(ids))

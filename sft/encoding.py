@@ -5,11 +5,12 @@ encoded.report()          # "kept 9,412 of 9,500 rows (61 shortened, 88 dropped:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from prompts import ChatFormat, Encoded, Head, Message, PromptError, TooLong, conversation_of
 from prompts.chatml import OnTooLong, Supervise
+from prompts.shorten import ANSWER_ROOM
 from prompts.tasks import get_task
 from sft.data.canonical import Row
 from sft.errors import DataError
@@ -83,58 +84,48 @@ def encode_rows(
     supervise: Supervise = "all",
     on_too_long: OnTooLong = "shorten",
     head_share: float = 0.5,
+    answer_room: int = ANSWER_ROOM,
     head: Head | None = None,
 ) -> EncodedRows:
     """Every row as ids and mask; a row that cannot fit is dropped and counted, none without a supervised token passes.
 
+    A conversation gives several examples where one cannot hold all of its answers (ChatFormat.encode_batch).
     With a classification head a row is its prompt, up to where the answer would begin, and the number of its class.
     Raises DataError for a row that cannot be rendered at all, and for one that is too long with on_too_long "error".
     """
     supervise = supervise if head is None else "none"
     result = EncodedRows(head, num_read=len(rows))
-    examples = list(_conversations(rows, chat, system_prompt, supervise))
     batch = chat.encode_batch(
-        [messages for _, messages in examples],
+        [_conversation(row, system_prompt, supervise) for row in rows],
         supervise=supervise,
         max_length=max_length,
         on_too_long=on_too_long,
         head_share=head_share,
+        answer_room=answer_room,
     )
-    usable: list[tuple[Row, Encoded]] = []
-    for (row, _), encoded in zip(examples, batch, strict=True):
+    for row, examples in zip(rows, batch, strict=True):
         name = str(row["id"])
-        if isinstance(encoded, TooLong):
-            result.dropped[name] = str(encoded)
-        elif isinstance(encoded, PromptError):
-            raise DataError(f"row {name}: {encoded}")
-        elif head is not None:
-            usable.append((row, replace(encoded, label=_class_of(row, head))))
-        elif encoded.num_supervised == 0:
+        if isinstance(examples, TooLong):
+            result.dropped[name] = str(examples)
+        elif isinstance(examples, PromptError):
+            raise DataError(f"row {name}: {examples}")
+        elif head is None and not all(example.num_supervised for example in examples):
             result.dropped[name] = "no supervised token"
         else:
-            usable.append((row, encoded))
-    for row, encoded in usable:
-        name = str(row["id"])
-        if name in result.dropped:  # for another of its examples
-            continue
-        result.rows.append(row)
-        result.encoded.append(encoded)
-        if encoded.num_cut:
-            result.shortened[name] = result.shortened.get(name, 0) + encoded.num_cut
+            label = None if head is None else _class_of(row, head)
+            result.rows += [row] * len(examples)
+            result.encoded += [replace(example, label=label) for example in examples]
+            if num_cut := sum(example.num_cut for example in examples):
+                result.shortened[name] = num_cut
     return result
 
 
-def _conversations(
-    rows: Iterable[Row], chat: ChatFormat, system_prompt: str | None, supervise: Supervise
-) -> Iterable[tuple[Row, list[Message]]]:
-    for row in rows:
-        try:
-            messages = conversation_of(row, system_prompt, with_answer=supervise != "none")
-        except PromptError as error:
-            named = f"row {row['id']}: "  # a task's own complaint names the row already
-            raise DataError(named + str(error).removeprefix(named)) from None
-        for part in chat.unroll(messages) if supervise == "all" else [messages]:
-            yield row, part
+def _conversation(row: Row, system_prompt: str | None, supervise: Supervise) -> list[Message]:
+    try:
+        return conversation_of(row, system_prompt, with_answer=supervise != "none")
+    except PromptError as error:
+        named = f"row {row['id']}: "  # a task's own complaint names the row already
+        raise DataError(named + str(error).removeprefix(named)) from None
 
 
 def _class_of(row: Row, head: Head) -> int:

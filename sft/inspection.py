@@ -69,7 +69,7 @@ class Lengths:
 
 @dataclass
 class Cost:
-    """What a length limit would do: examples over it, how many are shortened or dropped, and the tokens that go."""
+    """What a length limit would do: rows over it, how many are shortened or dropped, and the tokens that go."""
 
     limit: int
     num_over: int = 0
@@ -94,7 +94,7 @@ class Survey:
 
 
 def view_row(row: Row, chat: ChatFormat, settings: TrainSettings, head: Head | None = None) -> list[View]:
-    """A row as training would see it: one view, or one for each answer where the think policy trains them apart.
+    """A row as training would see it: one view, or several where one example cannot hold all of its answers.
 
     head: the classification head that is to learn it; it reads the prompt and says a label.
     """
@@ -102,14 +102,17 @@ def view_row(row: Row, chat: ChatFormat, settings: TrainSettings, head: Head | N
     views = []
     try:
         label = head.labels[head.class_of_row(get_task(str(row["task"])), row)] if head else ""
-        for messages in _examples_of(row, chat, settings):
-            encoded = chat.encode(
-                messages,
-                supervise=_supervise(settings),
-                max_length=settings.max_seq_length,
-                on_too_long=settings.on_too_long,
-                head_share=settings.head_share,
-            )
+        (examples,) = chat.encode_batch(
+            [_conversation_of(row, settings)],
+            supervise=_supervise(settings),
+            max_length=settings.max_seq_length,
+            on_too_long=settings.on_too_long,
+            head_share=settings.head_share,
+            answer_room=settings.answer_room,
+        )
+        if isinstance(examples, PromptError):
+            raise examples
+        for encoded in examples:
             counts = (len(encoded.input_ids), encoded.num_supervised, encoded.num_cut)
             views.append(View(*identity, tuple(chat.show(encoded)), *counts, label=label))
     except PromptError as error:
@@ -130,60 +133,58 @@ def survey_rows(rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings) 
     """Lengths of every row, and for each of LIMITS what it would cost with documents shortened as the settings say."""
     survey = Survey(defaultdict(Lengths), [Cost(limit) for limit in LIMITS], {})
     for start in range(0, len(rows), CHUNK_ROWS):
-        examples = list(_usable_examples(rows[start : start + CHUNK_ROWS], chat, settings, survey))
+        usable = list(_usable_rows(rows[start : start + CHUNK_ROWS], settings, survey))
+        batch = chat.encode_batch((messages for _, messages in usable), supervise=_supervise(settings))
         long: list[tuple[list[Message], int]] = []
-        encoded_rows = chat.encode_batch((messages for _, messages in examples), supervise=_supervise(settings))
-        for (row, messages), encoded in zip(examples, encoded_rows, strict=True):
-            if isinstance(encoded, PromptError):
-                survey.unusable[str(row["id"])] = str(encoded)
+        for (row, messages), examples in zip(usable, batch, strict=True):
+            if isinstance(examples, PromptError):
+                survey.unusable[str(row["id"])] = str(examples)
                 continue
+            lengths = [len(encoded.input_ids) for encoded in examples]
             source = survey.sources[str(row["source"])]
-            source.lengths.append(len(encoded.input_ids))
-            source.num_supervised += encoded.num_supervised
-            if len(encoded.input_ids) > LIMITS[0]:
-                long.append((messages, len(encoded.input_ids)))
+            source.lengths += lengths
+            source.num_supervised += sum(encoded.num_supervised for encoded in examples)
+            if max(lengths) + settings.answer_room > LIMITS[0]:  # a shorter row is shortened by no limit
+                long.append((messages, sum(lengths)))
         for cost in survey.costs:
-            _add_cost(cost, [(m, length) for m, length in long if length > cost.limit], chat, settings)
+            _add_cost(cost, long, chat, settings)
     return survey
 
 
-def _usable_examples(
-    rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings, survey: Survey
-) -> Iterator[tuple[Row, list[Message]]]:
+def _usable_rows(rows: Sequence[Row], settings: TrainSettings, survey: Survey) -> Iterator[tuple[Row, list[Message]]]:
     for row in rows:
         try:
-            for messages in _examples_of(row, chat, settings):
-                yield row, messages
+            yield row, _conversation_of(row, settings)
         except PromptError as error:
             survey.unusable[str(row["id"])] = str(error)
 
 
-def _examples_of(row: Row, chat: ChatFormat, settings: TrainSettings) -> list[list[Message]]:
-    supervise = _supervise(settings)
-    messages = conversation_of(row, settings.system_prompt, with_answer=supervise != "none")
-    return chat.unroll(messages) if supervise == "all" else [messages]
+def _conversation_of(row: Row, settings: TrainSettings) -> list[Message]:
+    return conversation_of(row, settings.system_prompt, with_answer=_supervise(settings) != "none")
 
 
 def _supervise(settings: TrainSettings) -> Supervise:
     return "none" if settings.is_classifier else settings.supervise
 
 
-def _add_cost(cost: Cost, over: list[tuple[list[Message], int]], chat: ChatFormat, settings: TrainSettings) -> None:
-    """Shorten the examples that are over the limit, and count what goes."""
+def _add_cost(cost: Cost, rows: list[tuple[list[Message], int]], chat: ChatFormat, settings: TrainSettings) -> None:
+    """Encode the rows that may be over the limit, and count those that are, and what goes of them."""
     batch = chat.encode_batch(
-        (messages for messages, _ in over),
+        (messages for messages, _ in rows),
         supervise=_supervise(settings),
         max_length=cost.limit,
         head_share=settings.head_share,
+        answer_room=settings.answer_room,
     )
-    for (_, length), encoded in zip(over, batch, strict=True):
-        cost.num_over += 1
-        if isinstance(encoded, PromptError):
+    for (_, num_tokens), examples in zip(rows, batch, strict=True):
+        if isinstance(examples, PromptError):
+            cost.num_over += 1
             cost.num_dropped += 1
-            cost.tokens_dropped += length
-        else:
+            cost.tokens_dropped += num_tokens
+        elif num_cut := sum(encoded.num_cut for encoded in examples):
+            cost.num_over += 1
             cost.num_shortened += 1
-            cost.tokens_cut += encoded.num_cut
+            cost.tokens_cut += num_cut
 
 
 def length_rows(survey: Survey) -> list[list[object]]:

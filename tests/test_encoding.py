@@ -63,7 +63,8 @@ def learned(encoded: EncodedRows, chat: ChatFormat) -> list[str]:
 def test_every_row_read_is_kept_shortened_or_dropped_and_the_tokens_are_those_of_the_examples(chat):
     rows = [instruct("short"), instruct("long", "word " * 40), instruct("hopeless", output="word " * 40)]
     whole = encode_rows(rows, chat, SYSTEM, max_length=1000)
-    encoded = encode_rows(rows, chat, SYSTEM, max_length=120)
+    room = len("yes") + 2  # a byte-level tokenizer, the end token and a line break
+    encoded = encode_rows(rows, chat, SYSTEM, max_length=120, answer_room=room)
 
     assert [row["id"] for row in encoded.rows] == ["short", "long"]
     assert list(encoded.dropped) == ["hopeless"]
@@ -79,7 +80,7 @@ def test_every_row_read_is_kept_shortened_or_dropped_and_the_tokens_are_those_of
         "tokens_cut": cut,
         "dropped": 1,
         "tokens": len(whole.encoded[0].input_ids) + 120,
-        "supervised_tokens": 2 * (len("yes") + 1),  # a byte-level tokenizer, and the end token
+        "supervised_tokens": 2 * (len("yes") + 1),
     }
 
 
@@ -151,7 +152,7 @@ def test_no_example_is_without_a_supervised_token(chat, qwen3):
 def test_a_row_without_a_supervised_token_is_dropped_by_name(chat, monkeypatch):
     from prompts import Encoded
 
-    monkeypatch.setattr(ChatFormat, "encode_batch", lambda *_, **__: iter([Encoded([1, 2], [0, 0])]))
+    monkeypatch.setattr(ChatFormat, "encode_batch", lambda *_, **__: iter([[Encoded([1, 2], [0, 0])]]))
     encoded = encode_rows([instruct("a")], chat, SYSTEM, max_length=100)
     assert (encoded.rows, encoded.encoded, encoded.dropped) == ([], [], {"a": "no supervised token"})
 

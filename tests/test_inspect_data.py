@@ -56,7 +56,7 @@ def inspect(data, tiny_model_folder, capsys):
     """Run the command on the rows above with more flags: inspect("--n", "1") -> (stdout, stderr)."""
 
     def run(*flags: str) -> tuple[str, str]:
-        main([data, "--model", str(tiny_model_folder), "--system_prompt", "Be brief.", *flags])
+        main([data, "--model", str(tiny_model_folder), "--system_prompt", "Be brief.", "--answer_room", "3", *flags])
         return tuple(capsys.readouterr())
 
     return run

@@ -9,6 +9,7 @@ from sft.conditions import parse_condition
 from sft.config.decoding import Preset
 from sft.config.layers import ResultSettings, read_boolean
 
+Turns = Literal["all", "last"]
 BASE = "base"  # --baseline: the model the run was tuned from
 
 
@@ -21,6 +22,11 @@ class EvaluateSettings(ResultSettings):
     data: str | None = Field(None, description="dataset folder or file of rows; default: what the run was trained on")
     split: Literal["test", "validation"] | None = Field(
         None, description="which rows; default: test, or validation where the data has no test rows"
+    )
+    turns: Turns = Field(
+        "all",
+        description="answers of a conversation that are evaluated: all, each behind the turns before it as the row has "
+        "them, or only the last",
     )
     rouge: bool = Field(False, description="also ROUGE-1/2/L of the text answers, for Chinese and Latin script")
     metric: list[str] = Field(

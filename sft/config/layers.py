@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import NoneType
 from typing import ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import AliasChoices, Field, PrivateAttr, ValidationError
@@ -31,6 +32,7 @@ from sft.errors import ConfigError, nearest_name
 
 ENV_PREFIX = "SFT_"
 NONE_WORD = "None"  # how a flag or a variable says that there is no value; a recipe says null
+NONE_WORDS = ("none", "null")  # in capitals or not, wherever a setting may have no value
 TRUE_WORDS = ("true", "yes", "on", "1", "t", "y")
 FALSE_WORDS = ("false", "no", "off", "0", "f", "n")
 LONGEST_SHOWN = 80  # characters of a value that a message repeats
@@ -58,6 +60,7 @@ class Settings(BaseSettings):
 
     prog: ClassVar[str] = ""  # the script's name, for --help
     texts: ClassVar[tuple[str, ...]] = ()  # settings that are words for a model, and may be empty
+    verbatim: ClassVar[tuple[str, ...]] = ()  # texts for the model, in which "none" is a word like any other
 
     config: str | None = Field(None, description="recipe file (YAML) with any of these settings")
 
@@ -111,8 +114,9 @@ def load_settings(
     environment = _read_environment(cls)
     layers = [below] if below else []
     if config := flags.get("config", environment.get("config")):
-        layers.append((str(config), _read_recipe(cls, Path(str(config)))))
-    return _merge(cls, [*layers, ("environment", environment), ("flag", flags)])
+        layers.append((str(config), _read_none(cls, _read_recipe(cls, Path(str(config))))))
+    layers += [("environment", _read_none(cls, environment)), ("flag", _read_none(cls, flags))]
+    return _merge(cls, layers)
 
 
 def restore_settings(cls: type[S], values: Mapping[str, object], origin: str) -> S:
@@ -198,7 +202,22 @@ def _read_environment(cls: type[S]) -> Mapping[str, object]:
             if name not in known:
                 near = nearest_name(name.upper(), known).replace("'", ENV_PREFIX, 1).replace("'", "")
                 raise ConfigError(f"environment variable {ENV_PREFIX}{name}: no such setting{near or '; unset it'}")
-    return {own[name]: None if value == NONE_WORD else value for name, value in given.items() if name in own}
+    return {own[name]: value for name, value in given.items() if name in own}
+
+
+def _read_none(cls: type[S], values: Mapping[str, object]) -> Mapping[str, object]:
+    """`--system_prompt null` names no value, as `null` in a recipe does: it is not the word."""
+    names = field_names(cls)
+
+    def may_be_none(name: str) -> bool:
+        field = names.get(name, name)
+        known = field in cls.model_fields and field not in cls.verbatim
+        return known and NoneType in get_args(cls.model_fields[field].annotation)
+
+    return {
+        name: None if isinstance(value, str) and value.lower() in NONE_WORDS and may_be_none(name) else value
+        for name, value in values.items()
+    }
 
 
 def _names_of_all_scripts() -> set[str]:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from sft.config.decoding import Preset
-from sft.config.talk import TalkSettings
+from sft.config.talk import MAX_SEQ_LENGTH, TalkSettings
 
 
 class ServeSettings(TalkSettings):
@@ -19,6 +19,7 @@ class ServeSettings(TalkSettings):
         "native", description="native: this project's generation; vllm: hand over to `vllm serve`"
     )
     name: str | None = Field(None, description="what clients call the model; default: the run folder's name")
+    max_seq_length: int | None = MAX_SEQ_LENGTH  # of tasks; a chat may grow to what the model reads
     decoding: Preset = Field(
         "precise",
         description="where a request does not say how to draw: precise (greedy, as evaluate.py measures) or chat "

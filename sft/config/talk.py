@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 from sft.config.decoding import DecodingSettings, Preset
 from sft.config.layers import ResultSettings
 
+MAX_SEQ_LENGTH = Field(
+    None,
+    ge=16,
+    description="tokens that question and answer may have, the middle of longer texts is left out; default: as "
+    "trained, so that the model is asked as evaluate.py measured it",
+)
 OR_UNTUNED = ", or talk to an untuned model with --model embedded"
 
 
@@ -32,6 +38,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
 
     prog: ClassVar[str] = "inference.py"
     texts: ClassVar[tuple[str, ...]] = ("text", "input")
+    verbatim: ClassVar[tuple[str, ...]] = ("text", "input")
 
     text: str | None = Field(None, description="what to answer; default: standard input, else an example of the task")
     file: Path | None = Field(
@@ -52,6 +59,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
     )
     input: str | None = Field(None, description="task instruct: supplementary information below the instruction")
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
+    max_seq_length: int | None = MAX_SEQ_LENGTH
     decoding: Preset = Field(
         "precise",
         description="precise: greedy, as evaluate.py measures; chat: drawn, with penalties; labels are scored",

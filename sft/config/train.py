@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from prompts import EXPERT_SYSTEM_PROMPT
+from prompts.shorten import ANSWER_ROOM
 from sft.config.layers import ResultSettings, read_boolean
 from sft.errors import ConfigError
 
@@ -103,6 +104,12 @@ class TrainSettings(ResultSettings):
         "shorten", description="shorten cuts inside the document only"
     )
     head_share: float = Field(0.5, ge=0, le=1, description="share of a shortened document kept from its beginning")
+    answer_room: int = Field(
+        ANSWER_ROOM,
+        ge=1,
+        description="tokens that a shortened prompt leaves for a free answer, at most half of what its fixed parts "
+        "leave; for a label it leaves what the longest takes",
+    )
     eval_ratio: float = Field(0.1, gt=0, lt=1, description="validation share, where --data is a single file")
     split_seed: int = Field(42, description="seed of that split")
     on_bad_row: Literal["error", "quarantine"] = Field(

@@ -6,6 +6,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 from prompts import ChatFormat
+from sft.config.evaluate import Turns
 from sft.evaluation.answers import Answers
 from sft.evaluation.intervals import FigureInterval, measure_intervals
 from sft.evaluation.label_figures import (
@@ -80,9 +81,14 @@ class ModelFigures(TypedDict):
 
 
 class DataStats(TypedDict):
-    """The rows; lengths are of whole rows in tokens, before anything was cut."""
+    """The rows; lengths are of whole rows in tokens, before anything was cut.
+
+    num_answers: more than eval_size where each turn of a conversation is answered (turns "all").
+    """
 
     eval_size: int
+    num_answers: int
+    turns: Turns
     available: int
     dropped_too_long: int
     truncation_rate: float
@@ -134,15 +140,18 @@ def summarise_model(
     return figures
 
 
-def describe_data(selection: Selection, prepared: EvalRows, max_length: int) -> DataStats:
+def describe_data(selection: Selection, prepared: EvalRows, max_length: int, turns: Turns) -> DataStats:
     """What was evaluated on, and what of it was cut or left out."""
-    lengths = [row.num_tokens for row in prepared.rows]
+    rows = prepared.last_turns
+    lengths = [row.num_tokens for row in rows]
     return {
-        "eval_size": len(prepared.rows),
+        "eval_size": len(rows),
+        "num_answers": len(prepared.rows),
+        "turns": turns,
         "available": selection.available,
         "dropped_too_long": len(prepared.too_long),
-        "truncation_rate": sum(row.num_cut > 0 for row in prepared.rows) / len(prepared.rows),
-        "tokens_cut": sum(row.num_cut for row in prepared.rows),
+        "truncation_rate": sum(row.num_cut > 0 for row in rows) / len(rows),
+        "tokens_cut": sum(row.num_cut for row in rows),
         "max_seq_length": max_length,
         "avg_len_tokens": sum(lengths) / len(lengths),
         "p50_len_tokens": float(np.quantile(lengths, 0.5)),
@@ -151,8 +160,8 @@ def describe_data(selection: Selection, prepared: EvalRows, max_length: int) -> 
         "split": selection.split,
         "data": selection.path.name,
         "sha256": selection.sha256,
-        "by_source": count_by(prepared.rows, "source"),
-        "by_task": count_by(prepared.rows, "task"),
+        "by_source": count_by(rows, "source"),
+        "by_task": count_by(rows, "task"),
     }
 
 

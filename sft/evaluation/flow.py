@@ -29,7 +29,7 @@ from sft.evaluation.predictions import Prediction, predict_rows
 from sft.evaluation.rows import prepare_rows, select_rows
 from sft.evaluation.short_forms import ShortMetrics
 from sft.generation.backends import check_generator
-from sft.labels import describe_sole_answer, find_sole_answer
+from sft.labels import describe_sole_answer
 from sft.models.loading import load_run
 from sft.robustness.figures import HardAnswer, RobustnessFigures
 from sft.runs import Run, git_revision, package_versions, write_atomically
@@ -118,12 +118,15 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch)
     trained, chat = run.train_settings(), loaded.chat
     max_length = min(settings.max_seq_length or trained.max_seq_length, loaded.max_context)
-    prepared = prepare_rows(selection.rows, chat, run.system_prompt, trained, max_length, head)
+    prepared = prepare_rows(selection.rows, chat, run.system_prompt, trained, max_length, head, turns=settings.turns)
     budgets = {} if head else plan_budgets(prepared.rows, loaded, settings.max_new_tokens)
-    stats = describe_data(selection, prepared, max_length)
-    overlaps = find_overlaps([row.row for row in prepared.rows], selection.training) if settings.leak_check else {}
-    leaks = describe_leaks(selection.training, overlaps, len(prepared.rows), checked=settings.leak_check)
-    _tell_plan(stats, budgets, settings, leaks, find_sole_answer([row.row for row in prepared.rows]))
+    stats = describe_data(selection, prepared, max_length, settings.turns)
+    distinct = [row.row for row in prepared.last_turns]
+    overlaps = find_overlaps(distinct, selection.training) if settings.leak_check else {}
+    leaks = describe_leaks(selection.training, overlaps, len(distinct), checked=settings.leak_check)
+    references = {row.reference for row in prepared.rows}  # of every turn: conversations may end in the same words
+    sole = references.pop() if len(references) == 1 < len(prepared.rows) else None
+    _tell_plan(stats, budgets, settings, leaks, sole)
 
     journal = open_journal(run, settings, loaded, prepared.rows, budgets, selection.seed, baseline)
     try:
@@ -254,6 +257,11 @@ def _tell_plan(
 ) -> None:
     tasks = ", ".join(f"{count:,} {task}" for task, count in stats["by_task"].items())
     say(f"{stats['eval_size']:,} of {stats['available']:,} rows of the {stats['split']} split ({tasks})")
+    if stats["num_answers"] > stats["eval_size"]:
+        say(
+            f"{stats['num_answers']:,} answers: each of a conversation, behind the turns before it as the data has "
+            "them (--turns last: the last alone)"
+        )
     if stats["truncation_rate"] or stats["dropped_too_long"]:
         say(
             f"shortened {stats['truncation_rate']:.1%} of them by {stats['tokens_cut']:,} tokens, left out "

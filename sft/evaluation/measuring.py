@@ -116,7 +116,10 @@ def measure_models(
     other, system_prompt, its_settings = load_baseline(baseline, run, settings)
     max_length = min(settings.max_seq_length or trained.max_seq_length, other.max_context)
     its_head = head and (other.head or head)
-    prepared = prepare_rows([row.row for row in rows], other.chat, system_prompt, its_settings, max_length, its_head)
+    distinct = list({str(row.row["id"]): row.row for row in rows}.values())
+    prepared = prepare_rows(
+        distinct, other.chat, system_prompt, its_settings, max_length, its_head, turns=settings.turns
+    )
     measured = Measurements(rows, tuned, num_bytes=num_bytes, probes=probes)
     if prepared.too_long:
         say(f"{len(prepared.too_long):,} rows do not fit {baseline.name}: both are measured on the others")

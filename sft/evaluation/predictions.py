@@ -23,11 +23,13 @@ class Prediction(TypedDict):
     """A line of predictions.jsonl. nll is in nats; label is the one scored highest, for label tasks.
 
     row_tokens: of the whole row, before anything was cut; the others of the texts, end token left out. changes: which
-    figures of the row the tuned model made better or worse.
+    figures of the row the tuned model made better or worse. turn: which answer of a conversation it is, from 1, where
+    each has a line.
     """
 
     id: str
     own_id: NotRequired[str]  # the id that the row's file gave it, where id is another
+    turn: NotRequired[int]
     source: str
     task: str
     language: str
@@ -92,6 +94,8 @@ def _predict(row: EvalRow, place: int, chat: ChatFormat, tuned: Measured, base: 
     }
     if own_id := row.row.get("own_id"):
         line["own_id"] = own_id
+    if row.turn is not None:
+        line["turn"] = row.turn
     if base is not None:
         line["base_prediction"] = base.answers.texts[place]
         line["base_finished"] = base.answers.finished[place]

@@ -5,11 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from prompts import ChatFormat, Encoded, Head, conversation_of
 from prompts.head import answers_of
 from prompts.tasks import Task, get_task
-from sft.config.evaluate import EvaluateSettings
+from sft.config.evaluate import EvaluateSettings, Turns
 from sft.config.train import TrainSettings
 from sft.data import Reading, Row, open_dataset
 from sft.data.places import sha256_of
@@ -42,15 +43,17 @@ class EvalRow:
     encoded: what its loss is measured on, more than one piece where a think policy supervises only last answers.
     prompt_ids: what the answer is generated from; equal to what stands before the answer in training.
     labels: the answers the row allows, () where it is free text; beside a classification head those it knows.
+    turn: which of a conversation's answers this is, from 1, where each is a row of the evaluation; else None.
     """
 
     row: Row
     task: Task
-    question: str  # the last user turn
+    question: str  # the last user turn before the answer
     reference: str
     encoded: tuple[Encoded, ...]
     prompt_ids: list[int]
     labels: tuple[str, ...]
+    turn: int | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -74,6 +77,11 @@ class EvalRows:
 
     rows: list[EvalRow]
     too_long: dict[str, str]
+
+    @property
+    def last_turns(self) -> list[EvalRow]:
+        """One for each row of the data, that of its last answer: the whole conversation stands in it."""
+        return list({str(row.row["id"]): row for row in self.rows}.values())
 
 
 def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
@@ -189,42 +197,78 @@ def prepare_rows(
     trained: TrainSettings,
     max_length: int,
     head: Head | None = None,
+    *,
+    turns: Turns = "last",
 ) -> EvalRows:
     """Rows encoded as training encodes them, so that their loss is that of the training's own validation.
 
+    turns: "all" makes a row of each answer of a conversation, behind the turns before it as the data has them; "last"
+    asks for the last answer alone, and takes the loss of all that training supervises.
     head: where classes are chosen and nothing is written, whose classes; a row is its prompt alone then.
-    A row that does not fit however its document is shortened is left out and named in too_long. Raises DataError
-    where none fits.
+    A row that does not fit however its document is shortened is left out and named in too_long, a conversation as a
+    whole. Raises DataError where none fits.
     """
+    parts = [_Part(row, row) for row in rows]
+    if turns == "all":
+        parts = [part for row in rows for part in _split_turns(row)]
     encoded = encode_rows(
-        rows,
+        [part.ends_here for part in parts],
         chat,
         system_prompt,
         max_length=max_length,
-        supervise=trained.supervise,
+        supervise=trained.supervise if turns == "last" else "last",
         on_too_long=trained.on_too_long,
         head_share=trained.head_share,
+        answer_room=trained.answer_room,
         head=head,
     )
-    pieces: dict[str, list[Encoded]] = defaultdict(list)
-    for source, piece in zip(encoded.rows, encoded.encoded, strict=True):
-        pieces[str(source["id"])].append(piece)
-    kept = [row for row in rows if row["id"] not in encoded.dropped]
+    examples: dict[int, list[Encoded]] = defaultdict(list)
+    for source, example in zip(encoded.rows, encoded.encoded, strict=True):
+        examples[id(source)].append(example)  # the object itself: turns of a conversation share the row's name
+    kept = [part for part in parts if part.row["id"] not in encoded.dropped]
     if not kept:
         raise DataError(f"none of the {len(rows)} rows fits {max_length} tokens; raise --max_seq_length")
-    return EvalRows([_prepare_row(row, tuple(pieces[row["id"]]), system_prompt, head) for row in kept], encoded.dropped)
+    return EvalRows(
+        [_prepare_part(part, tuple(examples[id(part.ends_here)]), system_prompt, head) for part in kept],
+        encoded.dropped,
+    )
 
 
-def _prepare_row(row: Row, encoded: tuple[Encoded, ...], system_prompt: str | None, head: Head | None) -> EvalRow:
+class _Part(NamedTuple):
+    """What one answer is asked with: a row as it stands, or a conversation up to one of its answers."""
+
+    row: Row
+    ends_here: Row
+    turn: int | None = None
+
+
+def _split_turns(row: Row) -> list[_Part]:
+    """A part for each answer that follows a question and is to be learned; of a row with one the row itself."""
+    messages = row.get("messages", [])
+    ends = [
+        end
+        for end, turn in enumerate(messages, start=1)
+        if turn["role"] == "assistant" and turn.get("supervised", True)
+        if any(before["role"] == "user" for before in messages[:end])
+    ]
+    if len(ends) < 2:
+        return [_Part(row, row)]
+    return [_Part(row, {**row, "messages": messages[:end]}, number) for number, end in enumerate(ends, start=1)]
+
+
+def _prepare_part(part: _Part, encoded: tuple[Encoded, ...], system_prompt: str | None, head: Head | None) -> EvalRow:
+    row = part.ends_here
     task = get_task(row["task"])
+    asked = conversation_of(row, system_prompt, with_answer=False)
     return EvalRow(
-        row=row,
+        row=part.row,
         task=task,
-        question=conversation_of(row, system_prompt, with_answer=False)[-1]["content"],
+        question=next(turn["content"] for turn in reversed(asked) if turn["role"] == "user"),
         reference=task.answer_of(row),
         encoded=encoded,
         prompt_ids=encoded[-1].prompt_ids,
         labels=answers_of(task, row, head),
+        turn=part.turn,
     )
 
 

@@ -27,7 +27,8 @@ def show_answer(predictor: Predictor, row: Row, *, as_json: bool) -> Prediction:
         fields = answer.to_fields() | {"duration_s": round(time.monotonic() - started, 3)}
         print(to_json(fields) if as_json else make_visible(answer.show()), flush=True)
     if answer.num_cut:
-        say(f"the text is too long for the model: {answer.num_cut:,} tokens of it were left out")
+        bound = "for the rows of the run (--max_seq_length reads more)" if predictor.reads_less else "for the model"
+        say(f"the text is too long {bound}: {answer.num_cut:,} tokens of it were left out")
     if answer.confidence is not None and not as_json:
         say(describe_confidence(answer))
     if answer.problem is not None:

@@ -102,7 +102,8 @@ def describe_source(path: Path, predictor: Predictor, settings: Mapping[str, obj
         if run
         else predictor.loaded.source.identity()["weights"]
     )
-    return {"input sha256": sha256_of(path), "model": model, "task": predictor.task.name, **settings}
+    asked = {"task": predictor.task.name, "max_seq_length": predictor.limits.max_length}
+    return {"input sha256": sha256_of(path), "model": model, **asked, **settings}
 
 
 def open_target(target: Path, made_from: Mapping[str, object], rows: Sequence[FileRow]) -> int:

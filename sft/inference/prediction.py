@@ -35,7 +35,9 @@ class Prediction:
     answer: str
     finished: bool = True  # False where a limit cut the answer off
     num_tokens: int = 0  # of the answer, without the end token
-    num_cut: int = 0  # tokens of the prompt that were left out, because the model cannot read so many
+    num_cut: int = (
+        0  # tokens of the prompt that were left out, because the run's rows, or the model, have no room for them
+    )
     problem: str | None = None
     label: str | None = None
     confidence: float | None = None  # the label's probability among the labels

@@ -10,7 +10,7 @@ from prompts.head import answers_of
 from prompts.tasks import Row, Task, get_task, text_of
 from sft.class_scoring import score_choices
 from sft.config.decoding import DECODING, Decoding
-from sft.conversation import fit_prompt
+from sft.conversation import fit_prompt, limits_of
 from sft.generation import TextStream, generate_batch, stream
 from sft.inference.prediction import Prediction, read_scores, read_text
 from sft.inference.questions import choose_task, make_row, row_of_record
@@ -52,24 +52,31 @@ class Predictor:
         model: str | None = None,
         task: str | None = None,
         decoding: Decoding = DECODING["precise"],
+        max_seq_length: int | None = None,
         allow_mismatch: bool = False,
     ) -> None:
         """Load a run folder (default outputs/latest), or with `model` an untuned one ("embedded", a hub id, a folder).
 
         task: whose prompt texts are put into; default the task of the run, instruct where it has several. decoding:
-        how text is written, by default greedily, as evaluate.py measures it; labels are scored. Raises RunError for a
-        run that is missing or does not fit its base, ModelError for a model that cannot be loaded, PromptError for an
-        unknown task.
+        how text is written, by default greedily, as evaluate.py measures it; labels are scored. max_seq_length: tokens
+        that question and answer may have, default as the run was trained; of a longer text the middle goes. Raises
+        RunError for a run that is missing or does not fit its base, ModelError for a model that cannot be loaded,
+        PromptError for an unknown task.
         """
         opened = None if model else run if isinstance(run, Run) else open_run(run)
         is_classifier = opened is not None and opened.is_classifier
         self.task = choose_task(task, opened.tasks if opened else [], is_classifier=is_classifier)
         self.run = opened
         self.system_prompt = opened.system_prompt if opened else None
-        self._head_share = opened.train_settings().head_share if opened else 0.5
         self._decoding = decoding
         self._lock = threading.Lock()
         self.loaded: LoadedModel = load_run(opened, allow_mismatch=allow_mismatch) if opened else load_base(str(model))
+        self.limits = limits_of(opened, self.loaded.max_context, max_seq_length=max_seq_length)
+
+    @property
+    def reads_less(self) -> bool:
+        """Whether texts are cut to the length that the run was trained with, below what the model can read."""
+        return self.limits.max_length < self.loaded.max_context
 
     def predict(self, question: Question) -> Prediction:
         """The answer to a text, or to a row of a task.
@@ -119,14 +126,8 @@ class Predictor:
         task = get_task(text_of(row, "task"))
         head = self.loaded.head
         labels = answers_of(task, row, head)
-        label_room = max((self._count_tokens(label) + 1 for label in labels), default=0)
-        prompt = fit_prompt(
-            self.loaded.chat,
-            conversation_of(row, self.system_prompt, with_answer=False),
-            max_context=self.loaded.max_context,
-            max_new_tokens=0 if head else label_room or self._decoding.max_new_tokens,
-            head_share=self._head_share,
-        )
+        messages = conversation_of(row, self.system_prompt, with_answer=False)
+        prompt = fit_prompt(self.loaded.chat, messages, self.limits, head=head)
         classes = task.classes_of(labels, row)
         return _Asked(row, task, prompt.ids, prompt.num_cut, labels, classes)
 

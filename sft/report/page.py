@@ -92,15 +92,18 @@ def _facts(metrics: Metrics) -> Markup:
     stats, run, baseline = metrics["data_stats"], metrics["run"], metrics["run"]["baseline"]
     origin = ", ".join(run["base_model"].values())
     against_en = f" Compared with {baseline['name']}." if baseline and baseline["kind"] != "base" else ""
+    answers = stats["num_answers"] > stats["eval_size"]
+    answers_en = f" with {stats['num_answers']:,} answers" if answers else ""
+    answers_zh = f"（{stats['num_answers']:,} 个回答）" if answers else ""
     against_zh = f"对比模型：{baseline['name']}。" if against_en and baseline else ""
     return element(
         "p",
         english_and_chinese(
-            f"Run {run['name']}, tuned from {origin}.{against_en} {stats['eval_size']:,} rows of the {stats['split']} "
-            f"split of {stats['data']}; {stats['truncation_rate']:.1%} shortened, {stats['dropped_too_long']:,} left "
-            "out as too long.",
+            f"Run {run['name']}, tuned from {origin}.{against_en} {stats['eval_size']:,} rows{answers_en} of the "
+            f"{stats['split']} split of {stats['data']}; {stats['truncation_rate']:.1%} shortened, "
+            f"{stats['dropped_too_long']:,} left out as too long.",
             f"运行 {run['name']}，由 {origin} 微调而来。{against_zh}数据 {stats['data']} 的 {stats['split']} 部分，共 "
-            f"{stats['eval_size']:,} 行；{stats['truncation_rate']:.1%} 被截短，"
+            f"{stats['eval_size']:,} 行{answers_zh}；{stats['truncation_rate']:.1%} 被截短，"
             f"{stats['dropped_too_long']:,} 行过长未评测。",
         ),
     )

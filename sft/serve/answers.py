@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from prompts.tasks import Unparseable
 from sft.config.decoding import Decoding
 from sft.config.serve import ServeSettings
+from sft.conversation import FittedPrompt, PromptLimits, fit_prompt
 from sft.generation.streaming import TextAssembler
 from sft.models.loaded import LoadedModel
 from sft.serve.engine import Engine, EngineError, QueueFull
@@ -34,15 +35,21 @@ class Answer:
     extra: JSON = field(default_factory=dict)
 
 
-def prepare_answer(loaded: LoadedModel, settings: ServeSettings, request: ChatRequest, asked: Asked) -> Answer:
-    """Prompt and limits of a request. Raises ApiError 400 for what does not fit the model or the server's limits."""
+def prepare_answer(
+    loaded: LoadedModel, settings: ServeSettings, request: ChatRequest, asked: Asked, limits: PromptLimits
+) -> Answer:
+    """Prompt and limits of a request. Raises ApiError 400 for what does not fit the model or the server's limits.
+
+    The text of a task is shortened as the run's rows were, and it is said; what is said in a chat is never.
+    """
     limit = request.token_limit
     if limit is not None and limit > settings.max_tokens_limit:
         raise ApiError(
             400, f"max_tokens: at most {settings.max_tokens_limit:,}", code="invalid_value", param="max_tokens"
         )
     decoding = decide_decoding(settings, request, asked)
-    prompt_ids = loaded.chat.encode_prompt(asked.messages)
+    prompt = _prompt_of(loaded, asked, limits)
+    prompt_ids = prompt.ids
     wanted = limit or min(decoding.max_new_tokens, settings.max_tokens_limit)
     room, needed = loaded.max_context - len(prompt_ids), 0 if loaded.head else limit or 1
     if room < needed:
@@ -53,7 +60,14 @@ def prepare_answer(loaded: LoadedModel, settings: ServeSettings, request: ChatRe
             code="context_length_exceeded",
             param="messages",
         )
-    return Answer(asked, prompt_ids, decoding, min(wanted, room), request.stops)
+    extra: JSON = {"num_cut": prompt.num_cut} if prompt.num_cut else {}
+    return Answer(asked, prompt_ids, decoding, min(wanted, room), request.stops, extra=extra)
+
+
+def _prompt_of(loaded: LoadedModel, asked: Asked, limits: PromptLimits) -> FittedPrompt:
+    if asked.task is None:
+        return FittedPrompt(loaded.chat.encode_prompt(asked.messages), 0)
+    return fit_prompt(loaded.chat, asked.messages, limits, head=loaded.head)
 
 
 def decide_decoding(settings: ServeSettings, request: ChatRequest, asked: Asked) -> Decoding:
@@ -118,7 +132,8 @@ def read_parsed(answer: Answer, text: str) -> JSON:
     if isinstance(parsed, Unparseable):
         return {"parsed": None, "problem": parsed.reason, **answer.extra}
     if not isinstance(parsed, str):
-        return {"parsed": [{"entity_text": found.text, "entity_label": found.label} for found in parsed]}
+        entities = [{"entity_text": found.text, "entity_label": found.label} for found in parsed]
+        return {"parsed": entities, **answer.extra}
     return {"parsed": parsed, **answer.extra}
 
 
@@ -135,7 +150,7 @@ async def _choose_label(engine: Engine, answer: Answer) -> str:
     best = max(range(len(labels)), key=lambda place: shares[place])
     written = 0 if engine.loaded.head else len(engine.loaded.chat.encode_answer(labels[best])) - 1
     answer.finish_reason, answer.num_written = "stop", written
-    answer.extra = {"confidence": shares[best], "probabilities": dict(zip(labels, shares, strict=True))}
+    answer.extra |= {"confidence": shares[best], "probabilities": dict(zip(labels, shares, strict=True))}
     return labels[best]
 
 

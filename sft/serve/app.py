@@ -1,6 +1,6 @@
 """The HTTP side: routes, API key, body limit, time limit, errors in OpenAI's shape.
 
-app = build_app(Service(engine, settings, list_served("demo", run), run.system_prompt, api_key=None))
+app = build_app(Service(engine, settings, list_served("demo", run), run.system_prompt, None, limits))
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from prompts import PromptError
 from sft.config.serve import ServeSettings
+from sft.conversation import PromptLimits
 from sft.serve.answers import Answer, prepare_answer, read_parsed, write_answer
 from sft.serve.engine import Engine
 from sft.serve.guard import Guard, error_response
@@ -44,6 +45,7 @@ class Service:
     served: dict[str, Served]
     system_prompt: str | None
     api_key: str | None
+    limits: PromptLimits  # of the texts of tasks
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     started: int = field(default_factory=lambda: int(time.time()))
 
@@ -105,7 +107,7 @@ async def answer_request(service: Service, request: Request) -> Response:
     served = _find_served(service, asked.model)
     turns = [turn.to_message() for turn in asked.messages]
     prepared = ask(served, turns, service.system_prompt, asked.category, service.engine.loaded.head)
-    answer = prepare_answer(service.engine.loaded, service.settings, asked, prepared)
+    answer = prepare_answer(service.engine.loaded, service.settings, asked, prepared, service.limits)
     head: JSON = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
     pieces = _with_time_limit(write_answer(service.engine, answer), service.settings.timeout_s)
     if asked.stream:

@@ -11,6 +11,7 @@ import uvicorn
 
 from sft.config.serve import ServeSettings
 from sft.console import say
+from sft.conversation import limits_of
 from sft.errors import ConfigError
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
@@ -42,7 +43,8 @@ def serve_model(
 ) -> None:
     """Serve a model that is in memory."""
     engine = Engine(loaded, max_batch=settings.max_batch, max_waiting=settings.max_waiting)
-    service = Service(engine, settings, list_served(name, run), run.system_prompt if run else None, api_key)
+    limits = limits_of(run, loaded.max_context, max_seq_length=settings.max_seq_length)
+    service = Service(engine, settings, list_served(name, run), run.system_prompt if run else None, api_key, limits)
     config = uvicorn.Config(
         build_app(service),
         log_config=None,

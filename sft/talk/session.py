@@ -10,7 +10,7 @@ import torch
 from prompts import Message, PromptError
 from sft.config.decoding import Decoding
 from sft.console import AnswerWriter, on_interrupt, quiet_keyboard, tell
-from sft.conversation import Conversation, FittedPrompt, fit_prompt
+from sft.conversation import Conversation, FittedPrompt, PromptLimits, fit_prompt
 from sft.errors import ModelError, UserError
 from sft.generation import TextStream, stream
 from sft.models.loaded import LoadedModel
@@ -52,13 +52,14 @@ class Session:
         *,
         make_writer: Callable[[], Writer] = AnswerWriter,
         head_share: float = 0.5,
+        trained_length: int | None = None,
     ) -> None:
         self.loaded, self.conversation, self.decoding = loaded, conversation, decoding
         self.reader, self.chats = reader, chats
         self.last_prompt: FittedPrompt | None = None
         self.saved_as: Path | None = None  # the file that holds the conversation as it is under a name
         self.is_saved = False
-        self._make_writer, self._head_share = make_writer, head_share
+        self._make_writer, self._head_share, self._trained_length = make_writer, head_share, trained_length
         self._leaves = False  # Ctrl-C came a second time while an answer was being stopped
 
     def run(self) -> None:
@@ -88,15 +89,18 @@ class Session:
 
     def fit(self, messages: list[Message]) -> FittedPrompt:
         """The prompt of messages; says what had to be left out."""
-        prompt = fit_prompt(
-            self.loaded.chat,
-            messages,
-            max_context=self.loaded.max_context,
-            max_new_tokens=self.decoding.max_new_tokens,
-            head_share=self._head_share,
+        limits = PromptLimits(
+            self.loaded.max_context, head_share=self._head_share, answer_room=self.decoding.max_new_tokens
         )
+        prompt = fit_prompt(self.loaded.chat, messages, limits)
         if prompt.num_cut:
             tell(f"(the model reads {self.loaded.max_context:,} tokens: the oldest {prompt.num_cut:,} were left out)")
+        elif self._trained_length and len(prompt.ids) > self._trained_length:
+            tell(
+                f"(longer now than the {self._trained_length:,} tokens that rows had in training, and that evaluate.py "
+                "measured)"
+            )
+            self._trained_length = None  # said once
         return prompt
 
     def start(self, prompt: FittedPrompt, decoding: Decoding, loaded: LoadedModel | None = None) -> TextStream:

@@ -75,8 +75,9 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
         prepared = prepare(settings, dataset, backend)
         if settings.dry_run:
             return TrainResult(None, rehearse_only(settings, prepared))
-        run = describe_run(settings, prepared, run_dir)
-        if checkpoint and (before := run_to_continue(settings)):
+        before = run_to_continue(settings) if checkpoint else None
+        run = describe_run(settings, prepared, run_dir, before)
+        if before is not None:
             check_resumable(before, run, allow_mismatch=settings.allow_mismatch)
             if has_nothing_left(before, run, prepared.num_steps):
                 say(f"{run_dir} is complete and has no step left to make; give it more with --max_steps")
@@ -215,26 +216,30 @@ def check_metric(name: str, trainer: RowTrainer, on_request: Sequence[str]) -> N
         )
 
 
-def describe_run(settings: TrainSettings, prepared: Prepared, run_dir: Path) -> Run:
-    """The run as its run.json will have it from the first step on, status "training"."""
+def describe_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, before: Run | None) -> Run:
+    """The run as its run.json will have it from the first step on, status "training"; before: what it continues."""
     loaded = prepared.loaded
     tasks = sorted({str(row["task"]) for row in prepared.dataset.train})
     base = {"name": loaded.source.name, **loaded.source.identity()}
     if loaded.source.revision:
         base["revision"] = loaded.source.revision
+    system_prompt = prepared.system_prompts.chosen
+    if before is not None and before.settings.get("system_prompt") == settings.system_prompt:
+        system_prompt = before.system_prompt  # runs of earlier versions did not take that of their rows
     return Run(
         path=run_dir,
         status=TRAINING,
         settings=settings.model_dump(mode="json"),
         origins=settings.origins,
         base=base,
-        system_prompt=settings.system_prompt,
-        fingerprint=Fingerprint.of(loaded.chat, settings.system_prompt, tasks, loaded.source.identity(), loaded.head),
+        system_prompt=system_prompt,
+        fingerprint=Fingerprint.of(loaded.chat, system_prompt, tasks, loaded.source.identity(), loaded.head),
         data={
             "path": str(prepared.dataset.path),
             "sha256": prepared.dataset.sha256,
             "split": prepared.dataset.split,
             "tasks": tasks,
+            "system_prompts": prepared.system_prompts.to_json(),
             "train": prepared.train.counts(),
             "validation": prepared.validation.counts(),
         },

@@ -20,6 +20,7 @@ from sft.errors import DataError
 from sft.labels import choose_head, describe_sole_answer, find_sole_answer
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
+from sft.system_prompts import SystemPrompts, survey_system_prompts
 from sft.training.classification import Classification
 from sft.training.guard import check_kept
 from sft.training.language_modelling import LanguageModelling
@@ -40,6 +41,7 @@ class Prepared:
     train: EncodedRows
     validation: EncodedRows
     num_steps: int
+    system_prompts: SystemPrompts
 
 
 def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared:
@@ -49,6 +51,9 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
         raise DataError(f"{settings.data}: needs training and validation rows, has {counts}; give it more rows")
     set_seed(settings.seed)
     limit_memory(settings.max_memory_gb)
+    system_prompts = survey_system_prompts([*dataset.train, *dataset.validation], settings.system_prompt)
+    if line := system_prompts.describe():
+        say(line)
     head = choose_head(settings, dataset.train)
     loaded = load_for_training(settings, backend, head)
     encoded = []
@@ -70,7 +75,7 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
     if rare := [label for label, count in train.count_labels().items() if count == 0]:
         say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn to say it")
     objective: Objective[Any] = Classification(loaded) if head else LanguageModelling(loaded)
-    return Prepared(loaded, objective, dataset, train, validation, num_steps)
+    return Prepared(loaded, objective, dataset, train, validation, num_steps, system_prompts)
 
 
 def list_doubts(settings: TrainSettings, dataset: Dataset, num_steps: int) -> list[str]:
@@ -105,5 +110,6 @@ def encode_as_set(
         supervise=settings.supervise,
         on_too_long=settings.on_too_long,
         head_share=settings.head_share,
+        answer_room=settings.answer_room,
         head=head,
     )

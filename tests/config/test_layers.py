@@ -171,7 +171,9 @@ def test_text_is_taken_as_it_stands():
 
 
 def test_none_is_written_as_none_in_flag_and_environment_and_as_null_in_a_recipe(recipe, monkeypatch):
-    assert load_settings(TrainSettings, ["--system_prompt", "None"]).system_prompt is None
+    for word in ("None", "none", "null", "NULL"):
+        assert load_settings(TrainSettings, ["--system_prompt", word]).system_prompt is None
+        assert load_settings(TrainSettings, ["--max_steps", word]).max_steps is None
     assert load_settings(TrainSettings, ["--config", recipe("system_prompt: null")]).system_prompt is None
     monkeypatch.setenv("SFT_SYSTEM_PROMPT", "None")
     assert load_settings(TrainSettings, []).system_prompt is None

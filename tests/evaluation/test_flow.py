@@ -33,7 +33,7 @@ def test_metrics_hold_the_groups_of_tuned_and_base_side_by_side(evaluation):
             *("unfinished_rate", "unparseable_rate", "num_rows", "rouge", "by_task"),
         }
         assert {name: side["generation"]["rouge"][name] for name in ("num_rows", "tasks")} == {
-            "num_rows": 3,
+            "num_rows": 4,  # two instructions, and both answers of the conversation
             "tasks": ["chat", "instruct"],
         }
 
@@ -42,6 +42,8 @@ def test_data_stats_say_what_was_evaluated(evaluation, mixed_file):
     stats = evaluation.metrics["data_stats"]
     assert {name: value for name, value in stats.items() if not name.endswith("len_tokens")} == {
         "eval_size": 10,
+        "num_answers": 11,
+        "turns": "all",
         "available": 10,
         "dropped_too_long": 0,
         "truncation_rate": 0.0,
@@ -69,7 +71,7 @@ def test_the_base_figures_are_those_of_the_untuned_model(evaluation, run, mixed_
 
 
 def test_every_row_has_a_prediction_with_what_was_asked_and_what_both_models_said(evaluation):
-    assert [row["id"] for row in evaluation.predictions] == [row["id"] for row in ROWS]
+    assert [row["id"] for row in evaluation.predictions] == [*(row["id"] for row in ROWS), "c1"]
     sentiment, question = evaluation.predictions[0], evaluation.predictions[8]
     assert set(sentiment) == {
         *("id", "source", "task", "instruction", "input", "reference", "prediction", "base_prediction"),

@@ -35,8 +35,10 @@ def test_an_answer_that_is_not_to_be_learned_is_context_in_every_family(formats)
     messages = [QUESTION, wrong, QUESTION, {"role": "assistant", "content": "two"}]
     for name in ("smollm2", "qwen2.5", "qwen3", "qwen3 off"):
         chat = formats[name]
-        parts = [supervised_text(chat, chat.encode(part)) for part in chat.unroll(messages)]
-        assert parts == ["two<|im_end|>"]
+        (examples,) = chat.encode_batch([messages])
+        assert [supervised_text(chat, example) for example in examples] == ["two<|im_end|>"]
+        assert examples == [chat.encode([*messages, QUESTION, wrong])]
+        assert chat.encode([QUESTION, wrong]).num_supervised == 0
         learned = [{key: value for key, value in turn.items() if key != "supervised"} for turn in messages]
         assert chat.encode(messages).input_ids == chat.encode(learned).input_ids
 
@@ -128,7 +130,7 @@ def test_a_batch_gives_each_row_or_its_error_in_its_place(formats):
     ]
     found = list(chat.encode_batch(iter(rows)))
 
-    assert [found[0], found[3]] == [chat.encode(rows[0]), chat.encode(rows[3])]
+    assert [found[0], found[3]] == [[chat.encode(rows[0])], [chat.encode(rows[3])]]
     assert [str(found[1]), str(found[2])] == [
         "the last turn is 'user', expected 'assistant'; mend the row",
         "turn 1 (user): character 2 is a lone surrogate, U+D800; mend the row",
@@ -139,7 +141,7 @@ def test_more_rows_than_one_chunk_come_back_in_order(formats):
     chat = formats["smollm2"]
     rows = [[QUESTION, {"role": "assistant", "content": f"answer {number}"}] for number in range(1100)]
 
-    answers = [supervised_text(chat, encoded) for encoded in chat.encode_batch(rows)]
+    answers = [supervised_text(chat, encoded) for (encoded,) in chat.encode_batch(rows)]
     assert answers == [f"answer {number}<|im_end|>" for number in range(1100)]
 
 

@@ -44,7 +44,7 @@ def test_the_classes_of_rows_stand_in_the_order_of_their_first_mention():
 def test_what_it_reads_is_what_inference_sends_and_nothing_of_it_is_learned(formats):
     for chat in formats.values():
         messages = conversation_of({"task": "sentiment", "text": "房间很干净"}, "Be brief.", with_answer=False)
-        (encoded,) = chat.encode_batch([messages], supervise="none")
+        ((encoded,),) = chat.encode_batch([messages], supervise="none")
         assert encoded.input_ids == encoded.prompt_ids == chat.encode_prompt(messages)
         assert encoded == chat.encode(messages, supervise="none")
         assert encoded.num_supervised == 0
@@ -53,8 +53,8 @@ def test_what_it_reads_is_what_inference_sends_and_nothing_of_it_is_learned(form
 def test_a_long_prompt_is_shortened_as_inference_shortens_it(formats):
     chat = formats["qwen3"]
     messages = conversation_of({"task": "sentiment", "text": "房间很干净，" * 60}, None, with_answer=False)
-    (encoded,) = chat.encode_batch([messages], supervise="none", max_length=64, head_share=0.25)
-    assert encoded.input_ids == chat.encode_prompt(messages, max_length=64, head_share=0.25)
+    ((encoded,),) = chat.encode_batch([messages], supervise="none", max_length=64, head_share=0.25)
+    assert encoded.input_ids == chat.encode_prompt(messages, max_length=64, head_share=0.25, is_answered=False)
     assert len(encoded.input_ids) <= 64
     assert encoded.num_cut == len(chat.encode_prompt(messages)) - len(encoded.input_ids)
 

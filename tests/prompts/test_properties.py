@@ -142,8 +142,10 @@ def test_exactly_the_answers_and_one_end_token_each_are_supervised(formats, mess
 @given(conversations(hostile_text))
 def test_the_context_of_an_answer_in_training_is_the_prompt_of_inference(formats, messages):
     for chat in formats.values():
-        for row in chat.unroll(messages):  # think="auto" makes one row of each answer
-            encoded = chat.encode(row)
+        answers = [index for index, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+        (examples,) = chat.encode_batch([messages])  # think="auto" makes one of each answer
+        for end, encoded in zip(answers[-len(examples) :], examples, strict=True):
+            row = messages[:end]
             assert encoded.prompt_ids == chat.encode_prompt(row[:-1])
             starts = [i for i, learned in enumerate(encoded.loss_mask) if learned and not encoded.loss_mask[i - 1]]
             asked = [row[:i] for i, message in enumerate(row) if message["role"] == "assistant"][-len(starts) :]
@@ -186,26 +188,100 @@ def test_an_over_long_row_fits_and_only_its_document_is_shorter(formats, texts, 
     system, before, document, after, answer = texts
     document *= 5
     user = {"role": "user", "content": before + document + after, "document": (len(before), len(before + document))}
-    messages = [{"role": "system", "content": system}, user, {"role": "assistant", "content": answer}]
+    messages = [
+        {"role": "system", "content": system},
+        {**user, "answers": (answer,)},
+        {"role": "assistant", "content": answer},
+    ]
     for chat in formats.values():
         whole = chat.encode(messages)
         max_length = len(whole.input_ids) - num_over
-        encoded = next(chat.encode_batch([messages], max_length=max_length, head_share=head_share))
-        if isinstance(encoded, TooLong):
-            assert (encoded.num_tokens, encoded.max_length) == (len(whole.input_ids), max_length)
+        how = {"max_length": max_length, "head_share": head_share, "answer_room": 1}
+        found = next(chat.encode_batch([messages], **how))
+        if isinstance(found, TooLong):
+            assert (found.num_tokens, found.max_length) == (len(whole.input_ids), max_length)
             assert len(chat.encode_text(document)) < num_over + 40  # there was little to give up
             continue
-        fitted = chat.fit(messages, max_length=max_length, head_share=head_share)
-        assert encoded.input_ids == chat.encode(fitted).input_ids
+        (encoded,) = found
         assert len(encoded.input_ids) == len(whole.input_ids) - encoded.num_cut <= max_length
         assert [i for i in encoded.input_ids if i in chat.control_ids] == [
             i for i in whole.input_ids if i in chat.control_ids
         ]
-        assert [fitted[0], fitted[2]] == [messages[0], messages[2]]
-        start, end = fitted[1]["document"]
-        content, kept = fitted[1]["content"], fitted[1]["content"][start:end]
-        assert (content[:start], content[end:]) == (before, after)
-        assert any(document.startswith(kept[:i]) and document.endswith(kept[i:]) for i in range(len(kept) + 1))
+        assert encoded.prompt_ids == chat.encode_prompt(messages[:2], **how)
+        asked, is_whole = (unicodedata.normalize("NFC", chat.decode(one.prompt_ids)) for one in (encoded, whole))
+        assert any(is_whole.startswith(asked[:i]) and is_whole.endswith(asked[i:]) for i in range(len(asked) + 1))
+
+
+NAMES = st.lists(st.one_of(clean_text, hostile_text), min_size=3, max_size=3, unique=True)
+
+
+@st.composite
+def answers_of_a_row(draw: st.DrawFn) -> list[dict]:
+    """One question, several answers: rows that differ in what is right alone. Labels: all that the row allows."""
+    name = draw(st.sampled_from(task_names()))
+    text = draw(hostile_text) * draw(st.integers(1, 30))
+    free = [*draw(NAMES), "好" * draw(st.integers(1, 200))]
+    row = {"task": name, "id": "r", **get_task(name).example, "text": text}
+    if name == "news":
+        row["category"] = [option or "-" for option in draw(NAMES)]
+        return [{**row, "output": option} for option in row["category"]]
+    if name == "ner":
+        places = [(0, 1, "PER"), (0, len(text), "LOC")]
+        found = [
+            {"start_idx": start, "end_idx": end, "entity_text": text[start:end], "entity_label": label}
+            for start, end, label in places
+            if text
+        ]
+        return [{**row, "entities": found[:count]} for count in range(3)]
+    if name == "instruct":
+        row |= {"instruction": draw(hostile_text) or "?", "input": text}
+        return [{**row, "output": answer or "-"} for answer in free]
+    if name == "chat":
+        history = [*row["messages"][:-1], {"role": "user", "content": text}]
+        return [{**row, "messages": [*history, {"role": "assistant", "content": answer or "-"}]} for answer in free]
+    if name == "sentiment_json":
+        return [{**row, "label": label} for label in (0, 1)]
+    return [{**row, "label": label} for label in get_task(name).allowed_labels(row)]
+
+
+@many
+@given(
+    answers_of_a_row(),
+    st.integers(30, 400),
+    st.integers(1, 200),
+    st.sampled_from(["all", "last"]),
+    st.sampled_from(["shorten", "shorten", "drop"]),
+)
+def test_the_answer_never_shapes_the_prompt(formats, rows, max_length, answer_room, supervise, on_too_long):
+    how = {"max_length": max_length, "answer_room": answer_room, "on_too_long": on_too_long}
+    for chat in formats.values():
+        whole = [conversation_of(row, "Be brief.") for row in rows]
+        kept = [found for found in chat.encode_batch(whole, supervise=supervise, **how) if isinstance(found, list)]
+        if get_task(rows[0]["task"]).allowed_labels(rows[0]) and chat.think != "keep":
+            assert len(kept) in (0, len(rows))  # nor whether the row is kept
+        prompts = [found[-1].prompt_ids for found in kept]
+        for row, prompt in zip(rows, prompts, strict=False):
+            assert prompt == chat.encode_prompt(conversation_of(row, "Be brief.", with_answer=False), **how)
+        assert all(prompt == prompts[0] for prompt in prompts)
+        assert all(len(example.input_ids) <= max_length for found in kept for example in found)
+
+
+@many
+@given(conversations(hostile_text), st.integers(30, 300), st.integers(1, 100))
+def test_each_answer_of_a_conversation_is_learned_once_behind_the_prompt_it_is_asked_with(
+    formats, messages, max_length, answer_room
+):
+    how = {"max_length": max_length, "answer_room": answer_room}
+    for chat in formats.values():
+        examples = next(chat.encode_batch([messages], **how))
+        if isinstance(examples, TooLong):
+            continue
+        ends = [index for index, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+        prompts = []
+        for encoded in examples:
+            starts = [i for i, flag in enumerate(encoded.loss_mask) if flag and not encoded.loss_mask[i - 1]]
+            prompts += [encoded.input_ids[:start] for start in starts]
+        assert prompts == [chat.encode_prompt(messages[: end - 1], **how) for end in ends]
 
 
 @many

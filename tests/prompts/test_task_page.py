@@ -106,6 +106,7 @@ def test_the_page_that_adds_a_task_can_be_followed_literally(project):
             "role": "user",
             "content": "How urgent is this ticket, low or high?\nThe server room is on fire.",
             "document": (40, 67),
+            "answers": ("low", "high"),
         },
         {"role": "assistant", "content": "high"},
     ]
@@ -121,7 +122,7 @@ def test_the_page_that_adds_a_task_can_be_followed_literally(project):
     assert used.stdout.splitlines() == [
         "('chat', 'instruct', 'moderation', 'ner', 'news', 'sentiment', 'sentiment_json', 'urgency')",
         "[{'role': 'user', 'content': 'How urgent is this ticket, low or high?\\nThe printer is slow.', "
-        "'document': (40, 60)}, {'role': 'assistant', 'content': 'low'}]",
+        "'document': (40, 60), 'answers': ('low', 'high')}, {'role': 'assistant', 'content': 'low'}]",
         "('low', 'high')",
         "low",
         "high",

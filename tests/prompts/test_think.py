@@ -56,10 +56,11 @@ def test_a_prompt_ends_where_the_model_shall_go_on(formats, name, end):
     assert text_of(formats[name], formats[name].encode_prompt(MESSAGES[:-1])).endswith(f"<|im_start|>{end}")
 
 
-def test_auto_makes_a_row_of_each_answer_where_all_shall_be_learned(formats):
-    assert formats["qwen3"].unroll(MESSAGES) == [MESSAGES[:2], MESSAGES]
-    assert formats["qwen3 off"].unroll(MESSAGES) == [MESSAGES]
-    assert formats["qwen2.5"].unroll(MESSAGES) == [MESSAGES]
+def test_auto_makes_an_example_of_each_answer_where_all_shall_be_learned(formats):
+    auto = formats["qwen3"]
+    assert list(auto.encode_batch([MESSAGES])) == [[auto.encode(MESSAGES[:2]), auto.encode(MESSAGES)]]
+    for name in ("qwen3 off", "qwen2.5"):
+        assert list(formats[name].encode_batch([MESSAGES])) == [[formats[name].encode(MESSAGES)]]
 
 
 def test_families_without_a_block_know_auto_and_off(tokenizers_by_family):

@@ -167,6 +167,8 @@ def evaluation() -> Evaluation:
         },
         "data_stats": {
             "eval_size": 4,
+            "num_answers": 4,
+            "turns": "all",
             "truncation_rate": 0.25,
             "dropped_too_long": 1,
             "split": "test",

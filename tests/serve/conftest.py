@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from sft.config.serve import ServeSettings
+from sft.conversation import limits_of
 from sft.models.loading import load_run
 from sft.runs import open_run
 from sft.serve.app import Service, build_app
@@ -39,7 +40,7 @@ def run_server(loaded, run, **settings) -> Iterator[Running]:
     chosen = ServeSettings(**{"max_new_tokens": 16, "decoding": "precise", **settings})
     engine = Engine(loaded, max_batch=chosen.max_batch, max_waiting=chosen.max_waiting)
     prompt = run.system_prompt if run else None
-    service = Service(engine, chosen, list_served("tiny", run), prompt, KEY)
+    service = Service(engine, chosen, list_served("tiny", run), prompt, KEY, limits_of(run, loaded.max_context))
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(build_app(service), log_config=None, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -44,9 +44,12 @@ def test_a_stream_brings_the_label_in_one_piece(server, head_run):
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_a_text_longer_than_it_was_trained_on_is_refused(server):
-    with pytest.raises(openai.BadRequestError, match="the model reads 192 tokens; the messages have "):
-        ask(server, "住了一晚" * 40)
+def test_a_text_longer_than_it_was_trained_on_is_shortened_as_in_training_and_it_is_said(server, head_run):
+    found, expected = ask(server, "住了一晚" * 40), Predictor(head_run).predict("住了一晚" * 40)
+    fields = found.choices[0].message.model_extra
+    assert found.choices[0].message.content == expected.label
+    assert fields["num_cut"] == expected.num_cut > 0
+    assert fields["confidence"] == pytest.approx(expected.confidence, abs=1e-6)
 
 
 def test_a_conversation_is_refused(server):

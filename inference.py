@@ -50,6 +50,7 @@ def load(settings: InferenceSettings, run: Run | None) -> "Predictor":
         task=settings.task,
         decoding=settings.decoding_of(settings.decoding),
         allow_mismatch=settings.allow_mismatch,
+        trust_remote_code=settings.trust_remote_code,
     )
 
 

@@ -53,6 +53,7 @@ class Predictor:
         task: str | None = None,
         decoding: Decoding = DECODING["precise"],
         allow_mismatch: bool = False,
+        trust_remote_code: bool = False,
     ) -> None:
         """Load a run folder (default outputs/latest), or with `model` an untuned one ("embedded", a hub id, a folder).
 
@@ -69,7 +70,11 @@ class Predictor:
         self._head_share = opened.train_settings().head_share if opened else 0.5
         self._decoding = decoding
         self._lock = threading.Lock()
-        self.loaded: LoadedModel = load_run(opened, allow_mismatch=allow_mismatch) if opened else load_base(str(model))
+        self.loaded: LoadedModel = (
+            load_run(opened, allow_mismatch=allow_mismatch, trust_remote_code=trust_remote_code)
+            if opened
+            else load_base(str(model), trust_remote_code=trust_remote_code)
+        )
 
     def predict(self, question: Question) -> Prediction:
         """The answer to a text, or to a row of a task.

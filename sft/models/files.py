@@ -80,7 +80,9 @@ def _check_index(folder: Path) -> None:
         if outside := [name for name in names if Path(name).name != name or "\\" in name or name == ".."]:
             raise ModelError(f"{path}: points outside its folder, to {outside[0]!r}; do not use this model")
         if missing := [name for name in names if not (folder / name).is_file()]:
-            raise ModelError(f"{folder}: missing {len(missing)} of {len(names)} files: {list_some(missing)}; download them")
+            raise ModelError(
+                f"{folder}: missing {len(missing)} of {len(names)} files: {list_some(missing)}; download them"
+            )
 
 
 def _read_head(path: Path) -> bytes:

@@ -123,7 +123,7 @@ def hash_weights(folder: Path) -> str:
 def hash_files(folder: Path) -> dict[str, str]:
     """Checksums of every byte that decides what tuned weights compute: {"adapter_model.safetensors": "xxh3 8f0a..."}.
 
-    The weights and the configurations beside them. 60 MB take 0.01 s and 500 MB 0.06 s from the page cache.
+    The weights and the configurations beside them. 60 MB take 0.005 s and 500 MB 0.04 s from the page cache.
     """
     paths = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in CONFIG_FILES)]
     return {path.name: f"xxh3 {checksum(path)}" for path in paths if path.is_file()}

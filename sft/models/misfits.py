@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from sft.console import say
 from sft.errors import ModelError
-from sft.models.files import list_some, read_json_object
+from sft.models.files import list_some
+from sft.models.source import stored_quantisation
 
 # Parts of a checkpoint that a language model of text has no place for: towers of other modalities and what joins them
 # to the text, and the layers that predict further tokens (multi-token prediction).
@@ -53,7 +54,7 @@ def find_misfits(folder: Path, *, trust_remote_code: bool = False) -> Mapping[st
     For loaders that do not tell: Unsloth's, and bitsandbytes, which takes whatever shape it finds. A folder that is
     quantised already gives an empty one, for its tensors have other shapes than its config says.
     """
-    if "quantization_config" in read_json_object(folder / "config.json"):
+    if stored_quantisation(folder) is not None:
         return {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}
     _, info = AutoModelForCausalLM.from_pretrained(
         folder,

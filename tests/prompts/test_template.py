@@ -163,7 +163,7 @@ HOSTILE = {
     "a wide field": ("{{ '%099999999999d' % 1 }}", "takes too much memory for a short conversation"),
     "a wide filter": ("{{ 'a'|center(10**11) }}", "takes too much memory for a short conversation"),
     "a huge list": ("{{ [1] * 10**11 }}", "takes too much memory for a short conversation"),
-    "a doubling": ("{% set x = 'a' %}" + "{% set x = x ~ x %}" * 60, "takes too much memory for a short conversation"),
+    "a doubling": ("{% set x = 'a' %}" + "{% set x = x ~ x %}" * 60, "takes (too much memory|more than)"),
     "a long output": ("{% for i in range(99999) %}{{ 'abcdefghijklmnop' }}{% endfor %}", "writes more than 1,000,000"),
     "recursion": ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "nests too deeply"),
     "deep brackets": ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nests too deeply"),

@@ -40,7 +40,11 @@ def main(argv: list[str] | None = None) -> None:
     trained = run.train_settings() if run else None
     chats = SavedChats(settings.chats_dir)
     reader = LineReader("you> ", history=chats.history_file)
-    loaded = load_run(run, allow_mismatch=settings.allow_mismatch) if run else load_base(str(settings.model))
+    trusted = settings.trust_remote_code
+    if run:
+        loaded = load_run(run, allow_mismatch=settings.allow_mismatch, trust_remote_code=trusted)
+    else:
+        loaded = load_base(str(settings.model), trust_remote_code=trusted)
     if reader.is_terminal:
         say("exit or Ctrl-D leaves, Ctrl-C stops an answer, /help lists the rest")
     session = Session(

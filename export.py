@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         say(f"written: {output_dir}")
     else:
         check_portable(run, settings)
-        check_run(run, allow_mismatch=settings.allow_mismatch)
+        check_run(run, allow_mismatch=settings.allow_mismatch, trust_remote_code=settings.trust_remote_code)
     if settings.push:
         from sft.export.card import What
         from sft.export.hub import prepare_push, send

@@ -54,6 +54,7 @@ def load(settings: InferenceSettings, run: Run | None) -> "Predictor":
         decoding=settings.decoding_of(settings.decoding),
         max_seq_length=settings.max_seq_length,
         allow_mismatch=settings.allow_mismatch,
+        trust_remote_code=settings.trust_remote_code,
     )
 
 

@@ -46,7 +46,12 @@ def main(argv: list[str] | None = None) -> None:
 
     rows = [dict(row) for row in (*dataset.train, *dataset.validation, *dataset.test)]
     chosen = [find_row(rows, settings.row)] if settings.row else inspection.choose_rows(rows, settings.num_rows)
-    chat = load_chat_format(settings.model, revision=settings.revision, think=settings.think)
+    chat = load_chat_format(
+        settings.model,
+        revision=settings.revision,
+        think=settings.think,
+        trust_remote_code=settings.trust_remote_code,
+    )
     views = [view for row in chosen for view in inspection.view_row(row, chat, settings, head)]
     survey = inspection.survey_rows([] if settings.row and not settings.html else rows, chat, settings)
 

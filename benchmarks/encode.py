@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", help="folder of a tokenizer; default: the embedded model's")
     parser.add_argument("--rows", type=int, default=50_000)
     arguments = parser.parse_args()
-    chat = ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(arguments.tokenizer or embedded_model_folder()))
+    folder = arguments.tokenizer or embedded_model_folder()
+    chat = ChatFormat.from_tokenizer(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
     conversations = itertools.islice(make_conversations(read_reviews(), random.Random(0)), arguments.rows)
 
     num_tokens = num_shortened = num_dropped = 0

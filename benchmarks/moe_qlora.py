@@ -78,7 +78,9 @@ def build_packed(size: str, precision):  # type: ignore[no-untyped-def]
     )
     config.eos_token_id, config.pad_token_id, config.bos_token_id = 2, 0, None
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=precision.dtype, attn_implementation=shared_heads.NAME)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=precision.dtype, attn_implementation=shared_heads.NAME, trust_remote_code=False
+        )
     rotary = type(model.model.rotary_emb)
     with torch.device(precision.device):
         model.model.rotary_emb = rotary(config)

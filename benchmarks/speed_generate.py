@@ -119,7 +119,9 @@ def main() -> None:
     else:
         asked = ask_of_demo(loaded, options.rows or 200, options.work)
     sample = options.sample or (4 if options.size else 8)
-    stock = AutoModelForCausalLM.from_pretrained(loaded.source.folder, dtype=loaded.precision.dtype).to(loaded.device)
+    stock = AutoModelForCausalLM.from_pretrained(
+        loaded.source.folder, dtype=loaded.precision.dtype, trust_remote_code=False
+    ).to(loaded.device)
     for prompts, _ in asked.values():  # kernels are chosen, memory is taken
         generate_batch(loaded, prompts[:2], choose_decoding("precise", max_new_tokens=2))
         generate_one_by_one(stock, loaded, prompts[:1], 2)

@@ -104,7 +104,9 @@ def measure_labels(loaded: LoadedModel, texts: Sequence[str], sample: int) -> di
         )
         for text in texts
     ]
-    stock = AutoModelForCausalLM.from_pretrained(loaded.source.folder, dtype=loaded.precision.dtype).to(loaded.device)
+    stock = AutoModelForCausalLM.from_pretrained(
+        loaded.source.folder, dtype=loaded.precision.dtype, trust_remote_code=False
+    ).to(loaded.device)
     score_labels(loaded, prompts[:8], [labels] * 8, shown=False)
     score_naively(stock, loaded, prompts[:2], labels)
     scores, seconds = clock(lambda: score_labels(loaded, prompts, [labels] * count, shown=False))

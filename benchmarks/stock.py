@@ -37,6 +37,7 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=precision.dtype,
+            trust_remote_code=False,
             quantization_config=four_bit if settings.method == "qlora" else None,
             device_map={"": precision.device},
         )

@@ -1,26 +1,21 @@
 """Reads a family off its chat template by trying it on small probe conversations.
 
-The template is rendered in the same sandbox as transformers renders it. So any template that behaves like ChatML is
-accepted, whatever its text, and any other is refused with what is missing.
+The template is rendered in the same sandbox as transformers renders it, in a process with limits (prompts.sandbox). So
+any template that behaves like ChatML is accepted, whatever its text, and any other is refused with what is missing.
 
     read_family(tokenizer.chat_template) -> Family(default_system="You are Qwen, ...", think_block="none", ...)
 """
 
 from __future__ import annotations
 
-import datetime
 import functools
-import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from prompts.errors import PromptError
 from prompts.family import THINK_END, THINK_START, TURN_END, TURN_START, Family
 from prompts.layout import lay_out
 from prompts.messages import Message
-
-if TYPE_CHECKING:
-    import jinja2
+from prompts.sandbox import Rendering, TemplateFailure, render_apart
 
 EMPTY_THINK_BLOCK = f"{THINK_START}\n\n{THINK_END}\n\n"
 
@@ -36,27 +31,35 @@ def read_family(template: str | None, special_tokens: Mapping[str, str] | None =
             "the tokenizer has no chat template; use an instruct model or a tokenizer with a ChatML template"
         )
 
-    def render(messages: list[Message], **settings: bool) -> str:
-        return render_template(template, messages, special_tokens, **settings)
+    return _read_family(template, tuple(sorted((special_tokens or {}).items())))
 
+
+@functools.lru_cache(maxsize=8)  # a process is started for each
+def _read_family(template: str, special_tokens: tuple[tuple[str, str], ...]) -> Family:
     question: Message = {"role": "user", "content": "probe question"}
     answer: Message = {"role": "assistant", "content": "probe answer"}
     system: Message = {"role": "system", "content": "probe system"}
 
-    once, twice = render([question, answer]), render([question, answer] * 2)
+    twice_asked = [question, answer] * 2
+    conversations = [[question, answer], [system, question, answer, question, answer], [question, answer] * 3]
+    prompts = [[question], [system, question], [question, answer, question]]
+    probes = [Rendering(messages) for messages in (*conversations, twice_asked)]
+    probes += [Rendering([question], {"add_generation_prompt": True})]
+    probes += [Rendering(messages, {"add_generation_prompt": True, "enable_thinking": False}) for messages in prompts]
+    once, *rest = _render_all(template, probes, dict(special_tokens))
+    with_system, thrice, twice, may_think, *rendered_prompts = rest
+
     block_and_answer = f"{TURN_START}assistant\n{EMPTY_THINK_BLOCK}{answer['content']}"
-    may_think = render([question], add_generation_prompt=True)
     family = Family(
         default_system=_read_default_system(once),
         think_block=("none", "last", "every")[twice.count(block_and_answer)],
         opens_block=may_think.partition(f"{TURN_START}assistant\n")[2] != "",
         ends_with_newline=once.endswith("\n"),
     )
-    for messages in ([question, answer], [system, question, answer, question, answer], [question, answer] * 3):
-        _compare("a conversation", render(messages), _write(family, messages))
-    for messages in ([question], [system, question], [question, answer, question]):
-        prompt = render(messages, add_generation_prompt=True, enable_thinking=False)
-        _compare("a prompt", prompt, _write(family, messages))
+    for messages, rendered in zip(conversations, (once, with_system, thrice), strict=True):
+        _compare("a conversation", rendered, _write(family, messages))
+    for messages, rendered in zip(prompts, rendered_prompts, strict=True):
+        _compare("a prompt", rendered, _write(family, messages))
     return family
 
 
@@ -97,49 +100,15 @@ def render_template(
 ) -> str:
     """The template's text of a conversation, as transformers renders it: "<|im_start|>user\\nhi<|im_end|>\\n".
 
-    Raises PromptError where the template fails, or reaches for what its sandbox forbids.
+    Raises PromptError where the template fails, takes too long, or reaches for what its sandbox forbids.
     """
-    settings.setdefault("add_generation_prompt", False)
-    import jinja2  # here: `import prompts` stays cheap
+    return _render_all(template, [Rendering(messages, settings)], special_tokens)[0]
 
+
+def _render_all(
+    template: str, renderings: list[Rendering], special_tokens: Mapping[str, str] | None = None
+) -> list[str]:
     try:
-        return _compile(template).render(messages=messages, **(special_tokens or {}), **settings)
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise PromptError(f"the chat template fails on a plain conversation: {' '.join(str(error).split())}") from None
-
-
-@functools.lru_cache(maxsize=8)  # Qwen3's takes 30 ms, and each is rendered several times
-def _compile(template: str) -> jinja2.Template:
-    """A template in transformers' sandbox, with its filters and globals."""
-    import jinja2.ext
-    import jinja2.sandbox
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: object, ensure_ascii: bool = False, **options: object) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=options.get("indent"))  # type: ignore[arg-type]
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _generation_tag()]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
-    return environment.from_string(template)
-
-
-def _generation_tag() -> type:
-    """Jinja extension for `{% generation %}…{% endgeneration %}`, which training templates put around answers."""
-    import jinja2.ext
-    import jinja2.nodes
-    import jinja2.parser
-
-    class GenerationTag(jinja2.ext.Extension):
-        tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
-
-        def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return GenerationTag
+        return render_apart(template, renderings, special_tokens)
+    except TemplateFailure as failure:
+        raise PromptError(f"the chat template {failure}") from None

@@ -33,7 +33,10 @@ LATEST = "latest"
 RUN_FILE = "run.json"
 COMPLETE = "complete"
 TRAINING = "training"
-OF_ONE_CALL = ("output_dir", "json_output", "resume_from_checkpoint", "allow_mismatch", "dry_run", "use_qlora")
+OF_ONE_CALL = (
+    *("output_dir", "json_output", "resume_from_checkpoint", "allow_mismatch", "dry_run", "use_qlora"),
+    "trust_remote_code",  # a run may come from anybody: code beside its weights runs where this call asks for it
+)
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "tokenizers")
 
 
@@ -60,6 +63,7 @@ class Run:
     fingerprint: Fingerprint
     data: dict[str, object]  # path, sha256, split, rows kept and dropped
     adapter: str | None = None  # hash of the tuned weights, adapter or model, once they are written
+    files: dict[str, str] | None = None  # checksums of all their bytes and of the configuration beside them
     backend: str = "transformers"
     head: HeadFacts | None = None  # of a run that classifies instead of writing
     quantisation: str | None = None  # "nf4": trained on a base in 4 bits; to merge, load the base in 16 bits

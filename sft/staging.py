@@ -63,7 +63,7 @@ def seal(stage: Path) -> None:
     """Length and checksum of every file, into the manifest: from here on adopt() can tell that it is whole."""
     files = sorted(path for path in stage.rglob("*") if path.is_file())
     with ThreadPoolExecutor(NUM_THREADS) as pool:  # hashing leaves the GIL
-        sums = list(pool.map(_checksum, files))
+        sums = list(pool.map(checksum, files))
     entries = {
         str(path.relative_to(stage)): {"bytes": path.stat().st_size, CHECKSUM: digest}
         for path, digest in zip(files, sums, strict=True)
@@ -121,7 +121,7 @@ def find_damage(folder: Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != entry["bytes"]:
                 return f"{name} has {path.stat().st_size:,} of {entry['bytes']:,} bytes"
-            if _checksum(path) != entry[CHECKSUM]:
+            if checksum(path) != entry[CHECKSUM]:
                 return f"{name} is not what was written"
     except FileNotFoundError:
         return f"no {MANIFEST}: it was not written to its end"
@@ -191,7 +191,8 @@ def _told_in_bytes(folder: Path, num_bytes: int) -> Iterator[None]:
         raise
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """xxh3_128 of a file's bytes, 32 hexadecimal digits."""
     sum_so_far, chunk = xxhash.xxh3_128(), memoryview(bytearray(CHUNK_BYTES))
     with path.open("rb", buffering=0) as file:
         while num_bytes := file.readinto(chunk):

@@ -146,6 +146,27 @@ def find_importers(modules: list[Module], package: str) -> list[str]:
     )
 
 
+AUTO_CLASSES = re.compile(r"Auto[A-Z]\w*|FastLanguageModel|GenerationConfig")
+
+
+def find_silent_trust(modules: list[Module]) -> list[str]:
+    """Calls of from_pretrained or from_config that leave open whether a model's own code may run.
+
+    Where `trust_remote_code` is not given, transformers asks on standard input and takes a `y` that a pipe says. The
+    classes meant: transformers' Auto classes, whatever expression they stand in, and Unsloth's.
+    """
+    return [
+        f"{module.path}:{node.lineno}: {ast.unparse(node.func)} without trust_remote_code"
+        for module in modules
+        for node in ast.walk(ast.parse(module.source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("from_pretrained", "from_config")
+        and AUTO_CLASSES.search(ast.unparse(node.func.value))
+        and "trust_remote_code" not in {keyword.arg for keyword in node.keywords}
+    ]
+
+
 def find_long_files(modules: list[Module]) -> list[str]:
     """Scripts over 120 lines, other files over 500."""
     findings = []

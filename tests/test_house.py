@@ -18,6 +18,7 @@ from tests.house import (
     find_long_files,
     find_machine_paths,
     find_script_imports,
+    find_silent_trust,
     find_undocumented,
     find_utils,
     read_imports,
@@ -71,6 +72,10 @@ def test_only_one_module_imports_unsloth():
     assert find_importers([m for m in MODULES if m.area in ("prompts", "sft") or m.is_script], "unsloth") == [
         "sft/backend.py"
     ]
+
+
+def test_no_model_is_loaded_without_saying_whether_its_own_code_may_run():
+    assert find_silent_trust([module for module in MODULES if module.area != "tests"]) == []
 
 
 def test_every_framework_room_exists():
@@ -208,6 +213,13 @@ def test_a_script_of_121_lines_and_a_module_of_501_are_too_long():
     assert find_long_files([*modules, *shorter]) == [
         "train.py: 121 lines, at most 120; does it hold two things?",
         "sft/x.py: 501 lines, at most 500; does it hold two things?",
+    ]
+
+
+def test_a_load_that_leaves_trust_open_is_found_in_whatever_expression_it_stands():
+    source = "(AutoX if head else AutoY).from_pretrained(f)\nAutoConfig.from_config(c, trust_remote_code=False)"
+    assert find_silent_trust([module("sft/a.py", source), module("sft/b.py", "LoraConfig.from_pretrained(f)")]) == [
+        "sft/a.py:1: (AutoX if head else AutoY).from_pretrained without trust_remote_code"
     ]
 
 

@@ -1,7 +1,9 @@
 """sft.scoring and sft.label_scoring against independent float64 computations on a real tiny model."""
 
+import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,12 @@ import torch
 
 from prompts import Encoded
 from sft import scoring
+from sft.config.decoding import choose_decoding
+from sft.generation.batch import Room, generate_batch
 from sft.label_scoring import score_labels
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
-from sft.runs import open_run
+from sft.runs import RUN_FILE, open_run
 from sft.scoring import RowScore, score_rows, token_weighted_loss
 
 
@@ -140,3 +144,37 @@ def test_with_the_adapter_off_a_run_scores_as_its_base_does(tiny_run, loaded, ro
         base_scores = score_rows(tuned, rows, shown=False)
     assert base_scores == score_rows(loaded, rows, shown=False)
     assert score_rows(tuned, rows, shown=False) != base_scores
+
+
+def test_a_runs_figures_are_the_same_whatever_the_batch_and_the_threads(tiny_run: Path, tmp_path: Path):
+    """A run trained in bf16, as on processors that multiply it: scored so, scores moved by 1e-2 with the batch."""
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    content = json.loads((folder / RUN_FILE).read_text())
+    content["settings"]["dtype"] = "bf16"
+    (folder / RUN_FILE).write_text(json.dumps(content))
+    loaded = load_run(open_run(folder))
+    rng = random.Random(2)
+    texts = ["".join(rng.choices("好坏房间很服务 abc", k=rng.randint(1, 40))) for _ in range(16)]
+    prompts = [loaded.chat.encode_prompt([{"role": "user", "content": text}]) for text in texts]
+    turns = [[{"role": "user", "content": text}, {"role": "assistant", "content": text[::-1]}] for text in texts]
+    rows, labels = [loaded.chat.encode(turn) for turn in turns], [("负面", "正面")] * len(prompts)
+    decoding = choose_decoding("precise", max_new_tokens=4)
+
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for max_tokens in (64, 256, 4096):
+                scores = torch.tensor(score_labels(loaded, prompts, labels, shown=False, max_tokens=max_tokens))
+                nll = torch.tensor([row.nll for row in score_rows(loaded, rows, shown=False, max_tokens=max_tokens)])
+                answers = generate_batch(loaded, prompts[:6], decoding, room=Room(max_tokens, 2**13 * max_tokens))
+                found.append((scores, nll, [answer.token_ids for answer in answers]))
+    finally:
+        torch.set_num_threads(before)
+    first_scores, first_nll, first_answers = found[0]
+    for scores, nll, answers in found[1:]:
+        assert torch.equal(scores.argmax(1), first_scores.argmax(1))
+        torch.testing.assert_close(scores, first_scores, atol=1e-4, rtol=0)
+        torch.testing.assert_close(nll, first_nll, atol=1e-4, rtol=1e-6)
+        assert answers == first_answers

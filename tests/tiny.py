@@ -20,6 +20,7 @@ def make_tiny_model(
     texts: Sequence[str] = (),
     max_context: int = 512,
     tied: bool = False,
+    hidden_size: int = 32,
 ) -> Path:
     """A random Qwen2-shaped model with a byte-level ChatML tokenizer, saved in transformers' layout (0.2 MB).
 
@@ -41,7 +42,7 @@ def make_tiny_model(
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=layers,
         num_attention_heads=4,

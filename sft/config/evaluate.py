@@ -88,6 +88,9 @@ class EvaluateSettings(ResultSettings):
         None, ge=1, description="score at most so many rows, each task by its share; default: all"
     )
     allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
+    trust_remote_code: bool = Field(
+        False, description="run model code that comes with the weights; a run trained with it needs this flag again"
+    )
 
     @property
     def has_baseline(self) -> bool:

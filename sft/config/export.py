@@ -35,6 +35,9 @@ class ExportSettings(ResultSettings):
     max_new_tokens: int = Field(24, ge=1, description="tokens of each greedy answer in that comparison")
     data: str | None = Field(None, description="rows to compare on; default: those the run held out")
     allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
+    trust_remote_code: bool = Field(
+        False, description="run model code that comes with the weights; a run trained with it needs this flag again"
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> "ExportSettings":

@@ -25,6 +25,9 @@ class TalkSettings(DecodingSettings):
         None, description="talk to this untuned model instead of a run: embedded, a hub id, a folder, or auto"
     )
     allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
+    trust_remote_code: bool = Field(
+        False, description="run model code that comes with the weights; a run trained with it needs this flag again"
+    )
 
     @model_validator(mode="after")
     def _one_partner(self) -> "TalkSettings":

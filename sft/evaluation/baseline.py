@@ -64,10 +64,14 @@ def load_baseline(
     Another run brings its own, as it was trained; a plain model gets those of the run it is compared with.
     """
     if baseline.run is not None:
-        loaded = load_run(baseline.run, allow_mismatch=settings.allow_mismatch)
+        trusted = settings.trust_remote_code
+        loaded = load_run(baseline.run, allow_mismatch=settings.allow_mismatch, trust_remote_code=trusted)
         return loaded, baseline.run.system_prompt, baseline.run.train_settings()
     trained = run.train_settings()
     loaded = load_base(
-        settings.baseline, dtype=trained.dtype, think=trained.think, trust_remote_code=trained.trust_remote_code
+        settings.baseline,
+        trained_in=trained.dtype,
+        think=trained.think,
+        trust_remote_code=settings.trust_remote_code,
     )
     return loaded, run.system_prompt, trained

@@ -115,7 +115,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     if head:
         check_written(settings)
     selection = select_rows(run, settings)
-    loaded = load_run(run, allow_mismatch=settings.allow_mismatch)
+    trusted = settings.trust_remote_code
+    loaded = load_run(run, allow_mismatch=settings.allow_mismatch, trust_remote_code=trusted)
     trained, chat = run.train_settings(), loaded.chat
     max_length = min(settings.max_seq_length or trained.max_seq_length, loaded.max_context)
     prepared = prepare_rows(selection.rows, chat, run.system_prompt, trained, max_length, head, turns=settings.turns)

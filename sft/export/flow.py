@@ -72,7 +72,14 @@ def export_run(run: Run, settings: ExportSettings, output_dir: Path) -> dict[str
     check_disk_space(output_dir, estimate_bytes(source, dtype, settings))
     with staging(output_dir) as stage:
         precision = decide_check_precision(source)
-        loaded = load_run(run, allow_mismatch=settings.allow_mismatch, precision=precision, four_bit=False)
+        trusted = settings.trust_remote_code
+        loaded = load_run(
+            run,
+            allow_mismatch=settings.allow_mismatch,
+            precision=precision,
+            four_bit=False,
+            trust_remote_code=trusted,
+        )
         rows = read_rows(run, settings, loaded)
         expected = probe(loaded, rows, max_new_tokens=settings.max_new_tokens)
         template = build_template(
@@ -104,10 +111,11 @@ def check_portable(run: Run, settings: ExportSettings) -> None:
         )
 
 
-def check_run(run: Run, *, allow_mismatch: bool = False) -> None:
+def check_run(run: Run, *, allow_mismatch: bool = False, trust_remote_code: bool = False) -> None:
     """Refuse a run whose base, tokenizer, prompt or weights are not what it was trained with; no weights are loaded."""
     source = find_source(run.base["name"], run.base.get("revision"))
-    chat = ChatFormat.from_tokenizer(load_tokenizer(run.weights_dir), think=run.train_settings().think)
+    tokenizer = load_tokenizer(run.weights_dir, trust_remote_code=trust_remote_code)
+    chat = ChatFormat.from_tokenizer(tokenizer, think=run.train_settings().think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
 
 
@@ -129,7 +137,7 @@ def write_merged(exporter: Exporter, folder: Path, dtype: torch.dtype) -> dict[s
     save_merged(merged, folder, dtype, exporter.template)
     (folder / CARD_FILE).write_text(build_card(run, "merged", title=run.path.name), encoding="utf-8")
     loaded.model = merged.model = None  # used up: one model in memory at a time
-    reloaded = load_merged(folder, loaded)
+    reloaded = load_merged(folder, loaded, trust_remote_code=exporter.settings.trust_remote_code)
     found = probe(reloaded, exporter.rows, max_new_tokens=exporter.settings.max_new_tokens)
     stored = name_dtype(dtype)
     merging, storing = compare(exporter.expected, in_memory), compare(in_memory, found)
@@ -183,7 +191,8 @@ def measure_drift(exporter: Exporter, merged: Probe) -> Agreement | None:
     if exporter.run.train_settings().method != "qlora":
         return None
     settings, precision = exporter.settings, exporter.loaded.precision
-    trained = load_run(exporter.run, allow_mismatch=settings.allow_mismatch, precision=precision)
+    allowed, trusted = settings.allow_mismatch, settings.trust_remote_code
+    trained = load_run(exporter.run, allow_mismatch=allowed, precision=precision, trust_remote_code=trusted)
     drift = compare(probe(trained, exporter.rows, max_new_tokens=settings.max_new_tokens), merged)
     say(f"for information, against the base in 4 bits it was trained on: {drift}")
     return drift

@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft.errors import RunError
 from sft.models.loaded import LoadedModel
+from sft.models.misfits import refuse_misfits
 from sft.models.quiet import quiet_libraries
 
 
 def check_vocabulary(path: Path, folder: Path) -> None:
     """Raise RunError where the file's chat template, end token or tokens are not those of the model folder."""
     fields = gguf.GGUFReader(path).fields
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokens = fields["tokenizer.ggml.tokens"].contents()
     found = {
         "chat template": fields["tokenizer.chat_template"].contents(),
@@ -40,7 +41,13 @@ def load_gguf(path: Path, like: LoadedModel) -> LoadedModel:
     """The file's weights in a transformers model, computing where and how `like` does; prompts are made by `like`."""
     quiet_libraries()
     with redirect_stderr(StringIO()):  # a progress bar of transformers' that no setting switches off
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=like.precision.dtype, attn_implementation="sdpa"
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=like.precision.dtype,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+    refuse_misfits(path.name, info)
     return replace(like, model=model.to(like.precision.device).eval())

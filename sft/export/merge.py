@@ -2,7 +2,7 @@
 
 merge_adapter(loaded)                                        # loaded.model is a plain transformers model afterwards
 save_merged(loaded, folder, torch.bfloat16, template)
-reloaded = load_merged(folder, loaded)
+reloaded = load_merged(folder, loaded, trust_remote_code=False)
 """
 
 from contextlib import redirect_stderr
@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoConfig
 
 from prompts.family import TEXT_END, TURN_END
 from sft.errors import RunError
 from sft.models.head import install_head
 from sft.models.loaded import LoadedModel
-from sft.models.loading import load_weights
+from sft.models.loading import load_weights, read_stored_dtype
 from sft.models.precision import DTYPES
 from sft.models.source import ModelSource
 from sft.staging import apply_umask
@@ -55,7 +54,7 @@ def stored_dtype(source: ModelSource, wanted: str = "auto") -> torch.dtype:
     """What the merged weights are written in: as asked for, else the type the base itself is stored in."""
     if wanted != "auto":
         return DTYPES[wanted]
-    return getattr(AutoConfig.from_pretrained(source.folder), "dtype", None) or torch.bfloat16
+    return read_stored_dtype(source.folder) or torch.bfloat16
 
 
 def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template: str) -> None:
@@ -83,10 +82,10 @@ def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template:
     apply_umask(folder)
 
 
-def load_merged(folder: Path, like: LoadedModel) -> LoadedModel:
+def load_merged(folder: Path, like: LoadedModel, *, trust_remote_code: bool) -> LoadedModel:
     """What was written, read back from disk, computing on the same device in the same precision as `like`."""
     source = ModelSource(like.source.name, folder)
-    model = load_weights(source, like.precision, head=like.head).eval()
+    model = load_weights(source, like.precision, head=like.head, trust_remote_code=trust_remote_code).eval()
     if like.head is not None:
         install_head(model, like.head, dropout=0.0, pad_id=like.chat.pad_id)
     return replace(like, model=model, source=source)

@@ -54,6 +54,7 @@ class Predictor:
         decoding: Decoding = DECODING["precise"],
         max_seq_length: int | None = None,
         allow_mismatch: bool = False,
+        trust_remote_code: bool = False,
     ) -> None:
         """Load a run folder (default outputs/latest), or with `model` an untuned one ("embedded", a hub id, a folder).
 
@@ -70,7 +71,11 @@ class Predictor:
         self.system_prompt = opened.system_prompt if opened else None
         self._decoding = decoding
         self._lock = threading.Lock()
-        self.loaded: LoadedModel = load_run(opened, allow_mismatch=allow_mismatch) if opened else load_base(str(model))
+        self.loaded: LoadedModel = (
+            load_run(opened, allow_mismatch=allow_mismatch, trust_remote_code=trust_remote_code)
+            if opened
+            else load_base(str(model), trust_remote_code=trust_remote_code)
+        )
         self.limits = limits_of(opened, self.loaded.max_context, max_seq_length=max_seq_length)
 
     @property

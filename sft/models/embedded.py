@@ -101,13 +101,15 @@ def _write_model(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
     quiet_libraries()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     # The GGUF reader names <|im_start|> as end and no padding; the model was trained to end with <|im_end|>.
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     tokenizer.model_max_length = 8192
     tokenizer.save_pretrained(folder)
 
-    dequantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    dequantised = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+    )
     values = dequantised.config.to_dict()
     values.pop("quantization_config")  # it is no longer quantised, and as such it could not be saved
     values |= {
@@ -116,7 +118,7 @@ def _write_model(gguf: Path, folder: Path) -> None:
         "name_or_path": "SmolLM2-135M-Instruct",
     }
     # bfloat16: half the bytes to load and to check, and the same weights whether one computes in bf16 or fp32.
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**values), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**values), dtype=torch.bfloat16, trust_remote_code=False)
     model.load_state_dict(dequantised.state_dict())
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = (
         tokenizer.eos_token_id,

@@ -9,7 +9,6 @@ With the last token both give the same logits, so the weights work anywhere.
     model(**flatten_rows(rows)).logits        # (R, C), fp32, whatever the rest computes in
 """
 
-import json
 from pathlib import Path
 from types import MethodType
 from typing import cast
@@ -22,6 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from prompts import Head
 from prompts.head import Pooling
 from sft.errors import RunError
+from sft.models.files import read_json_object
 
 SCORE = "score"  # what transformers calls the head's linear layer
 CONFIG_FILE = "config.json"
@@ -41,7 +41,7 @@ def read_head(folder: Path) -> Head | None:
     Raises RunError where the config says nothing sensible.
     """
     path = folder / CONFIG_FILE
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_json_object(path) if path.is_file() else {}
     if "head_pooling" not in config:
         return None
     names = config.get("id2label", {})

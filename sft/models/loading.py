@@ -5,15 +5,21 @@ loaded = load_run(open_run("outputs/latest"))      # refuses a base or prompt ot
 """
 
 import json
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, PeftModel
+from huggingface_hub.errors import StrictDataclassError
+from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, PeftModelForSequenceClassification
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -26,19 +32,29 @@ from sft.console import say
 from sft.errors import ModelError, RunError
 from sft.models.capabilities import with_attention
 from sft.models.experts import Nf4WithExperts, use_packed_experts
+from sft.models.files import check_folder, check_weight_files, list_some, read_json_object
 from sft.models.fused_lora import share_inputs, with_fused_layers
-from sft.models.head import install_head, read_head
+from sft.models.head import SCORE, install_head, read_head
 from sft.models.kernels import fuse_kernels
 from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable, names_for_unsloth
-from sft.models.precision import Precision, decide_precision, is_launched_sharded, precision_for_training
+from sft.models.misfits import find_misfits, refuse_misfits
+from sft.models.precision import (
+    Precision,
+    decide_precision,
+    is_launched_sharded,
+    precision_for_answers,
+    precision_for_training,
+)
 from sft.models.quiet import quiet_libraries
 from sft.models.source import (
     FOUR_BIT,
     ModelSource,
     check_stored_type,
+    count_weights,
     describe_weights,
     find_source,
+    hash_files,
     stored_quantisation,
 )
 from sft.models.targets import describe_unpacked, own_names
@@ -46,12 +62,21 @@ from sft.runs import Run
 from sft.staging import apply_umask
 
 FINGERPRINT_FILE = "prompt_fingerprint.json"
+ADAPTER_CONFIG = "adapter_config.json"
+# What the libraries raise over files that they cannot read or that contradict each other; their words go into ours.
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
+    *(StrictDataclassError, SafetensorError),
+)
 
 
-def load_chat_format(name: str, *, revision: str | None = None, think: ThinkPolicy = "auto") -> ChatFormat:
+def load_chat_format(
+    name: str, *, revision: str | None = None, think: ThinkPolicy = "auto", trust_remote_code: bool = False
+) -> ChatFormat:
     """Only the prompt format of a model, from its tokenizer's files; no weights are read."""
     return ChatFormat.from_tokenizer(
-        load_tokenizer(find_source(name, revision, tokenizer_only=True).folder), think=think
+        load_tokenizer(find_source(name, revision, tokenizer_only=True).folder, trust_remote_code=trust_remote_code),
+        think=think,
     )
 
 
@@ -60,15 +85,21 @@ def load_base(
     *,
     revision: str | None = None,
     dtype: str = "auto",
+    trained_in: str = "auto",
     four_bit: bool = False,
     think: ThinkPolicy = "auto",
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """An untuned model, ready for inference."""
-    source, precision = find_source(name, revision), decide_precision(dtype)
+    """An untuned model, ready for inference.
+
+    dtype: what it computes in; auto: as precision_for_answers says, of a model beside a run that was trained_in this.
+    """
+    source = find_source(name, revision)
     four_bit = four_bit or stored_quantisation(source.folder) == FOUR_BIT
+    asked = None if dtype == "auto" else decide_precision(dtype)
+    precision = asked or _precision_of(source, trained_in, four_bit=four_bit)
     model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trust_remote_code)
-    tokenizer = load_tokenizer(source.folder)
+    tokenizer = load_tokenizer(source.folder, trust_remote_code=trust_remote_code)
     say(f"model {source.name}{' in 4 bits (NF4)' if four_bit else ''}, {precision}")
     chat = ChatFormat.from_tokenizer(tokenizer, think=think)
     return LoadedModel(model.eval(), tokenizer, chat, source, precision)
@@ -83,15 +114,17 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
     check_stored_type(source, settings.method)
     kind = f", head: {head.describe()}" if head else ""
     say(f"model {source.name}, {settings.method}, {precision}, backend {backend}{kind}")
-    tokenizer = load_tokenizer(source.folder)
+    four_bit, trusted = settings.method == "qlora", settings.trust_remote_code
+    tokenizer = load_tokenizer(source.folder, trust_remote_code=trusted)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     if backend == UNSLOTH:
-        layers = adapted_layers(count_layers(source.folder), settings.lora_layers)
+        config = read_config(source, trust_remote_code=trusted)
+        check_fit(source, trust_remote_code=trusted)  # Unsloth does not tell
+        layers = adapted_layers(int(config.get_text_config().num_hidden_layers), settings.lora_layers)
         model = load_with_unsloth(
             source.folder, precision.dtype, settings, layers, lambda base: names_for_unsloth(base, settings)
         )
     else:
-        four_bit, trusted = settings.method == "qlora", settings.trust_remote_code
         torch.manual_seed(settings.seed)  # a head's first weights
         model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trusted, head=head)
         if head is not None:
@@ -102,25 +135,30 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
 
 
 def load_run(
-    run: Run, *, allow_mismatch: bool = False, precision: Precision | None = None, four_bit: bool | None = None
+    run: Run,
+    *,
+    allow_mismatch: bool = False,
+    precision: Precision | None = None,
+    four_bit: bool | None = None,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """The tuned model of a finished run, with the prompt it was trained with: base and adapter, or its own weights.
 
     precision and four_bit: how the base is held, where not as in training (export reloads it in 16 bits).
-    Raises RunError when base weights, tokenizer, template, prompt, labels or tuned weights are not the run's;
-    allow_mismatch says so aloud and goes on.
+    trust_remote_code: whether code that comes with base or run may run; what the run was trained with does not count,
+    since a run may come from anybody. Raises RunError when base weights, tokenizer, template, prompt, labels or tuned
+    weights are not the run's; allow_mismatch says so aloud and goes on.
     """
     settings = run.train_settings()
     source = find_source(run.base["name"], run.base.get("revision"))
-    precision = precision or decide_precision(settings.dtype)
     in_four_bits = settings.method == "qlora" if four_bit is None else four_bit
-    tokenizer = load_tokenizer(run.weights_dir)
+    precision = precision or _precision_of(source, settings.dtype, four_bit=in_four_bits)
+    tokenizer = load_tokenizer(run.weights_dir, trust_remote_code=trust_remote_code)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
 
     def load(source: ModelSource, head: Head | None = None) -> PreTrainedModel:
-        trusted = settings.trust_remote_code
-        model = load_weights(source, precision, four_bit=in_four_bits, trust_remote_code=trusted, head=head)
+        model = load_weights(source, precision, four_bit=in_four_bits, trust_remote_code=trust_remote_code, head=head)
         if head is not None:
             install_head(model, head, dropout=settings.head_dropout, pad_id=chat.pad_id)
         return model
@@ -133,11 +171,8 @@ def load_run(
     kind = f", head: {head.describe()}" if head else ""
     say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}{kind}")
     if settings.has_adapter:
-        base = load(source, head)
-        config = with_fused_layers(PeftConfig.from_pretrained(run.weights_dir), base)
-        with own_names():
-            tuned = PeftModel.from_pretrained(base, run.weights_dir, config=config, use_safetensors=True)
-        share_inputs(tuned)
+        config = read_adapter_config(run.weights_dir)  # before the base is loaded: a fault in it is told at once
+        tuned = load_adapter(load(source, head), run.weights_dir, config)
     else:
         tuned = load(ModelSource(source.name, run.weights_dir), head)
     loaded = LoadedModel(tuned.eval(), tokenizer, chat, source, precision)
@@ -163,7 +198,7 @@ def save_tuned(
             model.config.architectures = [type(loaded.causal_lm).__name__]
             model.config.save_pretrained(folder)
     else:
-        stored = AutoConfig.from_pretrained(loaded.source.folder).dtype or loaded.precision.dtype
+        stored = read_stored_dtype(loaded.source.folder) or loaded.precision.dtype
         converted: dict[int, torch.Tensor] = {}  # by address: tied tensors stay one, and are written once
         weights = {
             name: converted.setdefault(value.data_ptr(), value.to(stored))
@@ -183,15 +218,7 @@ def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_
     """Refuse what differs from the run's record, naming both values. Source: Fingerprint.differences."""
     tasks = [str(task) for task in run.data["tasks"]]  # type: ignore[attr-defined]
     now = Fingerprint.of(chat, run.system_prompt, tasks, source.identity(), read_head(run.weights_dir))
-    differences = run.fingerprint.differences(now)
-    beside_weights = run.weights_dir / FINGERPRINT_FILE
-    if beside_weights.is_file():
-        saved = Fingerprint.from_json(json.loads(beside_weights.read_text(encoding="utf-8")))
-        differences += [f"{run.weights_dir.name}: {line}" for line in run.fingerprint.differences(saved)]
-    else:
-        differences.append(f"{run.weights_dir.name}: no {FINGERPRINT_FILE} beside the weights")
-    if (weights := describe_weights(run.weights_dir)) != run.adapter:
-        differences.append(f"{run.weights_dir.name} weights: trained to {run.adapter}, now {weights}")
+    differences = run.fingerprint.differences(now) + _differences_of_weights(run)
     if not differences:
         return
     if not allow_mismatch:
@@ -200,6 +227,40 @@ def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_
         )
     for line in differences:
         say(f"WARNING --allow_mismatch: {line}")
+
+
+def _differences_of_weights(run: Run) -> list[str]:
+    """What is in the folder of the tuned weights and is not as training left it, one line each."""
+    folder, lines = run.weights_dir, []
+    if (folder / FINGERPRINT_FILE).is_file():
+        saved = Fingerprint.from_json(read_json_object(folder / FINGERPRINT_FILE))
+        lines += [f"{folder.name}: {line}" for line in run.fingerprint.differences(saved)]
+    else:
+        lines.append(f"{folder.name}: no {FINGERPRINT_FILE} beside the weights")
+    if (weights := describe_weights(folder)) != run.adapter:
+        lines.append(f"{folder.name} weights: trained to {run.adapter}, now {weights}")
+    elif run.files is not None:  # runs of earlier versions have no such record
+        now = hash_files(folder)
+        lines += [
+            f"{folder.name}/{name}: written as {run.files.get(name, 'nothing')}, now {now.get(name, 'gone')}"
+            for name in sorted({*run.files, *now})
+            if run.files.get(name) != now.get(name)
+        ]
+    if run.train_settings().has_adapter:
+        lines += _differences_of_scale(run)
+    return lines
+
+
+def _differences_of_scale(run: Run) -> list[str]:
+    """Where an adapter's configuration says another rank or scale than the run was trained with."""
+    config, settings = read_json_object(run.weights_dir / ADAPTER_CONFIG), run.train_settings()
+    trained = {"r": settings.lora_r, "lora_alpha": settings.lora_alpha}
+    trained |= {name: getattr(settings, name) for name in ("use_rslora", "use_dora")}
+    return [
+        f"{run.weights_dir.name}/{ADAPTER_CONFIG}: {name} was {value!r} in training, now {config.get(name)!r}"
+        for name, value in trained.items()
+        if config.get(name, value) != value
+    ]
 
 
 def load_weights(
@@ -213,10 +274,14 @@ def load_weights(
     """A causal language model in memory, on its device; four_bit: NF4 with double quantisation (QLoRA, 2305.14314).
 
     With a head it is a ...ForSequenceClassification; where the folder has no weights for its head, they are random.
+    Raises ModelError for files that cannot be read, and for tensors that are missing, left over or of another shape.
     """
     quiet_libraries()
-    if head is None and read_head(source.folder):
+    own_head = read_head(source.folder)
+    if head is None and own_head:
         raise ModelError(f"{source.name}: holds a classification head and no language model; name its base, or the run")
+    read_config(source, trust_remote_code=trust_remote_code)
+    check_weight_files(source.folder)
     quantisation = None
     if four_bit and stored_quantisation(source.folder) is None:
         quantisation = Nf4WithExperts(
@@ -225,23 +290,30 @@ def load_weights(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=precision.dtype,
         )
-    try:
-        model = with_attention(
-            lambda name: (AutoModelForSequenceClassification if head else AutoModelForCausalLM).from_pretrained(
-                source.folder,
-                dtype=precision.dtype,
-                device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
-                attn_implementation=name,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                **({"quantization_config": quantisation} if quantisation else {}),  # None would hide how it is stored
-                **({"id2label": head.id2label, "label2id": head.label2id} if head else {}),
-            )
+        check_fit(source, trust_remote_code=trust_remote_code)  # bitsandbytes takes whatever shape it finds
+    info: dict[str, Collection[object]] = {}
+
+    def load(attention: str) -> PreTrainedModel:
+        loaded, found = (AutoModelForSequenceClassification if head else AutoModelForCausalLM).from_pretrained(
+            source.folder,
+            dtype=precision.dtype,
+            device_map=None if is_launched_sharded() else {"": precision.device},  # pieces go to their cards later
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            **({"quantization_config": quantisation} if quantisation else {}),  # None would hide how it is stored
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused here, with all others
+            **({"id2label": head.id2label, "label2id": head.label2id} if head else {}),
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{source.name}: cannot be loaded ({' '.join(str(error).split())[:200]}); check its files"
-        ) from None
+        info.update(found)
+        return loaded
+
+    with _told_in_one_line(source, "cannot be loaded"):
+        model = with_attention(load)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the others may get their weights from the first
+        new = [] if head is None or own_head else [f"{SCORE}.weight"]
+        refuse_misfits(source.name, info, new=new, unused=["lm_head.weight"] if head else [])
     if not four_bit and stored_quantisation(source.folder) == FOUR_BIT:
         model = unpack_model(model, precision)
     if four_bit:
@@ -265,20 +337,95 @@ def unpack_model(model: PreTrainedModel, precision: Precision) -> PreTrainedMode
     return plain
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def check_fit(source: ModelSource, *, trust_remote_code: bool) -> None:
+    """Raises ModelError where a folder's weights are not those of the language model that its config describes."""
+    quiet_libraries()
+    check_weight_files(source.folder)
+    with _told_in_one_line(source, "cannot be loaded"):
+        info = find_misfits(source.folder, trust_remote_code=trust_remote_code)
+    unused = [f"{SCORE}.weight"]  # a head beside a language model, where one is loaded for another head
+    refuse_misfits(source.name, info, unused=unused)
+
+
+def read_config(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """A folder's configuration; raises ModelError for one that transformers cannot make sense of."""
+    check_folder(source.folder)
+    with _told_in_one_line(source, "its config.json cannot be used"):
+        return AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder, with an end and a padding token that are not the same."""
+    check_folder(folder)
+    source = ModelSource(str(folder), folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+        with _told_in_one_line(source, "no usable tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        if type(error) is not Exception:  # tokenizers raises this very class for a file that it cannot read
+            raise
         raise ModelError(f"{folder}: no usable tokenizer ({' '.join(str(error).split())[:200]})") from None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelError(f"{folder}: no tokenizer.json; save the tokenizer with transformers 4 or later first")
     return tokenizer
 
 
-def count_layers(folder: Path) -> int:
-    """Decoder layers of a model that is not loaded yet."""
-    return int(AutoConfig.from_pretrained(folder).num_hidden_layers)
+def read_adapter_config(folder: Path) -> LoraConfig:
+    """The configuration of a saved adapter; raises ModelError where it cannot be read, or is no LoRA's."""
+    source = ModelSource(str(folder), folder)
+    read_json_object(folder / ADAPTER_CONFIG)
+    with _told_in_one_line(source, f"its {ADAPTER_CONFIG} cannot be used"):
+        config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ModelError(f"{folder}: an adapter of kind {config.peft_type}, and only LoRA is known here; train again")
+    config.inference_mode = True
+    return config
+
+
+def load_adapter(base: PreTrainedModel, folder: Path, config: LoraConfig) -> PeftModel:
+    """A base with a saved adapter on it; raises ModelError where a tensor is missing, left over or of another shape."""
+    check_weight_files(folder)
+    make = PeftModelForSequenceClassification if config.task_type == "SEQ_CLS" else PeftModelForCausalLM
+    with _told_in_one_line(ModelSource(str(folder), folder), "the adapter does not fit its base"), own_names():
+        tuned = make(base, with_fused_layers(config, base))
+        found = tuned.load_adapter(str(folder), "default", use_safetensors=True)
+    kinds = {"missing": found.missing_keys, "unexpected": found.unexpected_keys}
+    if lines := [f"{kind}: {list_some(sorted(keys))}" for kind, keys in kinds.items() if keys]:
+        raise ModelError(f"{folder}: the adapter does not fit its base; {'; '.join(lines)}; restore the folder")
+    share_inputs(tuned)
+    return tuned
+
+
+def read_stored_dtype(folder: Path) -> torch.dtype | None:
+    """The type that a folder's config says its weights are stored in; None where it says nothing."""
+    config = read_json_object(folder / "config.json")
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(found := getattr(torch, str(part.get(key)), None), torch.dtype):
+                return found
+    return None
+
+
+def _precision_of(source: ModelSource, trained_in: str, *, four_bit: bool) -> Precision:
+    """How a model computes that answers and is scored."""
+    return precision_for_answers(trained_in, 0 if four_bit else count_weights(source.folder))
+
+
+@contextmanager
+def _told_in_one_line(source: ModelSource, what: str) -> Iterator[None]:
+    """Turn what a library raises over a folder's files into one line that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except UNREADABLE as error:
+        text, advice = " ".join(str(error).split()), "check its files"
+        if "trust_remote_code" in text:
+            text, advice = "it brings code of its own", "read that code, then pass --trust_remote_code to run it"
+        elif "allocate memory" in text:
+            advice = "free memory, or take a smaller model"
+        raise ModelError(f"{source.name}: {what} ({text[:300] or type(error).__name__}); {advice}") from None
 
 
 def _keep_gradients_on_cpu(model: PreTrainedModel) -> None:

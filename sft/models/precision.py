@@ -11,6 +11,8 @@ import torch
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError
 
+FP32_SHARE = 0.5  # of a machine's memory that weights in fp32 may take on a CPU
+GIGABYTE = 1e9
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -66,6 +68,27 @@ def precision_for_training(settings: TrainSettings) -> Precision:
     if settings.has_adapter or settings.dtype != "auto" or decided.device != "cpu":
         return decided
     return Precision("cpu", torch.float32, f"method {settings.method} trains the weights themselves")
+
+
+def precision_for_answers(trained_in: str, num_weights: int) -> Precision:
+    """How a model computes that answers or is scored: on a GPU as it was trained, on a CPU in fp32.
+
+    In bf16 on a CPU a row's scores depend on the rows beside it and on the number of threads, by so much that one label
+    in fifty changes; in fp32 they agree to the sixth digit. Where fp32 would take more than half of the machine's
+    memory, it is bf16 and the reason says so. num_weights: of the base, 0 where it is held in 4 bits.
+    """
+    if torch.cuda.is_available():
+        return decide_precision(trained_in)
+    needed, memory = num_weights * torch.float32.itemsize, memory_of_machine()
+    if needed <= FP32_SHARE * memory:
+        return Precision("cpu", torch.float32, "so that figures do not depend on batches and threads")
+    room = f"fp32 would take {needed / GIGABYTE:.1f} of {memory / GIGABYTE:.1f} GB"
+    return Precision("cpu", torch.bfloat16, f"{room}: figures vary a little with batches and threads")
+
+
+def memory_of_machine() -> int:
+    """Bytes of main memory that this machine has, in use or not."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def is_launched_sharded() -> bool:

@@ -7,20 +7,24 @@ find_source("outputs/some/folder")   a folder in transformers' layout
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sft.console import say
 from sft.errors import ModelError
 from sft.models.embedded import embedded_model_folder
+from sft.models.files import check_weight_files, read_json_object
+from sft.staging import checksum
 
 EMBEDDED, AUTO = "embedded", "auto"
 DEFAULT_HUB_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 ROOM_FOR_DEFAULT_GB = 11.0  # NF4 weights 5.5 GB, LoRA with its optimizer 0.5 GB, activations of 2 x 2,048 tokens
 FOUR_BIT = "bitsandbytes 4-bit"  # folders named ...-bnb-4bit
 SAMPLE_BYTES = 4096
+CONFIG_FILES = ("adapter_config.json", "config.json")  # hashed beside the tuned weights
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # never pickles
 TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "merges.txt"]
 
@@ -57,6 +61,7 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
                     f"{name}: an adapter alone; name the run that it is of, or merge it first (export.py --merge)"
                 )
             raise ModelError(f"{name}: no config.json in this folder; name a model folder, a hub id or `embedded`")
+        read_json_object(folder / "config.json")  # a damaged one is told before anything else is looked at
         return ModelSource(str(folder.resolve()), folder.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(
@@ -102,32 +107,55 @@ def hash_weights(folder: Path) -> str:
     """SHA-256 over names, types, shapes and samples of every tensor of a folder's safetensors files.
 
     Of each tensor three blocks of 4 KiB count (first, middle, last), so that it takes milliseconds for 15 GB and still
-    differs after any training step; how the tensors are spread over files does not matter.
+    differs after any training step; how the tensors are spread over files does not matter. Whether any byte changed of
+    what a run wrote, hash_files tells.
     """
     tensors: dict[str, bytes] = {}
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder}: no *.safetensors here; convert the model's weights to safetensors first")
-    for path in files:
+    for path in check_weight_files(folder):
         with path.open("rb") as file:
-            try:
-                tensors |= _sample_tensors(file)
-            except (struct.error, ValueError, KeyError):
-                raise ModelError(f"{path}: damaged or half-downloaded; fetch the model again") from None
+            tensors |= _sample_tensors(file)
     sha = hashlib.sha256()
     for name in sorted(tensors):
         sha.update(name.encode() + b"\0" + tensors[name])
     return sha.hexdigest()
 
 
-def _sample_tensors(file: BinaryIO) -> dict[str, bytes]:
-    """Name -> type, shape and samples, from the layout in safetensors' documentation: length, JSON header, bytes."""
+def hash_files(folder: Path) -> dict[str, str]:
+    """Checksums of every byte that decides what tuned weights compute: {"adapter_model.safetensors": "xxh3 8f0a..."}.
+
+    The weights and the configurations beside them. 60 MB take 0.005 s and 500 MB 0.04 s from the page cache.
+    """
+    paths = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in CONFIG_FILES)]
+    return {path.name: f"xxh3 {checksum(path)}" for path in paths if path.is_file()}
+
+
+def count_weights(folder: Path) -> int:
+    """Numbers in a folder's safetensors files, of every type."""
+    num_weights = 0
+    for path in check_weight_files(folder):
+        with path.open("rb") as file:
+            _, tensors = _read_header(file)
+            num_weights += sum(math.prod(info["shape"]) for info in tensors.values())
+    return num_weights
+
+
+def _read_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
+    """Where the tensors begin, and name -> {"dtype", "shape", "data_offsets"}: length, JSON header, bytes.
+
+    The layout is in safetensors' documentation; check_weight_files has made sure of it.
+    """
     (header_bytes,) = struct.unpack("<Q", file.read(8))
-    header = json.loads(file.read(header_bytes))
+    header: dict[str, Any] = json.loads(file.read(header_bytes))
     header.pop("__metadata__", None)
+    return 8 + header_bytes, header
+
+
+def _sample_tensors(file: BinaryIO) -> dict[str, bytes]:
+    """Name -> type, shape and samples."""
+    begin, tensors = _read_header(file)
     samples = {}
-    for name, info in header.items():
-        start, end = (8 + header_bytes + offset for offset in info["data_offsets"])
+    for name, info in tensors.items():
+        start, end = (begin + offset for offset in info["data_offsets"])
         content = json.dumps([info["dtype"], info["shape"]]).encode()
         for place in (start, (start + end) // 2, max(start, end - SAMPLE_BYTES)):
             file.seek(place)

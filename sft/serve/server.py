@@ -26,9 +26,11 @@ def serve(settings: ServeSettings, run: Run | None) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises ConfigError for an address in use, and what load_run raises."""
     api_key = read_api_key(settings.host)
     listener = listen(settings.host, settings.port)  # before the weights: a taken port is told at once
-    loaded = (
-        load_run(run, allow_mismatch=settings.allow_mismatch) if run is not None else load_base(str(settings.model))
-    )
+    trusted = settings.trust_remote_code
+    if run is not None:
+        loaded = load_run(run, allow_mismatch=settings.allow_mismatch, trust_remote_code=trusted)
+    else:
+        loaded = load_base(str(settings.model), trust_remote_code=trusted)
     name = settings.name or (run.path.name if run is not None else str(settings.model).rstrip("/").split("/")[-1])
     serve_model(settings, run, loaded, name, listener, api_key)
 

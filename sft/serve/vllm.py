@@ -59,7 +59,8 @@ def build_command(run: Run, settings: ServeSettings) -> list[str]:
     from sft.models.loading import check_fingerprint, load_tokenizer
     from sft.models.source import find_source
 
-    chat = ChatFormat.from_tokenizer(load_tokenizer(run.weights_dir), think=trained.think)
+    trusted = settings.trust_remote_code
+    chat = ChatFormat.from_tokenizer(load_tokenizer(run.weights_dir, trust_remote_code=trusted), think=trained.think)
     source = find_source(run.base["name"], run.base.get("revision"))
     check_fingerprint(run, chat, source, allow_mismatch=settings.allow_mismatch)
     export = run.path / "export"
@@ -69,6 +70,8 @@ def build_command(run: Run, settings: ServeSettings) -> list[str]:
     # The base's own config may end answers with another token than the one that was learned.
     write_atomically(export / GENERATION_FILE, json.dumps({"eos_token_id": list(chat.end_ids)}) + "\n")
     prompt = ["--chat-template", str(export / TEMPLATE_FILE), "--generation-config", str(export)]
+    if trusted:
+        prompt.append("--trust-remote-code")
     if not trained.has_adapter:
         tuned = ["vllm", "serve", str(run.weights_dir), "--served-model-name", name]
         return [*tuned, *prompt, *common]

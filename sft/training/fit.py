@@ -34,6 +34,7 @@ from sft.errors import ConfigError
 from sft.labels import describe_head
 from sft.metrics.loss import LARGEST_EXPONENT
 from sft.models.loading import save_tuned
+from sft.models.source import hash_files
 from sft.runs import TRAINING, Run, continue_command, git_revision, package_versions
 from sft.staging import told_when_full
 from sft.training.arguments import build_arguments
@@ -121,6 +122,7 @@ def train_and_finish(
     }
     if is_first():
         run.adapter = save_tuned(prepared.loaded, run.weights_dir, run.fingerprint, weights=weights)
+        run.files = hash_files(run.weights_dir)
         plot_losses(run.path / LOG_FILE, run.path / PLOT_FILE, prepared.objective.loss_unit)
         run.finish(metrics)
         prune_checkpoints(

@@ -8,7 +8,6 @@ states and counters are as before.
 import contextlib
 import itertools
 import math
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from sft.backend import UNSLOTH
 from sft.batching import num_tokens_at_once
 from sft.console.narration import format_duration
 from sft.models.fused_lora import unpacked_bytes
+from sft.models.precision import memory_of_machine
 from sft.prefixes import count_tokens
 from sft.training.log import peak_memory_gb
 from sft.training.memory import (
@@ -283,4 +283,4 @@ def total_memory_gb() -> float:
     """Memory there is: of the GPU, or of the machine, GB of 2**30 bytes."""
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[1]) / GIBIBYTE
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIBIBYTE
+    return memory_of_machine() / GIBIBYTE

@@ -79,7 +79,7 @@ def run(tiny_run, tmp_path_factory) -> Run:
     """The tiny run in a folder of its own, with an adapter that changes what the model says."""
     from safetensors.torch import load_file, save_file
 
-    from sft.models.source import describe_weights
+    from sft.models.source import describe_weights, hash_files
 
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(tiny_run, folder)
@@ -87,7 +87,7 @@ def run(tiny_run, tmp_path_factory) -> Run:
     grown = {name: tensor * 40 if "lora_B" in name else tensor for name, tensor in weights.items()}
     save_file(grown, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     grown_run = open_run(folder)
-    grown_run.adapter = describe_weights(folder / "adapter")
+    grown_run.adapter, grown_run.files = describe_weights(folder / "adapter"), hash_files(folder / "adapter")
     grown_run.save()
     return open_run(folder)
 

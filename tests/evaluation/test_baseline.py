@@ -45,7 +45,7 @@ def test_another_run_is_measured_on_the_same_rows_and_named_in_the_verdict(run, 
     assert [row["prediction"] for row in found.predictions] == [
         whole[row["id"]]["prediction"] for row in found.predictions
     ]
-    alone = evaluate_run(replace(run, path=tiny_run, adapter=_adapter_of(tiny_run)), _alone(mixed_file))
+    alone = evaluate_run(replace(run, path=tiny_run, adapter=_adapter_of(tiny_run), files=None), _alone(mixed_file))
     assert [row["base_prediction"] for row in found.predictions] == [row["prediction"] for row in alone.predictions]
     assert found.metrics["base"]["teacher_forcing"]["eval_loss"] == pytest.approx(
         alone.metrics["teacher_forcing"]["eval_loss"], abs=1e-6

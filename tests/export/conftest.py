@@ -55,7 +55,7 @@ def strengthen(weak: Path, folder: Path) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from sft.models.source import describe_weights
+    from sft.models.source import describe_weights, hash_files
 
     shutil.copytree(weak, folder)
     weights = load_file(folder / "adapter" / "adapter_model.safetensors")
@@ -65,6 +65,6 @@ def strengthen(weak: Path, folder: Path) -> Path:
             weights[name] = torch.randn(value.shape, generator=generator) * 0.2
     save_file(weights, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
     record = json.loads((folder / "run.json").read_text())
-    record["adapter"] = describe_weights(folder / "adapter")
+    record["adapter"], record["files"] = describe_weights(folder / "adapter"), hash_files(folder / "adapter")
     (folder / "run.json").write_text(json.dumps(record))
     return folder

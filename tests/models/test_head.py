@@ -258,7 +258,7 @@ def test_another_order_of_labels_or_another_pooling_is_refused_with_both_named(c
     change_config(run.weights_dir, **changes)
     with pytest.raises(RunError) as caught:
         load_run(run)
-    expected = f"head: trained with classification of the last token, labels 负面|正面, now {now}; put back"
+    expected = f"head: trained with classification of the last token, labels 负面|正面, now {now}; "
     assert expected in str(caught.value)
 
 

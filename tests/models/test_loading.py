@@ -1,6 +1,7 @@
 """Loading: adapters on the right layers, QLoRA that keeps its gradients on a CPU, runs that refuse another base."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from prompts import Fingerprint
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError, ModelError, RunError
+from sft.models import loading
 from sft.models.loading import load_base, load_for_training, load_run, load_weights, save_tuned
-from sft.models.precision import Precision, decide_precision
-from sft.models.source import find_source
+from sft.models.precision import Precision, decide_precision, precision_for_answers
+from sft.models.source import describe_weights, find_source, hash_files
 from sft.runs import RUN_FILE, open_run
 from sft.scoring import score_rows
 from tests.tiny import make_tiny_model
+
+ONE_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
 
 def settings_for(folder: Path, *flags: str) -> TrainSettings:
@@ -167,6 +171,58 @@ def test_the_adapter_of_another_run_is_refused(tiny_run: Path, tmp_path: Path):
         load_run(open_run(copy))
 
 
+def test_any_byte_of_an_adapter_that_changed_is_told(tmp_path: Path, tiny_run: Path):
+    """The hash that people compare looks at three samples of a tensor; in between nothing may change either."""
+    wide = make_tiny_model(tmp_path / "wide", hidden_size=1024)
+    flags = settings_for(wide, "--method", "lora", "--target_modules", "q_proj", "--lora_r", "64")
+    run = open_run(copy_run(tiny_run, tmp_path))
+    run.adapter = save_tuned(load_for_training(flags, "transformers"), run.weights_dir, run.fingerprint)
+    run.files = hash_files(run.weights_dir)
+    assert _differences(run) == []
+    path = run.weights_dir / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    header = int.from_bytes(content[:8], "little") + 8
+    start, end = json.loads(content[8:header])[ONE_A]["data_offsets"]
+    content[header + start + (end - start) // 3] ^= 1
+    path.write_bytes(content)
+    assert describe_weights(run.weights_dir) == run.adapter
+    (line,) = _differences(run)
+    assert re.fullmatch(r"adapter/adapter_model\.safetensors: written as xxh3 \w{32}, now xxh3 \w{32}", line)
+    run.files = None  # a run of an earlier version
+    assert _differences(run) == []
+
+
+def _differences(run) -> list[str]:
+    return [line for line in loading._differences_of_weights(run) if "lora_r" not in line and ": r was" not in line]
+
+
+@pytest.mark.parametrize(("name", "value"), [("lora_alpha", 64), ("r", 8), ("use_rslora", True), ("use_dora", True)])
+@pytest.mark.parametrize("is_old", [False, True], ids=["with checksums", "of an earlier version"])
+def test_an_adapter_with_another_rank_or_scale_is_refused(
+    name: str, value: object, is_old: bool, tiny_run: Path, tmp_path: Path
+):
+    copy = copy_run(tiny_run, tmp_path, **({"files": None} if is_old else {}))
+    path = copy / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(RunError, match=rf"adapter/adapter_config\.json: {name} was .* in training, now {value}"):
+        load_run(open_run(copy))
+
+
+def test_a_run_of_an_earlier_version_opens(tiny_run: Path, tmp_path: Path):
+    copy = copy_run(tiny_run, tmp_path)
+    content = json.loads((copy / RUN_FILE).read_text())
+    assert sorted(content.pop("files")) == ["adapter_config.json", "adapter_model.safetensors"]
+    (copy / RUN_FILE).write_text(json.dumps(content))
+    load_run(open_run(copy))
+
+
+def test_a_damaged_fingerprint_beside_the_weights_is_one_line(tiny_run: Path, tmp_path: Path):
+    copy = copy_run(tiny_run, tmp_path)
+    (copy / "adapter" / "prompt_fingerprint.json").write_text("[" * 100_000)
+    with pytest.raises(ModelError, match=r"prompt_fingerprint\.json: nested too deeply"):
+        load_run(open_run(copy))
+
+
 def test_the_fingerprint_travels_with_the_adapter(tiny_run: Path):
     saved = Fingerprint.from_json(json.loads((tiny_run / "adapter" / "prompt_fingerprint.json").read_text()))
     assert saved == open_run(tiny_run).fingerprint
@@ -188,6 +244,19 @@ def test_a_type_the_processor_cannot_train_in_is_refused():
 def test_the_decision_names_device_and_reason():
     decision = decide_precision("fp32")
     assert str(decision) == "fp32 on cpu (as asked for)"
+
+
+def test_what_answers_on_a_cpu_computes_in_fp32_where_it_fits(monkeypatch):
+    assert precision_for_answers("bf16", 135_000_000).dtype is torch.float32
+    assert precision_for_answers("fp16", 135_000_000).dtype is torch.float32  # trained on a GPU, read on a laptop
+    monkeypatch.setattr("sft.models.precision.memory_of_machine", lambda: 16 * 10**9)
+    reason = "fp32 would take 28.0 of 16.0 GB: figures vary a little with batches and threads"
+    assert precision_for_answers("auto", 7_000_000_000) == Precision("cpu", torch.bfloat16, reason)
+
+
+def test_a_type_that_is_asked_for_is_taken(tiny_model_folder: Path):
+    assert load_base(str(tiny_model_folder), dtype="bf16").causal_lm.dtype is torch.bfloat16
+    assert load_base(str(tiny_model_folder)).causal_lm.dtype is torch.float32
 
 
 # Weights that are stored in 4 bits

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prompts import ChatFormat, PromptError
+from prompts import ChatFormat, PromptError, sandbox
 from prompts.family import Family
 from prompts.template import read_family, render_template
 
@@ -153,3 +153,36 @@ def test_truncation_left_in_the_tokenizer_is_no_reason_to_refuse_it(tiny_backend
     chat = ChatFormat.from_tokenizer(BareTokenizer(used, golden["qwen3"]["template"]))
     assert chat.family == Family(None, think_block="last")
     assert (used.truncation["max_length"], used.padding["direction"]) == (4, "right")
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}" + "{% endfor %}" * 3
+HOSTILE = {
+    "nested loops": (ENDLESS, "takes more than a short conversation may"),
+    "a huge range": ("{{ range(10**12)|list }}", "Range too big"),
+    "a huge string": ("{{ 'a' * 10**12 }}", "takes too much memory for a short conversation"),
+    "a wide field": ("{{ '%099999999999d' % 1 }}", "takes too much memory for a short conversation"),
+    "a wide filter": ("{{ 'a'|center(10**11) }}", "takes too much memory for a short conversation"),
+    "a huge list": ("{{ [1] * 10**11 }}", "takes too much memory for a short conversation"),
+    "a doubling": ("{% set x = 'a' %}" + "{% set x = x ~ x %}" * 60, "takes (too much memory|more than)"),
+    "a long output": ("{% for i in range(99999) %}{{ 'abcdefghijklmnop' }}{% endfor %}", "writes more than 1,000,000"),
+    "recursion": ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "nests too deeply"),
+    "deep brackets": ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nests too deeply"),
+    "deep blocks": ("{% if 1 %}" * 3000 + "{% endif %}" * 3000, "nests too deeply"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_template_that_takes_too_much_is_one_line(name, monkeypatch):
+    monkeypatch.setattr(sandbox, "CPU_SECONDS", 1)
+    template, reason = HOSTILE[name]
+    with pytest.raises(PromptError, match=reason) as caught:
+        read_family(template + PLAIN_CHATML)
+    assert str(caught.value).startswith("the chat template ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_is_read_once_however_often_it_is_asked_for(monkeypatch):
+    template = PLAIN_CHATML + "{# once #}"
+    family = read_family(template)
+    monkeypatch.setattr("prompts.template.render_apart", lambda *_: pytest.fail("rendered again"))
+    assert read_family(template) == family

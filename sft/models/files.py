@@ -1,0 +1,110 @@
+"""The files of a model folder, looked at before a library reads them: what is wrong with one is said in one line.
+
+check_folder(folder)                          # ModelError: "tokenizer.json: a git-lfs pointer and not the file ..."
+check_weight_files(folder)                    # [Path("model.safetensors")], each whole and readable
+read_json_object(folder / "config.json")      # {"model_type": "qwen3", ...}
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from sft.errors import ModelError
+
+LFS_POINTER = b"version https://git-lfs"
+PICKLES = (b"PK\x03\x04", b"\x80\x02")  # how torch.save's files begin, the present and the former format
+PICKLE_NAMES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+LARGEST_PARSED = 2**20  # bytes; of a larger file (tokenizer.json, 11 MB) only the first bytes are looked at
+AGAIN = "download or copy it again"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ModelError for a JSON file of the folder that is none, or is a pointer of git-lfs."""
+    for path in sorted(folder.glob("*.json")):
+        head = _read_head(path)
+        if path.stat().st_size <= LARGEST_PARSED:
+            read_json_object(path)
+        elif not head.lstrip().startswith(b"{"):
+            raise ModelError(f"{path}: not JSON (it begins with {head[:20]!r}); {AGAIN}")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a model folder, {"model_type": "qwen3", ...}; raises ModelError for anything else."""
+    _read_head(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ModelError(f"{path}: nested too deeply to be read; {AGAIN}") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error}); {AGAIN}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds a JSON {type(content).__name__} where an object was expected; {AGAIN}")
+    return content
+
+
+def check_weight_files(folder: Path) -> list[Path]:
+    """The *.safetensors of a folder in the order of their names, each readable to its end.
+
+    Raises ModelError for a folder that has none, for a file that is something else or is not whole, and for an index
+    that names a file which is not there or lies elsewhere.
+    """
+    _check_index(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(path.name for pattern in PICKLE_NAMES for path in folder.glob(pattern))
+        found = f", only {', '.join(pickles[:3])}, and reading pickles can run code" if pickles else ""
+        raise ModelError(f"{folder}: no *.safetensors here{found}; convert the model's weights to safetensors first")
+    for path in files:
+        head = _read_head(path)
+        try:
+            with safe_open(path, framework="numpy"):
+                pass  # its header is checked against the length of the file
+        except SafetensorError as error:
+            if head.startswith(PICKLES):
+                raise ModelError(f"{path}: a PyTorch pickle and no safetensors; convert it first") from None
+            raise ModelError(f"{path}: damaged or half-downloaded ({_in_one_line(error)}); {AGAIN}") from None
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror or _in_one_line(error)})") from None
+    return files
+
+
+def _check_index(folder: Path) -> None:
+    for path in sorted(folder.glob("*.safetensors.index.json")):
+        shards = read_json_object(path).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise ModelError(f"{path}: no weight_map that says which tensor is in which file; {AGAIN}")
+        names = sorted(set(shards.values()))
+        if outside := [name for name in names if Path(name).name != name or "\\" in name or name == ".."]:
+            raise ModelError(f"{path}: points outside its folder, to {outside[0]!r}; do not use this model")
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise ModelError(
+                f"{folder}: missing {len(missing)} of {len(names)} files: {list_some(missing)}; download them"
+            )
+
+
+def _read_head(path: Path) -> bytes:
+    """The first bytes of a file; raises ModelError where it is empty, a pointer of git-lfs, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    if not head:
+        raise ModelError(f"{path}: an empty file; {AGAIN}")
+    if head.startswith(LFS_POINTER):
+        raise ModelError(f"{path}: a git-lfs pointer and not the file itself; run `git lfs pull` in {path.parent}")
+    return head
+
+
+def list_some(names: Iterable[str], limit: int = 3) -> str:
+    """["a", "b", "c", "d"] -> "a, b, c and 1 more"."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{', '.join(names[:limit])}{more}"
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

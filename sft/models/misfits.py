@@ -1,0 +1,82 @@
+"""Whether saved weights are those of the model they are loaded into: names, number and shapes of all tensors.
+
+The libraries fill in what is missing with random numbers, leave out what they do not know, and go on. Here either ends
+the load with the names.
+
+model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, ...)
+refuse_misfits("Qwen/Qwen3-1.7B", info)
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM
+
+from sft.console import say
+from sft.errors import ModelError
+from sft.models.files import list_some
+from sft.models.source import stored_quantisation
+
+# Parts of a checkpoint that a language model of text has no place for: towers of other modalities and what joins them
+# to the text, and the layers that predict further tokens (multi-token prediction).
+OTHER_PARTS = re.compile(r"(^|\.)(visual|vision\w*|audio\w*|multi_?modal_projector|mtp)\.")
+PREFIXES = {"_orig_mod.": "torch.compile", "module.": "DataParallel", "base_model.model.": "PEFT"}
+
+
+def refuse_misfits(
+    name: str, info: Mapping[str, Collection], *, new: Collection[str] = (), unused: Collection[str] = ()
+) -> None:
+    """Raises ModelError for keys that are missing, unexpected or of another shape, in transformers' loading info.
+
+    Its info leaves out what is no fault: tied weights, buffers that are computed, what a family lists as optional. new:
+    keys that may be missing, since they get their first weights now; unused: keys that may be left over. Towers of a
+    multimodal checkpoint are told and not used.
+    """
+    missing = sorted(set(info["missing_keys"]) - set(new))
+    unexpected = sorted(set(info["unexpected_keys"]) - set(unused))
+    if towers := [key for key in unexpected if OTHER_PARTS.search(key)]:
+        unexpected = [key for key in unexpected if key not in towers]
+    shapes = [
+        f"{key} ({_show_shape(found)}, expected {_show_shape(expected)})"
+        for key, found, expected in sorted(info["mismatched_keys"])
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if found := [f"{kind}: {list_some(keys)}" for kind, keys in kinds.items() if keys]:
+        raise ModelError(f"{name}: its weights do not fit its config.json; {'; '.join(found)}; {_advise(kinds)}")
+    if towers:
+        say(f"{name}: {len(towers)} tensors are not for text and are not used: {list_some(towers, limit=1)}")
+
+
+def find_misfits(folder: Path, *, trust_remote_code: bool = False) -> Mapping[str, Collection]:
+    """transformers' loading info of a folder's language model, without reading a tensor: 0.06 s for 135M weights.
+
+    For loaders that do not tell: Unsloth's, and bitsandbytes, which takes whatever shape it finds. A folder that is
+    quantised already gives an empty one, for its tensors have other shapes than its config says.
+    """
+    if stored_quantisation(folder) is not None:
+        return {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}
+    _, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        device_map="meta",
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    return info
+
+
+def _advise(kinds: Mapping[str, list[str]]) -> str:
+    """What to do next, by what is wrong."""
+    missing = set(kinds["missing"])
+    for prefix, maker in PREFIXES.items():
+        if any(key.removeprefix(prefix) in missing for key in kinds["unexpected"] if key.startswith(prefix)):
+            return f"names begin with {prefix!r}, as {maker} saves them: save the weights again without it"
+    if kinds["unexpected"] and not missing and all(".layers." in key for key in kinds["unexpected"]):
+        return "num_hidden_layers in config.json is lower than the layers saved: restore the config"
+    return "restore the folder as it was saved, weights and config.json together"
+
+
+def _show_shape(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

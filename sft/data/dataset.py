@@ -7,7 +7,7 @@ len(dataset.train), dataset.train[0]["task"]         # 900, "sentiment"
 import collections
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,14 @@ def _number_rows(found_rows: Iterable[FoundRow | BadRow], name: str) -> Iterator
         if isinstance(found, FoundRow):
             found.row["id"] = f"{name}-{number}"
         yield found
+
+
+SPLIT_RULE = 2  # of split_by_content; 1 knew neither system prompts nor conversations nor groups
+
+
+def splits_as_before(rows: Sequence[Row]) -> bool:
+    """Whether rule 1 of split_by_content put these rows on the same sides as today's."""
+    return not any(row.get("system") or "group" in row or thread_of(row) is not None for row in rows)
 
 
 def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -12,7 +12,8 @@ from prompts.head import answers_of
 from prompts.tasks import Task, get_task
 from sft.config.evaluate import EvaluateSettings, Turns
 from sft.config.train import TrainSettings
-from sft.data import Reading, Row, open_dataset
+from sft.data import Dataset, Reading, Row, open_dataset
+from sft.data.dataset import SPLIT_RULE, splits_as_before
 from sft.data.places import sha256_of
 from sft.data.quotas import largest_remainder
 from sft.encoding import encode_rows
@@ -140,6 +141,8 @@ def _read_split(
             f"{path} changed since the run was trained (sha256 {dataset.sha256[:12]}, then "
             f"{str(run.data['sha256'])[:12]}); restore it, or give the rows to use with --data"
         )
+    if dataset.sha256 == run.data["sha256"]:
+        _check_split_rule(path, run, dataset)
     split = settings.split or ("test" if dataset.test else "validation")
     rows = dataset.test if split == "test" else dataset.validation
     if not rows:
@@ -162,7 +165,19 @@ def _read_training_rows(run: Run) -> list[Row]:
     )
     if dataset.sha256 != run.data["sha256"]:
         raise DataError(f"{path}: changed since the run was trained, so leaks cannot be looked for; {advice}")
+    _check_split_rule(path, run, dataset)
     return dataset.train
+
+
+def _check_split_rule(path: Path, run: Run, dataset: Dataset) -> None:
+    """Raises DataError where a run split its file by an older rule that gives other sides: trained rows would be told
+    as held out."""
+    by_older_rule = dataset.split != "as built" and run.data.get("split_rule", 1) != SPLIT_RULE
+    if by_older_rule and not splits_as_before([*dataset.train, *dataset.validation]):
+        raise DataError(
+            f"{path}: an older version split its conversations for this run, and today's split holds rows it was "
+            "trained on; evaluate on other rows with --data and --no-leak_check, or train again"
+        )
 
 
 def reading_for(path: Path, trained: TrainSettings) -> Reading:

@@ -29,6 +29,7 @@ from sft.checkpoints import (
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data import Dataset
+from sft.data.dataset import SPLIT_RULE
 from sft.data.reading import described_tasks
 from sft.errors import ConfigError
 from sft.labels import describe_head
@@ -240,6 +241,7 @@ def describe_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, bef
             "path": str(prepared.dataset.path),
             "sha256": prepared.dataset.sha256,
             "split": prepared.dataset.split,
+            "split_rule": SPLIT_RULE,
             "tasks": tasks,
             "system_prompts": prepared.system_prompts.to_json(),
             "train": prepared.train.counts(),

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -24,6 +25,19 @@ def test_data_that_changed_since_training_is_refused(run, tmp_path):
         file.write('{"instruction": "new", "output": "row"}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl changed since the run was trained .* or give the rows to use"):
         select_rows(replace(run, data={**run.data, "path": str(changed)}), settings_of())
+
+
+def test_conversations_that_an_older_version_split_are_not_told_as_held_out(run, tmp_path):
+    older = {name: value for name, value in run.data.items() if name != "split_rule"}
+    assert select_rows(replace(run, data=older), settings_of()).rows == select_rows(run, settings_of()).rows
+    path = tmp_path / "chats.jsonl"
+    turns = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(40)]
+    chats = [{"messages": [*turns[i], *turns[(i + 1) % 40]]} for i in range(40)]
+    path.write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
+    data = {**run.data, "path": str(path), "sha256": sha256_of(path)}
+    assert select_rows(replace(run, data=data), settings_of()).rows
+    with pytest.raises(DataError, match="an older version split its conversations for this run"):
+        select_rows(replace(run, data={name: data[name] for name in data if name != "split_rule"}), settings_of())
 
 
 @pytest.mark.parametrize("flags", [("--seed", 7), ("--eval_ratio", 0.5)])

@@ -17,6 +17,7 @@ from tests.serve.conftest import KEY, run_server, wait_until
 
 HI = [{"role": "user", "content": "hi"}]
 BEARER = {"Authorization": f"Bearer {KEY}"}
+JSON_BEARER = {**BEARER, "Content-Type": "application/json"}
 
 
 def answer_alone(loaded, messages, **decoding):
@@ -162,7 +163,8 @@ def test_without_the_key_nothing_but_health_is_answered(server):
         for path in ("/v1/models", "/metrics", "/nowhere"):
             answer = httpx.get(server.url + path, headers=headers)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
-        assert httpx.get(server.url + "/health", headers=headers).json() == {"status": "ok", "running": 0, "waiting": 0}
+        answer = httpx.get(server.url + "/health", headers=headers)
+        assert answer.json() == {"status": "ok", "running": 0, "waiting": 0, "step_age_s": 0.0}
     with pytest.raises(openai.AuthenticationError):
         server.client("sk-wrong").models.list()
 
@@ -171,7 +173,7 @@ def test_without_the_key_nothing_but_health_is_answered(server):
     "body", [b"{", b'"x"', b"\xff", b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}']
 )
 def test_malformed_bodies_are_refused(server, body):
-    answer = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=BEARER)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=JSON_BEARER)
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
@@ -181,7 +183,7 @@ def test_a_body_without_a_length_is_read_no_further_than_the_limit(server):
             yield b" " * 10_000
 
     try:
-        answer = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), headers=BEARER)
+        answer = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), headers=JSON_BEARER)
     except httpx.WriteError:
         return  # the server hung up while we were still sending, which is as good
     assert answer.status_code == 413

@@ -137,7 +137,7 @@ class ChatRequest(_Strict):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = None
     stop: Annotated[list[str], Field(max_length=4)] | None = None
-    n: Literal[1] | None = None
+    n: int | None = Field(None, ge=1, le=1)
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     presence_penalty: float | None = Field(None, ge=0, le=0)
     logprobs: Literal[False] | None = None

@@ -67,6 +67,7 @@ class Turn(_Strict):
     problem: object = None
     confidence: object = None
     probabilities: object = None
+    num_cut: object = None
 
     @field_validator("content", mode="before")
     @classmethod
@@ -81,7 +82,7 @@ class Turn(_Strict):
     @model_validator(mode="after")
     def _only_answers_have_results(self) -> Self:
         if self.role != "assistant":
-            for name in ("annotations", "tool_calls", "parsed", "problem", "confidence", "probabilities"):
+            for name in ("annotations", "tool_calls", "parsed", "problem", "confidence", "probabilities", "num_cut"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"a {self.role} message has no {name}")
         return self

@@ -125,7 +125,9 @@ def test_what_says_the_default_in_words_is_taken():
     assert (request.token_limit, request.stops, request.temperature) == (5, [], 1)
 
 
-@pytest.mark.parametrize("extra", [{}, {"parsed": "正面", "confidence": 0.9, "probabilities": {"正面": 0.9}}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"parsed": "正面", "confidence": 0.9, "probabilities": {"正面": 0.9}, "num_cut": 3}]
+)
 def test_an_answer_comes_back_as_the_client_dumps_it(extra):
     answer = completion({"id": "x", "created": 1, "model": "tiny"}, "hello", "stop", usage(1, 1), extra)
     message = openai.types.chat.ChatCompletion.model_validate(answer).choices[0].message

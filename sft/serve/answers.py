@@ -14,7 +14,7 @@ from sft.config.serve import ServeSettings
 from sft.conversation import FittedPrompt, PromptLimits, fit_prompt
 from sft.generation.streaming import TextAssembler
 from sft.models.loaded import LoadedModel
-from sft.serve.engine import Engine, EngineError, QueueFull
+from sft.serve.engine import Engine, EngineEnded, EngineError, QueueFull
 from sft.serve.protocol import JSON, ApiError, ChatRequest
 from sft.serve.served import Asked
 
@@ -88,7 +88,7 @@ def decide_decoding(settings: ServeSettings, request: ChatRequest, asked: Asked)
 async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[str]:
     """The answer's text in pieces of whole characters, up to a stop word. Closing it stops the model.
 
-    Raises ApiError 429 where too many wait, and 500 where the model fails.
+    Raises ApiError 429 where too many wait, 500 where the model fails, and 503 where the engine has ended.
     """
     if answer.asked.labels:
         yield await _choose_label(engine, answer)
@@ -100,8 +100,8 @@ async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[str]:
 
     try:
         ticket = engine.submit(answer.prompt_ids, answer.decoding, answer.max_new_tokens, deliver)
-    except QueueFull:
-        raise _queue_full(engine) from None
+    except (QueueFull, EngineEnded) as error:
+        raise _explain(engine, error) from None
     chat = engine.loaded.chat
     assembler, text = TextAssembler(chat.decode), StopFilter(answer.stops)
     try:
@@ -141,10 +141,8 @@ async def _choose_label(engine: Engine, answer: Answer) -> str:
     labels = answer.asked.labels
     try:
         scores = await asyncio.wrap_future(engine.score(answer.prompt_ids, labels, answer.asked.classes))
-    except QueueFull:
-        raise _queue_full(engine) from None
-    except EngineError as error:
-        raise ApiError(500, str(error)) from None
+    except (QueueFull, EngineEnded, EngineError) as error:
+        raise _explain(engine, error) from None
     weights = [math.exp(score - max(scores)) for score in scores]
     shares = [weight / sum(weights) for weight in weights]
     best = max(range(len(labels)), key=lambda place: shares[place])
@@ -154,8 +152,12 @@ async def _choose_label(engine: Engine, answer: Answer) -> str:
     return labels[best]
 
 
-def _queue_full(engine: Engine) -> ApiError:
-    return ApiError(429, f"{engine.num_waiting} requests are waiting; try again later", code="queue_full")
+def _explain(engine: Engine, error: QueueFull | EngineEnded | EngineError) -> ApiError:
+    if isinstance(error, QueueFull):
+        return ApiError(429, f"{engine.num_waiting} requests are waiting; try again later", code="queue_full")
+    if isinstance(error, EngineEnded):
+        return ApiError(503, "the engine has ended; the server has to be restarted", code="engine_ended")
+    return ApiError(500, str(error))
 
 
 class StopFilter:

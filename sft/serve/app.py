@@ -1,4 +1,4 @@
-"""The HTTP side: routes, API key, body limit, time limit, errors in OpenAI's shape.
+"""The HTTP side: routes, who may ask, body limit, time limit, errors in OpenAI's shape.
 
 app = build_app(Service(engine, settings, list_served("demo", run), run.system_prompt, None, limits))
 """
@@ -6,13 +6,15 @@ app = build_app(Service(engine, settings, list_served("demo", run), run.system_p
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from prompts import PromptError
 from sft.config.serve import ServeSettings
@@ -20,6 +22,7 @@ from sft.conversation import PromptLimits
 from sft.serve.answers import Answer, prepare_answer, read_parsed, write_answer
 from sft.serve.engine import Engine
 from sft.serve.guard import Guard, error_response
+from sft.serve.key import LOCAL_HOSTS
 from sft.serve.metrics import ServerMetrics
 from sft.serve.protocol import (
     DONE,
@@ -48,6 +51,12 @@ class Service:
     limits: PromptLimits  # of the texts of tasks
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     started: int = field(default_factory=lambda: int(time.time()))
+    preparing: asyncio.Lock = field(default_factory=asyncio.Lock)  # texts become tokens one request after another
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names that this server may be asked by without a key: those of this machine, and --allowed_hosts."""
+        return (*LOCAL_HOSTS, self.settings.host, *self.settings.allowed_hosts)
 
 
 def build_app(service: Service) -> FastAPI:
@@ -56,13 +65,13 @@ def build_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.engine.close)
+        await asyncio.to_thread(service.engine.close, service.settings.shutdown_timeout_s)
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/health")
-    async def health() -> JSON:
-        return {"status": "ok", "running": service.engine.num_running, "waiting": service.engine.num_waiting}
+    async def health() -> Response:
+        return _describe_health(service)
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
@@ -73,7 +82,7 @@ def build_app(service: Service) -> FastAPI:
     async def models() -> JSON:
         return {"object": "list", "data": [_describe_model(service, name) for name in service.served]}
 
-    @app.get("/v1/models/{name}")
+    @app.get("/v1/models/{name:path}")
     async def model(name: str) -> JSON:
         return _describe_model(service, _find_served(service, name).name)
 
@@ -91,32 +100,38 @@ def build_app(service: Service) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refuse_route(request: Request, error: HTTPException) -> Response:
-        return error_response(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
+        refusal = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        return error_response(refusal, error.headers)
 
     @app.exception_handler(Exception)
     async def fail(_: Request, error: Exception) -> Response:
         return error_response(ApiError(500, "the server failed on this request; its log says more"))
 
-    app.add_middleware(Guard, api_key=service.api_key, metrics=service.metrics)
+    origins = service.settings.cors_origins
+    app.add_middleware(Guard, api_key=service.api_key, hosts=service.hosts, origins=origins, metrics=service.metrics)
+    if origins:  # outermost: a browser's preflight carries no key
+        methods = ["GET", "POST"]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"])
     return app
 
 
 async def answer_request(service: Service, request: Request) -> Response:
     """A chat completion, whole or as a stream of events."""
+    _check_content_type(request)
     asked = read_request(await read_body(request, service.settings.max_body_bytes))
     served = _find_served(service, asked.model)
-    turns = [turn.to_message() for turn in asked.messages]
-    prepared = ask(served, turns, service.system_prompt, asked.category, service.engine.loaded.head)
-    answer = prepare_answer(service.engine.loaded, service.settings, asked, prepared, service.limits)
+    async with service.preparing:  # in a thread, so that a long text does not keep /health and streams waiting
+        answer = await asyncio.to_thread(_prepare, service, served, asked)
     head: JSON = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
     pieces = _with_time_limit(write_answer(service.engine, answer), service.settings.timeout_s)
     if asked.stream:
-        first = await anext(pieces, "")  # what is refused at once gets a status, not an event behind a 200
+        # What is refused at once gets a status, not an event behind a 200.
+        first = await _unless_gone(request, _read_first(pieces))
         return StreamingResponse(
             stream_events(service, asked, answer, head, first, pieces), media_type="text/event-stream"
         )
     async with aclosing(pieces):
-        text = await _read_unless_gone(request, pieces)
+        text = await _unless_gone(request, _read_all(pieces))
     service.metrics.count_tokens(len(answer.prompt_ids), answer.num_written)
     used = usage(len(answer.prompt_ids), answer.num_written)
     return JSONResponse(completion(head, text, answer.finish_reason, used, read_parsed(answer, text)))
@@ -149,11 +164,18 @@ async def read_body(request: Request, limit: int) -> bytes:
     if int(request.headers.get("content-length") or 0) > limit:
         raise too_large
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise too_large
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise _gone() from None
     return bytes(body)
+
+
+def _gone() -> ApiError:
+    return ApiError(499, "the client went away")
 
 
 async def _with_time_limit(pieces: AsyncGenerator[str], limit_s: float) -> AsyncGenerator[str]:
@@ -171,32 +193,68 @@ async def _with_time_limit(pieces: AsyncGenerator[str], limit_s: float) -> Async
             yield piece
 
 
-async def _read_unless_gone(request: Request, pieces: AsyncGenerator[str]) -> str:
-    """The whole text; CancelledError, which stops the model, where the client hangs up before."""
+async def _read_all(pieces: AsyncGenerator[str]) -> str:
+    return "".join([piece async for piece in pieces])
 
-    async def read() -> str:
-        return "".join([piece async for piece in pieces])
+
+async def _read_first(pieces: AsyncGenerator[str]) -> str:
+    return await anext(pieces, "")
+
+
+async def _unless_gone(request: Request, reading: Coroutine[None, None, str]) -> str:
+    """What is being read; ApiError 499, which stops the model, where the client hangs up before."""
 
     async def wait_until_gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    reading, gone = asyncio.ensure_future(read()), asyncio.ensure_future(wait_until_gone())
+    read, gone = asyncio.ensure_future(reading), asyncio.ensure_future(wait_until_gone())
     try:
-        await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not reading.done():
-            raise ApiError(499, "the client went away")
-        return reading.result()
+        await asyncio.wait({read, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not read.done():
+            raise _gone()
+        return read.result()
     finally:
-        for task in (reading, gone):
+        for task in (read, gone):
             task.cancel()
-        await asyncio.gather(reading, gone, return_exceptions=True)
+        await asyncio.gather(read, gone, return_exceptions=True)
+
+
+def _prepare(service: Service, served: Served, asked: ChatRequest) -> Answer:
+    turns = [turn.to_message() for turn in asked.messages]
+    prepared = ask(served, turns, service.system_prompt, asked.category, service.engine.loaded.head)
+    return prepare_answer(service.engine.loaded, service.settings, asked, prepared, service.limits)
+
+
+def _check_content_type(request: Request) -> None:
+    """A web page may send any text to any address, but JSON only to one that allows it. Raises ApiError 415."""
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(
+            415, "the body has to be JSON: send `Content-Type: application/json`", code="unsupported_media_type"
+        )
+
+
+def _describe_health(service: Service) -> Response:
+    """200 while requests are answered; 503 where the engine has ended, or a step takes longer than timeout_s."""
+    engine = service.engine
+    age_s = engine.step_age_s
+    status = "ok" if engine.is_alive else "ended"
+    if engine.is_alive and age_s > service.settings.timeout_s:
+        status = "stalled"
+    found = {
+        "status": status,
+        "running": engine.num_running,
+        "waiting": engine.num_waiting,
+        "step_age_s": round(age_s, 3),
+    }
+    return JSONResponse(found, 200 if status == "ok" else 503)
 
 
 def _find_served(service: Service, name: str) -> Served:
     if name not in service.served:
         known = ", ".join(service.served)
-        raise ApiError(404, f"no model {name!r}; there are {known}", code="model_not_found", param="model")
+        raise ApiError(404, f"no model {name[:100]!r}; there are {known}", code="model_not_found", param="model")
     return service.served[name]
 
 

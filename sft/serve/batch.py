@@ -46,13 +46,21 @@ class RunningBatch:
 
     @torch.inference_mode()
     def add(self, row: Row) -> None:
-        """Read a row's prompt and draw its first token; the row joins unless that ended it."""
+        """Read a row's prompt and draw its first token; the row joins unless that ended it.
+
+        Where that fails the other rows stay as they were, or the batch is empty.
+        """
         row.processors = make_processors(row.decoding, [row.prompt_ids], len(row.prompt_ids), self.loaded.device)
         ids = torch.tensor([list(row.prompt_ids)], device=self.loaded.device)  # (1, T)
         cache = DynamicCache(config=self.loaded.causal_lm.config)
         logits = self.loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        if self._take(row, logits[0, -1]):
+        if not self._take(row, logits[0, -1]):
+            return
+        try:
             self._join(row, cache, ids.shape[1])
+        except Exception:
+            self.clear()  # some layers have the row and some have not: no row can go on with this cache
+            raise
 
     @torch.inference_mode()
     def step(self) -> None:

@@ -5,19 +5,23 @@ ticket = engine.submit(prompt_ids, decoding, max_new_tokens, deliver)     # deli
 scores = engine.score(prompt_ids, ("负面", "正面")).result()
 engine.close()                                                            # running answers are finished first
 
-First come, first served; up to max_batch answers are written together, a token for each in turn.
+First come, first served; up to max_batch answers are written together, a token for each in turn. What fails is told
+to the requests it concerns, whether or not they still listen, and the next ones are answered.
 """
 
+import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from sft.class_scoring import score_choices
 from sft.config.decoding import Decoding
-from sft.console import say
 from sft.models.loaded import LoadedModel
 from sft.serve.batch import Row, RunningBatch, can_batch
+
+logger = logging.getLogger("sft.serve")
 
 
 class QueueFull(Exception):
@@ -28,15 +32,21 @@ class EngineError(Exception):
     """The model failed on a request: what deliver gets instead of a token."""
 
 
+class EngineEnded(Exception):
+    """The thread is no more: nothing will be answered until the server is restarted."""
+
+
 class Ticket:
     """A request that was taken; cancel() ends it before its next token."""
 
     def __init__(self) -> None:
         self._cancelled = threading.Event()
+        self.leave_queue: Callable[[], None] = lambda: None
 
     def cancel(self) -> None:
-        """Stop writing this answer; harmless where it has ended."""
+        """Stop writing this answer, or waiting for it; harmless where it has ended."""
         self._cancelled.set()
+        self.leave_queue()
 
     @property
     def is_cancelled(self) -> bool:
@@ -60,7 +70,9 @@ class Engine:
         self._scorings: deque[Scoring] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._is_busy = False
+        self._progressed_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     @property
@@ -73,10 +85,21 @@ class Engine:
         """Answers being written."""
         return len(self._batch.rows)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread is there to answer anything."""
+        return self._thread.is_alive()
+
+    @property
+    def step_age_s(self) -> float:
+        """Seconds that the step at work has taken so far; 0 where there is nothing to do."""
+        return time.monotonic() - self._progressed_at if self._is_busy else 0.0
+
     def submit(self, prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int, deliver: Deliver) -> Ticket:
-        """Queue an answer; deliver is called on the engine's thread. Raises QueueFull."""
+        """Queue an answer; deliver is called on the engine's thread. Raises QueueFull and EngineEnded."""
         ticket = Ticket()
         row = Row(prompt_ids, decoding, max_new_tokens, deliver, lambda: ticket.is_cancelled)
+        ticket.leave_queue = lambda: self._leave_queue(row)
         with self._changed:
             self._check_room()
             self._waiting.append(row)
@@ -88,7 +111,7 @@ class Engine:
     ) -> "Future[list[float]]":
         """Log-probabilities of the labels (sft.class_scoring); classes: what they stand for, where it is another word.
 
-        Raises QueueFull.
+        Raises QueueFull and EngineEnded.
         """
         future: Future[list[float]] = Future()
         with self._changed:
@@ -97,58 +120,115 @@ class Engine:
             self._changed.notify()
         return future
 
-    def close(self) -> None:
-        """Take no more requests, finish those there are, and end the thread."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Take no more requests, finish those there are, and end the thread; or give up on it after timeout_s."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
 
     def _check_room(self) -> None:
+        if not self.is_alive and not self._is_closing:
+            raise EngineEnded
         # Places in the batch count as room: a request that can start at once does not wait.
         free = max(0, self.max_batch - self.num_running)
         if self._is_closing or self.num_waiting >= self.max_waiting + free:
             raise QueueFull
 
+    def _leave_queue(self, row: Row) -> None:
+        """A request that nobody waits for any more keeps no place in the queue from others."""
+        with self._changed:
+            if row not in self._waiting:
+                return
+            self._waiting.remove(row)
+        _tell(row, None)
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # nothing should get here; if it does, nobody may wait for an answer forever
+            logger.error("error: the engine has ended, restart the server", exc_info=error)
+        finally:
+            with self._changed:
+                rows, scorings = [*self._waiting, *self._batch.rows], list(self._scorings)
+                self._waiting.clear()
+                self._scorings.clear()
+                self._batch.rows, self._is_busy = [], False
+            for row in rows:
+                _tell(row, EngineError("the model failed on this request"))
+            _fail([future for *_, future in scorings if future.set_running_or_notify_cancel()])
+
     def _work(self) -> None:
         while True:
             with self._changed:
+                self._is_busy = False
                 self._changed.wait_for(lambda: self.num_waiting or self.num_running or self._is_closing)
                 if self._is_closing and not self.num_waiting and not self.num_running:
                     return
+                self._progressed_at, self._is_busy = time.monotonic(), True
                 scorings = [self._scorings.popleft() for _ in range(min(len(self._scorings), self.max_batch))]
-                free = self.max_batch - self.num_running
-                rows = [self._waiting.popleft() for _ in range(min(len(self._waiting), free))]
-            if scorings:
-                self._score(scorings)
-            for row in rows:
+            # From here on a future cannot be cancelled, so that its result can be set whoever is gone by then.
+            wanted = [scoring for scoring in scorings if scoring[-1].set_running_or_notify_cancel()]
+            if wanted:
+                try:
+                    self._score(wanted)
+                finally:
+                    _fail([future for *_, future in wanted if not future.done()])
+            for _ in range(self.max_batch - self.num_running):
+                self._progressed_at = time.monotonic()
+                with self._changed:
+                    if not self._waiting:
+                        break
+                    row = self._waiting.popleft()
                 if row.is_cancelled():
-                    row.deliver(None)
+                    _tell(row, None)
                 else:
-                    self._guarded(lambda row=row: self._batch.add(row), [row])  # type: ignore[misc]
-            self._guarded(self._batch.step, self._batch.rows)
+                    self._guarded(lambda row=row: self._batch.add(row), row)  # type: ignore[misc]
+            self._progressed_at = time.monotonic()
+            self._guarded(self._batch.step)
 
-    def _guarded(self, compute: Callable[[], None], rows: Sequence[Row]) -> None:
-        """Whatever the model stumbles over is told to the requests it concerns; the thread lives on."""
-        concerned = list(rows)
+    def _guarded(self, compute: Callable[[], None], joining: Row | None = None) -> None:
+        """Whatever the model stumbles over is told to the requests it concerns; the thread lives on.
+
+        A row that fails before it has joined (joining) leaves the batch as it was; else the batch is lost.
+        """
+        concerned = [*self._batch.rows, *([joining] if joining else [])]
         try:
             compute()
         except Exception as error:
-            say(f"error while answering: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            if compute == self._batch.step:
+            logger.error("error while answering", exc_info=error)
+            if joining is None:
                 self._batch.clear()
+            kept = self._batch.rows
             for row in concerned:
-                row.deliver(EngineError("the model failed on this request"))
+                if row not in kept:
+                    _tell(row, EngineError("the model failed on this request"))
 
     def _score(self, scorings: Sequence[Scoring]) -> None:
         prompts, labels, classes, futures = zip(*scorings, strict=True)
+        found: list[list[float]] | None = None
         try:
             found = score_choices(self.loaded, prompts, labels, classes, shown=False)
         except Exception as error:
-            say(f"error while scoring: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            for future in futures:
-                future.set_exception(EngineError("the model failed on this request"))
-            return
-        for future, scores in zip(futures, found, strict=True):
-            if not future.cancelled():
+            logger.error("error while scoring", exc_info=error)
+        if found is not None:
+            for future, scores in zip(futures, found, strict=True):
                 future.set_result(scores)
+        elif len(scorings) > 1:  # one of them may be at fault, or together they were too much for the memory
+            for scoring in scorings:
+                self._score([scoring])
+        else:
+            _fail(futures)
+
+
+def _fail(futures: "Sequence[Future[list[float]]]") -> None:
+    for future in futures:
+        future.set_exception(EngineError("the model failed on this request"))
+
+
+def _tell(row: Row, item: Exception | None) -> None:
+    """Hand an end to whoever waits for it. One who cannot be reached any more is no fault of the engine."""
+    try:
+        row.deliver(item)
+    except Exception as error:
+        logger.warning("an answer's end could not be delivered", exc_info=error)

@@ -1,10 +1,14 @@
-"""What every request passes first: the API key; and what every answer is counted by.
+"""What every request passes first: the API key, or else a check of Host and Origin; and what answers are counted by.
 
-app.add_middleware(Guard, api_key="...", metrics=metrics)
+app.add_middleware(Guard, api_key=None, hosts=("localhost", "127.0.0.1"), origins=(), metrics=metrics)
+
+Without a key anybody on this machine may ask, and a web page in a browser here is not anybody: its requests carry the
+page's address as Origin and, where the page's name has been pointed at this machine (DNS rebinding), as Host.
 """
 
 import hmac
 import time
+from collections.abc import Mapping, Sequence
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,9 +22,13 @@ OPEN_PATHS = ("/health",)  # what a load balancer asks without a key
 class Guard:
     """Plain ASGI, so that a stream passes through it piece by piece and counts when it has ended."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, api_key: str | None, hosts: Sequence[str], origins: Sequence[str], metrics: ServerMetrics
+    ) -> None:
         self.app = app
         self.api_key = api_key
+        self.hosts = {host.lower() for host in hosts}
+        self.origins = set(origins)
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,26 +45,53 @@ class Guard:
             await send(message)
 
         try:
-            if self._is_allowed(scope):
+            refusal = self._check_key(scope) if self.api_key is not None else self._check_sender(scope)
+            if refusal is None:
                 await self.app(scope, receive, send_noting)
             else:
-                refusal = ApiError(
-                    401, "wrong or missing API key: send `Authorization: Bearer KEY`", code="invalid_api_key"
-                )
                 await error_response(refusal)(scope, receive, send_noting)
         finally:
             # Never a path of the client's choice: each would be a new counter.
             path = getattr(scope.get("route"), "path", "other")
             self.metrics.count_request(path, status, time.monotonic() - started)
 
-    def _is_allowed(self, scope: Scope) -> bool:
-        if self.api_key is None or scope["path"] in OPEN_PATHS:
-            return True
-        given = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
-        return hmac.compare_digest(given, self.api_key.encode())
+    def _check_key(self, scope: Scope) -> ApiError | None:
+        given = _header(scope, b"authorization").removeprefix("Bearer ")
+        if scope["path"] in OPEN_PATHS or hmac.compare_digest(given.encode("latin-1"), str(self.api_key).encode()):
+            return None
+        return ApiError(401, "wrong or missing API key: send `Authorization: Bearer KEY`", code="invalid_api_key")
+
+    def _check_sender(self, scope: Scope) -> ApiError | None:
+        host, origin = _header(scope, b"host"), _header(scope, b"origin")
+        if host_of(host) not in self.hosts:
+            return ApiError(
+                403,
+                f"requests to Host {host[:100]!r} are not answered without a key; ask by a name of this machine, or "
+                "start the server with --allowed_hosts",
+                code="host_not_allowed",
+            )
+        if origin and not self.origins & {origin, "*"} and host_of(origin.partition("://")[2]) not in self.hosts:
+            return ApiError(
+                403,
+                f"requests of web pages at {origin[:100]!r} are not answered; start the server with --cors_origins",
+                code="origin_not_allowed",
+            )
+        return None
 
 
-def error_response(error: ApiError) -> Response:
+def host_of(address: str) -> str:
+    """The name in an address with or without a port: "LocalHost:8000" -> "localhost", "[::1]:8000" -> "::1"."""
+    host, colon, port = address.lower().rpartition(":")
+    if not colon or not port.isdigit():
+        host = address.lower()
+    return host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+def error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
     """An ApiError as HTTP."""
-    headers = {"Retry-After": "1"} if error.status == 429 else None
-    return JSONResponse(error.to_json(), status_code=error.status, headers=headers)
+    usual = {429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}
+    return JSONResponse(error.to_json(), error.status, {**usual.get(error.status, {}), **(headers or {})})

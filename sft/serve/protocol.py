@@ -6,9 +6,9 @@ Source: the API reference of OpenAI and the types of its Python package, which t
 """
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prompts import Message
 
@@ -29,7 +29,9 @@ class ApiError(Exception):
         """OpenAI's family of the error, which clients turn into an exception class."""
         if self.status >= 500:
             return "server_error"
-        return {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, "invalid_request_error")
+        return {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
+            self.status, "invalid_request_error"
+        )
 
     def to_json(self) -> JSON:
         """{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}."""
@@ -37,27 +39,74 @@ class ApiError(Exception):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    # strict: "5" and true are no integers; what OpenAI refuses is not guessed at here either
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
-
-class TextPart(_Strict):
-    """A piece of a message: {"type": "text", "text": "hello"}."""
-
-    type: Literal["text"]
-    text: str
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, fields: object) -> object:
+        """A field that is null asks for nothing: clients write out every field they know, most of them null."""
+        return (
+            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+        )
 
 
 class Turn(_Strict):
-    """A message as clients send it; `developer` is OpenAI's newer word for system."""
+    """A message as clients send it; `developer` is OpenAI's newer word for system.
+
+    An answer may come back as it was given, this server's own fields included; only its text is read.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str
     name: str | None = None
+    refusal: None = None
+    annotations: Annotated[list[object], Field(max_length=0)] | None = None
+    tool_calls: Annotated[list[object], Field(max_length=0)] | None = None
+    parsed: object = None
+    problem: object = None
+    confidence: object = None
+    probabilities: object = None
+    num_cut: object = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _join_parts(cls, content: object) -> object:
+        """[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}] -> "ab"."""
+        if not isinstance(content, list):
+            return content
+        if not content:
+            raise ValueError("should have at least one part")
+        return "".join(_read_part(number, part) for number, part in enumerate(content))
+
+    @model_validator(mode="after")
+    def _only_answers_have_results(self) -> Self:
+        if self.role != "assistant":
+            for name in ("annotations", "tool_calls", "parsed", "problem", "confidence", "probabilities", "num_cut"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"a {self.role} message has no {name}")
+        return self
 
     def to_message(self) -> Message:
         """As prompts/ takes it: {"role": "user", "content": "hello"}."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+
+
+def _read_part(number: int, part: object) -> str:
+    """The text of a part of a message: {"type": "text", "text": "hello"} -> "hello"."""
+    if not isinstance(part, dict):
+        raise ValueError(f"part {number} should be an object")
+    given = {name: value for name, value in part.items() if value is not None}
+    if given.get("type") != "text":
+        raise ValueError(
+            f"part {number} is {str(given.get('type'))[:40]!r}; this server reads parts of type 'text' alone"
+        )
+    text = given.get("text")
+    if not isinstance(text, str):
+        raise ValueError(f"part {number}: text should be a string")
+    if more := sorted(given.keys() - {"type", "text"}):
+        raise ValueError(f"part {number}: this server does not take {more[0][:40]!r}")
+    return text
 
 
 class StreamOptions(_Strict):
@@ -88,13 +137,19 @@ class ChatRequest(_Strict):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    n: Literal[1] | None = None
+    stop: Annotated[list[str], Field(max_length=4)] | None = None
+    n: int | None = Field(None, ge=1, le=1)
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     presence_penalty: float | None = Field(None, ge=0, le=0)
     logprobs: Literal[False] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=0)
+    logit_bias: Annotated[dict[str, object], Field(max_length=0)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    tool_choice: Literal["none"] | None = None
     response_format: TextFormat | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -102,10 +157,21 @@ class ChatRequest(_Strict):
     no_repeat_ngram_size: int | None = Field(None, ge=0)
     category: list[str] | None = None  # task news: the labels to choose from
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _listed(cls, stop: object) -> object:
+        return [stop] if isinstance(stop, str) else stop
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if None not in (old := self.max_tokens, new := self.max_completion_tokens) and old != new:
+            raise ValueError(f"max_tokens {old:,} and max_completion_tokens {new:,} are one limit; send one of them")
+        return self
+
     @property
     def stops(self) -> list[str]:
         """Texts that end an answer, without the empty ones."""
-        return [text for text in ([self.stop] if isinstance(self.stop, str) else self.stop or []) if text]
+        return [text for text in self.stop or [] if text]
 
     @property
     def token_limit(self) -> int | None:
@@ -128,12 +194,12 @@ def read_request(body: bytes) -> ChatRequest:
 
 
 def _explain(error: ValidationError) -> ApiError:
-    finding = error.errors()[0]
-    param = ".".join(str(part) for part in finding["loc"] if not str(part)[:1].isupper() and part != "str")
+    finding = error.errors(include_url=False)[0]
+    param = ".".join(str(part) for part in finding["loc"]) or None
     message = finding["msg"].removeprefix("Input ").removeprefix("Value error, ")
     if finding["type"] == "extra_forbidden":
         return ApiError(400, f"{param}: this server does not take it", code="unknown_parameter", param=param)
-    return ApiError(400, f"{param}: {message}", code="invalid_value", param=param)
+    return ApiError(400, f"{param}: {message}" if param else message, code="invalid_value", param=param)
 
 
 def usage(num_prompt: int, num_written: int) -> JSON:

@@ -17,8 +17,10 @@ from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
 from sft.runs import Run
 from sft.serve.app import Service, build_app
+from sft.serve.connections import BACKLOG, Connections, fit_open_files
 from sft.serve.engine import Engine
 from sft.serve.key import read_api_key
+from sft.serve.log import one_line_per_kind
 from sft.serve.served import list_served
 
 
@@ -47,24 +49,38 @@ def serve_model(
     engine = Engine(loaded, max_batch=settings.max_batch, max_waiting=settings.max_waiting)
     limits = limits_of(run, loaded.max_context, max_seq_length=settings.max_seq_length)
     service = Service(engine, settings, list_served(name, run), run.system_prompt if run else None, api_key, limits)
-    config = uvicorn.Config(
-        build_app(service),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
-        server_header=False,
-    )
+    config = configure(service)
     host, port = listener.getsockname()[:2]
     say(f"models: {', '.join(service.served)}; {'with' if api_key else 'without'} an API key; Ctrl-C ends")
     say(f"listening on http://{host}:{port}/v1")
     # uvicorn raises the signal again when it is done; SIGTERM is a wish, not a failure: exit code 0.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        with one_line_per_kind():
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
         listener.close()
         say("ended; answers that were running have been finished")
+
+
+def configure(service: Service) -> uvicorn.Config:
+    """The HTTP server around the application, with the limits of connections that hold before it is asked anything."""
+    settings = service.settings
+    allowed = fit_open_files(settings.max_connections)
+    if allowed < settings.max_connections:
+        say(f"NOTE: at most {allowed:,} connections, not {settings.max_connections:,}: see `ulimit -n`, open files")
+    connections = Connections(max_connections=allowed, client_timeout_s=settings.client_timeout_s)
+    return uvicorn.Config(
+        build_app(service),
+        http=connections.accept,  # type: ignore[arg-type]  # uvicorn calls it as it would a protocol class
+        ws="none",
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+        server_header=False,
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -74,7 +90,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(128)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another --port or --host") from None

@@ -14,10 +14,11 @@ from sft.config.serve import ServeSettings
 from sft.conversation import limits_of
 from sft.models.loading import load_run
 from sft.runs import open_run
-from sft.serve.app import Service, build_app
+from sft.serve.app import Service
 from sft.serve.engine import Engine
+from sft.serve.log import one_line_per_kind
 from sft.serve.served import list_served
-from sft.serve.server import listen
+from sft.serve.server import configure, listen
 
 KEY = "sk-tests"
 
@@ -35,22 +36,23 @@ class Running:
 
 
 @contextmanager
-def run_server(loaded, run, **settings) -> Iterator[Running]:
+def run_server(loaded, run, key: str | None = KEY, **settings) -> Iterator[Running]:
     """Serve a model until the block ends."""
-    chosen = ServeSettings(**{"max_new_tokens": 16, "decoding": "precise", **settings})
+    chosen = ServeSettings(**{"max_new_tokens": 16, "decoding": "precise", "shutdown_timeout_s": 5, **settings})
     engine = Engine(loaded, max_batch=chosen.max_batch, max_waiting=chosen.max_waiting)
     prompt = run.system_prompt if run else None
-    service = Service(engine, chosen, list_served("tiny", run), prompt, KEY, limits_of(run, loaded.max_context))
+    service = Service(engine, chosen, list_served("tiny", run), prompt, key, limits_of(run, loaded.max_context))
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(build_app(service), log_config=None, timeout_graceful_shutdown=5))
+    server = uvicorn.Server(configure(service))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+    with one_line_per_kind():
+        thread.start()
+        try:
+            yield Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 import json
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
 import pytest
+import torch
 
 from prompts import conversation_of
 from sft.config.decoding import choose_decoding
@@ -17,6 +19,7 @@ from tests.serve.conftest import KEY, run_server, wait_until
 
 HI = [{"role": "user", "content": "hi"}]
 BEARER = {"Authorization": f"Bearer {KEY}"}
+JSON_BEARER = {**BEARER, "Content-Type": "application/json"}
 
 
 def answer_alone(loaded, messages, **decoding):
@@ -73,6 +76,112 @@ def test_control_tokens_typed_by_a_client_stay_text(server, loaded):
     _, prompt = answer_alone(loaded, [{"role": "system", "content": "Be brief."}, *turns])
     assert found.usage.prompt_tokens == len(prompt)
     assert sum(token in loaded.chat.control_ids for token in prompt) == 5  # two turns, and the answer's header
+
+
+def test_a_conversation_of_two_turns_sends_the_answer_back_as_it_came(server, loaded):
+    create = server.client().chat.completions.create
+    first = create(model="tiny", messages=HI).choices[0].message
+    more = {"role": "user", "content": [{"type": "text", "text": "and "}, {"type": "text", "text": "then?"}]}
+    plain = [{"role": "system", "content": "Be brief."}, *HI, {"role": "assistant", "content": first.content}]
+    expected = answer_alone(loaded, [*plain, {"role": "user", "content": "and then?"}])[0].text
+    for turn in (first, first.model_dump(), first.model_dump(exclude_none=True)):
+        second = create(model="tiny", messages=[*HI, turn, more], n=1, stop=None, response_format={"type": "text"})
+        assert second.choices[0].message.content == expected
+    options = {"stream": True, "stream_options": {"include_usage": True}, "max_completion_tokens": 16}
+    streamed = list(create(model="tiny", messages=[*HI, first, more], **options))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed[:-1]) == expected
+    assert streamed[-1].usage == second.usage
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "image_url"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "role"),
+        ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"extra_body": {"temprature": 1}}, "temprature"),
+    ],
+)
+def test_what_this_server_cannot_do_is_refused_by_its_name(server, changes, named):
+    with pytest.raises(openai.BadRequestError, match=named):
+        server.client().chat.completions.create(**{"model": "tiny", "messages": HI, **changes})
+
+
+def test_health_is_503_where_the_engine_has_ended_or_hangs(loaded, tiny_run, monkeypatch):
+    with run_server(loaded, open_run(tiny_run), timeout_s=0.3) as server:
+        engine, may_go = server.service.engine, threading.Event()
+        step = engine._batch.step
+        monkeypatch.setattr(engine._batch, "step", lambda: (may_go.wait(30), step()))
+        with pytest.raises(openai.InternalServerError):
+            server.client().chat.completions.create(model="tiny", messages=HI)
+        answer = httpx.get(f"{server.url}/health")
+        assert (answer.status_code, answer.json()["status"]) == (503, "stalled")
+        assert answer.json()["step_age_s"] >= 0.3
+        may_go.set()
+        wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+        monkeypatch.setattr(engine, "_score", lambda _: 1 / 0)
+        engine.score([1], ("a", "b"))
+        engine._thread.join(30)
+        answer = httpx.get(f"{server.url}/health")
+        assert (answer.status_code, answer.json()["status"]) == (503, "ended")
+        with pytest.raises(openai.InternalServerError, match="the engine has ended") as found:
+            server.client().chat.completions.create(model="tiny", messages=HI)
+        assert (found.value.status_code, found.value.code) == (503, "engine_ended")
+
+
+def test_a_step_that_runs_out_of_memory_is_500_for_its_requests_and_the_next_are_answered(server, monkeypatch):
+    create = server.client().chat.completions.create
+    before = create(model="tiny", messages=HI).choices[0].message.content
+    for where in ("add", "step"):
+        with monkeypatch.context() as broken:
+            broken.setattr(server.service.engine._batch, where, lambda *_: torch.empty(2**62))
+            with pytest.raises(openai.InternalServerError) as found:
+                create(model="tiny", messages=HI)
+            assert (found.value.status_code, found.value.type) == (500, "server_error")
+        assert create(model="tiny", messages=HI).choices[0].message.content == before
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_clients_that_hang_up_while_they_wait_leave_the_queue(loaded, tiny_run, slow_steps, stream):
+    with run_server(loaded, open_run(tiny_run), max_batch=1, max_waiting=2) as server:
+        slow_steps(server)
+        running = iter(server.client().chat.completions.create(**SLOW, stream=True))
+        next(running)
+        for _ in range(4):  # more of them than may wait
+            body = SLOW | {"stream": stream}
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=BEARER, timeout=0.1)
+            wait_until(lambda: server.service.engine.num_waiting == 0)
+        assert server.service.engine.num_running == 1
+        running.close()
+
+
+def test_a_long_text_does_not_keep_others_waiting_while_it_becomes_tokens(server, loaded, monkeypatch):
+    encode, is_encoding = loaded.chat.encode_prompt, threading.Event()
+
+    def encode_slowly(messages):
+        is_encoding.set()
+        time.sleep(1)
+        return encode(messages)
+
+    monkeypatch.setattr(loaded.chat, "encode_prompt", encode_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.client().chat.completions.create, model="tiny", messages=HI)
+        is_encoding.wait(10)
+        began = time.monotonic()
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert time.monotonic() - began < 0.7
+        assert asked.result().choices[0].finish_reason
+
+
+def test_a_name_with_a_slash_is_a_name_like_any_other(server):
+    with pytest.raises(openai.NotFoundError, match="no model 'org/model'; there are tiny"):
+        server.client().models.retrieve("org/model")
 
 
 def test_models_are_listed_and_described(server):
@@ -162,7 +271,8 @@ def test_without_the_key_nothing_but_health_is_answered(server):
         for path in ("/v1/models", "/metrics", "/nowhere"):
             answer = httpx.get(server.url + path, headers=headers)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
-        assert httpx.get(server.url + "/health", headers=headers).json() == {"status": "ok", "running": 0, "waiting": 0}
+        answer = httpx.get(server.url + "/health", headers=headers)
+        assert answer.json() == {"status": "ok", "running": 0, "waiting": 0, "step_age_s": 0.0}
     with pytest.raises(openai.AuthenticationError):
         server.client("sk-wrong").models.list()
 
@@ -171,7 +281,7 @@ def test_without_the_key_nothing_but_health_is_answered(server):
     "body", [b"{", b'"x"', b"\xff", b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}']
 )
 def test_malformed_bodies_are_refused(server, body):
-    answer = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=BEARER)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=JSON_BEARER)
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
@@ -181,7 +291,7 @@ def test_a_body_without_a_length_is_read_no_further_than_the_limit(server):
             yield b" " * 10_000
 
     try:
-        answer = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), headers=BEARER)
+        answer = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), headers=JSON_BEARER)
     except httpx.WriteError:
         return  # the server hung up while we were still sending, which is as good
     assert answer.status_code == 413

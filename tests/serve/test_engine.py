@@ -10,7 +10,8 @@ from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
 from sft.label_scoring import score_labels
 from sft.serve.batch import can_batch
-from sft.serve.engine import Engine, EngineError, QueueFull
+from sft.serve.engine import Engine, EngineEnded, EngineError, QueueFull
+from sft.serve.log import one_line_per_kind
 from tests.serve.conftest import wait_until
 
 GREEDY = choose_decoding("precise", max_new_tokens=12)
@@ -100,13 +101,139 @@ def test_a_cancelled_answer_leaves_the_batch_and_the_others_go_on(loaded, engine
 def test_a_fault_of_the_model_is_told_to_its_requests_and_the_next_ones_are_answered(loaded, monkeypatch, capsys):
     engine = Engine(loaded, max_batch=2, max_waiting=2)
     prompt = prompts_of(loaded, 1)[0]
-    with monkeypatch.context() as broken:
+    with one_line_per_kind(), monkeypatch.context() as broken:
         broken.setattr(loaded.model, "forward", lambda *args, **kwargs: 1 / 0)
         received = collect(engine, prompt, GREEDY, 3)[1]
         assert isinstance(received.get(timeout=30), EngineError)
     assert read(collect(engine, prompt, GREEDY, 3)[1])
     engine.close()
     assert "error while answering: ZeroDivisionError: division by zero" in capsys.readouterr().err
+
+
+def hold_the_engine(engine, prompt):
+    """Keep the engine's thread at its work until the event that is returned is set."""
+    blocked, may_go = threading.Event(), threading.Event()
+    engine.submit(prompt, GREEDY, 1, lambda _: (blocked.set(), may_go.wait(30)))
+    blocked.wait(30)
+    return may_go
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_scoring_that_fails_when_its_client_is_gone_does_not_end_the_engine(loaded, engine, monkeypatch, when):
+    prompt = prompts_of(loaded, 1)[0]
+    may_go, future = hold_the_engine(engine, prompt), None
+
+    def score(*args, **kwargs):
+        future.cancel()
+        fail()
+
+    with monkeypatch.context() as broken:
+        broken.setattr("sft.serve.engine.score_choices", score)
+        future = engine.score(prompt, ("a", "b"))
+        if when == "before":
+            future.cancel()
+        may_go.set()
+        wait_until(lambda: future.cancelled() or future.done())
+        wait_until(lambda: engine.num_waiting == 0)
+    assert len(engine.score(prompt, ("a", "b")).result(30)) == 2
+    assert read(collect(engine, prompt, GREEDY, 3)[1])
+
+
+def test_a_text_that_cannot_be_scored_fails_alone(loaded, engine, monkeypatch):
+    from sft.class_scoring import score_choices
+
+    good, bad = prompts_of(loaded, 2)
+    alone = engine.score(good, ("a", "b")).result(30)
+    may_go = hold_the_engine(engine, good)
+    monkeypatch.setattr(
+        "sft.serve.engine.score_choices",
+        lambda model, prompts, *rest, **more: (
+            fail() if bad in prompts else score_choices(model, prompts, *rest, **more)
+        ),
+    )
+    futures = [engine.score(prompt, ("a", "b")) for prompt in (good, bad, good)]
+    may_go.set()
+    assert [futures[index].result(30) == pytest.approx(alone, abs=1e-4) for index in (0, 2)] == [True, True]
+    with pytest.raises(EngineError):
+        futures[1].result(30)
+
+
+def test_an_answer_that_cannot_be_delivered_does_not_end_the_engine(loaded, engine):
+    prompt = prompts_of(loaded, 1)[0]
+    engine.submit(prompt, GREEDY, 3, fail)  # as call_soon_threadsafe fails where the event loop has ended
+    assert read(collect(engine, prompt, GREEDY, 3)[1])
+
+
+def test_a_row_that_fails_while_it_joins_takes_no_half_joined_cache_into_the_next_step(loaded, monkeypatch):
+    engine, (first, second) = Engine(loaded, max_batch=2, max_waiting=2), prompts_of(loaded, 2)
+    never_ends = choose_decoding("chat", max_new_tokens=400, seed=3)
+    with monkeypatch.context() as broken:
+        running = collect(engine, first, never_ends, 400)[1]
+        running.get(timeout=30)
+        join = engine._batch._join
+        broken.setattr(engine._batch, "_join", lambda *given: (join(*given), fail()))
+        joining = collect(engine, second, GREEDY, 12)[1]
+        assert all(isinstance(_first_end(received), EngineError) for received in (running, joining))
+        assert engine.num_running == 0
+    alone = generate_batch(loaded, [second], GREEDY)[0].token_ids
+    found = read(collect(engine, second, GREEDY, 12)[1])
+    assert [token for token in found if token not in loaded.chat.end_ids] == alone
+    engine.close()
+
+
+def _first_end(received):
+    while isinstance(item := received.get(timeout=30), int):
+        pass
+    return item
+
+
+def test_who_gives_up_while_waiting_leaves_the_queue_to_others(loaded, engine):
+    prompt = prompts_of(loaded, 1)[0]
+    may_go = hold_the_engine(engine, prompt)
+    waiting = [collect(engine, prompt, GREEDY, 2) for _ in range(6)]
+    with pytest.raises(QueueFull):
+        engine.submit(prompt, GREEDY, 2, lambda _: None)
+    for ticket, _ in waiting:
+        ticket.cancel()
+        ticket.cancel()
+    assert engine.num_waiting == 0
+    later = collect(engine, prompt, GREEDY, 2)[1]
+    may_go.set()
+    assert [read(received) for _, received in waiting] == [[]] * 6
+    assert read(later)
+
+
+def test_an_engine_that_ends_all_the_same_leaves_nobody_waiting(loaded, monkeypatch, capsys):
+    engine, prompt = Engine(loaded, max_batch=1, max_waiting=4), prompts_of(loaded, 1)[0]
+    may_go = hold_the_engine(engine, prompt)
+    monkeypatch.setattr(engine, "_score", fail)
+    future, received = engine.score(prompt, ("a", "b")), collect(engine, prompt, GREEDY, 2)[1]
+    later = collect(engine, prompt, GREEDY, 2)[1]
+    with one_line_per_kind():
+        may_go.set()
+        engine._thread.join(30)
+    assert not engine.is_alive
+    assert isinstance(_first_end(later), EngineError)
+    assert isinstance(_first_end(received), EngineError)
+    with pytest.raises(EngineError):
+        future.result(30)
+    for ask in (lambda: engine.score(prompt, ("a", "b")), lambda: engine.submit(prompt, GREEDY, 1, lambda _: None)):
+        with pytest.raises(EngineEnded):
+            ask()
+    assert "error: the engine has ended, restart the server: RuntimeError: CUDA" in capsys.readouterr().err
+
+
+def test_the_age_of_a_step_grows_while_it_lasts(loaded, engine):
+    prompt = prompts_of(loaded, 1)[0]
+    assert engine.step_age_s == 0
+    may_go = hold_the_engine(engine, prompt)
+    wait_until(lambda: engine.step_age_s > 0.05)
+    may_go.set()
+    wait_until(lambda: engine.step_age_s == 0)
 
 
 def test_closing_finishes_what_was_asked_and_takes_no_more(loaded):

@@ -116,7 +116,7 @@ def test_another_prompt_base_data_set_split_or_recipe_is_refused_naming_both_val
     line = refusal(train, *CONTINUE, "--split_seed", "1")
     assert f"data split: began with {began.data['split']}, now by content hash, eval_ratio 0.1, seed 1" in line
     line = refusal(train, *CONTINUE, "--lora_r", "4", "--target_modules", "q_proj")
-    assert "lora_r: began with 16, now 4; target_modules: began with ['q_proj', 'k_proj', " in line
+    assert "lora_r: began with 16, now 4; target_modules: began with ['auto'], now ['q_proj']" in line
     assert open_run(copy) == began  # nothing was touched
 
 

@@ -139,7 +139,9 @@ def build(family: str) -> PreTrainedModel:
     try:
         kind = CONFIG_MAPPING[family]
         config = kind(**shrink(kind()) | KINDS.get(family, {}))
-        model = with_attention(lambda name: AutoModelForCausalLM.from_config(config, attn_implementation=name))
+        model = with_attention(
+            lambda name: AutoModelForCausalLM.from_config(config, attn_implementation=name, trust_remote_code=False)
+        )
     except Exception as error:  # whatever a family trips over: it is named in the table
         raise CannotBuild(_short(error)) from None
     model = model.to(DTYPE)

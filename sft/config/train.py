@@ -85,6 +85,9 @@ class TrainSettings(ResultSettings):
         None, description="column of a file; rows of one value stay on one side of the split. Default: group, if there"
     )
     form: str | None = Field(None, description="form to read where rows fit several: messages, instruction/output, ...")
+    encoding: str | None = Field(
+        None, description="of text files that are not UTF-8: gb18030, cp1252, ...; common Chinese is found by itself"
+    )
     pooling: Literal["last", "mean"] = Field(
         "last", description="head classification: reads the last token of the prompt, or the mean of all"
     )

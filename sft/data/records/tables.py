@@ -1,68 +1,18 @@
-"""CSV, TSV and Parquet. CSV cells stay the text they are: "NA", "001" and "1.0" are not turned into anything."""
+"""Parquet: rows a batch at a time, and the names that a schema declares for its classes."""
 
-import csv
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import orjson
 
-from prompts.task import BLANK
 from sft.data.canonical import Json
-from sft.data.records.found import BadRecord, GoodRecord
+from sft.data.records.found import GoodRecord
 from sft.errors import DataError
 
-CELL_LIMIT = min(sys.maxsize, 2**31 - 1)  # characters; the module's own limit is 131,072
 BATCH_ROWS = 1024
 
 
-def read_csv(path: Path, delimiter: str = ",") -> Iterator[GoodRecord | BadRecord]:
-    """Rows under a header line; quoted cells may span lines, and a record's line is where it begins."""
-    csv.field_size_limit(CELL_LIMIT)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        header = _read_header(path, reader)
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if "unexpected end of data" in str(error):
-                    raise DataError(f"{path}:{line}: a quote opened here is never closed; mend the file") from None
-                yield BadRecord(line, "wrong_quotes", f"quotes are wrong ({error}); double those inside a cell")
-                continue
-            if not cells:
-                continue  # a blank line is no row
-            yield _check_cells(line, header, cells)
-
-
-def _read_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
-    try:
-        header = next((cells for cells in reader if cells), None)
-    except csv.Error as error:
-        raise DataError(f"{path}:1: the header line cannot be read ({error})") from None
-    if header is None:
-        raise DataError(f"{path}: the file holds no rows, only blank lines")
-    header = [name.strip(BLANK) for name in header]
-    repeated = {name for name in header if name and header.count(name) > 1}
-    if repeated:
-        raise DataError(f"{path}:1: column {sorted(repeated)[0]!r} is there twice; rename one")
-    return [name or f"(column {number})" for number, name in enumerate(header, start=1)]
-
-
-def _check_cells(line: int, header: list[str], cells: list[str]) -> GoodRecord | BadRecord:
-    if len(cells) != len(header):
-        return BadRecord(line, "wrong_columns", f"{len(cells)} cells under a header of {len(header)}; quote the commas")
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        return BadRecord(line, "invalid_utf8", "holds bytes that are not UTF-8")
-    return GoodRecord(line, dict(zip(header, cells, strict=True)))
-
-
-def read_parquet(path: Path) -> Iterator[GoodRecord | BadRecord]:
+def read_parquet(path: Path) -> Iterator[GoodRecord]:
     """Rows of a Parquet file, a batch at a time; `line` is the row's number."""
     import pyarrow
     from pyarrow import parquet

@@ -24,6 +24,7 @@ class LocalFile(MappedSource):
 
     kind: Literal["file"]
     path: str
+    encoding: str | None = None  # of a text file that is not UTF-8: gb18030, cp1252, ...
     num_samples: int | None = Field(default=None, ge=1)  # so many of its rows, drawn at random, always the same
     sha1: str | None = None  # what LLaMA-Factory's registry says the file's is; another one is told
 
@@ -31,7 +32,9 @@ class LocalFile(MappedSource):
         """The file's rows; says afterwards which forms it recognised."""
         self._check_sha1()
         recognised = Recognised()
-        records = self.mapping().map_records(read_records(find_file(self.path)), recognised.ignored_columns)
+        records = self.mapping().map_records(
+            read_records(find_file(self.path), self.encoding), recognised.ignored_columns
+        )
         rows = convert_records(records, self.path, self.reading(), recognised)
         yield from rows if self.num_samples is None else self._sample(rows)
         check_columns(self.path, self.columns, recognised)
@@ -39,7 +42,7 @@ class LocalFile(MappedSource):
 
     def chunks(self) -> Iterator[Chunk]:
         """JSONL as unparsed lines; any other form as rows."""
-        blocks = read_line_blocks(find_file(self.path))
+        blocks = read_line_blocks(find_file(self.path), self.encoding)
         if blocks is None or self.num_samples is not None:
             return super().chunks()
         mapping, reading = self.mapping(), self.reading()

@@ -17,6 +17,7 @@ from prompts.label_task import Definition, make_definition, make_label_task, nam
 from prompts.task import Task, label_key
 from prompts.tasks import add_task, get_task, task_names
 from sft.config.yaml_files import read_yaml
+from sft.data.files import names_files
 from sft.data.places import PROJECT_ROOT
 from sft.errors import ConfigError, nearest_name
 
@@ -44,7 +45,7 @@ class Reading:
     @classmethod
     def of(cls, settings: "TrainSettings") -> "Reading":
         """What the settings of a run say. Raises ConfigError for a task, label or column that cannot be."""
-        orders_head = settings.is_classifier and not Path(settings.data).is_file()  # of rows that were read before
+        orders_head = settings.is_classifier and not names_files(settings.data)  # of rows that were read before
         return make_reading(
             task=settings.task,
             labels=() if orders_head else settings.labels,

@@ -121,7 +121,8 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         0,
         [
             'cp1252.csv: not UTF-8; it may be cp1252 (Western European: "Schöne Zimmer fü") or cp1250 (Central '
-            'European: "Schöne Zimmer fü"): pass --encoding cp1252 (or another), or save it as UTF-8 (Excel: CSV UTF-8)'
+            'European: "Schöne Zimmer fü") or cp1254 (Turkish: "Schöne Zimmer fü"): pass --encoding cp1252 (or '
+            "another), or save it as UTF-8 (Excel: CSV UTF-8)"
         ],
     ),
     "utf16.csv": (1, []),
@@ -207,6 +208,9 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
             "end-of-stream marker was reached); copy it again"
         ],
     ),
-    "a_folder.jsonl": (0, ["a_folder.jsonl: cannot be read (Is a directory)"]),
+    "a_folder.jsonl": (
+        0,
+        [f"a_folder.jsonl: the folder holds no manifest.json (a built dataset) and no file of rows ({READABLE})"],
+    ),
     "missing.jsonl": (0, ["missing.jsonl: no such file; give a path from here (HERE) or from the project's root"]),
 }

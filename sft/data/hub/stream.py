@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sft.console import say
 from sft.data.fields import Record
 from sft.data.hub.refusals import explain_content, explain_repository, explain_silence, is_transient, name_trouble
-from sft.data.records.tables import class_names, name_classes
+from sft.data.records.tables import make_restorer
 from sft.errors import DataError, nearest_name
 
 if TYPE_CHECKING:
@@ -87,14 +87,15 @@ def stream_records(part: HubPart) -> Iterator[tuple[int, Record]]:
     """Every row with its number, from 1. Raises DataError where it cannot be opened or the hub falls silent."""
     with _tell_retries(part.name):
         stream = _open_stream(part)
-        names = class_names(getattr(stream.features, "arrow_schema", None) and stream.features.arrow_schema.metadata)
+        declared = getattr(stream.features, "arrow_schema", None)
         state, number, tries = stream.state_dict(), 0, 0
         while True:
             try:
                 for batch in stream.iter(batch_size=BATCH_ROWS):
+                    as_meant = make_restorer(declared or batch.schema)
                     for record in batch.to_pylist():
                         number += 1
-                        yield number, name_classes(record, names)
+                        yield number, as_meant(record)
                     state, tries = stream.state_dict(), 0
                 return
             except GeneratorExit:

@@ -12,6 +12,7 @@ A record that cannot be read is yielded as a BadRecord and reading goes on; a fi
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path
 
 from sft.data.records.encoding import UTF8, choose_encoding
@@ -87,7 +88,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, LZMAError) as error:
         raise DataError(f"{path}: the packed file is cut off or damaged ({error}); copy it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None

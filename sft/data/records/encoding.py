@@ -31,6 +31,7 @@ BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with UTF-16'
 UTF8 = "utf-8-sig"  # with a byte-order mark or without
 SHOWN_CHARACTERS = 16
 ASCII = bytes(range(128))
+HAN = "[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef]"
 LEAST_BYTES = 6  # beyond ASCII in a line; a word or two of GB18030 may be UTF-8 as well
 LEAST_COMMON = 0.3  # of the Han characters in a Chinese text; 0.5 to 0.7 is usual, wrongly decoded text has below 0.2
 # The commonest characters of written Chinese, about 60 % of any text (Jun Da, Modern Chinese Character Frequency List).
@@ -186,7 +187,7 @@ def _share_of_japanese(text: str) -> float:
 
 
 CANDIDATES = (
-    Candidate("gb18030", "Chinese", lambda text: 0.7 + _share_of_chinese(text)),
+    Candidate("gb18030", "Chinese", lambda text: 0.7 * _share_of(HAN)(text) + _share_of_chinese(text)),
     Candidate("big5", "Chinese, traditional", lambda text: 0.4 + _share_of_chinese(text)),
     Candidate("cp932", "Japanese", _share_of_japanese),
     Candidate("euc_jp", "Japanese", _share_of_japanese),

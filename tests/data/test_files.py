@@ -45,19 +45,23 @@ def asked(data: str, **how: object) -> list[str]:
     return [row["instruction"] for row in open_dataset(data, eval_ratio=0, **how).train]  # type: ignore[arg-type]
 
 
-def test_folder_pattern_and_list_read_every_file_once_in_order():
+def test_folder_pattern_and_list_read_every_file_once_in_order(capsys):
     write("shards/b.jsonl", "b1", "b2")
     write("shards/a.jsonl", "a1")
     write("shards/deep/c.jsonl", "c1")
     write("more.jsonl", "m1")
+    write("nested/data/train-0.jsonl", "n1")
     Path("shards/dataset_info.json").write_text("{}")
     Path("shards/.hidden.jsonl").write_text("{}")
     Path("shards/README.md").write_text("no rows")
 
-    assert asked("shards") == ["a1", "b1", "b2", "c1"]
+    assert asked("shards") == ["a1", "b1", "b2"]
+    assert "shards: 1 files in folders below it are not read; name those: shards/**" in capsys.readouterr().err
+    assert asked("shards/**") == ["a1", "b1", "b2", "c1"]
+    assert asked("nested") == ["n1"]
     assert asked("shards/*.jsonl") == ["a1", "b1", "b2"]
     assert asked("shards/**/*.jsonl") == ["a1", "b1", "b2", "c1"]
-    assert asked("more.jsonl, shards/a.jsonl,shards") == ["m1", "a1", "b1", "b2", "c1"]
+    assert asked("more.jsonl, shards/a.jsonl,shards,shards/deep") == ["m1", "a1", "b1", "b2", "c1"]
 
 
 def test_a_file_whose_name_holds_a_comma_or_a_bracket_is_that_file():
@@ -180,3 +184,25 @@ def test_a_preset_reads_a_folder_and_names_each_file_in_manifest_and_ledger():
         open_dataset("mixed", test_data="shards")
     with pytest.raises(DataError, match="a built dataset; several are mixed by a preset"):
         find_files("mixed,shards")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        rows("a", "b").replace(b"\n", b"\r"),
+        rows("a", "b").replace(b"\n", b",\n"),
+        rows("a", "b").replace(b"\n", b"\r\n"),
+    ],
+    ids=["carriage returns", "commas behind the lines", "both"],
+)
+def test_jsonl_with_other_ends_of_lines_is_read(content):
+    Path("rows.jsonl").write_bytes(content)
+
+    assert asked("rows.jsonl") == ["a", "b"]
+
+
+def test_a_line_above_the_header_of_a_csv_file_is_named():
+    Path("rows.csv").write_text("# exported 2024\ninstruction,output\na,b\n")
+
+    with pytest.raises(DataError, match="the first line names one column; it must name all: remove what stands above"):
+        open_dataset("rows.csv")

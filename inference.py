@@ -104,9 +104,8 @@ def answer_file(settings: InferenceSettings, run: Run | None, source: Path, targ
     started = time.monotonic()
     task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
     columns = run.train_settings().columns_by_field() if run else {}
-    rows = read_rows(source, task, keep_bad=settings.on_bad_row == "quarantine", columns=columns)
-    busy = f"{target}: another command is writing it"
-    with held(lock_of(target), busy, "wait for it, or name another --output"):
+    rows = read_rows(source, task, keep_bad=settings.on_bad_row != "error", columns=columns, encoding=settings.encoding)
+    with held(lock_of(target), f"{target}: another command is writing it", "wait for it, or name another --output"):
         from sft.inference.files import answer_rows, describe_source  # heavy
 
         predictor = load(settings, run)

@@ -27,15 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
 
-    from sft.data import Reading, open_dataset  # after --help
+    from sft.data import open_dataset_of  # after --help
 
-    dataset = open_dataset(
-        settings.data,
-        eval_ratio=settings.eval_ratio,
-        seed=settings.split_seed,
-        on_bad_row=settings.on_bad_row,
-        reading=Reading.of(settings),
-    )
+    dataset = open_dataset_of(settings)
     from sft.labels import choose_head
 
     head = choose_head(settings, dataset.train)

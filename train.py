@@ -30,16 +30,10 @@ def main(argv: list[str] | None = None) -> None:
 
     from prompts.tasks import get_task
     from sft.backend import choose_backend
-    from sft.data import Reading, open_dataset
+    from sft.data import open_dataset_of
     from sft.models.source import AUTO, EMBEDDED, find_source
 
-    dataset = open_dataset(
-        settings.data,
-        eval_ratio=settings.eval_ratio,
-        seed=settings.split_seed,
-        on_bad_row=settings.on_bad_row,
-        reading=Reading.of(settings),
-    )
+    dataset = open_dataset_of(settings)
     if settings.model not in (AUTO, EMBEDDED):  # those import torch, and unsloth has to come before transformers
         find_source(settings.model, settings.revision)  # what cannot be had is told now, not after seconds of imports
     with redirect_stdout(sys.stderr):  # where unsloth and deepspeed print their greetings; stdout is for the result

@@ -63,6 +63,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
     input: str | None = Field(None, description="task instruct: supplementary information below the instruction")
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
     max_seq_length: int | None = MAX_SEQ_LENGTH
+    encoding: str | None = Field(None, description="of a --file that is not UTF-8: gb18030, cp1252, ...")
     decoding: Preset = Field(
         "precise",
         description="precise: greedy, as evaluate.py measures; chat: drawn, with penalties; labels are scored",

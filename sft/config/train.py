@@ -19,7 +19,20 @@ class TrainSettings(ResultSettings):
     prog: ClassVar[str] = "train.py"
     texts: ClassVar[tuple[str, ...]] = ("system_prompt",)
 
-    data: str = Field("data/mixed", description="dataset folder, or one file of rows in any accepted form")
+    data: str = Field(
+        "data/mixed",
+        description="dataset folder, or rows in any accepted form: a file, a folder, a pattern, or a,b,c of them",
+        validation_alias=AliasChoices("data", "train_data"),
+    )
+    validation_data: str | None = Field(
+        None,
+        description="rows to validate on, as files like --data; default: eval_ratio of the rows of --data",
+        validation_alias=AliasChoices("validation_data", "val_data"),
+    )
+    test_data: str | None = Field(None, description="rows that evaluate.py is to score, as files like --data")
+    max_samples: int | None = Field(
+        None, ge=1, description="so many training rows, and validation rows, at most: drawn at random by split_seed"
+    )
     output_dir: str | None = Field(None, description="the run folder; default outputs/<date>-<recipe>")
 
     model: str = Field(
@@ -85,6 +98,9 @@ class TrainSettings(ResultSettings):
         None, description="column of a file; rows of one value stay on one side of the split. Default: group, if there"
     )
     form: str | None = Field(None, description="form to read where rows fit several: messages, instruction/output, ...")
+    encoding: str | None = Field(
+        None, description="of text files that are not UTF-8: gb18030, cp1252, ...; common Chinese is found by itself"
+    )
     pooling: Literal["last", "mean"] = Field(
         "last", description="head classification: reads the last token of the prompt, or the mean of all"
     )

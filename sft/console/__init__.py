@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from sft.console.answers import AnswerWriter
 from sft.console.commands import run_command
 from sft.console.keyboard import on_interrupt, quiet_keyboard
-from sft.console.narration import Progress, progress, say, tell
+from sft.console.narration import Progress, progress, say, say_once, tell
 from sft.console.tables import table
 from sft.console.terminal import TerminalFilter, make_visible, to_json
 from sft.console.typed import LineReader, has_cursor, read_standard_input
@@ -34,6 +34,7 @@ __all__ = [
     "repeat_warnings",
     "run_command",
     "say",
+    "say_once",
     "table",
     "tell",
     "to_json",

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar, overload
 
@@ -14,6 +15,7 @@ from sft.console.terminal import make_visible
 
 Item = TypeVar("Item")
 
+_said: set[tuple[Path, str]] = set()  # of this process, by say_once
 LINES_PER_RUN = 10  # without a terminal: one line per 10 %
 LINE_INTERVAL_S = 30.0  # without a terminal and without a total: one line per 30 s
 
@@ -29,6 +31,13 @@ def say(text: str, *, by_all: bool = False) -> None:
             return
         text = f"process {rank}: {text}"
     tqdm.write(make_visible(text), file=sys.stderr)
+
+
+def say_once(text: str, *, about: Path) -> None:
+    """Say a line about a file that may be read again and again, the first time only."""
+    if (about.resolve(), text) not in _said:
+        _said.add((about.resolve(), text))
+        say(text)
 
 
 def tell(text: str, *, indent: int = 1) -> None:

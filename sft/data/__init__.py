@@ -7,8 +7,19 @@ dataset.train[0]                                 # {"id": "reviews-17", "source"
 """
 
 from sft.data.canonical import Entity, Row, Turn
-from sft.data.dataset import Dataset, open_dataset
+from sft.data.dataset import Dataset, open_dataset, open_dataset_of
 from sft.data.reading import Reading
 from sft.data.rows import BadRow, FoundRow, RowReader
 
-__all__ = ["BadRow", "Dataset", "Entity", "FoundRow", "Reading", "Row", "RowReader", "Turn", "open_dataset"]
+__all__ = [
+    "BadRow",
+    "Dataset",
+    "Entity",
+    "FoundRow",
+    "Reading",
+    "Row",
+    "RowReader",
+    "Turn",
+    "open_dataset",
+    "open_dataset_of",
+]

@@ -13,7 +13,7 @@ from sft.data.candidates import CandidateStore
 from sft.data.choice import book_rows, choose_rows
 from sft.data.collection import Collection
 from sft.data.decontamination import EvaluationTexts
-from sft.data.folder import Manifest, publish_folder, stage_folder
+from sft.data.folder import LEDGER, Manifest, publish_folder, stage_folder
 from sft.data.ledger import Ledger
 from sft.data.manifest import BuildOptions, make_manifest
 from sft.data.overlaps import describe_overlap
@@ -39,7 +39,7 @@ def build_dataset(
     with stage_folder(target, resume=resume) as staging:
         spools = Collection(staging.sources, preset, options, evaluation, num_proc).read_all()
         with (
-            Ledger(staging.dataset / "ledger.jsonl") as ledger,
+            Ledger(staging.dataset / LEDGER) as ledger,
             contextlib.closing(_open_store(preset, cells, spools)) as store,
         ):
             for name, spool in zip(preset.sources, spools, strict=True):

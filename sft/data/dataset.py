@@ -7,26 +7,32 @@ len(dataset.train), dataset.train[0]["task"]         # 900, "sentiment"
 import collections
 import hashlib
 import itertools
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
 
-from sft.console import say
+from sft.console import say, warn
 from sft.data.candidates import join_sides
 from sft.data.canonical import Row, asked_of, thread_of
 from sft.data.content import group_key
+from sft.data.files import by_split, find_files, hash_files, is_built, names_files
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.places import sha256_of
 from sft.data.preset import make_source
 from sft.data.reading import Reading, restore_tasks, with_declared_labels
 from sft.data.recognised import Recognised, check_numbers
-from sft.data.records import READABLE, declared_classes
+from sft.data.records import READABLE, declared_classes, is_packed, kind_of_file
 from sft.data.registry import known_names
 from sft.data.rows import BadRow, FoundRow, OnBadRow, RowReader
 from sft.errors import ConfigError, DataError, nearest_name
+
+if TYPE_CHECKING:
+    from sft.config.train import TrainSettings
 
 SHOWN_BAD_ROWS = 5
 SHOWN_LABELS = 8
@@ -52,41 +58,139 @@ def open_dataset(
     seed: int = 42,
     on_bad_row: OnBadRow = "error",
     reading: Reading | None = None,
+    validation_data: str | None = None,
+    test_data: str | None = None,
+    max_samples: int | None = None,
 ) -> Dataset:
-    """A dataset folder as it was built, its hashes checked; or one file in any accepted form, split by content hash.
+    """A dataset folder as it was built, its hashes checked; or files in any accepted form, split by content hash.
 
-    A name of the registry (recipes/datasets.yaml, or the user's own) is read and split like a file.
-    A single file gives train and validation (`eval_ratio` of its rows, rows that ask the same on one side) and no test.
-    `reading` says what a file's columns leave open. Raises DataError where there is nothing, where a hash differs, and
-    for bad rows unless they are quarantined; ConfigError for a reading of what was read already.
+    `path` names one file, a folder of them, a pattern, or several with commas between (sft/data/files.py); a name of
+    the registry (recipes/datasets.yaml, or the user's own) is read and split like a file. Files give train and
+    validation (`eval_ratio` of the rows, rows that ask the same on one side) and no test, unless their names or
+    `validation_data` and `test_data` say which rows those are. max_samples: so many rows of train and of validation at
+    most, drawn by the seed after the split. `reading` says what a file's columns leave open. Raises DataError where
+    there is nothing, where a hash differs, and for bad rows unless they are quarantined; ConfigError for a reading of
+    what was read already.
     """
     path, reading = Path(path), reading or Reading()
     recover_folder(path)
-    if path.is_dir():
+    if is_built(path) or (path.is_dir() and not any(path.iterdir())):
         if flags := reading.flags():
             raise ConfigError(
                 f"{', '.join(flags)}: {path} is a built dataset, whose rows are read; give them to the build"
             )
         manifest = read_manifest(path)
+        if given := _first_given(validation_data=validation_data, test_data=test_data):
+            raise ConfigError(f"--{given}: {path} is a built dataset, which has its splits; leave it out")
         restore_tasks(manifest.get("tasks", []))
         train, validation, test = (read_split(path, manifest, name) for name in ("train", "validation", "test"))
-        return Dataset(train, validation, test, sha256_of(path / MANIFEST), str(path), "as built")
-    if not path.exists():
+        whole = Dataset(train, validation, test, sha256_of(path / MANIFEST), str(path), "as built")
+        return _draw(whole, max_samples, seed)
+    if not names_files(path):
         if str(path) in known_names():
             if flags := reading.flags():
                 raise ConfigError(
                     f"{', '.join(flags)}: {path} is a name of a registry; write them into its entry there"
                 )
-            return _open_named(str(path), eval_ratio, seed, on_bad_row)
+            if given := _first_given(validation_data=validation_data, test_data=test_data):
+                raise ConfigError(
+                    f"--{given}: {path} is a name of a registry; give files beside it, or mix by a preset"
+                )
+            return _draw(_open_named(str(path), eval_ratio, seed, on_bad_row), max_samples, seed)
         raise _explain_missing(path)
-    rows = _read_file(path, on_bad_row, reading)
-    train, validation = split_by_content(rows, eval_ratio, seed)
+    parts = find_parts(path, validation_data, test_data)
+    ids: set[str] = set()
+    rows = {
+        split: [row for file in files for row in _read_file(file, on_bad_row, reading, ids)]
+        for split, files in parts.items()
+    }
     how = f"by content hash, eval_ratio {eval_ratio:g}, seed {seed}"
-    return Dataset(train, validation, [], sha256_of(path), str(path), how)
+    if "validation" in rows:
+        train, validation, how = rows["train"], rows["validation"], "as given"
+    else:
+        train, validation = split_by_content(rows["train"], eval_ratio, seed)
+    if len(parts["train"]) > 1:
+        say(f"{path}: {len(rows['train']):,} rows of {len(parts['train']):,} files")
+    test = rows.get("test", [])
+    if len(parts) > 1:
+        counts = {"train": len(train), "validation": len(validation), "test": len(test)}
+        say(", ".join(f"{split} {count:,} rows" for split, count in counts.items() if count) + f"; validation {how}")
+        _warn_of_repeats(train, {"validation": rows.get("validation", []), "test": test}, seed)
+    return _draw(Dataset(train, validation, test, hash_files(parts), str(path), how), max_samples, seed)
+
+
+def open_dataset_of(
+    settings: "TrainSettings",
+    *,
+    eval_ratio: float | None = None,
+    seed: int | None = None,
+    on_bad_row: OnBadRow | None = None,
+) -> Dataset:
+    """The dataset that the settings of a run name, read and split as they say; raises as open_dataset."""
+    return open_dataset(
+        settings.data,
+        eval_ratio=settings.eval_ratio if eval_ratio is None else eval_ratio,
+        seed=settings.split_seed if seed is None else seed,
+        on_bad_row=on_bad_row or settings.on_bad_row,
+        reading=Reading.of(settings),
+        validation_data=settings.validation_data,
+        test_data=settings.test_data,
+        max_samples=settings.max_samples,
+    )
+
+
+def find_parts(path: str | Path, validation_data: str | None, test_data: str | None) -> dict[str, list[Path]]:
+    """The files of each split that is given: {"train": [Path("a.jsonl")]} where nothing says more.
+
+    Raises DataError where a file is in two splits.
+    """
+    files = find_files(path)
+    parts = {"train": files} if validation_data or test_data else by_split(files) or {"train": files}
+    parts |= {"validation": find_files(validation_data)} if validation_data else {}
+    parts |= {"test": find_files(test_data)} if test_data else {}
+    parts = {split: found for split, found in parts.items() if found}
+    split_of: dict[Path, str] = {}
+    for split, found in parts.items():
+        for file in found:
+            if (other := split_of.setdefault(file.resolve(), split)) != split:
+                raise DataError(f"{file}: given for {other} and for {split}; a row belongs to one of them")
+    return parts
+
+
+def _first_given(**values: object) -> str | None:
+    return next((name for name, value in values.items() if value is not None), None)
+
+
+def _draw(dataset: Dataset, max_samples: int | None, seed: int) -> Dataset:
+    """The dataset with at most so many rows of train and of validation, drawn at random, in their order."""
+    if max_samples is None or max(len(dataset.train), len(dataset.validation)) <= max_samples:
+        return dataset
+
+    def draw(rows: list[Row]) -> list[Row]:
+        kept = random.Random(seed).sample(range(len(rows)), min(max_samples or 0, len(rows)))
+        return [rows[index] for index in sorted(kept)]
+
+    drawn = replace(dataset, train=draw(dataset.train), validation=draw(dataset.validation))
+    say(
+        f"{dataset.path}: max_samples takes {len(drawn.train):,} of {len(dataset.train):,} training rows, "
+        f"{len(drawn.validation):,} of {len(dataset.validation):,} validation rows"
+    )
+    return drawn
+
+
+def _warn_of_repeats(train: list[Row], others: dict[str, list[Row]], seed: int) -> None:
+    """Say how many rows of splits that were given ask what a training row asks."""
+    asked = {group_key(asked_of(row), seed) for row in train}
+    for split, rows in others.items():
+        if count := sum(group_key(asked_of(row), seed) in asked for row in rows):
+            warn(f"{count:,} of {len(rows):,} {split} rows ask what a training row asks; their scores say little")
 
 
 def _explain_missing(path: Path) -> DataError:
-    if path.suffix in READABLE:
+    name, mark, count = str(path).rpartition("#")
+    if mark and count.isdigit() and (Path(name).exists() or name in known_names()):
+        return DataError(f"{path}: no such data; for {count} rows of it: --data {name} --max_samples {count}")
+    if kind_of_file(path) in READABLE:
         return DataError(f"{path}: no such file; give a dataset folder or a file of rows")
     if len(path.parts) == 2 and not path.is_absolute() and path.parent.name != "data" and not path.parent.exists():
         return DataError(
@@ -166,11 +270,12 @@ def _find_sides(rows: list[Row], seed: int) -> list[int]:
     return sides
 
 
-def _read_file(path: Path, on_bad_row: OnBadRow, reading: Reading) -> list[Row]:
+def _read_file(path: Path, on_bad_row: OnBadRow, reading: Reading, ids: set[str]) -> list[Row]:
     column = dict(reading.columns).get("label", "label")
     reading = with_declared_labels(reading, declared_classes(path).get(column, ()))
     reader = RowReader(path, reading=reading)
-    rows = _take_rows(reader, path.stem, str(path), on_bad_row, lambda: reader.recognised)
+    name = path.name.removesuffix("".join(path.suffixes[-2:])) if is_packed(path) else path.stem
+    rows = _take_rows(reader, name, str(path), on_bad_row, lambda: reader.recognised, ids)
     say(reader.describe())
     return rows
 
@@ -181,6 +286,7 @@ def _take_rows(
     shown_as: str,
     on_bad_row: OnBadRow,
     recognised: Callable[[], Recognised] = Recognised,
+    ids: set[str] | None = None,
 ) -> list[Row]:
     """Every row with its id and source; what cannot be used is told or raised.
 
@@ -188,7 +294,7 @@ def _take_rows(
     """
     rows: list[Row] = []
     bad: list[BadRow] = []
-    ids: set[str] = set()
+    ids = set() if ids is None else ids
     waiting = iter(found_rows)
     for found in waiting:
         if isinstance(found, FoundRow):

@@ -25,6 +25,7 @@ from sft.errors import DataError
 from sft.locks import held, lock_of
 
 MANIFEST = "manifest.json"
+LEDGER = "ledger.jsonl"
 FORMAT = 1  # of the manifest; a reader refuses another
 
 

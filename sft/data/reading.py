@@ -17,6 +17,7 @@ from prompts.label_task import Definition, make_definition, make_label_task, nam
 from prompts.task import Task, label_key
 from prompts.tasks import add_task, get_task, task_names
 from sft.config.yaml_files import read_yaml
+from sft.data.files import names_files
 from sft.data.places import PROJECT_ROOT
 from sft.errors import ConfigError, nearest_name
 
@@ -38,12 +39,13 @@ class Reading:
     columns: tuple[tuple[str, str], ...] = ()  # a field and the column it is read from: ("text", "评论")
     group_by: str | None = None  # the column whose equal values keep rows on one side of a split
     form: str | None = None  # the form to read where a row fits several
+    encoding: str | None = None  # of text files that are not UTF-8: "gb18030"
     is_told_by_labels: bool = False  # the task is a shipped one that has the labels named; a form's own goes before it
 
     @classmethod
     def of(cls, settings: "TrainSettings") -> "Reading":
         """What the settings of a run say. Raises ConfigError for a task, label or column that cannot be."""
-        orders_head = settings.is_classifier and not Path(settings.data).is_file()  # of rows that were read before
+        orders_head = settings.is_classifier and not names_files(settings.data)  # of rows that were read before
         return make_reading(
             task=settings.task,
             labels=() if orders_head else settings.labels,
@@ -51,13 +53,14 @@ class Reading:
             columns=settings.columns_by_field(),
             group_by=settings.group_by,
             form=settings.form,
+            encoding=settings.encoding,
         )
 
     def flags(self) -> list[str]:
         """The flags that say more than a built dataset leaves open."""
         is_said = self.task is not None and not self.is_told_by_labels
         named = {"--task or --labels": is_said, "--label_map": self.label_map, "--columns": self.columns,
-                 "--group_by": self.group_by, "--form": self.form}  # fmt: skip
+                 "--group_by": self.group_by, "--form": self.form, "--encoding": self.encoding}  # fmt: skip
         return [flag for flag, value in named.items() if value]
 
     def open_task(self) -> Task | None:
@@ -75,6 +78,7 @@ def make_reading(
     columns: Table[str, str] | None = None,
     group_by: str | None = None,
     form: str | None = None,
+    encoding: str | None = None,
 ) -> Reading:
     """A reading of what was said. Raises ConfigError where its parts contradict each other.
 
@@ -96,6 +100,7 @@ def make_reading(
         columns=tuple((columns or {}).items()),
         group_by=group_by,
         form=form,
+        encoding=encoding,
         is_told_by_labels=task is None and found is not None and definition is None,
     )
 
@@ -106,7 +111,8 @@ def with_declared_labels(reading: Reading, names: Sequence[str]) -> Reading:
         return reading
     if any(all(task.find_label(name) is not None for name in names) for task in word_tasks()):
         return reading
-    return replace(make_reading(labels=names), columns=reading.columns, group_by=reading.group_by, form=reading.form)
+    told = make_reading(labels=names)
+    return replace(reading, task=told.task, definition=told.definition, is_told_by_labels=told.is_told_by_labels)
 
 
 def find_task(named: str) -> Task:

@@ -16,7 +16,7 @@ from sft.data.canonical import Row, RowError
 from sft.data.dialects import TABLES, Context, convert_record
 from sft.data.reading import Reading
 from sft.data.recognised import Recognised
-from sft.data.records import BadRecord, GoodRecord, read_records
+from sft.data.records import BadRecord, GoodRecord, kind_of_file, read_records
 from sft.errors import DataError
 
 OnBadRow = Literal["error", "quarantine"]
@@ -60,7 +60,9 @@ class RowReader:
 
     def __iter__(self) -> Iterator[FoundRow | BadRow]:
         self.recognised = Recognised()
-        yield from convert_records(read_records(self.path), self.shown_as, self._reading, self.recognised)
+        yield from convert_records(
+            read_records(self.path, self._reading.encoding), self.shown_as, self._reading, self.recognised
+        )
 
     @property
     def dialects(self) -> Counter[str]:
@@ -82,7 +84,7 @@ def convert_records(
 ) -> Iterator[FoundRow | BadRow]:
     """Canonical rows of a file's records; `recognised` is brought up to date on the way."""
     context = Context(reading, recognised)
-    is_table = shown_as.lower().endswith(TABLES)
+    is_table = kind_of_file(shown_as) in TABLES
     for record in records:
         if isinstance(record, BadRecord):
             yield BadRow(shown_as, *record)

@@ -12,9 +12,9 @@ from prompts.head import answers_of
 from prompts.tasks import Task, get_task
 from sft.config.evaluate import EvaluateSettings, Turns
 from sft.config.train import TrainSettings
-from sft.data import Dataset, Reading, Row, open_dataset
-from sft.data.dataset import SPLIT_RULE, splits_as_before
-from sft.data.places import sha256_of
+from sft.data import Dataset, Reading, Row, open_dataset, open_dataset_of
+from sft.data.dataset import SPLIT_RULE, find_parts, splits_as_before
+from sft.data.files import hash_files, names_files
 from sft.data.quotas import largest_remainder
 from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError
@@ -94,7 +94,7 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     trained = run.train_settings()
     path = Path(settings.data or str(run.data["path"]))
     seed = trained.split_seed if settings.seed is None else settings.seed
-    if settings.data is not None and path.is_file() and sha256_of(path) != run.data["sha256"]:
+    if settings.data is not None and names_files(path) and not _is_own(path, run):
         rows, split, sha256 = _read_new_file(path, settings, seed, run)
         training = None
     else:
@@ -127,15 +127,14 @@ def _read_split(
     """Rows, name of the split, hash of the data, and the training rows where it is the data the run was trained on."""
     trained = run.train_settings()
     ratio = trained.eval_ratio if settings.eval_ratio is None else settings.eval_ratio
-    if path.is_file() and (ratio, seed) != (trained.eval_ratio, trained.split_seed):
+    if names_files(path) and (ratio, seed) != (trained.eval_ratio, trained.split_seed):
         raise ConfigError(
             f"--eval_ratio {ratio} --seed {seed}: the run split {path} by {trained.eval_ratio} and "
             f"{trained.split_seed}, another split would hold rows it was trained on; leave both out, or name other "
             "rows with --data"
         )
     on_bad_row = settings.on_bad_row or trained.on_bad_row  # the same rows as training saw, or ids and split differ
-    reading = reading_for(path, trained)
-    dataset = open_dataset(path, eval_ratio=ratio, seed=seed, on_bad_row=on_bad_row, reading=reading)
+    dataset = _open_like(path, trained, eval_ratio=ratio, seed=seed, on_bad_row=on_bad_row)
     if settings.data is None and dataset.sha256 != run.data["sha256"]:
         raise DataError(
             f"{path} changed since the run was trained (sha256 {dataset.sha256[:12]}, then "
@@ -154,15 +153,9 @@ def _read_training_rows(run: Run) -> list[Row]:
     """What the run was trained on; raises DataError where that is not there any more, since nothing else can tell."""
     trained, path = run.train_settings(), Path(str(run.data["path"]))
     advice = "restore it, or pass --no-leak_check"
-    if not path.exists():
+    if not path.exists() and not names_files(path):
         raise DataError(f"{path}: what the run was trained on is gone, so leaks cannot be looked for; {advice}")
-    dataset = open_dataset(
-        path,
-        eval_ratio=trained.eval_ratio,
-        seed=trained.split_seed,
-        on_bad_row=trained.on_bad_row,
-        reading=reading_for(path, trained),
-    )
+    dataset = _open_like(path, trained)
     if dataset.sha256 != run.data["sha256"]:
         raise DataError(f"{path}: changed since the run was trained, so leaks cannot be looked for; {advice}")
     _check_split_rule(path, run, dataset)
@@ -180,9 +173,19 @@ def _check_split_rule(path: Path, run: Run, dataset: Dataset) -> None:
         )
 
 
-def reading_for(path: Path, trained: TrainSettings) -> Reading:
-    """How the run read its rows, so that others are read alike; a built dataset needs no such thing."""
-    return Reading.of(trained) if path.is_file() else Reading()
+def _is_own(path: Path, run: Run) -> bool:
+    """Whether files are those the run was trained on: by themselves, or with the splits that were given beside them."""
+    trained = run.train_settings()
+    given = find_parts(path, None, None), find_parts(path, trained.validation_data, trained.test_data)
+    return run.data["sha256"] in {hash_files(parts) for parts in given}
+
+
+def _open_like(path: Path, trained: TrainSettings, **how: object) -> Dataset:
+    """Data read as the run read its own; of files the splits that were given beside them belong to it, too."""
+    if names_files(path):
+        return open_dataset_of(trained.model_copy(update={"data": str(path)}), **how)  # type: ignore[arg-type]
+    own = {"eval_ratio": trained.eval_ratio, "seed": trained.split_seed, "on_bad_row": trained.on_bad_row}
+    return open_dataset(path, **own | how, max_samples=trained.max_samples)  # type: ignore[arg-type]
 
 
 def _reading_of_own(run: Run) -> Reading:

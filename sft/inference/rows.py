@@ -23,14 +23,19 @@ class FileRow:
 
 
 def read_rows(
-    path: Path, task: Task, *, keep_bad: bool, columns: Mapping[str, str] = MappingProxyType({})
+    path: Path,
+    task: Task,
+    *,
+    keep_bad: bool,
+    columns: Mapping[str, str] = MappingProxyType({}),
+    encoding: str | None = None,
 ) -> list[FileRow]:
     """The rows of a file; columns: what the run's own file called its fields, {"text": "评论"}.
 
     Raises DataError for a file that cannot be read; unless keep_bad, for the first bad row.
     """
     rows = []
-    for record in read_records(path):
+    for record in read_records(path, encoding):
         row, name, problem = None, None, record.message if isinstance(record, BadRecord) else None
         if not isinstance(record, BadRecord):
             given = record.fields.get("id")

@@ -138,6 +138,7 @@ CONTENT: dict[str, bytes] = {
     "column_twice.csv": b"text,text\na,b\n",
     "invalid_utf8.csv": b"text,label\n\xff,1\nc,0\n",
     "gb18030.csv": "text,label\n房间很干净，服务也好,1\n".encode("gb18030"),
+    "cp1252.csv": "text,label\nSchöne Zimmer für Gäste,1\n".encode("cp1252"),
     "utf16.csv": "text,label\n很好,1\n".encode("utf-16"),
     "empty_label.csv": b"text,label\na,\nb,1\n",
     "semicolons.csv": b"text;label\na;1\n",

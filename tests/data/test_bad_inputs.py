@@ -108,7 +108,7 @@ def test_what_only_looks_like_something_else_stays_text():
         ("train.py", "cut.jsonl"),
         ("train.py", "formulas.xlsx"),
         ("train.py", "a_folder.jsonl"),
-        ("inspect_data.py", "gb18030.csv"),
+        ("inspect_data.py", "cp1252.csv"),
         ("inspect_data.py", "cut.parquet"),
     ],
 )

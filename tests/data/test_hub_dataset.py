@@ -127,6 +127,61 @@ def test_csv_cells_of_the_hub_stay_text(hub, tmp_path):
     assert [(row.row["text"], row.row["label"]) for row in rows] == [("001", "正面"), ("NA", "负面")]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_csv_cells_stay_text_where_the_data_set_is_named_by_its_id_alone(delimiter, hub, tmp_path):
+    for split in ("train", "test"):
+        path = tmp_path / "csv" / f"{split}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"text,label\n001 {split},1\nNA,0\n1.0,1\n".replace(",", delimiter), encoding="utf-8")
+    hub.add("datasets", "owner/rows", tmp_path / "csv")
+
+    rows = rows_of(HubDataset(kind="hub", id="owner/rows", hub_split="test"))
+
+    assert [row.row["text"] for row in rows] == ["001 test", "NA", "1.0"]
+    with pytest.raises(DataError, match="no split 'tset'; did you mean 'test'"):
+        list(HubDataset(kind="hub", id="owner/rows", hub_split="tset").read())
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize("files", ["*", ()])
+def test_shards_of_unlike_columns_are_read_each_with_its_own(kind, files, hub, tmp_path):
+    shards: list[list[dict[str, object]]] = [
+        [{"text": f"a{number}", "label": "1"} for number in range(3)],
+        [{"note": "more", "text": f"b{number}", "label": "0"} for number in range(2)],
+    ]
+    for number, shard in enumerate(shards):
+        path = tmp_path / "d" / f"train-{number:05}-of-00002.{kind}"
+        path.parent.mkdir(exist_ok=True)
+        if kind == "csv":
+            lines = [",".join(map(str, row)) for row in [shard[0].keys(), *(row.values() for row in shard)]]
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        else:
+            (write_jsonl if kind == "jsonl" else write_parquet)(path, shard)
+    hub.add("datasets", "owner/rows", tmp_path / "d")
+
+    rows = rows_of(HubDataset(kind="hub", id="owner/rows", files=files, columns={"text": "text", "label": "label"}))
+
+    assert [(row.line, row.row["text"]) for row in rows] == [(1, "a0"), (2, "a1"), (3, "a2"), (4, "b0"), (5, "b1")]
+
+
+def test_one_odd_row_does_not_turn_the_others_of_its_column_into_json_texts(hub, tmp_path):
+    rows: list[dict[str, object]] = [{"instruction": 'say "hi"', "output": "line\nline"} for _ in range(3)]
+    rows[1] = {"instruction": "odd", "output": 35}
+    rows[2] = {"instruction": "odd", "output": ["a"]}
+    hub.add("datasets", "owner/rows", jsonl(tmp_path / "d", rows))
+
+    first, second, third = HubDataset(kind="hub", id="owner/rows").read()
+
+    assert isinstance(first, FoundRow)
+    assert (first.row["instruction"], first.row["output"]) == ('say "hi"', "line\nline")
+    assert isinstance(second, BadRow)
+    assert isinstance(third, BadRow)
+    assert [second.message, third.message] == [
+        "'output' is a number, expected text",
+        "'output' is a list, expected text",
+    ]
+
+
 def test_files_are_read_in_the_order_of_the_patterns_and_a_limit_ends_early(hub, tmp_path):
     for name in ("b", "a2", "a1"):
         write_jsonl(tmp_path / "d" / f"{name}.jsonl", [{"text": f"{name} {n}", "label": 1} for n in range(3)])

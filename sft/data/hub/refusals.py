@@ -25,6 +25,13 @@ def is_transient(error: BaseException) -> bool:
     return any(name in TRANSIENT_NAMES for cause in _chain(error) for name in _names_of(cause))
 
 
+def is_unlike(error: BaseException) -> bool:
+    """Whether a file of a data set has other columns, or columns of another type, than the file before it."""
+    return any(
+        name in ("CastError", "DatasetGenerationCastError") for cause in _chain(error) for name in _names_of(cause)
+    )
+
+
 def name_trouble(error: BaseException) -> str:
     """A transient error in few words: "status 503", "ConnectError: Connection refused"."""
     if status := find_status(error):

@@ -11,6 +11,7 @@ connection that then still fails is opened again at the last batch of rows, so n
 import csv
 import fnmatch
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -19,8 +20,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sft.console import say
 from sft.data.fields import Record
-from sft.data.hub.refusals import explain_content, explain_repository, explain_silence, is_transient, name_trouble
-from sft.data.records.tables import class_names, name_classes
+from sft.data.hub.refusals import (
+    explain_content,
+    explain_repository,
+    explain_silence,
+    is_transient,
+    is_unlike,
+    name_trouble,
+)
+from sft.data.records.tables import make_restorer
 from sft.errors import DataError, nearest_name
 
 if TYPE_CHECKING:
@@ -87,19 +95,22 @@ def stream_records(part: HubPart) -> Iterator[tuple[int, Record]]:
     """Every row with its number, from 1. Raises DataError where it cannot be opened or the hub falls silent."""
     with _tell_retries(part.name):
         stream = _open_stream(part)
-        names = class_names(getattr(stream.features, "arrow_schema", None) and stream.features.arrow_schema.metadata)
+        declared = getattr(stream.features, "arrow_schema", None)
         state, number, tries = stream.state_dict(), 0, 0
         while True:
             try:
                 for batch in stream.iter(batch_size=BATCH_ROWS):
+                    as_meant = make_restorer(declared or batch.schema)
                     for record in batch.to_pylist():
                         number += 1
-                        yield number, name_classes(record, names)
+                        yield number, as_meant(record)
                     state, tries = stream.state_dict(), 0
                 return
             except GeneratorExit:
                 raise
             except Exception as error:
+                if is_unlike(error) and len(names := _files_of(part)) > 1:
+                    break
                 if not is_transient(error):
                     raise _explain(error, part) from None
                 failed = error
@@ -109,6 +120,24 @@ def stream_records(part: HubPart) -> Iterator[tuple[int, Record]]:
             time.sleep(WAITS_S[tries])
             tries += 1
             stream.load_state_dict(state)
+    say(f"{part.name}: its files have unlike columns; each is read with its own")
+    apart = itertools.chain.from_iterable(stream_records(part._replace(files=(name,))) for name in names)
+    yield from enumerate((record for _, record in itertools.islice(apart, number, None)), start=number + 1)
+
+
+def _files_of(part: HubPart) -> list[str]:
+    """The files that a part is read from, in their order."""
+    return _match_files(part) if part.files else _data_files_of(part)[1]
+
+
+def _data_files_of(part: HubPart) -> tuple[str, list[str]]:
+    """What reads a configuration's split ("csv") and the names of its files, as the client resolves them."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(part.name, part.config, revision=part.commit.sha)
+    files = builder.config.data_files or {}
+    chosen = files[_choose_split(part, [str(split) for split in files])]
+    return builder.dataset_name or "", [str(url).partition(f"@{part.commit.sha}/")[2] for url in chosen]
 
 
 def _open_stream(part: HubPart) -> "IterableDataset":
@@ -125,6 +154,8 @@ def _open_stream(part: HubPart) -> "IterableDataset":
         try:
             if part.files:
                 return _open_files(part).with_format("arrow")
+            if _is_csv(part.commit):
+                return _open_files(part._replace(files=tuple(_data_files_of(part)[1]))).with_format("arrow")
             splits = datasets.load_dataset(part.name, part.config, revision=part.commit.sha, streaming=True)
             return splits[_choose_split(part, list(splits))].with_format("arrow")
         except DataError:
@@ -146,17 +177,9 @@ def _choose_split(part: HubPart, there: list[str]) -> str:
 
 
 def _open_files(part: HubPart) -> "IterableDataset":
-    """The files named, in the order of their names within each pattern; `*` also spans folders."""
     import datasets
 
-    names: list[str] = []
-    for pattern in part.files:
-        data_files = [name for name in part.commit.files if name == pattern or _suffix_of(name) in BUILDERS]
-        found = sorted(name for name in data_files if fnmatch.fnmatchcase(name, pattern))
-        if not found:
-            there = ", ".join(_data_files(part.commit)[:6]) or "no data files"
-            raise DataError(f"{part.name}: no file {pattern!r} at this revision (it has: {there})")
-        names += [name for name in found if name not in names]
+    names = _match_files(part)
     kinds = {_suffix_of(name) for name in names}
     builders = {BUILDERS.get(kind, "") for kind in kinds}
     if len(builders) > 1 or "" in builders:
@@ -166,22 +189,37 @@ def _open_files(part: HubPart) -> "IterableDataset":
     return datasets.load_dataset(builders.pop(), data_files=urls, split="train", streaming=True, **options)
 
 
+def _match_files(part: HubPart) -> list[str]:
+    """The files named, in the order of their names within each pattern; `*` also spans folders."""
+    names: list[str] = []
+    for pattern in part.files:
+        data_files = [name for name in part.commit.files if name == pattern or _suffix_of(name) in BUILDERS]
+        found = sorted(name for name in data_files if fnmatch.fnmatchcase(name, pattern))
+        if not found:
+            there = ", ".join(_data_files(part.commit)[:6]) or "no data files"
+            raise DataError(f"{part.name}: no file {pattern!r} at this revision (it has: {there})")
+        names += [name for name in found if name not in names]
+    return names
+
+
 def _keep_cells_as_text(url: str, delimiter: str) -> dict[str, object]:
     """Options that keep CSV cells what they are, "001" and "NA" too; the client wants each column named for that."""
     import datasets
     from huggingface_hub import HfFileSystem
 
     with HfFileSystem(endpoint=datasets.config.HF_ENDPOINT).open(url, encoding="utf-8-sig", mode="r") as file:
-        header = next(csv.reader(file, delimiter=delimiter), [])
+        line = file.readline()
+    header = next(csv.reader([line], delimiter=delimiter), [])
+    if len(header) == 1 and (other := max(";\t|,", key=line.count)) in line:
+        delimiter, header = other, next(csv.reader([line], delimiter=other))
     features = datasets.Features({column: datasets.Value("string") for column in header})
     return {"features": features, "keep_default_na": False, "sep": delimiter}
 
 
-def _refuse_guessed_cells(part: HubPart) -> None:
-    files = _data_files(part.commit)
-    if files and all(_suffix_of(name) in (".csv", ".tsv") for name in files):
-        shown = ", ".join(files[:6])
-        raise DataError(f"{part.name}: its rows are CSV; name the files, so that cells like 001 stay text: {shown}")
+def _is_csv(commit: Commit) -> bool:
+    """Whether all the data of a repository is CSV, of whose cells the client would guess numbers and blanks."""
+    files = _data_files(commit)
+    return bool(files) and all(_suffix_of(name) in (".csv", ".tsv") for name in files)
 
 
 def _explain(error: Exception, part: HubPart) -> DataError:

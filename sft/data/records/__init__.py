@@ -1,5 +1,7 @@
 """Files as records: JSONL, a JSON array, CSV, TSV, Parquet and Excel, streamed, with the line of all that is found.
 
+Text files may be packed (.gz, .zst, .bz2, .xz).
+
     for found in read_records(Path("reports.jsonl")):
         found.line, found.fields           # 17, {"instruction": ..., "output": ...}
         found.reason, found.message        # of a BadRecord: "not_json", "not valid JSON: ..."
@@ -7,42 +9,59 @@
 A record that cannot be read is yielded as a BadRecord and reading goes on; a file that cannot be read is a DataError.
 """
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path
 
-from sft.data.records.encoding import refuse_wrong_encoding
+from sft.data.records.encoding import UTF8, choose_encoding
 from sft.data.records.found import BadRecord, GoodRecord
 from sft.data.records.json_files import is_one_row_a_line, parse_lines, read_json
-from sft.data.records.tables import declared_classes, read_csv, read_parquet
+from sft.data.records.opening import PACKED, is_packed, kind_of_file, open_bytes
+from sft.data.records.separated import read_separated
+from sft.data.records.tables import declared_classes, read_parquet
 from sft.errors import DataError
 
-__all__ = ["READABLE", "BadRecord", "GoodRecord", "declared_classes", "parse_lines", "read_line_blocks", "read_records"]
+__all__ = [
+    "READABLE",
+    "BadRecord",
+    "GoodRecord",
+    "declared_classes",
+    "kind_of_file",
+    "parse_lines",
+    "read_line_blocks",
+    "read_records",
+]
 
 BLOCK_BYTES = 1 << 20
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 BINARY = (".parquet", ".xlsx")
 
 
-def read_records(path: Path) -> Iterator[GoodRecord | BadRecord]:
-    """The records of one file, by what its name ends in; raises DataError where the file as a whole cannot be read."""
+def read_records(path: Path, encoding: str | None = None) -> Iterator[GoodRecord | BadRecord]:
+    """The records of one file, by what its name ends in; raises DataError where the file as a whole cannot be read.
+
+    encoding: of a text file, where the user names it ("cp1252"); else UTF-8, or what its bytes tell.
+    """
     with _explain_errors(path):
-        yield from _read_kind(path, _check_file(path))
+        yield from _read_kind(path, _check_file(path), encoding)
 
 
-def read_line_blocks(path: Path) -> Iterator[tuple[int, bytes]] | None:
+def read_line_blocks(path: Path, encoding: str | None = None) -> Iterator[tuple[int, bytes]] | None:
     """A JSONL file as blocks of whole lines of a megabyte, each with its first line's number; None for other files.
 
     Blocks can be parsed apart, by parse_lines. Raises DataError where the file as a whole cannot be read.
     """
     with _explain_errors(path):
-        if _check_file(path) not in (".jsonl", ".json") or not is_one_row_a_line(path):
+        if _check_file(path) not in (".jsonl", ".json"):
             return None
-        return _read_blocks(path)
+        codec = choose_encoding(path, encoding)
+        return _read_blocks(path) if codec == UTF8 and is_one_row_a_line(path, codec) else None
 
 
 def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    with _explain_errors(path), path.open("rb") as file:
+    with _explain_errors(path), open_bytes(path) as file:
         line = 1
         while lines := file.readlines(BLOCK_BYTES):
             yield line, b"".join(lines)
@@ -50,15 +69,16 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_file(path: Path) -> str:
-    kind = path.suffix.lower()
+    kind = kind_of_file(path)
     if kind in (".xls", ".xlsb", ".xlsm", ".ods"):
         raise DataError(f"{path}: of the spreadsheets only .xlsx is read; save it as that, or as CSV (UTF-8)")
     if kind not in READABLE:
-        raise DataError(f"{path}: unknown kind of file {kind!r}; give one of: {', '.join(READABLE)}")
+        packed = f", also packed ({', '.join(PACKED)})" if is_packed(path) else ""
+        raise DataError(f"{path}: unknown kind of file {kind!r}; give one of: {', '.join(READABLE)}{packed}")
+    if kind in BINARY and is_packed(path):
+        raise DataError(f"{path}: {kind} is packed in itself; unpack it first")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
-    if kind not in BINARY:
-        refuse_wrong_encoding(path)
     return kind
 
 
@@ -68,17 +88,20 @@ def _explain_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except (EOFError, zlib.error, LZMAError) as error:
+        raise DataError(f"{path}: the packed file is cut off or damaged ({error}); copy it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _read_kind(path: Path, kind: str) -> Iterator[GoodRecord | BadRecord]:
+def _read_kind(path: Path, kind: str, encoding: str | None) -> Iterator[GoodRecord | BadRecord]:
+    if kind in BINARY and encoding is not None:
+        raise DataError(f"{path}: encoding {encoding}: only text files have one; leave it out")
     if kind == ".parquet":
         return read_parquet(path)
     if kind == ".xlsx":
         from sft.data.records.excel import read_xlsx  # openpyxl takes 0.2 s
 
         return read_xlsx(path)
-    if kind in (".csv", ".tsv"):
-        return read_csv(path, delimiter="\t" if kind == ".tsv" else ",")
-    return read_json(path)
+    codec = choose_encoding(path, encoding)
+    return read_separated(path, codec) if kind in (".csv", ".tsv") else read_json(path, codec)

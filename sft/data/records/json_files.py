@@ -7,6 +7,7 @@ line it refuses, or that may hold a key twice, is read again by the standard lib
 import itertools
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -15,41 +16,56 @@ import orjson
 
 from sft.data.canonical import Json, RowError
 from sft.data.fields import Record, name_kind
+from sft.data.records.encoding import UTF8
 from sft.data.records.found import BadRecord, GoodRecord
+from sft.data.records.opening import open_bytes, open_text
 from sft.errors import DataError
 
 CHUNK_CHARACTERS = 1 << 20
 KEY = re.compile(rb'"\s*:')  # one match for each key; more where a text holds the like
+BLANK_OR_COMMA = " \t\r\n,"
 SPACE = re.compile(r"\s*")
 SPACE_OR_COMMA = re.compile(r"[\s,]*")
 
 
-def read_json(path: Path) -> Iterator[GoodRecord | BadRecord]:
+def read_json(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
     """One object a line, or one array of objects: the first character decides, whatever the file is called."""
-    yield from read_lines(path) if is_one_row_a_line(path) else read_array(path)
+    yield from read_lines(path, encoding) if is_one_row_a_line(path, encoding) else read_array(path, encoding)
 
 
-def is_one_row_a_line(path: Path) -> bool:
-    """Whether a file is JSONL, not an array or objects spread over lines. Raises DataError where it holds nothing."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        filled = (line.lstrip() for line in file if line.strip())
-        start, following = next(filled, ""), next(filled, "")  # "{" and a key: objects as printers write them
+def is_one_row_a_line(path: Path, encoding: str = UTF8) -> bool:
+    """Whether a file is JSONL: no array, no objects spread over lines, none behind each other with \\r between them.
+
+    Raises DataError where it holds nothing.
+    """
+    with open_text(path, encoding, newline="\n") as file:
+        filled = (line for line in file if line.strip())
+        start, following = next(filled, "").strip(), next(filled, "").strip()
     if not start:
         raise DataError(f"{path}: the file holds no rows, only blank lines")
-    return not start.startswith("[") and not (start.rstrip() == "{" and following.startswith(('"', "}")))
+    is_spread = start == "{" and following.startswith(('"', "}"))  # "{" and a key: objects as printers write them
+    return not start.startswith("[") and not is_spread and "\r" not in start
 
 
-def read_lines(path: Path) -> Iterator[GoodRecord | BadRecord]:
+def read_lines(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
     """JSONL. Blank lines are no rows; a byte-order mark is skipped; lines end in \\n or \\r\\n."""
-    with path.open("rb") as file:
-        yield from parse_lines(file, first_line=1)
+    if encoding == UTF8:
+        with open_bytes(path) as file:
+            yield from parse_lines(file, first_line=1)
+        return
+    with open_text(path, encoding, newline="\n") as text:
+        for number, line in enumerate(text, start=1):
+            try:
+                yield from parse_lines([line.encode()], number)
+            except UnicodeEncodeError:
+                yield BadRecord(number, "invalid_utf8", f"holds bytes that are not {encoding}")
 
 
 def parse_lines(lines: Iterable[bytes], first_line: int) -> Iterator[GoodRecord | BadRecord]:
     """Records of some lines of a JSONL file, the first of which has this number."""
     for number, line in enumerate(lines, start=first_line):
         if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(BOM_UTF8)
         if line.isspace() or not line:
             continue
         try:
@@ -76,7 +92,7 @@ def _parse_strictly(line: bytes) -> Record:
         raise RowError("invalid_utf8", f"byte {error.start + 1} of the line is not UTF-8") from None
     decoder = StrictDecoder()
     value, end = decoder.decode(text, 0)
-    if end != len(text):
+    if text[end:].strip(BLANK_OR_COMMA):  # a comma behind it: an array without its brackets
         raise RowError("not_json", f"not valid JSON: more text after the object (column {end + 1})")
     return decoder.check(value)
 
@@ -124,7 +140,7 @@ class StrictDecoder:
         self._problem = RowError("not_a_number", f"holds {name}, which JSON does not have; write null")
 
 
-def read_array(path: Path) -> Iterator[GoodRecord | BadRecord]:
+def read_array(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
     """The objects of one JSON array, or of a file of nothing but objects over any number of lines, one by one.
 
     They are decoded from a window over the file: memory follows the longest row.
@@ -133,7 +149,7 @@ def read_array(path: Path) -> Iterator[GoodRecord | BadRecord]:
     a BadRecord. Bytes that are no UTF-8 are carried along as lone surrogates and found there.
     """
     decoder = StrictDecoder()
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with open_text(path, encoding) as file:
         window = _Window(file)
         window.skip(SPACE)
         is_array = window.text.startswith("[", window.position)
@@ -159,7 +175,8 @@ def read_array(path: Path) -> Iterator[GoodRecord | BadRecord]:
             window.move_to(end)
             try:
                 if broken:
-                    raise RowError("invalid_utf8", "holds bytes that are not UTF-8")
+                    shown = "UTF-8" if encoding == UTF8 else encoding
+                    raise RowError("invalid_utf8", f"holds bytes that are not {shown}")
                 yield GoodRecord(line, decoder.check(value))
             except RowError as error:
                 which = f"row {number}: " if line == last_line else ""  # of several on one line

@@ -1,81 +1,109 @@
-"""CSV, TSV and Parquet. CSV cells stay the text they are: "NA", "001" and "1.0" are not turned into anything."""
+"""Parquet: rows a batch at a time, and the names that a schema declares for its classes."""
 
-import csv
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from prompts.task import BLANK
 from sft.data.canonical import Json
-from sft.data.records.found import BadRecord, GoodRecord
+from sft.data.records.found import GoodRecord
 from sft.errors import DataError
 
-CELL_LIMIT = min(sys.maxsize, 2**31 - 1)  # characters; the module's own limit is 131,072
+if TYPE_CHECKING:
+    from pyarrow import Schema
+
 BATCH_ROWS = 1024
 
 
-def read_csv(path: Path, delimiter: str = ",") -> Iterator[GoodRecord | BadRecord]:
-    """Rows under a header line; quoted cells may span lines, and a record's line is where it begins."""
-    csv.field_size_limit(CELL_LIMIT)
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        header = _read_header(path, reader)
-        while True:
-            line = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if "unexpected end of data" in str(error):
-                    raise DataError(f"{path}:{line}: a quote opened here is never closed; mend the file") from None
-                yield BadRecord(line, "wrong_quotes", f"quotes are wrong ({error}); double those inside a cell")
-                continue
-            if not cells:
-                continue  # a blank line is no row
-            yield _check_cells(line, header, cells)
-
-
-def _read_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
-    try:
-        header = next((cells for cells in reader if cells), None)
-    except csv.Error as error:
-        raise DataError(f"{path}:1: the header line cannot be read ({error})") from None
-    if header is None:
-        raise DataError(f"{path}: the file holds no rows, only blank lines")
-    header = [name.strip(BLANK) for name in header]
-    repeated = {name for name in header if name and header.count(name) > 1}
-    if repeated:
-        raise DataError(f"{path}:1: column {sorted(repeated)[0]!r} is there twice; rename one")
-    return [name or f"(column {number})" for number, name in enumerate(header, start=1)]
-
-
-def _check_cells(line: int, header: list[str], cells: list[str]) -> GoodRecord | BadRecord:
-    if len(cells) != len(header):
-        return BadRecord(line, "wrong_columns", f"{len(cells)} cells under a header of {len(header)}; quote the commas")
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        return BadRecord(line, "invalid_utf8", "holds bytes that are not UTF-8")
-    return GoodRecord(line, dict(zip(header, cells, strict=True)))
-
-
-def read_parquet(path: Path) -> Iterator[GoodRecord | BadRecord]:
+def read_parquet(path: Path) -> Iterator[GoodRecord]:
     """Rows of a Parquet file, a batch at a time; `line` is the row's number."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(path)
-        names = class_names(file.schema_arrow.metadata)
+        as_meant = make_restorer(file.schema_arrow)
         rows = (row for batch in file.iter_batches(batch_size=BATCH_ROWS) for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
-            yield GoodRecord(number, name_classes(row, names))
+            yield GoodRecord(number, as_meant(row))
     except pyarrow.ArrowException as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path}: not a sound Parquet file ({first}); copy or write it again") from None
+
+
+def make_restorer(schema: "Schema") -> Callable[[dict[str, Json]], dict[str, Json]]:
+    """What makes a row of an Arrow table the row that was written into it: JSON decoded, class numbers named.
+
+    `datasets` keeps a column whose values differ in type as JSON texts (its Json type): "\\"6 x 7?\\"" is 6 x 7?
+    """
+    names, feature = class_names(schema.metadata), _find_features(schema.metadata)
+    told = {name: decode for name, part in feature.items() if (decode := _decoder_of_feature(part))}
+    typed = {field.name: decode for field in schema if (decode := _decoder_of_type(field.type))}
+    decoders = told | typed
+
+    def restore(row: dict[str, Json]) -> dict[str, Json]:
+        for name, decode in decoders.items():
+            if name in row:
+                row[name] = decode(row[name])
+        return name_classes(row, names)
+
+    return restore
+
+
+Decoder = Callable[[Any], Json]
+
+
+def _decode_json(value: Any) -> Json:
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value  # not written by `datasets`, which encodes every value
+
+
+def _decode_list(inner: Decoder) -> Decoder:
+    return lambda value: [inner(item) for item in value] if isinstance(value, list) else value
+
+
+def _decode_struct(parts: Mapping[str, Decoder]) -> Decoder:
+    def decode(value: Any) -> Json:
+        if not isinstance(value, dict):
+            return value
+        return {name: parts[name](item) if name in parts else item for name, item in value.items()}
+
+    return decode
+
+
+def _decoder_of_type(kind: Any) -> Decoder | None:
+    """The decoder of a type of Arrow; None where no JSON is in it."""
+    from pyarrow import types
+
+    if getattr(kind, "extension_name", None) == "arrow.json":
+        return _decode_json
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        inner = _decoder_of_type(kind.value_type)
+        return _decode_list(inner) if inner else None
+    if types.is_struct(kind):
+        parts = {field.name: decode for field in kind if (decode := _decoder_of_type(field.type))}
+        return _decode_struct(parts) if parts else None
+    return None
+
+
+def _decoder_of_feature(feature: Any) -> Decoder | None:
+    """The decoder of a feature as `datasets` describes it beside the schema; None where no JSON is in it."""
+    if isinstance(feature, list) and feature:
+        feature = {"_type": "List", "feature": feature[0]}
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "Json":
+        return _decode_json
+    if "feature" in feature and "_type" in feature:
+        inner = _decoder_of_feature(feature["feature"])
+        return _decode_list(inner) if inner else None
+    parts = {name: decode for name, part in feature.items() if (decode := _decoder_of_feature(part))}
+    return _decode_struct(parts) if parts else None
 
 
 def declared_classes(path: Path) -> dict[str, list[str]]:
@@ -93,16 +121,21 @@ def declared_classes(path: Path) -> dict[str, list[str]]:
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     """The names of ClassLabel columns, as `datasets` keeps them in an Arrow schema: {"label": ["ham", "spam"]}."""
+    found = {
+        column: feature.get("names")
+        for column, feature in _find_features(metadata).items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+    return {column: names for column, names in found.items() if isinstance(names, list) and names}
+
+
+def _find_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """The features that `datasets` describes in an Arrow schema; {} where it does not."""
     try:
         features = orjson.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
-    found = {
-        column: feature.get("names")
-        for column, feature in (features.items() if isinstance(features, dict) else ())
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
-    return {column: names for column, names in found.items() if isinstance(names, list) and names}
+    return features if isinstance(features, dict) else {}
 
 
 def name_classes(row: dict[str, Json], names: Mapping[str, list[str]]) -> dict[str, Json]:

@@ -3,12 +3,14 @@
 import hashlib
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from sft.console import say
 from sft.data.chunks import Chunk, LinesChunk
+from sft.data.files import find_files, hash_files, is_several
 from sft.data.places import find_file, sha256_of
 from sft.data.recognised import Recognised, check_columns
 from sft.data.records import read_line_blocks, read_records
@@ -20,30 +22,52 @@ SAMPLE_SEED = 42  # LLaMA-Factory draws too, with the seed of the training
 
 
 class LocalFile(MappedSource):
-    """`kind: file`, `path: examples/my_dataset.json`; `task` where the columns do not tell (label 1 of what?)."""
+    """`kind: file`, `path: examples/my_dataset.json`; `task` where the columns do not tell (label 1 of what?).
+
+    The path may also be a folder, a pattern or several with commas between (sft/data/files.py).
+    """
 
     kind: Literal["file"]
     path: str
+    encoding: str | None = None  # of a text file that is not UTF-8: gb18030, cp1252, ...
     num_samples: int | None = Field(default=None, ge=1)  # so many of its rows, drawn at random, always the same
     sha1: str | None = None  # what LLaMA-Factory's registry says the file's is; another one is told
 
     def read(self) -> Iterator[FoundRow | BadRow]:
-        """The file's rows; says afterwards which forms it recognised."""
+        """The rows of the files; says afterwards which forms it recognised."""
         self._check_sha1()
-        recognised = Recognised()
-        records = self.mapping().map_records(read_records(find_file(self.path)), recognised.ignored_columns)
-        rows = convert_records(records, self.path, self.reading(), recognised)
+        rows = self._read_files()
         yield from rows if self.num_samples is None else self._sample(rows)
-        check_columns(self.path, self.columns, recognised)
-        say(recognised.describe(self.path))
+
+    def _read_files(self) -> Iterator[FoundRow | BadRow]:
+        for shown_as, path in self._files().items():
+            recognised = Recognised()
+            records = self.mapping().map_records(read_records(path, self.encoding), recognised.ignored_columns)
+            yield from convert_records(records, shown_as, self.reading(), recognised)
+            check_columns(shown_as, self.columns, recognised)
+            say(recognised.describe(shown_as))
 
     def chunks(self) -> Iterator[Chunk]:
         """JSONL as unparsed lines; any other form as rows."""
-        blocks = read_line_blocks(find_file(self.path))
-        if blocks is None or self.num_samples is not None:
+        blocks = {
+            shown_as: None if self.num_samples else read_line_blocks(path, self.encoding)
+            for shown_as, path in self._files().items()
+        }
+        if None in blocks.values():
             return super().chunks()
         mapping, reading = self.mapping(), self.reading()
-        return (LinesChunk(self.path, reading, first_line, data, mapping) for first_line, data in blocks)
+        return (
+            LinesChunk(shown_as, reading, first_line, data, mapping)
+            for shown_as, lines in blocks.items()
+            for first_line, data in lines or ()
+        )
+
+    def _files(self) -> dict[str, Path]:
+        """The files by the names that messages give them: that of the preset where it is one."""
+        if not is_several(self.path):
+            find_file(self.path)
+        files = find_files(self.path, in_project=True)
+        return {self.path: files[0]} if len(files) == 1 else {str(path): path for path in files}
 
     def _sample(self, rows: Iterator[FoundRow | BadRow]) -> Iterator[FoundRow | BadRow]:
         assert self.num_samples is not None
@@ -54,19 +78,21 @@ class LocalFile(MappedSource):
     def _check_sha1(self) -> None:
         if self.sha1 is None:
             return
-        with find_file(self.path).open("rb") as file:
-            found = hashlib.file_digest(file, "sha1").hexdigest()
+        files = list(self._files().values())
+        with files[0].open("rb") as file:
+            found = hashlib.file_digest(file, "sha1").hexdigest() if len(files) == 1 else "that of several files"
         if found != self.sha1:
             say(f"warning: {self.path}: its SHA-1 is {found}, the registry says {self.sha1}; is it that file?")
 
     def check(self) -> None:
         """The file has to be there."""
         try:
-            find_file(self.path)
+            self._files()
         except DataError as error:
             raise DataError(f"{self.path}: no such file; it needs {self.needs}" if self.needs else str(error)) from None
 
     def origin(self) -> Origin:
-        """The file as it was named; its own hash is the revision."""
-        digest = sha256_of(find_file(self.path))
-        return Origin(self.path, digest, {self.path: digest})
+        """The files as they were named; their own hashes are the revision."""
+        files = self._files()
+        hashes = {shown_as: sha256_of(path) for shown_as, path in files.items()}
+        return Origin(self.path, hash_files({"train": list(files.values())}), hashes)

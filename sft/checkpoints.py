@@ -26,7 +26,7 @@ KEPT = (
     "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "head", "labels",
     "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share", "answer_room",
     "learning_rate", "lr_scheduler_type", "seed", "metric_for_best_model",
-    "task", "label_map", "columns", "group_by", "form",
+    "task", "label_map", "columns", "group_by", "form", "encoding", "validation_data", "max_samples",
 )  # fmt: skip
 # What decides, of equal rows and rows a step, how many steps a run has.
 LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience", "early_stopping_threshold")

@@ -142,6 +142,7 @@ def test_each_setting_is_known_to_be_kept_checked_by_other_means_or_free_to_chan
     free |= {"backend", "dtype", "optim", "gradient_checkpointing", "trust_remote_code"}
     free |= {"eval_steps", "save_total_limit", "early_stopping_patience", "early_stopping_threshold", "warmup_ratio"}
     free |= {"micro_batch_tokens", "max_memory_gb", "cuda_graphs", "max_dropped", "report_to", "num_sample_predictions"}
+    free |= {"test_data"}  # is evaluate.py's
     free |= {"on_bad_row"}  # gives the same rows, or an error
     assert sorted([*KEPT, *checked, *free]) == sorted(TrainSettings.model_fields)
 

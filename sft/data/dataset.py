@@ -20,11 +20,11 @@ from sft.console import say, warn
 from sft.data.candidates import join_sides
 from sft.data.canonical import Row, asked_of, thread_of
 from sft.data.content import group_key
-from sft.data.files import by_split, find_files, hash_files, is_built, names_files
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
+from sft.data.named_files import by_split, find_files, hash_files, is_built, names_files
 from sft.data.places import sha256_of
 from sft.data.preset import make_source
-from sft.data.reading import Reading, restore_tasks, with_declared_labels
+from sft.data.reading import Reading, make_reading, restore_tasks, with_declared_labels
 from sft.data.recognised import Recognised, check_numbers
 from sft.data.records import READABLE, declared_classes, is_packed, kind_of_file
 from sft.data.registry import known_names
@@ -64,7 +64,7 @@ def open_dataset(
 ) -> Dataset:
     """A dataset folder as it was built, its hashes checked; or files in any accepted form, split by content hash.
 
-    `path` names one file, a folder of them, a pattern, or several with commas between (sft/data/files.py); a name of
+    `path` names one file, a folder of them, a pattern, or several with commas between (sft/data/named_files.py); a name of
     the registry (recipes/datasets.yaml, or the user's own) is read and split like a file. Files give train and
     validation (`eval_ratio` of the rows, rows that ask the same on one side) and no test, unless their names or
     `validation_data` and `test_data` say which rows those are. max_samples: so many rows of train and of validation at
@@ -132,7 +132,7 @@ def open_dataset_of(
         eval_ratio=settings.eval_ratio if eval_ratio is None else eval_ratio,
         seed=settings.split_seed if seed is None else seed,
         on_bad_row=on_bad_row or settings.on_bad_row,
-        reading=Reading.of(settings),
+        reading=reading_of(settings),
         validation_data=settings.validation_data,
         test_data=settings.test_data,
         max_samples=settings.max_samples,
@@ -184,6 +184,20 @@ def _warn_of_repeats(train: list[Row], others: dict[str, list[Row]], seed: int) 
     for split, rows in others.items():
         if count := sum(group_key(asked_of(row), seed) in asked for row in rows):
             warn(f"{count:,} of {len(rows):,} {split} rows ask what a training row asks; their scores say little")
+
+
+def reading_of(settings: "TrainSettings") -> Reading:
+    """How the settings of a run say rows are to be read. Raises ConfigError for a task, label or column that cannot be."""
+    orders_head = settings.is_classifier and not names_files(settings.data)  # of rows that were read before
+    return make_reading(
+        task=settings.task,
+        labels=() if orders_head else settings.labels,
+        label_map=settings.label_by_word(),
+        columns=settings.columns_by_field(),
+        group_by=settings.group_by,
+        form=settings.form,
+        encoding=settings.encoding,
+    )
 
 
 def _explain_missing(path: Path) -> DataError:

@@ -10,19 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prompts import PromptError
 from prompts.label_task import Definition, make_definition, make_label_task, name_by_labels
 from prompts.task import Task, label_key
 from prompts.tasks import add_task, get_task, task_names
 from sft.config.yaml_files import read_yaml
-from sft.data.files import names_files
 from sft.data.places import PROJECT_ROOT
 from sft.errors import ConfigError, nearest_name
-
-if TYPE_CHECKING:
-    from sft.config.train import TrainSettings
 
 TASKS_FOLDER = PROJECT_ROOT / "recipes" / "tasks"
 NO_GROUPS = "none"  # --group_by none: a column `group` is a column like others
@@ -41,20 +36,6 @@ class Reading:
     form: str | None = None  # the form to read where a row fits several
     encoding: str | None = None  # of text files that are not UTF-8: "gb18030"
     is_told_by_labels: bool = False  # the task is a shipped one that has the labels named; a form's own goes before it
-
-    @classmethod
-    def of(cls, settings: "TrainSettings") -> "Reading":
-        """What the settings of a run say. Raises ConfigError for a task, label or column that cannot be."""
-        orders_head = settings.is_classifier and not names_files(settings.data)  # of rows that were read before
-        return make_reading(
-            task=settings.task,
-            labels=() if orders_head else settings.labels,
-            label_map=settings.label_by_word(),
-            columns=settings.columns_by_field(),
-            group_by=settings.group_by,
-            form=settings.form,
-            encoding=settings.encoding,
-        )
 
     def flags(self) -> list[str]:
         """The flags that say more than a built dataset leaves open."""

@@ -13,8 +13,8 @@ from prompts.tasks import Task, get_task
 from sft.config.evaluate import EvaluateSettings, Turns
 from sft.config.train import TrainSettings
 from sft.data import Dataset, Reading, Row, open_dataset, open_dataset_of
-from sft.data.dataset import SPLIT_RULE, find_parts, splits_as_before
-from sft.data.files import hash_files, names_files
+from sft.data.dataset import SPLIT_RULE, find_parts, reading_of, splits_as_before
+from sft.data.named_files import hash_files, names_files
 from sft.data.quotas import largest_remainder
 from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError
@@ -114,7 +114,7 @@ def _read_new_file(path: Path, settings: EvaluateSettings, seed: int, run: Run) 
         eval_ratio=settings.eval_ratio or 0.0,
         seed=seed,
         on_bad_row=settings.on_bad_row or trained.on_bad_row,
-        reading=Reading.of(trained) if trained.task or trained.labels or trained.label_map else _reading_of_own(run),
+        reading=reading_of(trained) if trained.task or trained.labels or trained.label_map else _reading_of_own(run),
     )
     if settings.eval_ratio is None:
         return dataset.train, "whole", dataset.sha256
@@ -190,7 +190,7 @@ def _open_like(path: Path, trained: TrainSettings, **how: object) -> Dataset:
 
 def _reading_of_own(run: Run) -> Reading:
     """The run's reading where no flag named its task: it may know it from a file that declared its classes."""
-    reading = Reading.of(run.train_settings())
+    reading = reading_of(run.train_settings())
     if len(run.described_tasks) != 1:
         return reading
     (task,) = run.described_tasks

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from sft.console import say
 from sft.data.chunks import Chunk, LinesChunk
-from sft.data.files import find_files, hash_files, is_several
+from sft.data.named_files import find_files, hash_files, is_several
 from sft.data.places import find_file, sha256_of
 from sft.data.recognised import Recognised, check_columns
 from sft.data.records import read_line_blocks, read_records
@@ -24,7 +24,7 @@ SAMPLE_SEED = 42  # LLaMA-Factory draws too, with the seed of the training
 class LocalFile(MappedSource):
     """`kind: file`, `path: examples/my_dataset.json`; `task` where the columns do not tell (label 1 of what?).
 
-    The path may also be a folder, a pattern or several with commas between (sft/data/files.py).
+    The path may also be a folder, a pattern or several with commas between (sft/data/named_files.py).
     """
 
     kind: Literal["file"]

@@ -64,8 +64,8 @@ def open_dataset(
 ) -> Dataset:
     """A dataset folder as it was built, its hashes checked; or files in any accepted form, split by content hash.
 
-    `path` names one file, a folder of them, a pattern, or several with commas between (sft/data/named_files.py); a name of
-    the registry (recipes/datasets.yaml, or the user's own) is read and split like a file. Files give train and
+    `path` names one file, a folder of them, a pattern, or several with commas between (sft/data/named_files.py); a
+    name of the registry (recipes/datasets.yaml, or the user's own) is read and split like a file. Files give train and
     validation (`eval_ratio` of the rows, rows that ask the same on one side) and no test, unless their names or
     `validation_data` and `test_data` say which rows those are. max_samples: so many rows of train and of validation at
     most, drawn by the seed after the split. `reading` says what a file's columns leave open. Raises DataError where
@@ -187,7 +187,7 @@ def _warn_of_repeats(train: list[Row], others: dict[str, list[Row]], seed: int) 
 
 
 def reading_of(settings: "TrainSettings") -> Reading:
-    """How the settings of a run say rows are to be read. Raises ConfigError for a task, label or column that cannot be."""
+    """Settings of a run -> how its rows are to be read. Raises ConfigError for what names no task, label or column."""
     orders_head = settings.is_classifier and not names_files(settings.data)  # of rows that were read before
     return make_reading(
         task=settings.task,

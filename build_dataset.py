@@ -14,10 +14,10 @@ from sft.console import repeat_warnings, run_command, say, to_json
 def main(argv: list[str] | None = None) -> None:
     """Build the dataset, say what became of every source, print its folder."""
     settings = load_settings(BuildSettings, argv)
-    from sft.data.build import BuildOptions, build_dataset  # after --help: numpy takes a moment
-    from sft.data.preset import load_preset
-    from sft.data.preview import preview_sources, preview_table
-    from sft.data.summary import summary_table
+    from sft.data.building.build import BuildOptions, build_dataset  # after --help: numpy takes a moment
+    from sft.data.building.manifest import summary_table
+    from sft.data.building.preset import load_preset
+    from sft.data.building.preview import preview_sources, preview_table
 
     for line in settings.describe():
         say(line)

@@ -16,8 +16,8 @@ from sft.config.layers import load_settings
 from sft.config.talk import OR_UNTUNED, ChatSettings
 from sft.console import AnswerWriter, LineReader, has_cursor, run_command, say
 from sft.conversation import Conversation
-from sft.runs import open_run
-from sft.system_prompts import tell_differing
+from sft.runs.run import open_run
+from sft.runs.system_prompts import tell_differing
 
 if TYPE_CHECKING:
     from sft.console.markdown import MarkdownWriter

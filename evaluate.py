@@ -9,14 +9,14 @@ into its folder evaluation/. The verdict says in words whether tuning helped. In
 
 import sys
 
-from sft.conditions import parse_condition
+from sft.config.conditions import parse_condition
 from sft.config.evaluate import EvaluateSettings
 from sft.config.layers import load_settings
 from sft.console import run_command, say, to_json
 from sft.console.commands import EXIT_FAILED
-from sft.console.paths import show_path
-from sft.locks import held, lock_of
-from sft.runs import Run, open_run
+from sft.console.narration import show_path
+from sft.files import held, lock_of
+from sft.runs.run import Run, open_run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from sft.config.export import ExportSettings
 from sft.config.layers import load_settings
 from sft.console import run_command, say, to_json
-from sft.runs import open_run
+from sft.runs.run import open_run
 
 
 def main(argv: list[str] | None = None) -> None:

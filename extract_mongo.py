@@ -13,7 +13,7 @@ from sft.config.layers import load_settings
 from sft.config.secrets import refuse_password_words
 from sft.console import repeat_warnings, run_command, say, table, to_json
 from sft.errors import ConfigError
-from sft.locks import held, lock_of
+from sft.files import held, lock_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,13 +24,16 @@ def main(argv: list[str] | None = None) -> None:
     for line in settings.describe():
         say(line)
 
+    from sft.data.extraction.draw import make_plan
+    from sft.data.extraction.extract import extract, manifest_path, summary_rows
     from sft.data.mongo.address import make_address
-    from sft.data.mongo.connection import choose_collection, choose_database, connect  # pymongo: after --help
-    from sft.data.mongo.documents import Retry
-    from sft.data.mongo.extract import extract, manifest_path
-    from sft.data.mongo.labels import count_labels
-    from sft.data.mongo.plan import make_plan
-    from sft.data.mongo.summary import summary_rows
+    from sft.data.mongo.connection import (  # pymongo: after --help
+        Retry,
+        choose_collection,
+        choose_database,
+        connect,
+        count_labels,
+    )
 
     address = make_address(
         uri=settings.mongo_uri,

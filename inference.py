@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from sft.config.layers import load_settings
 from sft.config.talk import OR_UNTUNED, InferenceSettings
 from sft.console import LineReader, read_standard_input, run_command, say, to_json
-from sft.locks import held, lock_of
-from sft.runs import Run, open_run
-from sft.system_prompts import tell_differing
+from sft.files import held, lock_of
+from sft.runs.run import Run, open_run
+from sft.runs.system_prompts import tell_differing
 
 if TYPE_CHECKING:
     from sft.inference import Predictor
@@ -98,8 +98,7 @@ def answer_demo(settings: InferenceSettings, run: Run | None) -> None:
 
 def answer_file(settings: InferenceSettings, run: Run | None, source: Path, target: Path) -> None:
     """Every row of a file; its rows are read and checked before anything heavy is loaded."""
-    from sft.inference.questions import choose_task
-    from sft.inference.rows import read_rows
+    from sft.inference.questions import choose_task, read_rows
 
     started = time.monotonic()
     task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))

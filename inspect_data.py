@@ -30,13 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     from sft.data import open_dataset_of  # after --help
 
     dataset = open_dataset_of(settings)
-    from sft.labels import choose_head
+    from sft.runs.labels import choose_head
 
     head = choose_head(settings, dataset.train)
-    from sft import inspection  # heavy: after the rows are known to be sound
-    from sft.inspection_page import render_page
+    from sft.inspection import views as inspection  # heavy: after the rows are known to be sound
+    from sft.inspection.page import render_page
     from sft.models.loading import load_chat_format
-    from sft.system_prompts import survey_system_prompts
+    from sft.runs.system_prompts import survey_system_prompts
 
     rows = [dict(row) for row in (*dataset.train, *dataset.validation, *dataset.test)]
     chosen = [find_row(rows, settings.row)] if settings.row else inspection.choose_rows(rows, settings.num_rows)

@@ -12,8 +12,8 @@ from sft.config.layers import load_settings
 from sft.config.serve import ServeSettings
 from sft.console import run_command, say
 from sft.errors import ConfigError
-from sft.runs import open_run
-from sft.system_prompts import tell_differing
+from sft.runs.run import open_run
+from sft.runs.system_prompts import tell_differing
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,13 +11,13 @@ import shlex
 import sys
 from contextlib import redirect_stdout
 
-from sft.checkpoints import run_to_continue
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.console import run_command, say, to_json
-from sft.console.figures import show_figure
-from sft.console.paths import show_path
-from sft.runs import RUN_FILE
+from sft.console.narration import show_path
+from sft.console.tables import show_figure
+from sft.runs.checkpoints import run_to_continue
+from sft.runs.run import RUN_FILE
 
 
 def main(argv: list[str] | None = None) -> None:

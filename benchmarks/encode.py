@@ -20,7 +20,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from prompts import EXPERT_SYSTEM_PROMPT, ChatFormat, Message, PromptError, conversation_of
-from sft.models.embedded import embedded_model_folder
+from sft.models.source import embedded_model_folder
 
 MAX_LENGTH = 1024
 

@@ -23,7 +23,7 @@ from sft.export.flow import LIMITS
 from sft.generation import generate_batch
 from sft.models.loading import load_run
 from sft.models.precision import Precision
-from sft.runs import open_run
+from sft.runs.run import open_run
 
 NUM_ROWS, NUM_TOKENS = 50, 24
 WORKER = """

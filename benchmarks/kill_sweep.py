@@ -93,7 +93,7 @@ def sweep(model: Path, rows: Path, folder: Path, num_points: int) -> Sweep:
     torch.set_num_threads(1)  # a fork copies one thread only
     from safetensors.torch import load_file
 
-    from sft.checkpoints import newest_checkpoint, step_of
+    from sft.runs.checkpoints import newest_checkpoint, step_of
     from sft.training.log import read_log
 
     def figures(run: Path) -> list[list[float | None]]:

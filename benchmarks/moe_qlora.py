@@ -69,9 +69,9 @@ def build_packed(size: str, precision):  # type: ignore[no-untyped-def]
     from bitsandbytes.nn import Linear4bit
     from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
-    from sft.models import shared_heads
-    from sft.models.experts import is_grouped, pack, use_packed_experts
-    from sft.models.kernels import fuse_kernels
+    from sft.kernels import decode_attention
+    from sft.kernels.experts import is_grouped, pack, use_packed_experts
+    from sft.kernels.fuse import fuse_kernels
 
     config = Qwen3MoeConfig(
         **GEOMETRY[size], max_position_embeddings=32768, tie_word_embeddings=False, rope_theta=1e6, rms_norm_eps=1e-6
@@ -79,7 +79,7 @@ def build_packed(size: str, precision):  # type: ignore[no-untyped-def]
     config.eos_token_id, config.pad_token_id, config.bos_token_id = 2, 0, None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=precision.dtype, attn_implementation=shared_heads.NAME, trust_remote_code=False
+            config, dtype=precision.dtype, attn_implementation=decode_attention.NAME, trust_remote_code=False
         )
     rotary = type(model.model.rotary_emb)
     with torch.device(precision.device):
@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace) -> dict:  # type: ignore[type-arg]
     from sft.config.layers import load_settings
     from sft.config.train import TrainSettings
     from sft.console import say
-    from sft.models.experts import is_packed
+    from sft.kernels.experts import is_packed
     from sft.models.loaded import LoadedModel
     from sft.models.loading import load_tokenizer
     from sft.models.methods import apply_method, describe_trainable

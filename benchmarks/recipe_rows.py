@@ -9,7 +9,7 @@ from prompts import Encoded
 from sft.config.train import TrainSettings
 from sft.data import open_dataset
 from sft.models.loading import load_chat_format
-from sft.training.preparing import encode_as_set
+from sft.training.fit import encode_as_set
 
 
 def read_rows(settings: TrainSettings, count: int) -> list[Encoded]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from sft.batching import Batch, tensor_of, to_device
+from sft.batches.layout import Batch, tensor_of, to_device
 
 ROOT = Path(__file__).resolve().parent.parent
 BUSY = "import torch; a = torch.randn(4096, 4096, device='cuda', dtype=torch.bfloat16)\nwhile True:\n    a @ a"
@@ -81,7 +81,8 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
     from sft.config.layers import load_settings
     from sft.config.train import TrainSettings
     from sft.data import open_dataset
-    from sft.training import fit, stepping
+    from sft.training import fit
+    from sft.training import trainer as stepping
     from sft.training.replay import ReplayedPasses, Size
 
     found = {"passes": 0, "unequal_replays": 0, "largest_loss_difference": 0.0, "largest_gradient_difference": 0.0}

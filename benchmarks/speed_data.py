@@ -68,9 +68,9 @@ def make_keywords(rng: random.Random) -> list[str]:
 BUILD = """
 import json, resource, sys, time
 from pathlib import Path
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.preset import load_preset
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import load_preset
 if __name__ == "__main__":
     preset, target, num_proc = load_preset(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     start = time.perf_counter()

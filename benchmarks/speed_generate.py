@@ -25,14 +25,14 @@ from benchmarks.random_models import make_apart, random_rows
 from sft.config.decoding import choose_decoding
 from sft.config.train import TrainSettings
 from sft.console import say
-from sft.data.build import build_dataset
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import load_preset
 from sft.data.dataset import open_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.preset import load_preset
-from sft.evaluation.answers import plan_budgets
+from sft.evaluation.model_answers import plan_budgets
 from sft.evaluation.rows import prepare_rows, sample_by_task
 from sft.generation import generate_batch
-from sft.generation.call import cut_at_end
+from sft.generation.streaming import cut_at_end
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base
 from sft.training.log import peak_memory_gb

@@ -37,8 +37,8 @@ except ImportError as missing:
     print(f'error: {missing}; run: pip install "datatrove[io,processing]==0.10.1"', file=sys.stderr)
     sys.exit(2)
 
-from sft.data.keywords import KeywordSet
-from sft.metrics.words import split_words
+from sft.data.sources.filters import KeywordSet
+from sft.text.words import split_words
 
 AI = "neural network,deep learning,transformer,backpropagation,reinforcement learning,llm,pytorch,tensorflow"
 MINHASH = MinhashConfig(num_buckets=14, hashes_per_bucket=8)  # datatrove's own: Jaccard .8 is found with .92

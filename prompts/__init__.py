@@ -7,12 +7,11 @@ Imports no torch and nothing of sft/, so that anything may import it.
 """
 
 from prompts.chatml import ChatFormat
-from prompts.encoded import Encoded
 from prompts.errors import PromptError, TooLong
 from prompts.family import THINK_POLICIES, ThinkPolicy
 from prompts.fingerprint import Fingerprint
 from prompts.head import Head
-from prompts.layout import Piece
+from prompts.layout import Encoded, Piece
 from prompts.messages import Message
 from prompts.rows import EXPERT_SYSTEM_PROMPT, conversation_of
 

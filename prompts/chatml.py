@@ -15,10 +15,9 @@ from dataclasses import replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from prompts.encoded import Encoded
 from prompts.errors import PromptError, TooLong
 from prompts.family import TEXT_END, THINK_END, THINK_POLICIES, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
-from prompts.layout import NEWLINE, Piece, Supervise, lay_out, lay_out_answer, supervises_every_answer
+from prompts.layout import NEWLINE, Encoded, Piece, Supervise, lay_out, lay_out_answer, supervises_every_answer
 from prompts.messages import Message, check_conversation
 from prompts.shorten import ANSWER_ROOM, Room, fit_messages
 from prompts.template import read_family

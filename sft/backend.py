@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
     # Before a GPU is first asked for anything: else batches of many lengths leave its memory in pieces none can use.
     os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-
 UNSLOTH, TRANSFORMERS = "unsloth", "transformers"
 AMPERE = (8, 0)  # compute capability of the first cards with bf16 and PyTorch's variable-length attention (2020)
 
@@ -101,7 +100,7 @@ def _why_not_unsloth(is_asked_for: bool) -> str | None:
         return "measured faster than Unsloth on such cards"
     if find_spec("unsloth") is None:
         return "unsloth is not installed (requirements.txt has it)"
-    from sft.models.embedded import cache_root
+    from sft.files import cache_root
 
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache_root() / "unsloth_compiled"))  # not the working folder
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
@@ -110,3 +109,8 @@ def _why_not_unsloth(is_asked_for: bool) -> str | None:
     except Exception as error:  # whatever its many patches trip over on this machine, the other backend works
         return f"unsloth does not import ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
     return None
+
+
+def is_launched_sharded() -> bool:
+    """Whether accelerate was told to cut the weights into pieces; known before anything is loaded."""
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))

@@ -12,7 +12,7 @@ from prompts import ChatFormat, Head, Message, PromptError
 from prompts.chatml import OnTooLong
 from prompts.messages import check_conversation
 from prompts.shorten import ANSWER_ROOM
-from sft.runs import Run
+from sft.runs.run import Run
 
 LEAVING = ("exit", "quit", "/exit", "/quit")  # what leaves wherever lines are typed
 

@@ -4,7 +4,10 @@ A script that meets one prints `error: <line>` and exits with 2; any other excep
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -31,3 +34,13 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     """What to say of a mistyped name: "; did you mean 'learning_rate'?" for 'learning_rte', "" if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error means that the disk, a quota or a limit is full; safetensors and torch wrap the system's own."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    text = str(error).lower()
+    return any(sign in text for sign in ("no space left", "quota exceeded", "file too large", "os error 28")) or (
+        isinstance(error, RuntimeError) and ("file write failed" in text or "unexpected pos" in text)
+    )

@@ -38,16 +38,16 @@ def two_threads() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def latest_of_the_checkout_stays() -> Iterator[None]:
     """Runs that tests train in this process do not become the outputs/latest of whoever runs the tests."""
-    from sft import runs
+    from sft.runs import run
 
-    point_latest_at, checkout = runs._point_latest_at, Path(__file__).parents[1]
+    point_latest_at, checkout = run._point_latest_at, Path(__file__).parents[1]
 
     def point_elsewhere(run_dir: Path) -> None:
         if Path.cwd() != checkout:
             point_latest_at(run_dir)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_point_latest_at", point_elsewhere)
+        patch.setattr(run, "_point_latest_at", point_elsewhere)
         yield
 
 
@@ -119,7 +119,7 @@ def train_tiny(folder: Path, method: str, model: Path, rows: Path, *more: str) -
 @pytest.fixture(scope="session")
 def embedded_folder() -> Path:
     """The embedded SmolLM2-135M, converted into the machine's cache by the first test that needs it."""
-    from sft.models.embedded import embedded_model_folder
+    from sft.models.source import embedded_model_folder
 
     return embedded_model_folder()
 

@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 HEAVY = ("accelerate", "bitsandbytes", "liger_kernel", "peft", "torch", "transformers", "trl", "unsloth", "unsloth_zoo")
-# Rooms of sft that stand on a framework; every other room is pure: it imports neither a framework nor one of these.
-FRAMEWORK_ROOMS = (
-    "backend", "batching", "class_scoring", "cores", "evaluation", "export", "generation", "hf_evaluate", "hf_rouge",
-    "inference", "label_scoring", "models", "report", "scoring", "serve", "talk", "training",
+# Rooms of sft and of sft.data, in order: each may ask those before it, never those behind it. Of two that a name lies
+# in the first counts: "data" is what stands in sft/data itself beside its folders.
+ROOMS = (
+    "errors", "text", "console", "files", "config", "metrics", "html",
+    "data.rows", "data.files", "data.quotas", "data.ledger", "data.folder", "data.named_files", "data.mongo",
+    "data.sources", "data.likeness", "data.building", "data.extraction", "data",
+    "runs", "conversation", "robustness", "inspection",
+    "backend", "batches", "kernels", "models", "generation", "scoring", "training", "evaluation", "report", "inference",
+    "talk", "export", "serve",
 )  # fmt: skip
+# These stand on a framework; every room before them is pure and imports none.
+FRAMEWORK_ROOMS = ROOMS[ROOMS.index("backend") :]
 MAX_LINES_SCRIPT = 120
 MAX_LINES = 500
 LONGER_FOR_A_REASON: dict[str, str] = {}  # "sft/x.py": "why it holds one thing all the same"
@@ -97,22 +104,58 @@ def find_script_imports(modules: list[Module]) -> list[str]:
     ]
 
 
+def floor_of(name: str) -> int:
+    """Index in ROOMS of the room that a module of sft lies in, -1 for none: floor_of("sft.errors") is 0."""
+    return next((floor for floor, room in enumerate(ROOMS) if _is_within(name, f"sft.{room}")), -1)
+
+
 def find_backward_imports(modules: list[Module]) -> list[str]:
-    """Arrows that run against scripts -> sft -> prompts, or from a pure room of sft to one on a framework."""
+    """Arrows that run against scripts -> sft -> prompts, or from a room of sft to one behind it in ROOMS."""
     findings = []
     for module in modules:
         forbidden = ["tests", "benchmarks"] if module.area in ("prompts", "sft") else []
-        if module.area == "prompts":
-            forbidden.append("sft")
-        elif module.room and module.room not in FRAMEWORK_ROOMS:
-            forbidden += [f"sft.{room}" for room in FRAMEWORK_ROOMS]
-        findings += [
-            f"{module.path}:{found.line}: imports {target}, which stands above it"
-            for found in read_imports(module)
-            for target in forbidden
-            if _is_within(found.name, target)
-        ]
+        forbidden += ["sft"] if module.area == "prompts" else []
+        own = floor_of(".".join(module.path.with_suffix("").parts))
+        for found in read_imports(module):
+            targets = [target for target in forbidden if _is_within(found.name, target)]
+            if module.area == "sft" and floor_of(found.name) > own:
+                targets.append(f"sft.{ROOMS[floor_of(found.name)]}")
+            findings += [f"{module.path}:{found.line}: imports {t}, which stands above it" for t in targets]
     return list(dict.fromkeys(findings))  # `from sft import x` reads as "sft" and "sft.x": one finding is enough
+
+
+def find_circles(modules: list[Module]) -> list[str]:
+    """Modules that import each other, over however many steps: ["sft.a, sft.b"]. What is imported for type checkers
+    alone is no arrow."""
+    named = {".".join(m.path.with_suffix("").parts).removesuffix(".__init__"): m for m in modules}
+    arrows = {
+        name: {i.name for i in read_imports(Module(m.path, _without_type_checking(m.source)))} & named.keys() - {name}
+        for name, m in named.items()
+    }
+    for name, others in arrows.items():  # a package is imported before its modules, whichever imports them
+        others -= {other for other in others if _is_within(name, other)}
+    behind = {name: _reach(name, arrows) for name in arrows}
+    circles = {frozenset(other for other in behind[name] if name in behind[other]) for name in behind}
+    return sorted(", ".join(sorted(circle)) for circle in circles if circle)
+
+
+def _without_type_checking(source: str) -> str:
+    tree = ast.parse(source)
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    return ast.unparse(tree)
+
+
+def _reach(start: str, arrows: dict[str, set[str]]) -> set[str]:
+    """All names that arrows lead to from one, itself where they lead back."""
+    reached: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = arrows[waiting.pop()] - reached
+        reached |= new
+        waiting += new
+    return reached
 
 
 def find_heavy_imports(modules: list[Module]) -> list[str]:

@@ -8,7 +8,7 @@ import pyarrow
 import yaml
 from pyarrow import parquet
 
-from sft.data.registry import SHIPPED
+from sft.data.sources.registry import SHIPPED
 from tests.hub_server import HubServer
 
 TOPICS = ("pytorch", "fpga", "plasmid", "sourdough")  # the last is of no topic that a preset asks for

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sft.data import open_dataset
-from sft.data.canonical import Row, question_of
-from sft.data.content import normalise_text
+from sft.data.rows.canonical import Row, question_of
+from sft.text.normalise import normalise_text
 
 ROOT = Path(__file__).resolve().parents[1]
 Finished = subprocess.CompletedProcess[str]

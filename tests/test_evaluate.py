@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.locks import held
+from sft.files import held
 from tests.commands import ROOT
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sft.data.records import read_records
-from sft.data.rows import RowReader
-from sft.locks import held, lock_of
+from sft.data.files import read_records
+from sft.data.files.reader import RowReader
+from sft.files import held, lock_of
 from tests.data.samples import make_documents
 
 pytest_plugins = ("tests.mongo_client",)

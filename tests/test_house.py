@@ -9,9 +9,11 @@ import pytest
 from tests.house import (
     FRAMEWORK_ROOMS,
     HEAVY,
+    ROOMS,
     Import,
     Module,
     find_backward_imports,
+    find_circles,
     find_early_imports,
     find_heavy_imports,
     find_importers,
@@ -78,9 +80,14 @@ def test_no_model_is_loaded_without_saying_whether_its_own_code_may_run():
     assert find_silent_trust([module for module in MODULES if module.area != "tests"]) == []
 
 
-def test_every_framework_room_exists():
-    rooms = {m.room for m in MODULES}
-    assert [room for room in FRAMEWORK_ROOMS if room not in rooms] == []
+def test_every_room_has_its_place_in_the_order_and_every_place_its_room():
+    parts = {m.path.with_suffix("").parts[1:] for m in MODULES if m.area == "sft" and m.path.name != "__init__.py"}
+    assert sorted({words[0] for words in parts} ^ {room.partition(".")[0] for room in ROOMS}) == []
+    assert [room for room in ROOMS if not any(".".join(words).startswith(room) for words in parts)] == []
+
+
+def test_no_modules_import_each_other():
+    assert find_circles([m for m in MODULES if m.area in ("prompts", "sft")]) == []
 
 
 def test_scripts_fit_a_screen_and_other_files_500_lines():
@@ -163,11 +170,27 @@ def test_importing_a_script_is_found_in_sft_in_tests_and_in_another_script():
         ("sft/runs.py", "from sft.models.loading import load_run", "sft.models"),
         ("sft/data/rows.py", "from ..models import loading", "sft.models"),
         ("sft/models/loading.py", "from tests.house import Module", "tests"),
+        ("sft/models/loading.py", "def f():\n    from sft.training import fit", "sft.training"),
+        ("sft/data/rows/fields.py", "from sft.data.sources.base import Source", "sft.data.sources"),
+        ("sft/data/building/digest.py", "from sft.data.dataset import open_dataset", "sft.data"),
+        ("sft/data/dataset.py", "from sft.runs import run", "sft.runs"),
+        ("sft/__init__.py", "import sft.errors", "sft.errors"),
     ],
 )
 def test_an_arrow_that_runs_back_is_found(path, source, target):
     line = len(source.splitlines())
     assert find_backward_imports([module(path, source)]) == [f"{path}:{line}: imports {target}, which stands above it"]
+
+
+def test_modules_that_import_each_other_over_a_third_are_found_and_imports_for_type_checkers_are_not():
+    modules = [
+        module("sft/a.py", "def f():\n    from sft.b import g"),
+        module("sft/b.py", "from sft import c"),
+        module("sft/c.py", "import sft.a"),
+        module("sft/d.py", "import sft.a\nfrom sft.e import X"),
+        module("sft/e.py", "if TYPE_CHECKING:\n    from sft.d import Y\nX = 1"),
+    ]
+    assert find_circles(modules) == ["sft.a, sft.b, sft.c"]
 
 
 def test_arrows_that_run_forward_are_no_finding():

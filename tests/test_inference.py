@@ -10,7 +10,7 @@ import pytest
 
 from prompts import PromptError
 from sft.errors import ConfigError, DataError, RunError
-from sft.locks import BusyError, NotWritableError, held, lock_of
+from sft.files import BusyError, NotWritableError, held, lock_of
 from tests.commands import ROOT
 from tests.tiny import make_reciting_model
 

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from prompts.tasks import get_task
+from sft.batches.encoding import encode_rows
 from sft.config.decoding import DECODING
 from sft.config.serve import ServeSettings
 from sft.conversation import Conversation, limits_of
-from sft.encoding import encode_rows
 from sft.evaluation.rows import prepare_rows
 from sft.inference import Predictor
 from sft.inference.files import describe_source
-from sft.runs import open_run
-from sft.serve.answers import prepare_answer
+from sft.runs.run import open_run
 from sft.serve.protocol import ChatRequest
+from sft.serve.replies import prepare_answer
 from sft.serve.served import ask, list_served
 from sft.talk.session import Session
-from sft.training.label_measure import LabelMeasure
+from sft.training.language_modelling import LabelMeasure
 
 LONG = "".join(f"sentence {number} of a long text. " for number in range(40))
 NEWS = {"task": "news", "category": ["Sci/Tech", "World", "the day before yesterday"]}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sft.data import open_dataset
-from sft.data.rows import FoundRow, RowReader
+from sft.data.files.reader import FoundRow, RowReader
 from tests.commands import ROOT
 from tests.readme import script_calls
 

@@ -14,9 +14,9 @@ from sft.config.layers import load_settings
 from sft.config.serve import ServeSettings
 from sft.evaluation import evaluate_run
 from sft.models.loading import load_run
-from sft.runs import open_run
-from sft.serve.answers import decide_decoding
+from sft.runs.run import open_run
 from sft.serve.protocol import ChatRequest
+from sft.serve.replies import decide_decoding
 from sft.serve.served import Asked
 from tests.commands import ROOT
 from tests.conftest import train_tiny

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import CliToggleFlag
 
-from sft.conditions import parse_condition
+from sft.config.conditions import parse_condition
 from sft.config.decoding import Preset
 from sft.config.layers import ResultSettings, read_boolean
 

@@ -11,14 +11,12 @@ if __name__ == "__main__":
     run_command(main)
 """
 
-from sft.console.answers import AnswerWriter
+from sft.console.answer_stream import AnswerWriter
 from sft.console.commands import run_command
-from sft.console.keyboard import on_interrupt, quiet_keyboard
-from sft.console.narration import Progress, progress, say, say_once, tell
+from sft.console.narration import Progress, progress, repeat_warnings, say, say_once, tell, warn
 from sft.console.tables import table
 from sft.console.terminal import TerminalFilter, make_visible, to_json
-from sft.console.typed import LineReader, has_cursor, read_standard_input
-from sft.console.warned import repeat_warnings, warn
+from sft.console.typed import LineReader, has_cursor, on_interrupt, quiet_keyboard, read_standard_input
 
 __all__ = [
     "AnswerWriter",

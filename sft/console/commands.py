@@ -57,7 +57,7 @@ def run_command(main: Callable[[], object]) -> None:
 
 def explain_refusal(error: Exception) -> str | None:
     """What the system would not do, for the user to mend: `data/x: Permission denied; ...`; None for other errors."""
-    from sft.staging import is_full  # only where something went wrong
+    from sft.errors import is_full  # only where something went wrong
 
     name = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
     if is_full(error):

@@ -7,6 +7,8 @@ stand, and each line is made visible once more after rendering.
     writer = MarkdownWriter(sys.stdout)
     writer.write("# Tit"); writer.write("le\n")
     writer.close()
+
+Texts side by side in a terminal, their Markdown rendered; one below the other where it is narrow.
 """
 
 import io
@@ -14,11 +16,12 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import ClassVar, TextIO
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markdown import Heading, Markdown, Paragraph
 from rich.padding import Padding
@@ -32,12 +35,15 @@ MIN_WIDTH = 20
 DRAW_INTERVAL_S = 0.05  # between two drawings; a person reads no faster
 SYNC_ON, SYNC_OFF = "\x1b[?2026h", "\x1b[?2026l"  # show it all at once: terminals that do not know this ignore it
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
 # Off: what would drop or hide a part of the text (entities can even spell control characters).
 PARSER = (
     MarkdownIt("commonmark", {"html": False})
     .enable(["table", "strikethrough"])
     .disable(["image", "entity", "escape", "reference"])
 )
+MIN_COLUMN = 30
+BETWEEN = " │ "
 
 
 class LeftHeading(Heading):
@@ -191,3 +197,25 @@ def split_blocks(source: str) -> list[str]:
 def is_block(token: Token) -> bool:
     """Whether a token opens a block that stands in no other one."""
     return token.level == 0 and token.nesting >= 0
+
+
+def show_columns(stream: TextIO, columns: Sequence[tuple[str, str]]) -> None:
+    """Write titled texts, each in a column of its own: show_columns(sys.stdout, [("base", "…"), ("tuned", "…")])."""
+    total = shutil.get_terminal_size().columns - 1
+    width = (total - len(BETWEEN) * (len(columns) - 1)) // len(columns)
+    if width < MIN_COLUMN:
+        renderer = Renderer(stream, total)
+        for title, text in columns:
+            stream.write("\n".join([f"{make_visible(title)}:", *renderer.render(make_visible(text)), ""]))
+        stream.flush()
+        return
+    renderer = Renderer(stream, width)
+    rendered = [[title, "─" * width, *renderer.render(make_visible(text))] for title, text in columns]
+    for cells in zip_longest(*rendered, fillvalue=""):
+        stream.write(BETWEEN.join(fill(cell, width) for cell in cells).rstrip() + "\n")
+    stream.flush()
+
+
+def fill(cell: str, width: int) -> str:
+    """A rendered line with blanks behind it up to `width` columns; its colours take no room."""
+    return cell + " " * max(0, width - cell_len(Text.from_ansi(cell).plain))

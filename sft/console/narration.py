@@ -1,4 +1,12 @@
-"""Narration: what a script tells the person while it works, on stderr, so that stdout holds results alone."""
+"""Narration: what a script tells the person while it works, on stderr, so that stdout holds results alone.
+
+Warnings that are said when they arise and once more at the end, for long work scrolls them away.
+
+warn("own: 18 rows asked, 12 found")      # stderr: warning: own: 18 rows asked, 12 found
+repeat_warnings()                         # and again, as the last thing before the result
+
+Paths as a reader has them: relative to where the command was typed, as long as they lie below it.
+"""
 
 import os
 import shutil
@@ -14,10 +22,10 @@ from tqdm import tqdm
 from sft.console.terminal import make_visible
 
 Item = TypeVar("Item")
-
 _said: set[tuple[Path, str]] = set()  # of this process, by say_once
 LINES_PER_RUN = 10  # without a terminal: one line per 10 %
 LINE_INTERVAL_S = 30.0  # without a terminal and without a total: one line per 30 s
+_warned: dict[str, None] = {}  # of this process, in order, each once
 
 
 def say(text: str, *, by_all: bool = False) -> None:
@@ -53,10 +61,14 @@ def tell(text: str, *, indent: int = 1) -> None:
 def progress(
     iterable: Iterable[Item], *, total: int | None = None, description: str = "", unit: str = "row", shown: bool = True
 ) -> "Progress[Item]": ...
+
+
 @overload
 def progress(
     *, total: int | None = None, description: str = "", unit: str = "row", shown: bool = True
 ) -> "Progress[None]": ...
+
+
 def progress(
     iterable: Iterable[Item] | None = None,
     *,
@@ -160,3 +172,26 @@ def format_duration(duration_s: float) -> str:
     """Hours, minutes and seconds: 250 -> "0:04:10"."""
     minutes, seconds = divmod(round(duration_s), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def warn(text: str) -> None:
+    """Say a warning now, and keep it for the end."""
+    say(f"warning: {text}")
+    _warned[text] = None
+
+
+def repeat_warnings() -> None:
+    """Say every warning of this process again, each once, and forget them; nothing where there was none."""
+    if _warned:
+        say(f"{len(_warned)} warning{'s' if len(_warned) > 1 else ''}, repeated here:")
+    for text in _warned:
+        say(f"  {text}")
+    _warned.clear()
+
+
+def show_path(path: Path) -> str:
+    """`outputs/demo/evaluation` for a folder below the working folder, the absolute path for any other."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

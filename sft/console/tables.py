@@ -1,4 +1,7 @@
-"""Plain tables for a terminal or a pipe: aligned also where a Chinese character is two columns wide."""
+"""Plain tables for a terminal or a pipe: aligned also where a Chinese character is two columns wide.
+
+Figures as people read them: the digits that say something. JSON keeps all of them.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +10,7 @@ from rich.cells import cell_len
 from sft.console.terminal import make_visible
 
 GAP = "  "
+TINY = 5e-5  # below it four decimals would say 0
 
 
 def table(rows: Sequence[Sequence[object]], *, header: Sequence[str] | None = None) -> str:
@@ -52,3 +56,13 @@ def _is_number(value: object) -> bool:
 def _pad(cell: str, width: int, right: bool) -> str:
     space = " " * (width - cell_len(cell))
     return space + cell if right else cell + space
+
+
+def show_figure(value: object) -> str:
+    """One figure on a line of its own: 0.8870132209018449 -> "0.887", 297.9 -> "297.9", 1.2e-05; others as they are."""
+    if not isinstance(value, float):
+        return str(value)
+    if value != 0 and abs(value) < TINY:
+        return f"{value:.1e}"
+    shown = f"{value:.4f}"
+    return shown.rstrip("0").rstrip(".") if "." in shown else shown

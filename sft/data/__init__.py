@@ -6,10 +6,10 @@ dataset = open_dataset("data/mixed")             # a folder made by build_datase
 dataset.train[0]                                 # {"id": "reviews-17", "source": "reviews", "task": "sentiment", ...}
 """
 
-from sft.data.canonical import Entity, Row, Turn
 from sft.data.dataset import Dataset, open_dataset, open_dataset_of
-from sft.data.reading import Reading
-from sft.data.rows import BadRow, FoundRow, RowReader
+from sft.data.files.reader import BadRow, FoundRow, RowReader
+from sft.data.rows.canonical import Entity, Row, Turn
+from sft.data.rows.reading import Reading
 
 __all__ = [
     "BadRow",

@@ -17,19 +17,18 @@ import numpy as np
 import orjson
 
 from sft.console import say, warn
-from sft.data.candidates import join_sides
-from sft.data.canonical import Row, asked_of, thread_of
-from sft.data.content import group_key
+from sft.data.building.candidates import join_sides
+from sft.data.building.preset import make_source
+from sft.data.files import READABLE, declared_classes, is_packed, kind_of_file
+from sft.data.files.reader import BadRow, FoundRow, OnBadRow, RowReader
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.named_files import by_split, find_files, hash_files, is_built, names_files
-from sft.data.places import sha256_of
-from sft.data.preset import make_source
-from sft.data.reading import Reading, make_reading, restore_tasks, with_declared_labels
-from sft.data.recognised import Recognised, check_numbers
-from sft.data.records import READABLE, declared_classes, is_packed, kind_of_file
-from sft.data.registry import known_names
-from sft.data.rows import BadRow, FoundRow, OnBadRow, RowReader
+from sft.data.rows.canonical import Row, asked_of, group_key, thread_of
+from sft.data.rows.reading import Reading, make_reading, restore_tasks, with_declared_labels
+from sft.data.rows.recognised import Recognised, check_numbers
+from sft.data.sources.registry import known_names
 from sft.errors import ConfigError, DataError, nearest_name
+from sft.files import sha256_of
 
 if TYPE_CHECKING:
     from sft.config.train import TrainSettings

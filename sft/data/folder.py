@@ -17,12 +17,11 @@ from typing import NamedTuple, NotRequired, TypedDict
 import orjson
 
 from sft.console import say
-from sft.data.canonical import Json, Row
 from sft.data.ledger import Example
-from sft.data.places import sha256_of
 from sft.data.quotas import SPLITS
+from sft.data.rows.canonical import Json, Row
 from sft.errors import DataError
-from sft.locks import held, lock_of
+from sft.files import held, lock_of, sha256_of
 
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft.console import say_once
+from sft.data.files import READABLE, kind_of_file
 from sft.data.folder import LEDGER, MANIFEST
-from sft.data.places import PROJECT_ROOT, sha256_of
 from sft.data.quotas import SPLITS
-from sft.data.records import READABLE, kind_of_file
 from sft.errors import DataError
+from sft.files import PROJECT_ROOT, sha256_of
 
 SPLIT_WORDS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
                "dev": "validation", "eval": "validation", "test": "test"}  # fmt: skip

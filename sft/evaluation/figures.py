@@ -7,7 +7,6 @@ import numpy as np
 
 from prompts import ChatFormat
 from sft.config.evaluate import Turns
-from sft.evaluation.answers import Answers
 from sft.evaluation.intervals import FigureInterval, measure_intervals
 from sft.evaluation.label_figures import (
     CalibrationGroup,
@@ -16,15 +15,20 @@ from sft.evaluation.label_figures import (
     summarise_calibrations,
     summarise_label_tasks,
 )
+from sft.evaluation.model_answers import Answers
 from sft.evaluation.other_metrics import OtherFigures, OtherMetric
 from sft.evaluation.outcomes import Measured, places_by, text_places
-from sft.evaluation.rows import EvalRow, EvalRows, Selection, count_by, supervised_ids
-from sft.evaluation.slices import places_in_slices
+from sft.evaluation.rows import EvalRow, EvalRows, Selection, count_by, places_in_slices, supervised_ids
 from sft.metrics.entities import NerFigures, summarise_entities
-from sft.metrics.generations import DISTINCT_SIGNATURE, GenerationFigures, summarise_generations
+from sft.metrics.generations import (
+    DISTINCT_SIGNATURE,
+    GenerationFigures,
+    TextFigures,
+    summarise_generations,
+    summarise_text,
+)
 from sft.metrics.loss import LossFigures, summarise_loss
 from sft.metrics.rouge import rouge_signature
-from sft.metrics.text import TextFigures, summarise_text
 
 
 class LossGroup(LossFigures):

@@ -14,25 +14,23 @@ from typing import NotRequired, TypedDict
 from prompts import ChatFormat
 from sft.config.evaluate import EvaluateSettings
 from sft.console import say
-from sft.console.paths import show_path
+from sft.console.narration import show_path
 from sft.errors import ConfigError
-from sft.evaluation.answers import plan_budgets
-from sft.evaluation.baseline import Baseline, choose_classes, find_baseline
-from sft.evaluation.companions import describe_main_task, list_companions, write_companions
+from sft.evaluation.companions import ShortMetrics, describe_main_task, list_companions, write_companions
 from sft.evaluation.compare import Change, Comparison, changes_of_rows, compare_models, headline_metrics
 from sft.evaluation.figures import DataStats, ModelFigures, count_supervised_bytes, describe_data, summarise_model
 from sft.evaluation.journal import PARTIAL_FILE
 from sft.evaluation.leaks import LeakFigures, Overlap, describe_leaks, find_overlaps
-from sft.evaluation.measuring import Measurements, measure_models, open_journal
+from sft.evaluation.measuring import Baseline, Measurements, choose_classes, find_baseline, measure_models, open_journal
+from sft.evaluation.model_answers import plan_budgets
 from sft.evaluation.other_metrics import OtherMetric, load_metric
 from sft.evaluation.predictions import Prediction, predict_rows
 from sft.evaluation.rows import prepare_rows, select_rows
-from sft.evaluation.short_forms import ShortMetrics
 from sft.generation.backends import check_generator
-from sft.labels import describe_sole_answer
 from sft.models.loading import load_run
-from sft.robustness.figures import HardAnswer, RobustnessFigures
-from sft.runs import Run, git_revision, package_versions, write_atomically
+from sft.robustness.flips import HardAnswer, RobustnessFigures
+from sft.runs.labels import describe_sole_answer
+from sft.runs.run import Run, git_revision, package_versions, write_atomically
 from sft.training.log import LOG_FILE, read_log
 
 METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE = (

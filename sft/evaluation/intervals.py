@@ -13,9 +13,9 @@ from sft.evaluation.label_figures import judge, label_places, spread_probabiliti
 from sft.evaluation.outcomes import Measured, classes_of, cluster_of, text_places
 from sft.evaluation.rows import EvalRow
 from sft.metrics.calibration import brier_of
+from sft.metrics.classification import interval_of_area
+from sft.metrics.generations import is_exact
 from sft.metrics.resampling import Interval, Sums, Values, bounded_interval, sum_by_group
-from sft.metrics.roc import interval_of_area
-from sft.metrics.text import is_exact
 
 MOST_BRIER = 2.0  # of one row: sure of one label where another is right
 

@@ -16,7 +16,7 @@ from typing import Literal, TypedDict
 
 from sft.console import say
 from sft.generation import Generated
-from sft.runs import write_atomically
+from sft.runs.run import write_atomically
 
 PARTIAL_FILE = "predictions.partial.jsonl"
 Side = Literal["tuned", "base"]

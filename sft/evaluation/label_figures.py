@@ -11,12 +11,11 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from sft.evaluation.answers import Answers
+from sft.evaluation.model_answers import Answers
 from sft.evaluation.outcomes import Outcome, classes_of, places_by
 from sft.evaluation.rows import EvalRow
-from sft.metrics.calibration import CalibrationFigures, Judged, summarise_calibration
+from sft.metrics.calibration import CalibrationFigures, Judged, softmax, spread_over, summarise_calibration
 from sft.metrics.classification import ClassificationFigures, summarise_labels
-from sft.metrics.probabilities import softmax, spread_over
 
 TEXT_SHOWN = 100  # characters of a row's text in a list of rows
 

@@ -1,28 +1,57 @@
-"""The part of an evaluation that needs models in memory: one after the other, on the same rows."""
+"""The part of an evaluation that needs models in memory: one after the other, on the same rows.
+
+What the tuned model is asked beyond the rows, while it is in memory: rewritten rows, hard cases, validation rows.
+
+How much an evaluation has in memory at once: never more than the training of its run had.
+
+What training held beside the weights (activations for the backward pass, gradients, the optimizer's state) is divided
+between a forward pass, which keeps nothing, and the keys and values of answers in the making.
+
+What a run is compared with: the model it was tuned from, another run, or any other model.
+"""
 
 import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 import torch
+from transformers import PretrainedConfig
 
-from prompts import ChatFormat
-from sft.config.evaluate import EvaluateSettings
+from prompts import ChatFormat, Head
+from sft.config.evaluate import BASE, EvaluateSettings
+from sft.config.train import TrainSettings
 from sft.console import say
-from sft.errors import RunError
-from sft.evaluation.answers import Asking, answer_rows, plan_budgets
-from sft.evaluation.baseline import Baseline, choose_classes, load_baseline
+from sft.errors import ConfigError, RunError
 from sft.evaluation.figures import count_supervised_bytes
 from sft.evaluation.journal import Journal, Side, hash_of
-from sft.evaluation.outcomes import Measured, read_outcomes, text_places
-from sft.evaluation.probes import Probes, probe_model
-from sft.evaluation.room import plan_room
-from sft.evaluation.rows import EvalRow, prepare_rows
-from sft.evaluation.subsets import take_rows
+from sft.evaluation.label_figures import FittedTemperature
+from sft.evaluation.model_answers import Asking, answer_rows, plan_budgets
+from sft.evaluation.outcomes import Measured, read_outcomes, take_rows, text_places
+from sft.evaluation.robustness import Robustness, fit_temperatures, measure_robustness
+from sft.evaluation.rows import Context, EvalRow, prepare_rows
 from sft.generation.backends import Writer, open_writer
+from sft.generation.batch import Room, usual_room
+from sft.models.head import read_head
 from sft.models.loaded import LoadedModel
-from sft.runs import Run, package_versions
+from sft.models.loading import load_base, load_run
+from sft.models.source import describe_weights, find_source
+from sft.runs.run import RUN_FILE, Run, open_run, package_versions
+
+ON_CPU = Room(tokens=1024, cache_bytes=2**27)  # 5,800 tokens of SmolLM2-135M in bf16
+FEWEST_TOKENS = 256
+LEAST_CACHE_BYTES = 2**26
+GIBIBYTE = 2**30
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What was asked for of --robustness and --calibrate, and applies."""
+
+    robustness: Robustness | None = None
+    temperatures: dict[str, FittedTemperature] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +77,24 @@ class Measurements:
             base=take_rows(self.base, places) if self.base else None,
             num_bytes=[self.num_bytes[place] for place in places] if self.num_bytes else None,
         )
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """kind "base" is the run's own model with the adapter off; `run` is set for kind "run" alone.
+
+    identity: hashes of the weights, so that answers of one are never taken for another's.
+    """
+
+    kind: Literal["base", "run", "model"]
+    name: str
+    identity: str
+    run: Run | None = None
+
+    @property
+    def head(self) -> Head | None:
+        """The classification head of another run; None of anything else."""
+        return read_head(self.run.weights_dir) if self.run else None
 
 
 def open_journal(
@@ -152,7 +199,7 @@ def _unload(loaded: LoadedModel) -> None:
 
 def _score_rouge(rows: Sequence[EvalRow], texts: Sequence[str]) -> dict[str, list[float | None]]:
     """ROUGE of the rows that text metrics are taken over."""
-    from sft.hf_rouge import rouge_of_rows  # imports HF's evaluate: only where it is asked for
+    from sft.evaluation.hf_rouge import rouge_of_rows  # imports HF's evaluate: only where it is asked for
 
     places = text_places(rows, asked=True)
     scores = rouge_of_rows([rows[place].reference for place in places], [texts[place] for place in places])
@@ -161,3 +208,92 @@ def _score_rouge(rows: Sequence[EvalRow], texts: Sequence[str]) -> dict[str, lis
         for place, value in zip(places, values, strict=True):
             rouge[name][place] = value
     return rouge
+
+
+def probe_model(
+    run: Run, settings: EvaluateSettings, loaded: LoadedModel, rows: Sequence[EvalRow], measured: Measured,
+    *, seed: int, max_tokens: int,
+) -> Probes:  # fmt: skip
+    """Ask what the settings want. Without label rows there is nothing to ask, and that is said."""
+    if not (settings.robustness or settings.calibrate):
+        return Probes()
+    if not any(row.labels for row in rows):
+        say("--robustness and --calibrate are about label tasks, of which these rows hold none: left out")
+        return Probes()
+    trained = run.train_settings()
+    max_length = min(settings.max_seq_length or trained.max_seq_length, loaded.max_context)
+    context = Context(run.system_prompt, trained, max_length, max_tokens)
+    robustness, temperatures = None, {}
+    if settings.robustness:
+        num_rows = settings.robustness_rows
+        robustness = measure_robustness(loaded, rows, measured, context, num_rows=num_rows, seed=seed)
+    if settings.calibrate:
+        temperatures = fit_temperatures(run, settings, loaded, context, {row.row["id"] for row in rows}, seed=seed)
+    return Probes(robustness, temperatures)
+
+
+def plan_room(run: Run, loaded: LoadedModel) -> Room:
+    """What a batch may take: on a GPU by the training's peak, on a CPU, where the libraries take most of it, little."""
+    if loaded.device.type != "cuda":
+        return ON_CPU
+    usual, peak_gb = usual_room(loaded), run.metrics.get("peak_gb")
+    if not isinstance(peak_gb, int | float):
+        return usual
+    beside = int(peak_gb * GIBIBYTE) - loaded.causal_lm.get_memory_footprint()
+    return divide(beside, loaded.causal_lm.config, loaded.precision.dtype, usual)
+
+
+def divide(beside_weights: int, config: PretrainedConfig, dtype: torch.dtype, usual: Room) -> Room:
+    """Half of the bytes for a forward pass, half for keys and values; at most the usual, and enough to work with."""
+    config, half = config.get_text_config(), beside_weights // 2
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # One layer's own: both halves of the gated MLP, their product, six states; twice that, for copies of it.
+    bytes_a_token = 2 * dtype.itemsize * (3 * inner + 6 * config.hidden_size)
+    return Room(
+        min(usual.tokens, max(FEWEST_TOKENS, half // bytes_a_token)),
+        min(usual.cache_bytes, max(LEAST_CACHE_BYTES, half)),
+    )
+
+
+def choose_classes(run: Run, baseline: Baseline | None) -> Head | None:
+    """The head whose classes both sides choose among, since one of them can do nothing else; None where both write."""
+    return read_head(run.weights_dir) or (baseline.head if baseline else None)
+
+
+def find_baseline(run: Run, settings: EvaluateSettings) -> Baseline | None:
+    """What --baseline names, before anything is loaded; None with --no-baseline.
+
+    Raises RunError, ModelError or ConfigError for what cannot be compared with.
+    """
+    if not settings.has_baseline:
+        return None
+    if settings.baseline == BASE:
+        return Baseline("base", run.base["name"], run.base.get("weights", ""))
+    if (Path(settings.baseline) / RUN_FILE).is_file():
+        other = open_run(settings.baseline)
+        if other.path == run.path:
+            raise ConfigError(f"--baseline {settings.baseline}: is the run itself; name another run or a model")
+        return Baseline("run", other.path.name, f"{other.adapter} on {other.base.get('weights', '')}", other)
+    source = find_source(settings.baseline)
+    return Baseline("model", settings.baseline, describe_weights(source.folder))
+
+
+def load_baseline(
+    baseline: Baseline, run: Run, settings: EvaluateSettings
+) -> tuple[LoadedModel, str | None, TrainSettings]:
+    """The other model with the system prompt and the settings its rows are encoded by.
+
+    Another run brings its own, as it was trained; a plain model gets those of the run it is compared with.
+    """
+    if baseline.run is not None:
+        trusted = settings.trust_remote_code
+        loaded = load_run(baseline.run, allow_mismatch=settings.allow_mismatch, trust_remote_code=trusted)
+        return loaded, baseline.run.system_prompt, baseline.run.train_settings()
+    trained = run.train_settings()
+    loaded = load_base(
+        settings.baseline,
+        trained_in=trained.dtype,
+        think=trained.think,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return loaded, run.system_prompt, trained

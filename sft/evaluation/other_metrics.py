@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from sft.errors import ConfigError
+from sft.evaluation.hf_evaluate import load_hf_evaluate
 from sft.evaluation.outcomes import Outcome, classes_of, text_places
 from sft.evaluation.rows import EvalRow
-from sft.hf_evaluate import load_hf_evaluate
 
 
 class OtherFigures(TypedDict):

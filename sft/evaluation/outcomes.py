@@ -1,15 +1,19 @@
-"""What each answer amounts to: which class, which entities, or nothing that can be read."""
+"""What each answer amounts to: which class, which entities, or nothing that can be read.
+
+One model's measurements, for some of the rows alone.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 from prompts import ChatFormat
 from prompts.tasks import Unparseable
-from sft.data.canonical import question_of
-from sft.data.content import normalise_text
-from sft.evaluation.answers import Answers
+from sft.data.rows.canonical import question_of
+from sft.evaluation.model_answers import Answers
 from sft.evaluation.rows import EvalRow
 from sft.metrics.entities import EntityCounts, Span, count_entities, place_mentions
+from sft.text.normalise import normalise_text
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,18 @@ def places_by(rows: Sequence[EvalRow], key: Callable[[EvalRow], str]) -> dict[st
     for place, row in enumerate(rows):
         groups.setdefault(key(row), []).append(place)
     return groups
+
+
+def take_rows(measured: Measured, places: Sequence[int]) -> Measured:
+    """The same measurements for the rows at these places, in their order: every list in it is one value a row."""
+    return _take(measured, places)
+
+
+def _take(value: Any, places: Sequence[int]) -> Any:
+    if isinstance(value, list):
+        return [value[place] for place in places]
+    if isinstance(value, dict):
+        return {name: _take(part, places) for name, part in value.items()}
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{part.name: _take(getattr(value, part.name), places) for part in fields(value)})

@@ -7,8 +7,7 @@ from prompts import ChatFormat
 from sft.evaluation.compare import Change
 from sft.evaluation.leaks import Overlap
 from sft.evaluation.outcomes import Measured
-from sft.evaluation.rows import EvalRow
-from sft.evaluation.slices import language_of_row
+from sft.evaluation.rows import EvalRow, language_of_row
 
 
 class OverlapFacts(TypedDict):

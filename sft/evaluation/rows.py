@@ -1,8 +1,14 @@
-"""The rows to evaluate on: those the run was not trained on, as the token ids training would have seen."""
+"""The rows to evaluate on: those the run was not trained on, as the token ids training would have seen.
+
+What more rows need to be asked just as the rows of the evaluation were.
+
+Parts of the rows that figures are also told for: where a row comes from, how long it is, what it is written in.
+"""
 
 import random
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +16,24 @@ from typing import NamedTuple
 from prompts import ChatFormat, Encoded, Head, conversation_of
 from prompts.head import answers_of
 from prompts.tasks import Task, get_task
+from sft.batches.encoding import encode_rows
 from sft.config.evaluate import EvaluateSettings, Turns
 from sft.config.train import TrainSettings
 from sft.data import Dataset, Reading, Row, open_dataset, open_dataset_of
 from sft.data.dataset import SPLIT_RULE, find_parts, reading_of, splits_as_before
 from sft.data.named_files import hash_files, names_files
 from sft.data.quotas import largest_remainder
-from sft.encoding import encode_rows
+from sft.data.rows.canonical import question_of
 from sft.errors import ConfigError, DataError
-from sft.runs import Run
+from sft.models.loaded import LoadedModel
+from sft.runs.run import Run
+
+LENGTH_EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens of the whole row
+MOSTLY = 0.8  # share of the words from which a text is of one script
+HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+KANA = re.compile("[\u3041-\u30ff\u31f0-\u31ff]")
+LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
+LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True)
@@ -298,3 +313,66 @@ def count_by(rows: Sequence[EvalRow], field_name: str) -> dict[str, int]:
 def supervised_ids(encoded: Encoded) -> list[int]:
     """The ids that carry loss: the answers and their end tokens."""
     return [token for token, flag in zip(encoded.input_ids, encoded.loss_mask, strict=True) if flag]
+
+
+@dataclass(frozen=True)
+class Context:
+    """How rows are encoded (as in training), and how many tokens a batch may hold; None: the device's usual."""
+
+    system_prompt: str | None
+    trained: TrainSettings
+    max_length: int
+    max_tokens: int | None = None
+
+    def prepare(self, rows: Sequence[Row], loaded: LoadedModel) -> list[EvalRow]:
+        """Rows as the model is asked them; those that do not fit are left out. Raises DataError where none fits."""
+        prepared = prepare_rows(rows, loaded.chat, self.system_prompt, self.trained, self.max_length, loaded.head)
+        return prepared.rows
+
+
+def language_of(text: str) -> str:
+    """By script, since no model is at hand to tell more: "zh", "latin" (English and its kin), "mixed" or "other".
+
+    A Chinese character and a Latin word count one each: language_of("我用 python 写代码") -> "zh" (6 of 7);
+    language_of("什么是 LoRA adapter") -> "mixed". Text with kana, without letters, or in another script is "other".
+    """
+    num_han, num_latin = len(HAN.findall(text)), len(LATIN.findall(text))
+    if KANA.search(text) or num_han + num_latin == 0:
+        return "other"
+    if len(LETTER.findall(text)) > 2 * (num_han + sum(map(len, LATIN.findall(text)))):
+        return "other"  # mostly Cyrillic, Arabic, Hangul, ...
+    share = num_han / (num_han + num_latin)
+    return "zh" if share >= MOSTLY else "latin" if share <= 1 - MOSTLY else "mixed"
+
+
+def language_of_row(row: EvalRow) -> str:
+    """Of what the row asks and answers; the task's own prompt around it does not count."""
+    return language_of(f"{question_of(row.row)}\n{row.reference}")
+
+
+def length_bucket(num_tokens: int) -> str:
+    """The bucket a row's length falls into: 100 -> "65-128", 5000 -> "4097+"."""
+    low = 1
+    for edge in LENGTH_EDGES:
+        if num_tokens <= edge:
+            return f"{low}-{edge}"
+        low = edge + 1
+    return f"{low}+"
+
+
+SLICES: dict[str, Callable[[EvalRow], str]] = {
+    "source": lambda row: row.row["source"],
+    "task": lambda row: row.task.name,
+    "length": lambda row: length_bucket(row.num_tokens),
+    "language": language_of_row,
+}
+
+
+def places_in_slices(rows: Sequence[EvalRow]) -> dict[str, dict[str, list[int]]]:
+    """Row numbers by kind of slice and slice: {"language": {"zh": [0, 2], "latin": [1]}, ...}; lengths in order."""
+    found: dict[str, dict[str, list[int]]] = {kind: {} for kind in SLICES}
+    for place, row in enumerate(rows):
+        for kind, name_of in SLICES.items():
+            found[kind].setdefault(name_of(row), []).append(place)
+    found["length"] = dict(sorted(found["length"].items(), key=lambda item: int(item[0].rstrip("+").split("-")[0])))
+    return found

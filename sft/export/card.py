@@ -15,7 +15,7 @@ from prompts.tasks import get_task
 from sft.evaluation.flow import METRICS_FILE
 from sft.models.source import EMBEDDED
 from sft.report import render_table
-from sft.runs import Run
+from sft.runs.run import Run
 
 What = Literal["adapter", "merged", "gguf"]
 CARD_FILE = "README.md"

@@ -20,17 +20,22 @@ from sft.errors import RunError
 from sft.evaluation.rows import EvalRow, prepare_rows, select_rows
 from sft.export.agreement import Agreement, Limits, Probe, compare, probe
 from sft.export.card import CARD_FILE, build_card
-from sft.export.gguf_check import check_vocabulary, load_gguf
-from sft.export.gguf_file import check_convertible, estimate_gguf_bytes, list_shapes, write_gguf
+from sft.export.gguf_file import (
+    check_convertible,
+    check_vocabulary,
+    estimate_gguf_bytes,
+    list_shapes,
+    load_gguf,
+    write_gguf,
+)
 from sft.export.merge import load_merged, merge_adapter, save_merged, stored_dtype
-from sft.export.modelfile import MODELFILE, build_modelfile
-from sft.export.staging import check_disk_space, staging
-from sft.export.template import build_template, count_same_prompts
+from sft.export.template import MODELFILE, build_modelfile, build_template, count_same_prompts
+from sft.files import check_disk_space, staging
 from sft.models.loaded import LoadedModel
 from sft.models.loading import check_fingerprint, load_run, load_tokenizer
 from sft.models.precision import Precision, decide_precision, name_dtype
 from sft.models.source import FOUR_BIT, ModelSource, find_source, stored_quantisation
-from sft.runs import Run
+from sft.runs.run import Run
 
 EXPORT_FILE = "export.json"
 # Measured on the embedded model (docs/results.md has the table), then given room: what a correct export differs by

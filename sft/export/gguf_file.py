@@ -4,21 +4,37 @@ write_gguf(Path("outputs/demo/export/merged"), Path("demo-q8_0.gguf"), "q8_0", n
 
 For the architectures of the ChatML families this project trains: Llama (SmolLM2), Qwen2 (Qwen2.5) and Qwen3. Names,
 metadata and layout are those of llama.cpp's convert_hf_to_gguf.py; benchmarks/gguf_conformance.py compares the two.
+
+A GGUF file read back by readers that did not write it: gguf's reader, and transformers' loader.
+
+check_vocabulary(path, merged)         # tokens, end token and template are those of the model folder
+loaded = load_gguf(path, like)         # the weights as they are after quantisation, in fp32
+
+A tokenizer as GGUF holds it: tokens, their kinds, merges, the chat template, the end token.
+
+llama.cpp splits text by one of a few expressions it knows by name; a tokenizer that splits in another way would give
+other ids there without a word, so it is refused here.
 """
 
 import json
 from collections.abc import Iterator
+from contextlib import redirect_stderr
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import gguf
 import torch
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft.config.export import GgufType
 from sft.console import progress
-from sft.errors import ModelError
-from sft.export.gguf_vocabulary import add_vocabulary
+from sft.errors import ModelError, RunError
 from sft.export.quantise import FILE_TYPES, choose_type, count_bytes, encode_tensor
+from sft.models.loaded import LoadedModel
+from sft.models.misfits import refuse_misfits
+from sft.models.source import quiet_libraries
 
 ARCHITECTURES = {
     "LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA,
@@ -27,6 +43,11 @@ ARCHITECTURES = {
 }
 ELSEWHERE = "convert the merged folder with llama.cpp's convert_hf_to_gguf.py"
 Config = dict[str, object]
+
+# How texts are cut before the merges, as tokenizer.json has it -> llama.cpp's name for it.
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def check_convertible(folder: Path) -> gguf.MODEL_ARCH:
@@ -146,3 +167,97 @@ def _read_tensor(folder: Path, name: str) -> torch.Tensor:
             if name in file.keys():  # noqa: SIM118
                 return file.get_tensor(name)
     raise ModelError(f"{folder}: {name} is in none of the *.safetensors files; export again")
+
+
+def check_vocabulary(path: Path, folder: Path) -> None:
+    """Raise RunError where the file's chat template, end token or tokens are not those of the model folder."""
+    fields = gguf.GGUFReader(path).fields
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    found = {
+        "chat template": fields["tokenizer.chat_template"].contents(),
+        "end token": tokens[fields["tokenizer.ggml.eos_token_id"].contents()],
+        "tokens": tokens[: len(tokenizer)],
+    }
+    expected = {
+        "chat template": tokenizer.chat_template,
+        "end token": tokenizer.eos_token,
+        "tokens": tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))),
+    }
+    if different := [name for name in found if found[name] != expected[name]]:
+        raise RunError(f"{path.name}: {', '.join(different)} are not those of the merged model; report it")
+
+
+def load_gguf(path: Path, like: LoadedModel) -> LoadedModel:
+    """The file's weights in a transformers model, computing where and how `like` does; prompts are made by `like`."""
+    quiet_libraries()
+    with redirect_stderr(StringIO()):  # a progress bar of transformers' that no setting switches off
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=like.precision.dtype,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    refuse_misfits(path.name, info)
+    return replace(like, model=model.to(like.precision.device).eval())
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> None:
+    """Add everything about the tokenizer of a model folder; rows of the embedding without a token become [PAD7]."""
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary: dict[str, int] = dict(content["model"]["vocab"])
+    added = {entry["id"]: entry for entry in content["added_tokens"]}
+    vocabulary |= {entry["content"]: entry["id"] for entry in added.values()}
+    names = {index: token for token, index in vocabulary.items()}
+    if max(names) >= vocab_size:
+        raise ModelError(f"{folder}: token {max(names)} has no row in the embedding of {vocab_size}; export again")
+    tokens, kinds = [], []
+    for index in range(vocab_size):
+        tokens.append(names.get(index, f"[PAD{index}]"))
+        kinds.append(_kind_of(index, names, added))
+    writer.add_tokenizer_model("gpt2")  # byte-level BPE
+    writer.add_tokenizer_pre(name_pre_tokenizer(content))
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    special = gguf.SpecialVocab(folder, load_merges=True)
+    special.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    special.add_to_gguf(writer, quiet=True)
+    if "bos" not in special.add_special_token:
+        writer.add_add_bos_token(False)  # ChatML begins with <|im_start|>, nothing stands before it
+
+
+def _kind_of(index: int, names: dict[int, str], added: dict[int, dict[str, object]]) -> gguf.TokenType:
+    if index not in names:
+        return gguf.TokenType.UNUSED
+    if index not in added:
+        return gguf.TokenType.NORMAL
+    token = names[index]
+    is_control = added[index]["special"] or (token.startswith("<|") and token.endswith("|>"))
+    return gguf.TokenType.CONTROL if is_control else gguf.TokenType.USER_DEFINED
+
+
+def name_pre_tokenizer(content: dict[str, dict[str, object]]) -> str:
+    """llama.cpp's name for how a tokenizer.json cuts texts: qwen2, smollm or gpt-2. Raises ModelError for another."""
+    steps = _steps_of(content.get("pre_tokenizer"))
+    kinds = [step["type"] for step in steps]
+    if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"] == {"Regex": QWEN_SPLIT}:
+        return "qwen2"
+    splits = bool(steps) and bool(steps[-1].get("use_regex", True))
+    if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"] and splits:
+        return "smollm"
+    if kinds == ["ByteLevel"] and splits:
+        return "gpt-2"
+    raise ModelError(
+        f"the tokenizer cuts texts by {' + '.join(map(str, kinds)) or 'nothing'}, which --gguf does not cover; "
+        "use --merge, then llama.cpp's convert_hf_to_gguf.py"
+    )
+
+
+def _steps_of(pre_tokenizer: object) -> list[dict[str, object]]:
+    if not isinstance(pre_tokenizer, dict):
+        return []
+    if pre_tokenizer["type"] == "Sequence":
+        return [step for inner in pre_tokenizer["pretokenizers"] for step in _steps_of(inner)]
+    return [pre_tokenizer]

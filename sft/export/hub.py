@@ -15,7 +15,7 @@ from pathlib import Path
 from sft.console import say, table
 from sft.errors import RunError
 from sft.export.card import CARD_FILE, What, base_id, build_card
-from sft.runs import Run
+from sft.runs.run import Run
 
 # What may leave the machine. Checkpoints, optimizer state (*.pt, *.pth, *.bin), logs and run.json are none of these.
 SENT = ("*.safetensors", "*.safetensors.index.json", "*.gguf", "*.jinja", "merges.txt", "Modelfile", CARD_FILE)

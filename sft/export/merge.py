@@ -16,12 +16,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from prompts.family import TEXT_END, TURN_END
 from sft.errors import RunError
+from sft.files import apply_umask
 from sft.models.head import install_head
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_weights, read_stored_dtype
 from sft.models.precision import DTYPES
 from sft.models.source import ModelSource
-from sft.staging import apply_umask
 
 SHARD_SIZE = "5GB"
 

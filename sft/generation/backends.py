@@ -16,7 +16,7 @@ from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.errors import ConfigError, ModelError
 from sft.generation.batch import NOTHING_KNOWN, Generated, Room, generate_batch, read_answer
-from sft.generation.call import count_room
+from sft.generation.streaming import count_room
 from sft.models.loaded import LoadedModel
 
 GeneratorName = Literal["transformers", "vllm"]

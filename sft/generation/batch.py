@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 
 from sft.backend import UNSLOTH
+from sft.batches.layout import TOKENS_PER_BATCH
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.generation.cache import bytes_per_token
-from sft.generation.call import call_generate, count_room
 from sft.generation.decode import decode
 from sft.generation.prefix import compute_prefix
 from sft.generation.selfcheck import Caching, find_caching
+from sft.generation.streaming import call_generate, count_room
 from sft.models.loaded import LoadedModel, in_eval_mode
-from sft.scoring import TOKENS_PER_BATCH
 
 MAX_BATCH_ROWS = 256
 CPU_CACHE_BYTES = 2**28  # 11,000 tokens of SmolLM2-135M in bf16

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sft.backend import UNSLOTH
+from sft.batches.prefixes import count_in_common
 from sft.generation.cache import BatchCache
-from sft.prefixes import count_in_common
 
 if TYPE_CHECKING:
     from sft.models.loaded import LoadedModel

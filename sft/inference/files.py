@@ -14,12 +14,12 @@ from typing import BinaryIO
 
 from prompts import PromptError
 from sft.console import progress, say
-from sft.data.places import sha256_of
 from sft.errors import DataError
+from sft.files import sha256_of
 from sft.inference.prediction import Prediction
 from sft.inference.predictor import Predictor
-from sft.inference.rows import FileRow
-from sft.runs import write_atomically
+from sft.inference.questions import FileRow
+from sft.runs.run import write_atomically
 
 CHUNK_ROWS = {"cuda": 256, "cpu": 16}  # rows between two writes: what a kill costs; enough of them to fill a batch
 

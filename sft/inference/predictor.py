@@ -8,7 +8,6 @@ from pathlib import Path
 from prompts import conversation_of
 from prompts.head import answers_of
 from prompts.tasks import Row, Task, get_task, text_of
-from sft.class_scoring import score_choices
 from sft.config.decoding import DECODING, Decoding
 from sft.conversation import fit_prompt, limits_of
 from sft.generation import TextStream, generate_batch, stream
@@ -16,7 +15,8 @@ from sft.inference.prediction import Prediction, read_scores, read_text
 from sft.inference.questions import choose_task, make_row, row_of_record
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
-from sft.runs import Run, open_run
+from sft.runs.run import Run, open_run
+from sft.scoring.classes import score_choices
 
 Question = str | Row
 """A text, or a row of a task: {"text": "三比一取胜", "category": ["体育", "经济"]}."""

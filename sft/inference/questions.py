@@ -1,13 +1,19 @@
 """From a text, or a record of a file, to the row that a task asks. Pure: no model.
 
 make_row(get_task("sentiment"), "房间很干净")        # {"task": "sentiment", "text": "房间很干净"}
+
+The rows of a file that is to be answered. Pure: a file that is wrong is found so before a model is loaded.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 from prompts import PromptError, conversation_of
 from prompts.tasks import Row, Task, get_task, task_names, text_of
-from sft.errors import ConfigError
+from sft.data.files import BadRecord, read_records
+from sft.errors import ConfigError, DataError
 
 # What else a file may call an instruction; what else it may call other fields, the tasks say.
 OTHER_NAMES = {"instruction": ("prompt", "question", "query", "text")}
@@ -76,3 +82,46 @@ def show_question(row: Row) -> dict[str, object]:
     """The fields of a row that are asked: {"text": "房间很干净"}."""
     task = get_task(text_of(row, "task"))
     return {field: row[field] for field in (*task.prompt_fields, "input") if row.get(field)}
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One row of the input: where it stands, and either what it asks or why it cannot be asked."""
+
+    line: int
+    id: str | None
+    row: Row | None
+    problem: str | None = None
+
+
+def read_rows(
+    path: Path,
+    task: Task,
+    *,
+    keep_bad: bool,
+    columns: Mapping[str, str] = MappingProxyType({}),
+    encoding: str | None = None,
+) -> list[FileRow]:
+    """The rows of a file; columns: what the run's own file called its fields, {"text": "评论"}.
+
+    Raises DataError for a file that cannot be read; unless keep_bad, for the first bad row.
+    """
+    rows = []
+    for record in read_records(path, encoding):
+        row, name, problem = None, None, record.message if isinstance(record, BadRecord) else None
+        if not isinstance(record, BadRecord):
+            given = record.fields.get("id")
+            name = str(given) if isinstance(given, str | int) else None
+            named = {field: record.fields[column] for field, column in columns.items() if column in record.fields}
+            if record.fields.get("task") not in task_names():  # a column like others
+                named["task"] = None
+            try:
+                row = row_of_record(record.fields | named, task)
+            except PromptError as error:
+                problem = str(error)
+        if problem is not None and not keep_bad:
+            raise DataError(f"{path}:{record.line}: {problem}; or pass --on_bad_row quarantine")
+        rows.append(FileRow(record.line, name, row, problem))
+    if not rows:
+        raise DataError(f"{path}: no rows in this file; give one with a row a line")
+    return rows

@@ -6,14 +6,26 @@ is none: it calls every sure negative unsure.) Bins hold equally many rows, so t
 The expected calibration error (ECE) of a sample is never 0: it sums absolute distances, and chance alone keeps every
 bin's accuracy away from its confidence. So the figure has its noise floor beside it, what a perfectly calibrated model
 would show on as many rows, and an interval that takes the floor into account.
+
+One number that makes a model's probabilities honest: the temperature its label scores are divided by.
+
+Fitted on validation rows and then used on others: fitted on the rows it is judged by it would flatter itself. It moves
+no answer, for it keeps the order of the labels (Guo et al. 2017, arXiv:1706.04599).
+
+Label scores -> probabilities over the labels a row allows, and the answer picked by them.
+
+A score is the log-probability of a label as the whole answer (sft.scoring.labels) or a logit of a classification head.
+Either way the probabilities of a row's labels add up to 1, so what the model would give to other answers is left out.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from sft.metrics.resampling import CHUNK_ELEMENTS, CONFIDENCE
@@ -24,8 +36,9 @@ LOW, HIGH = 0.6, 0.9  # thresholds of what is called unsure and sure
 NUM_SHOWN = 20  # rows listed of those unsure, and of those surely wrong
 NUM_RESAMPLES = 1_000
 PRECISION = 5e-4  # to which the upper end of an ECE is searched
-
 Values = NDArray[np.float64]
+LOWEST, HIGHEST = 0.05, 20.0  # beyond them nothing is gained but certainty, or indifference
+Probabilities = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -296,3 +309,53 @@ def _list_rows(rows: Sequence[Judged], num_all: int) -> RowList:
             for row in rows[:NUM_SHOWN]
         ],
     }
+
+
+def fit_temperature(scores: Sequence[Sequence[float]], right: Sequence[int]) -> float:
+    """The temperature of the lowest mean nll. scores[i] are those of row i's labels, right[i] the right label's place.
+
+    fit_temperature([[2.0, 0.0]] * 3, [0, 0, 1]) -> 2.885: as sure as it is often right, softmax([0.693, 0]) = 2/3
+
+    Raises ValueError for no rows.
+    """
+    if not scores or len(scores) != len(right):
+        raise ValueError(f"one right label per row of scores: {len(scores)} rows, {len(right)} labels")
+    width = max(map(len, scores))
+    # Rows may allow fewer labels than others: the missing ones get a score that no temperature brings back.
+    table = np.full((len(scores), width), -np.inf)  # (N, L)
+    for place, row in enumerate(scores):
+        table[place, : len(row)] = row
+    wanted = table[np.arange(len(right)), right]  # (N,)
+
+    def mean_nll(log_temperature: float) -> float:
+        scaled = table / math.exp(log_temperature)
+        top = scaled.max(1)
+        normaliser = top + np.log(np.exp(scaled - top[:, None]).sum(1))
+        return float((normaliser - wanted / math.exp(log_temperature)).mean())
+
+    found = minimize_scalar(mean_nll, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
+    return round(math.exp(float(found.x)), 6)
+
+
+def softmax(scores: Sequence[float], temperature: float = 1.0) -> Probabilities:
+    """Probabilities in fp32: softmax([-0.1, -2.3]) -> [0.9, 0.1]. temperature > 1 flattens, < 1 sharpens.
+
+    Raises ValueError for no scores and for a score that is not finite.
+    """
+    logits = np.asarray(scores, np.float32) / np.float32(temperature)
+    if logits.size == 0 or not np.isfinite(logits).all():
+        raise ValueError(f"scores must be finite numbers, at least one, not {list(scores)}")
+    exponents = np.exp(logits - logits.max())
+    shares: Probabilities = exponents / exponents.sum()
+    return shares
+
+
+def spread_over(classes: Sequence[str], labels: Sequence[str], probabilities: Sequence[float]) -> NDArray[np.float64]:
+    """A row's probabilities over all classes of its task; 0 for those the row does not allow.
+
+    spread_over(["体育", "经济", "娱乐"], ["经济", "体育"], [0.2, 0.8]) -> [0.8, 0.2, 0.0]
+    """
+    row = np.zeros(len(classes))
+    for label, probability in zip(labels, probabilities, strict=True):
+        row[classes.index(label)] += probability
+    return row

@@ -5,23 +5,36 @@ A generated answer names entities without offsets, so its mentions are first pla
 occurrences a mention means cannot be known: it is given the gold one of its own type if there is a free one, for base
 and tuned alike. So an answer equal to the reference always scores 1.0, each gold mention is found at most once, and a
 mention repeated more often than the text holds it counts against the answer.
+
+Partial entity matches, by nervaluate: a name found with a character too many counts half.
+
+Over all types together an overlap counts whatever the types are, as nervaluate's `partial` has it; the figures of one
+type look at that type's entities alone. Strict matches (type and offsets both right) are counted in
+sft.metrics.entities.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
-from sft.metrics.entity_overlap import OverlapFigures, Overlaps, Span, count_overlaps, summarise_overlaps
+from nervaluate.entities import Entity
+from nervaluate.strategies import PartialEvaluation
 
 __all__ = ["EntityCounts", "Mention", "NerFigures", "Span", "count_entities", "place_mentions", "summarise_entities"]
 
 Mention = tuple[str, str]
 """An entity as an answer names it, text and type: ("北京", "GPE")."""
-
-
 NOWHERE = -1
 ALL_TYPES = ""  # no type is called that: an answer that names none is unparseable
+
+
+class Span(NamedTuple):
+    """An entity with its place, end exclusive: Span(0, 2, "GPE"). start = end = -1 where the text does not hold it."""
+
+    start: int
+    end: int
+    label: str
 
 
 def place_mentions(text: str, mentions: Sequence[Mention], gold: Sequence[Span]) -> list[Span]:
@@ -58,6 +71,24 @@ def _find_places(text: str, part: str) -> list[tuple[int, int]]:
     """Every occurrence, overlapping ones too: ("哈哈哈", "哈哈") -> [(0, 2), (1, 3)]; none of an empty part."""
     starts = range(len(text) - len(part) + 1) if part else range(0)
     return [(start, start + len(part)) for start in starts if text.startswith(part, start)]
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Entities of one row or many: exact boundaries, overlapping ones, and how many there were on both sides."""
+
+    exact: int = 0
+    partial: int = 0
+    predicted: int = 0
+    gold: int = 0
+
+    def __add__(self, other: "Overlaps") -> "Overlaps":
+        return Overlaps(
+            self.exact + other.exact,
+            self.partial + other.partial,
+            self.predicted + other.predicted,
+            self.gold + other.gold,
+        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +156,18 @@ class EntityFigures(TypedDict):
     support: int
 
 
+class OverlapFigures(TypedDict):
+    """precision = (exact + partial / 2) / predicted, recall the same over support, F1 of the two."""
+
+    precision: float
+    recall: float
+    f1: float
+    exact: int
+    partial: int
+    predicted: int
+    support: int
+
+
 class PartialFigures(OverlapFigures):
     """Partial matches over all types, whatever the types, and among the entities of each type."""
 
@@ -180,3 +223,36 @@ def _figures(found: int, predicted: int, gold: int) -> EntityFigures:
     recall = found / gold if gold else 0.0
     f1 = 2 * precision * recall / (precision + recall) if found else 0.0
     return {"precision": precision, "recall": recall, "f1": f1, "found": found, "predicted": predicted, "support": gold}
+
+
+def count_overlaps(gold: Iterable[Span], predicted: Sequence[Span]) -> Overlaps:
+    """Overlaps of one row. Exact matches are settled first, so that no overlapping claim takes their place.
+
+    count_overlaps([Span(0, 4, "ORG")], [Span(0, 2, "GPE")]) -> Overlaps(exact=0, partial=1, predicted=1, gold=1)
+    """
+    wanted = sorted(set(gold))
+    places = {(span.start, span.end) for span in wanted}
+    ordered = sorted(predicted, key=lambda span: ((span.start, span.end) not in places, span))
+    result, _ = PartialEvaluation().evaluate(_as_nervaluate(wanted), _as_nervaluate(ordered), [])
+    return Overlaps(result.correct, result.partial, len(predicted), len(wanted))
+
+
+def summarise_overlaps(counts: Overlaps) -> OverlapFigures:
+    """Figures of counts; 0.0 where there is nothing to divide by, as nervaluate has it."""
+    credit = counts.exact + counts.partial / 2
+    precision = credit / counts.predicted if counts.predicted else 0.0
+    recall = credit / counts.gold if counts.gold else 0.0
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall) if credit else 0.0,
+        "exact": counts.exact,
+        "partial": counts.partial,
+        "predicted": counts.predicted,
+        "support": counts.gold,
+    }
+
+
+def _as_nervaluate(spans: Iterable[Span]) -> list[Entity]:
+    """Its ends are inclusive; an entity that is nowhere ends before it starts there and so overlaps nothing."""
+    return [Entity(span.label, span.start, span.end - 1) for span in spans]

@@ -1,11 +1,11 @@
-"""ROUGE-1/2/L for mixed Chinese and Latin text: rouge-score's own counting over the words of sft.metrics.words."""
+"""ROUGE-1/2/L for mixed Chinese and Latin text: rouge-score's own counting over the words of sft.text.words."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from sft.metrics.words import WORDS_SIGNATURE, split_words
+from sft.text.words import WORDS_SIGNATURE, split_words
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from sft.models import row_convolution, shared_heads
+from sft.kernels import decode_attention, row_convolution
 
 ATTENDS = frozenset({"full_attention", "sliding_attention"})  # layer types whose attention is ours
 # Layer types that carry a state or a few tokens from one token to the next, by transformers' names.
@@ -71,7 +71,7 @@ def read_layers(model: PreTrainedModel) -> Layers:
 def _read_carrying(model: PreTrainedModel, kinds: str) -> Layers:
     """Of a model with layers that carry a state: flat rows where the states of rows can be kept apart.
 
-    Short convolutions can (sft.models.row_convolution), Gated DeltaNet by the kernels of flash-linear-attention; other
+    Short convolutions can (sft.kernels.row_convolution), Gated DeltaNet by the kernels of flash-linear-attention; other
     states are not tried.
     """
     why = f"{kinds} layers carry a state from token to token"
@@ -101,7 +101,7 @@ def find_own_attention(model: PreTrainedModel) -> str:
 
 def choose_attention(model: PreTrainedModel) -> None:
     """Give a model the attention that computes its layers right: ours for few queries, else transformers' eager one."""
-    if model.config._attn_implementation == shared_heads.NAME and find_own_attention(model):
+    if model.config._attn_implementation == decode_attention.NAME and find_own_attention(model):
         model.config._attn_implementation = EAGER
 
 
@@ -111,9 +111,9 @@ def with_attention(make: Callable[[str], PreTrainedModel]) -> PreTrainedModel:
     Old families know only a few names and stumble over ours before any weight is read.
     """
     try:
-        model = make(shared_heads.NAME)
+        model = make(decode_attention.NAME)
     except KeyError as error:
-        if error.args != (shared_heads.NAME,):
+        if error.args != (decode_attention.NAME,):
             raise
         model = make(EAGER)
     choose_attention(model)

@@ -11,14 +11,14 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from prompts import ChatFormat, Encoded, Head
-from sft.backend import UNSLOTH
-from sft.batching import Batch, flatten_rows, pad_rows
+from sft.backend import UNSLOTH, is_launched_sharded
+from sft.batches.layout import Batch, flatten_rows, pad_rows
 from sft.console import say
-from sft.models.attention import flat_attention
+from sft.kernels.attention import flat_attention
+from sft.kernels.lora import cast_at_once
 from sft.models.capabilities import Layers, padded, read_layers
-from sft.models.fused_lora import cast_at_once
 from sft.models.output_layer import OutputLayer
-from sft.models.precision import Precision, is_launched_sharded
+from sft.models.precision import Precision
 from sft.models.selfcheck import check_layers, make_rows
 from sft.models.source import ModelSource
 
@@ -129,7 +129,7 @@ class LoadedModel:
 
     @contextmanager
     def flat_rows(self) -> Iterator[None]:
-        """Attention row by row over rows laid end to end (sft.batching.flatten_rows), inside this context."""
+        """Attention row by row over rows laid end to end (sft.batches.layout.flatten_rows), inside this context."""
         if not self.takes_flat_rows:
             yield
             return

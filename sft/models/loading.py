@@ -26,27 +26,21 @@ from transformers import (
 from transformers.integrations.bitsandbytes import Bnb4bitDeserialize
 
 from prompts import ChatFormat, Fingerprint, Head, ThinkPolicy
-from sft.backend import UNSLOTH, load_with_unsloth
+from sft.backend import UNSLOTH, is_launched_sharded, load_with_unsloth
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError
+from sft.files import apply_umask
+from sft.kernels.experts import Nf4WithExperts, use_packed_experts
+from sft.kernels.fuse import fuse_kernels
+from sft.kernels.lora import share_inputs, with_fused_layers
 from sft.models.capabilities import with_attention
-from sft.models.experts import Nf4WithExperts, use_packed_experts
 from sft.models.files import check_folder, check_weight_files, list_some, read_json_object
-from sft.models.fused_lora import share_inputs, with_fused_layers
 from sft.models.head import SCORE, install_head, read_head
-from sft.models.kernels import fuse_kernels
 from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable, names_for_unsloth
 from sft.models.misfits import find_misfits, refuse_misfits
-from sft.models.precision import (
-    Precision,
-    decide_precision,
-    is_launched_sharded,
-    precision_for_answers,
-    precision_for_training,
-)
-from sft.models.quiet import quiet_libraries
+from sft.models.precision import Precision, decide_precision, precision_for_answers, precision_for_training
 from sft.models.source import (
     FOUR_BIT,
     ModelSource,
@@ -55,11 +49,11 @@ from sft.models.source import (
     describe_weights,
     find_source,
     hash_files,
+    quiet_libraries,
     stored_quantisation,
 )
 from sft.models.targets import describe_unpacked, own_names
-from sft.runs import Run
-from sft.staging import apply_umask
+from sft.runs.run import Run
 
 FINGERPRINT_FILE = "prompt_fingerprint.json"
 ADAPTER_CONFIG = "adapter_config.json"

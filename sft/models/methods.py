@@ -11,12 +11,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from sft.backend import is_launched_sharded
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError
-from sft.models.fused_lora import share_inputs, with_fused_layers
+from sft.kernels.lora import share_inputs, with_fused_layers
 from sft.models.head import SCORE
-from sft.models.precision import is_launched_sharded
 from sft.models.targets import (
     Target,
     choose_targets,

@@ -89,8 +89,3 @@ def precision_for_answers(trained_in: str, num_weights: int) -> Precision:
 def memory_of_machine() -> int:
     """Bytes of main memory that this machine has, in use or not."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def is_launched_sharded() -> bool:
-    """Whether accelerate was told to cut the weights into pieces; known before anything is loaded."""
-    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))

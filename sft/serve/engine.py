@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from sft.class_scoring import score_choices
 from sft.config.decoding import Decoding
+from sft.generation.decode import Row, RunningBatch, can_batch
 from sft.models.loaded import LoadedModel
-from sft.serve.batch import Row, RunningBatch, can_batch
+from sft.scoring.classes import score_choices
 
 logger = logging.getLogger("sft.serve")
 
@@ -109,7 +109,7 @@ class Engine:
     def score(
         self, prompt_ids: Sequence[int], labels: Sequence[str], classes: Sequence[str] | None = None
     ) -> "Future[list[float]]":
-        """Log-probabilities of the labels (sft.class_scoring); classes: what they stand for, where it is another word.
+        """Log-probabilities of the labels (sft.scoring.classes); classes: what they stand for, if it is another word.
 
         Raises QueueFull and EngineEnded.
         """

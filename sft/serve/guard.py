@@ -4,19 +4,25 @@ app.add_middleware(Guard, api_key=None, hosts=("localhost", "127.0.0.1"), origin
 
 Without a key anybody on this machine may ask, and a web page in a browser here is not anybody: its requests carry the
 page's address as Origin and, where the page's name has been pointed at this machine (DNS rebinding), as Host.
+
+The server's API key, from the environment alone: a flag would stand in `ps` and in the log.
 """
 
 import hmac
+import os
 import time
 from collections.abc import Mapping, Sequence
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sft.errors import ConfigError
 from sft.serve.metrics import ServerMetrics
 from sft.serve.protocol import ApiError
 
 OPEN_PATHS = ("/health",)  # what a load balancer asks without a key
+KEY_VARIABLE = "QWEN_SFT_API_KEY"
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 class Guard:
@@ -95,3 +101,11 @@ def error_response(error: ApiError, headers: Mapping[str, str] | None = None) ->
     """An ApiError as HTTP."""
     usual = {429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}
     return JSONResponse(error.to_json(), error.status, {**usual.get(error.status, {}), **(headers or {})})
+
+
+def read_api_key(host: str) -> str | None:
+    """The key clients must send, None where none is set. Raises ConfigError for an open server without one."""
+    key = os.environ.get(KEY_VARIABLE) or None
+    if key is None and host not in LOCAL_HOSTS:
+        raise ConfigError(f"--host {host} is open to others; set {KEY_VARIABLE}, or serve on 127.0.0.1")
+    return key

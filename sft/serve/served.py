@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from prompts import Head, Message, conversation_of
 from prompts.head import answers_of
 from prompts.tasks import Task, get_task, task_names
-from sft.runs import Run
+from sft.runs.run import Run
 from sft.serve.protocol import ApiError
 
 

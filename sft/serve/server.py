@@ -15,11 +15,11 @@ from sft.conversation import limits_of
 from sft.errors import ConfigError
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
-from sft.runs import Run
+from sft.runs.run import Run
 from sft.serve.app import Service, build_app
 from sft.serve.connections import BACKLOG, Connections, fit_open_files
 from sft.serve.engine import Engine
-from sft.serve.key import read_api_key
+from sft.serve.guard import read_api_key
 from sft.serve.log import one_line_per_kind
 from sft.serve.served import list_served
 

@@ -17,8 +17,8 @@ from prompts import ChatFormat
 from sft.config.serve import ServeSettings
 from sft.console import say
 from sft.errors import ConfigError
-from sft.runs import Run, write_atomically
-from sft.serve.key import KEY_VARIABLE, read_api_key
+from sft.runs.run import Run, write_atomically
+from sft.serve.guard import KEY_VARIABLE, read_api_key
 
 MISSING = "vllm is not installed; run `pip install vllm` in an environment of its own, or use --backend native"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows as --max-lora-rank

@@ -18,7 +18,7 @@ from pathlib import Path
 from prompts import PromptError
 from sft.conversation import Conversation
 from sft.errors import DataError
-from sft.runs import write_atomically
+from sft.runs.run import write_atomically
 
 LAST = "last"
 UNSAVED = re.compile(r"unsaved-[\d-]+-(\d+)")

@@ -7,11 +7,11 @@ import torch
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig
 
-from sft.backend import TRANSFORMERS, UNSLOTH
+from sft.backend import TRANSFORMERS, UNSLOTH, is_launched_sharded
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ConfigError, nearest_name
-from sft.models.precision import Precision, is_launched_sharded
+from sft.models.precision import Precision
 from sft.training.stopping import is_greater_better
 from sft.training.trackers import check_trackers
 
@@ -85,7 +85,7 @@ def build_arguments(
 def needs_autocast(settings: TrainSettings, precision: Precision, backend: str) -> bool:
     """Whether operations have to choose their type one by one: on a GPU, where weights of several types meet.
 
-    An adapter alone does not need it: sft.models.fused_lora computes it in the base's type, and autocast would only
+    An adapter alone does not need it: sft.kernels.lora computes it in the base's type, and autocast would only
     look at every operation and copy what is in another type.
     """
     if precision.device == "cpu":

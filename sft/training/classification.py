@@ -13,13 +13,12 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
-from sft.batching import Batch, plan_batches, tensor_of
-from sft.class_scoring import classify_batch, collate_prompts, score_classes
+from sft.backend import is_launched_sharded
+from sft.batches.layout import TOKENS_PER_BATCH, Batch, plan_batches, tensor_of
 from sft.metrics.classification import summarise_labels
 from sft.models.head import pool_flat, score_pooled
 from sft.models.loaded import LoadedModel, in_eval_mode
-from sft.models.precision import is_launched_sharded
-from sft.scoring import TOKENS_PER_BATCH
+from sft.scoring.classes import classify_batch, collate_prompts, score_classes
 from sft.training.objective import Sample
 from sft.training.processes import as_often_as_others
 

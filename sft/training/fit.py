@@ -1,6 +1,10 @@
 """The flow of a training run: data -> tokens -> model -> steps -> run folder.
 
 result = fit(settings, open_dataset(settings.data))    # outputs/<run>/ is complete when this returns
+
+Everything there is before the first step: rows, model and tokens, and what the rows are learned by.
+
+prepared = prepare(settings, open_dataset(settings.data), "transformers")      # says what was kept of the rows
 """
 
 import math
@@ -10,13 +14,27 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
-from prompts import Fingerprint
+from prompts import ChatFormat, Fingerprint, Head
 from sft.backend import TRANSFORMERS
-from sft.checkpoints import (
+from sft.batches.encoding import EncodedRows, encode_rows
+from sft.config.train import TrainSettings
+from sft.console import say
+from sft.data import Dataset
+from sft.data.dataset import SPLIT_RULE
+from sft.data.rows.canonical import Row
+from sft.data.rows.reading import described_tasks
+from sft.errors import ConfigError, DataError
+from sft.files import told_when_full
+from sft.metrics.loss import LARGEST_EXPONENT
+from sft.models.loaded import LoadedModel
+from sft.models.loading import load_for_training, save_tuned
+from sft.models.source import hash_files
+from sft.runs.checkpoints import (
     check_resumable,
     claimed_run_dir,
     find_checkpoint,
@@ -26,25 +44,18 @@ from sft.checkpoints import (
     run_to_continue,
     step_of,
 )
-from sft.config.train import TrainSettings
-from sft.console import say
-from sft.data import Dataset
-from sft.data.dataset import SPLIT_RULE
-from sft.data.reading import described_tasks
-from sft.errors import ConfigError
-from sft.labels import describe_head
-from sft.metrics.loss import LARGEST_EXPONENT
-from sft.models.loading import save_tuned
-from sft.models.source import hash_files
-from sft.runs import TRAINING, Run, continue_command, git_revision, package_versions
-from sft.staging import told_when_full
+from sft.runs.labels import choose_head, describe_head, describe_sole_answer, find_sole_answer
+from sft.runs.run import TRAINING, Run, continue_command, git_revision, package_versions
+from sft.runs.system_prompts import SystemPrompts, survey_system_prompts
 from sft.training.arguments import build_arguments
-from sft.training.label_measure import LabelMeasure
+from sft.training.classification import Classification
+from sft.training.guard import check_kept
+from sft.training.language_modelling import LabelMeasure, LanguageModelling
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
-from sft.training.preparing import Prepared, prepare
-from sft.training.processes import from_first, is_first, join, world_size
+from sft.training.memory import limit_memory
+from sft.training.objective import Objective
+from sft.training.processes import check_settings, from_first, is_first, join, tell_of_copies, world_size
 from sft.training.rehearsal import Rehearsal
-from sft.training.sharded import check_settings, tell_of_copies
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog, mend_trackers
 from sft.training.trainer import RowTrainer
@@ -53,6 +64,7 @@ SHOWN_OF_REHEARSAL = (
     "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "recomputed_layers", "unpacks",
     "tokens_per_second", "peak_gb", "step_s", "estimated_duration_s",
 )  # fmt: skip
+FEW_STEPS = 50  # optimizer steps, below which an adapter has hardly left its base: warm-up and decay take a good part
 
 
 @dataclass
@@ -86,6 +98,19 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
                 return TrainResult(run_dir, before.metrics)
         with told_when_full(run_dir, continue_command(run_dir)):
             return train_and_finish(settings, prepared, run, checkpoint, stop)
+
+
+@dataclass
+class Prepared:
+    """Everything there is before the first step."""
+
+    loaded: LoadedModel
+    objective: Objective[Any]
+    dataset: Dataset
+    train: EncodedRows
+    validation: EncodedRows
+    num_steps: int
+    system_prompts: SystemPrompts
 
 
 def train_and_finish(
@@ -276,3 +301,74 @@ def rehearse_only(settings: TrainSettings, prepared: Prepared) -> dict[str, obje
         except RehearsedError:
             say(found[0].report())
     return {"steps": prepared.num_steps, **{name: asdict(found[0])[name] for name in SHOWN_OF_REHEARSAL}}
+
+
+def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared:
+    """Rows, model and tokens; says what was kept and how many steps there will be."""
+    if not dataset.train or not dataset.validation:
+        counts = f"{len(dataset.train)} and {len(dataset.validation)}"
+        raise DataError(f"{settings.data}: needs training and validation rows, has {counts}; give it more rows")
+    set_seed(settings.seed)
+    limit_memory(settings.max_memory_gb)
+    system_prompts = survey_system_prompts([*dataset.train, *dataset.validation], settings.system_prompt)
+    if line := system_prompts.describe():
+        say(line)
+    head = choose_head(settings, dataset.train)
+    loaded = load_for_training(settings, backend, head)
+    encoded = []
+    for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
+        part = encode_as_set(rows, loaded.chat, settings, head)
+        say(f"{name}: {part.report()}")
+        if name == "train" and part.encoded:
+            check_kept(part.num_read - len(part.dropped), part.num_read, settings.max_dropped, part.report())
+        if not part.encoded:
+            raise DataError(
+                f"{settings.data}: no {name} row fits {settings.max_seq_length} tokens; raise --max_seq_length"
+            )
+        encoded.append(part)
+    train, validation = encoded
+    steps_per_epoch = math.ceil(len(train.encoded) / (settings.rows_per_step * world_size()))
+    num_steps = settings.max_steps or math.ceil(steps_per_epoch * settings.num_train_epochs)
+    for doubt in list_doubts(settings, dataset, num_steps):
+        say(f"WARNING {doubt}")
+    if rare := [label for label, count in train.count_labels().items() if count == 0]:
+        say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn to say it")
+    objective: Objective[Any] = Classification(loaded) if head else LanguageModelling(loaded)
+    return Prepared(loaded, objective, dataset, train, validation, num_steps, system_prompts)
+
+
+def list_doubts(settings: TrainSettings, dataset: Dataset, num_steps: int) -> list[str]:
+    """What will make the weights or the figures of a run worth little, told before its first step."""
+    doubts = []
+    if num_steps < FEW_STEPS:
+        doubts.append(
+            f"only {num_steps} optimizer steps, and in fewer than about {FEW_STEPS} a model learns little: raise "
+            "--num_train_epochs, or lower --gradient_accumulation_steps"
+        )
+    warmup = settings.warmup_steps if settings.warmup_steps >= 1 else settings.warmup_steps * num_steps
+    if warmup >= num_steps:
+        doubts.append(
+            f"the warm-up takes {warmup:,.0f} steps and the run has {num_steps:,}, so the learning rate never reaches "
+            f"{settings.learning_rate:g}: lower --warmup_steps"
+        )
+    for name, rows in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+        if (answer := find_sole_answer(rows)) is not None:
+            doubts.append(describe_sole_answer(answer, len(rows), name))
+    return doubts
+
+
+def encode_as_set(
+    rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings, head: Head | None = None
+) -> EncodedRows:
+    """Rows -> tokens, with the prompt, length and masks that the settings ask for."""
+    return encode_rows(
+        rows,
+        chat,
+        settings.system_prompt,
+        max_length=settings.max_seq_length,
+        supervise=settings.supervise,
+        on_too_long=settings.on_too_long,
+        head_share=settings.head_share,
+        answer_room=settings.answer_room,
+        head=head,
+    )

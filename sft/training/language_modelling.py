@@ -1,7 +1,13 @@
 """The objective of a chat model: predict the supervised tokens of each row.
 
 The loss of a step is the sum over its supervised tokens divided by their number, whatever the micro-batches; logits are
-formed only at supervised positions. Validation is token-weighted (sft.scoring).
+formed only at supervised positions. Validation is token-weighted (sft.scoring.loss).
+
+Accuracy and macro F1 of the validation rows that ask for a label, where a model that writes its answers is to be
+chosen by them: --metric_for_best_model eval_macro_f1.
+
+measure = LabelMeasure(prepared.validation)
+measure(loaded)      # {"eval_accuracy": 0.91, "eval_macro_f1": 0.9}, as evaluate.py has them by label scoring
 """
 
 from collections.abc import Sequence
@@ -11,16 +17,19 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
-from sft.backend import UNSLOTH
-from sft.batching import IGNORED, Batch, Predictors, tensor_of
+from prompts.tasks import get_task
+from sft.backend import UNSLOTH, is_launched_sharded
+from sft.batches.encoding import EncodedRows
+from sft.batches.layout import IGNORED, Batch, Predictors, tensor_of
 from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
+from sft.kernels.chunked_loss import chunked_nll, head_left_out, is_frozen_linear
+from sft.metrics.classification import summarise_labels
 from sft.models.loaded import LoadedModel
-from sft.models.precision import is_launched_sharded
-from sft.scoring import RowScore, score_rows, token_weighted_loss
-from sft.training.chunked_loss import chunked_nll, head_left_out, is_frozen_linear
+from sft.scoring.labels import score_labels
+from sft.scoring.loss import RowScore, score_rows, token_weighted_loss
 from sft.training.objective import Sample
-from sft.training.sharded import score_in_step
+from sft.training.processes import gather_parts, rank, score_in_step, world_size
 
 
 class LanguageModelling:
@@ -109,3 +118,38 @@ def as_dataset(rows: Sequence[Encoded]) -> Dataset:
             ],
         }
     )
+
+
+class LabelMeasure:
+    """A Measure (sft.training.trainer). Of several label tasks the classes are told apart by the tasks' names."""
+
+    figures: Sequence[str] = ("eval_accuracy", "eval_macro_f1")
+
+    def __init__(self, validation: EncodedRows) -> None:
+        self.prompts: list[list[int]] = []
+        self.labels: list[tuple[str, ...]] = []  # the answers each row allows
+        self.classes: list[tuple[str, ...]] = []  # what they stand for, in their order
+        self.right: list[str] = []
+        for row, encoded in zip(validation.rows, validation.encoded, strict=True):
+            task = get_task(str(row["task"]))
+            labels = task.allowed_labels(row)
+            if not labels:
+                continue
+            classes = tuple(f"{task.name}: {name}" for name in task.classes_of(labels, row))
+            self.prompts.append(encoded.prompt_ids)
+            self.labels.append(labels)
+            self.classes.append(classes)
+            self.right.append(classes[labels.index(task.answer_of(row))])
+
+    def __bool__(self) -> bool:
+        """Whether there are such rows."""
+        return bool(self.prompts)
+
+    def __call__(self, loaded: LoadedModel) -> dict[str, float]:
+        """Each row scored in one of the processes; the figures are of all rows, and the same in all processes."""
+        mine = slice(rank(), None, world_size())
+        scores = gather_parts(score_labels(loaded, self.prompts[mine], self.labels[mine], shown=False))
+        said = [classes[row.index(max(row))] for classes, row in zip(self.classes, scores, strict=True)]
+        known = list(dict.fromkeys(name for classes in self.classes for name in classes))
+        found = summarise_labels(self.right, said, known)
+        return {"eval_accuracy": found["accuracy"], "eval_macro_f1": found["macro_f1"]}

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sft.console import Progress, progress, say
-from sft.runs import write_atomically
+from sft.runs.run import write_atomically
 
 LOG_FILE = "log.jsonl"
 PLOT_FILE = "loss.png"

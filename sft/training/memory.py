@@ -5,15 +5,24 @@ above what rests there; two trials each, with all activations kept and with none
 
     choose_plan(kept, recomputed, room=60e9, most_tokens=9_000, num_layers=28, unpacked=13e9)
     # MemoryPlan(micro_batch_tokens=9000, recomputed_layers=0, unpacks=True)
+
+How many rows are on the device at once: a budget of tokens, planned from free memory, lowered when memory runs out.
+
+The rows of an optimiser step are the recipe's, whatever the budget: their loss is a sum over tokens divided by the
+tokens of the whole step, so the budget changes speed and memory and nothing that is learned.
 """
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
+from sft.batches.layout import num_tokens_at_once, plan_batches
+from sft.console import say
+from sft.errors import UserError
 from sft.models.methods import decoder_layers
 
 ENOUGH_TOKENS = 4096  # from here on a larger micro-batch is hardly faster: its products fill the card
@@ -21,6 +30,7 @@ FEWEST_TOKENS = 1024  # below, computing layers twice for larger micro-batches i
 FEWEST_TOKENS_PACKED = 2048  # the same where each micro-batch unpacks 4-bit weights, which costs as much as 800 tokens
 SHARE_OF_MEMORY = 0.9  # what fragmentation and other programs may take of the rest
 GIBIBYTE = 2**30
+ADVICE = "--use_qlora, --gradient_checkpointing or a smaller --max_seq_length take less"
 
 
 @dataclass(frozen=True)
@@ -146,3 +156,55 @@ def free_bytes() -> float:
     free, total = torch.cuda.mem_get_info()
     limit = torch.cuda.get_per_process_memory_fraction() * total
     return min(free + torch.cuda.memory_reserved(), limit) * SHARE_OF_MEMORY - torch.cuda.memory_allocated()
+
+
+class OutOfMemoryError(UserError):
+    """Not even one row fits: `out of memory with one row of 2,048 tokens at a time; --use_qlora, ... take less`"""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch says that the device has no memory left: a GPU's allocator, cuBLAS, or a CPU's."""
+    signs = ("CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
+@dataclass
+class MicroBatches:
+    """The budget of one process. `padded`: rows are padded to the longest, and padding takes memory, too."""
+
+    max_tokens: int
+    padded: bool = False
+
+    def plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of a step's rows in micro-batches within the budget: [3, 9, 2] with 10 -> [[1], [0, 2]]."""
+        return plan_batches(lengths, self.max_tokens, padded=self.padded)
+
+    def too_large(self) -> OutOfMemoryError:
+        """What to raise where smaller micro-batches cannot be tried, because other processes wait."""
+        half = max(1, self.max_tokens // 2)
+        return OutOfMemoryError(
+            f"out of memory with micro-batches of {self.max_tokens:,} tokens; go on with --micro_batch_tokens {half}"
+        )
+
+    def no_row_fits(self, length: int) -> OutOfMemoryError:
+        """What to raise where a row cannot be cut any further."""
+        return OutOfMemoryError(
+            f"out of memory with one row of {length:,} tokens at a time; {ADVICE}; or is another program on the card "
+            "(nvidia-smi)?"
+        )
+
+    def shrink(self, lengths: Sequence[int]) -> None:
+        """After the device ran out of memory on a step of these rows: half of what the largest micro-batch held.
+
+        Raises OutOfMemoryError where that held one row: nothing is left to halve.
+        """
+        largest = max(
+            self.plan(lengths), key=lambda batch: num_tokens_at_once([lengths[i] for i in batch], self.padded)
+        )
+        if len(largest) == 1:
+            raise self.no_row_fits(lengths[largest[0]])
+        self.max_tokens = max(1, num_tokens_at_once([lengths[i] for i in largest], self.padded) // 2)
+        say(
+            f"out of memory with {len(largest)} rows at once: going on with micro-batches of at most "
+            f"{self.max_tokens:,} tokens, and as many rows a step as before"
+        )

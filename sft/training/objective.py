@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from prompts import Encoded
-from sft.batching import Batch
+from sft.batches.layout import Batch
 
 
 class Score(Protocol):

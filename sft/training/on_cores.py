@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from prompts import Encoded
-from sft.batching import flatten_rows, tensor_of
-from sft.cores import map_at_once
-from sft.models.fused_lora import cast_at_once
+from sft.batches.cores import map_at_once
+from sft.batches.layout import flatten_rows, tensor_of
+from sft.kernels.lora import cast_at_once
 from sft.models.loaded import LoadedModel
 from sft.training.objective import Objective
 from sft.training.order import deal_rows

@@ -19,11 +19,11 @@ import numpy
 import torch
 
 from sft.backend import UNSLOTH
-from sft.batching import num_tokens_at_once
+from sft.batches.layout import num_tokens_at_once
+from sft.batches.prefixes import count_tokens
 from sft.console.narration import format_duration
-from sft.models.fused_lora import unpacked_bytes
+from sft.kernels.lora import unpacked_bytes
 from sft.models.precision import memory_of_machine
-from sft.prefixes import count_tokens
 from sft.training.log import peak_memory_gb
 from sft.training.memory import (
     ENOUGH_TOKENS,

@@ -1,9 +1,9 @@
 """Forward and backward passes recorded once as CUDA graphs and replayed: one launch for a pass instead of thousands.
 
 A step of a 7B model launches some 5,000 kernels, and a card like the H100 runs them faster than Python launches them.
-A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STEP tokens (sft.batching.fill_up), and
-each Size that a run will come to is recorded before its first step. All sizes share one pool of memory, which the first
-one, the largest, makes. Between the two passes the loss is computed as ever, from the hidden states.
+A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STEP tokens (sft.batches.layout.fill_up),
+and each Size that a run will come to is recorded before its first step. All sizes share one pool of memory, which the
+first one, the largest, makes. Between the two passes the loss is computed as ever, from the hidden states.
 
     passes = ReplayedPasses(loaded, max_rows=8, max_tokens=8192, longest=2048)
     passes.begin_step()                                        # gradients are zero
@@ -20,8 +20,8 @@ from torch import distributed
 from torch.func import functional_call
 
 from prompts import Encoded
-from sft.batching import Batch, fill_up, flatten_rows, tensor_of, to_device
-from sft.models.fused_lora import cast_at_once
+from sft.batches.layout import Batch, fill_up, flatten_rows, tensor_of, to_device
+from sft.kernels.lora import cast_at_once
 from sft.models.loaded import LoadedModel
 from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.processes import are_joined

@@ -2,10 +2,13 @@
 
 Instead of the stock trainer's, which writes into the final folder and may resume from one that was cut off. The steps
 wait until a checkpoint is written and sealed, which is enough against a kill; the disk takes it in while they go on.
+
+Work beside the steps: what only waits for the disk need not hold them up.
 """
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,15 +19,42 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from sft.checkpoints import STATE_FILE, list_checkpoints, prune_checkpoints, step_of
 from sft.console import say
-from sft.staging import find_damage, publish, staged
-from sft.training.background import Background
+from sft.files import find_damage, publish, staged
+from sft.runs.checkpoints import STATE_FILE, list_checkpoints, prune_checkpoints, step_of
 from sft.training.processes import from_first, is_first, wait_for_all
 
 
+class Background:
+    """One piece of work beside the steps; what goes wrong in it is raised where it is waited for."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin, after the work before. A process that ends does not wait for it."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until it is done. Raises its error, once."""
+        if self._thread is not None:
+            self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error is not None:
+            raise error
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._error = error
+
+
 class SavesCheckpoints(Trainer):
-    """Mixed into a trainer: checkpoints by sft.staging; settings of now win over those in a checkpoint."""
+    """Mixed into a trainer: checkpoints by sft.files; settings of now win over those in a checkpoint."""
 
     @cached_property
     def _publishing(self) -> Background:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from sft.console import markdown
-from sft.console.columns import show_columns
-from sft.console.markdown import MarkdownWriter, Renderer, split_blocks
+from sft.console.markdown import MarkdownWriter, Renderer, show_columns, split_blocks
 from tests.terminal import Screen
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")

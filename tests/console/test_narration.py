@@ -1,10 +1,12 @@
 import io
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from sft.console import narration, progress, say, tell
+from sft.console import narration, progress, repeat_warnings, say, tell, warn
+from sft.console.narration import show_path
 
 
 class Terminal(io.StringIO):
@@ -86,3 +88,28 @@ def test_durations_read_as_hours_minutes_and_seconds():
         "0:04:10",
         "2:02:05",
     ]
+
+
+def test_a_path_below_the_working_folder_is_shown_as_typed_from_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert show_path(tmp_path / "outputs" / "demo") == "outputs/demo"
+    assert show_path(Path("outputs/demo")) == "outputs/demo"
+
+
+def test_any_other_path_is_shown_whole(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert show_path(tmp_path / "outputs") == str(tmp_path / "outputs")
+
+
+def test_warnings_are_said_at_once_and_again_at_the_end_each_once(capsys):
+    repeat_warnings()  # what other tests of this process left
+    capsys.readouterr()
+    for text in ("own: short", "news: short", "own: short"):
+        warn(text)
+    assert capsys.readouterr().err == "warning: own: short\nwarning: news: short\nwarning: own: short\n"
+
+    repeat_warnings()
+    repeat_warnings()
+
+    assert capsys.readouterr().err == "2 warnings, repeated here:\n  own: short\n  news: short\n"

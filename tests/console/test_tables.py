@@ -1,6 +1,9 @@
+import math
+
 import pytest
 
 from sft.console import table
+from sft.console.tables import show_figure
 
 
 def test_columns_line_up_where_characters_are_two_columns_wide():
@@ -29,3 +32,23 @@ def test_a_cell_holds_one_line_and_no_control_character():
 def test_rows_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match=r"of one length, these are \[1, 2\]"):
         table([["a"], ["b", "c"]])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.8870132209018449, "0.887"),
+        (2.42786730785275, "2.4279"),
+        (297.9, "297.9"),
+        (100.0, "100"),
+        (0.0, "0"),
+        (-0.25, "-0.25"),
+        (0.0000123, "1.2e-05"),
+        (328, "328"),
+        (None, "None"),
+        ("checkpoint-328", "checkpoint-328"),
+        (math.nan, "nan"),
+    ],
+)
+def test_a_figure_is_shown_with_the_digits_that_say_something(value, shown):
+    assert show_figure(value) == shown

@@ -8,10 +8,10 @@ import orjson
 import pytest
 
 from sft.data import open_dataset
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.preset import Preset
-from sft.data.rows import NO_FAULT_OF_THE_ROW, BadRow, RowReader
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
+from sft.data.files.reader import NO_FAULT_OF_THE_ROW, BadRow, RowReader
 from sft.errors import DataError
 from tests.commands import ROOT
 from tests.data.bad_inputs import CORPUS

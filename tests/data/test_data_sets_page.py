@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sft.data import open_dataset
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.preset import load_preset, preset_names
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import load_preset, preset_names
 from tests.hub_lookalikes import words_of, write_jsonl
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data_sets.md").read_text(encoding="utf-8")

@@ -5,11 +5,11 @@ import hashlib
 import pytest
 
 from sft.data import open_dataset
-from sft.data.build import build_dataset
-from sft.data.content import normalise_text
-from sft.data.manifest import BuildOptions
-from sft.data.preset import Preset
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
 from sft.errors import ConfigError, DataError
+from sft.text.normalise import normalise_text
 from tests.data.samples import instruct_rows
 from tests.hub_lookalikes import write_jsonl
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.preset import Preset
-from sft.data.registry import find_entry
-from sft.data.rows import BadRow, FoundRow
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
+from sft.data.files.reader import BadRow, FoundRow
 from sft.data.sources import HubDataset
+from sft.data.sources.registry import find_entry
 from sft.errors import DataError
 from tests.hub_lookalikes import make_slimorca, words_of, write_card, write_jsonl, write_parquet
 from tests.hub_server import HubServer

@@ -12,10 +12,10 @@ import pytest
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.data import open_dataset, open_dataset_of
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
 from sft.data.named_files import by_split, find_files, split_of_name
-from sft.data.preset import Preset
 from sft.errors import ConfigError, DataError
 from tests.data.bad_inputs import sheet
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.preset import Preset
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
 from sft.errors import DataError
 from tests.data.planted import make_near_pairs, make_text
 

@@ -14,14 +14,14 @@ import orjson
 import pytest
 
 from sft.data import open_dataset
-from sft.data.build import build_dataset
-from sft.data.canonical import Row
-from sft.data.content import normalise_text
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import load_preset
 from sft.data.folder import Manifest
-from sft.data.manifest import BuildOptions
-from sft.data.places import sha256_of
-from sft.data.preset import load_preset
+from sft.data.rows.canonical import Row
 from sft.errors import DataError
+from sft.files import sha256_of
+from sft.text.normalise import normalise_text
 from tests.hub_clients import hub_environment
 from tests.hub_lookalikes import add_lookalikes, words_of, write_jsonl
 from tests.hub_server import HubServer

@@ -12,12 +12,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from sft.data import collection
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.places import PROJECT_ROOT, sha256_of
-from sft.data.preset import Preset
+from sft.data.building import collection
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
 from sft.errors import DataError
+from sft.files import PROJECT_ROOT, sha256_of
 from tests.data.planted import make_near_pairs, make_text
 
 
@@ -62,7 +62,7 @@ def command(preset: Path, data_dir: Path, *flags: str) -> list[str]:
 
 def test_several_processes_write_the_bytes_of_one(tmp_path, monkeypatch):
     preset = load(write_sources(tmp_path, 3000))
-    monkeypatch.setattr("sft.data.records.BLOCK_BYTES", 1 << 16)  # many chunks
+    monkeypatch.setattr("sft.data.files.BLOCK_BYTES", 1 << 16)  # many chunks
 
     for name, num_proc in (("one", 1), ("three", 3)):
         build_dataset(preset, tmp_path / name, BuildOptions(), num_proc=num_proc)
@@ -79,7 +79,7 @@ def test_several_processes_write_the_bytes_of_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_a_bad_row_ends_the_build_with_the_same_words_whoever_reads_it(num_proc, tmp_path, monkeypatch):
     preset = load(write_sources(tmp_path, 300))
-    monkeypatch.setattr("sft.data.records.BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr("sft.data.files.BLOCK_BYTES", 1 << 14)
     source = preset.sources["a"].model_copy(update={"on_bad_row": "error"})
     preset = preset.model_copy(update={"sources": preset.sources | {"a": source}})
 

@@ -3,15 +3,14 @@
 import pytest
 
 from sft.data import open_dataset
-from sft.data.build import build_dataset
-from sft.data.canonical import Row
-from sft.data.filters import Filters, RowFilter
-from sft.data.manifest import BuildOptions
-from sft.data.preset import Preset
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
+from sft.data.rows.canonical import Row
 from sft.data.sources import Dialogues, FoundRow, LabelledLines, TaggedNewspaper
-from sft.data.sources.base import BadRow
-from sft.data.sources.strata import Strata, StratumFinder
-from sft.data.sources.tagged_newspaper import make_ner_row, parse_line, split_sentences
+from sft.data.sources.base import BadRow, Strata, StratumFinder
+from sft.data.sources.filters import Filters, RowFilter
+from sft.data.sources.packaged import make_ner_row, parse_line, split_sentences
 from sft.errors import DataError
 
 

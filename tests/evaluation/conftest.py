@@ -8,7 +8,7 @@ import pytest
 
 from sft.config.evaluate import EvaluateSettings
 from sft.config.layers import load_settings
-from sft.runs import Run, open_run
+from sft.runs.run import Run, open_run
 
 ROWS = [
     {"id": "s1", "source": "reviews", "task": "sentiment", "text": "房间很干净", "label": "正面"},

@@ -10,7 +10,7 @@ import pytest
 from sft.console import to_json
 from sft.errors import ConfigError, ModelError, RunError
 from sft.evaluation import evaluate_run
-from sft.evaluation.baseline import find_baseline
+from sft.evaluation.measuring import find_baseline
 from sft.models.loading import load_run
 from tests.evaluation.conftest import LIMITS, settings_of
 from tests.tiny import make_tiny_model
@@ -59,7 +59,7 @@ def _alone(rows: Path):
 
 
 def _adapter_of(run_dir: Path) -> str:
-    from sft.runs import open_run
+    from sft.runs.run import open_run
 
     return open_run(run_dir).adapter
 

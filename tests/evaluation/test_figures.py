@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from sft.evaluation.answers import Answers
 from sft.evaluation.compare import compare_models
 from sft.evaluation.figures import summarise_model
+from sft.evaluation.model_answers import Answers
 from sft.evaluation.outcomes import Measured, read_outcomes
 from sft.evaluation.rows import prepare_rows, select_rows
 from tests.evaluation.conftest import settings_of

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft.class_scoring import score_choices, score_classes
-from sft.conditions import parse_condition
+from sft.config.conditions import parse_condition
 from sft.console import to_json
 from sft.errors import ConfigError, DataError
 from sft.evaluation import Metrics, evaluate_run, write_evaluation
 from sft.evaluation.rows import prepare_rows, select_rows
-from sft.label_scoring import score_labels
 from sft.models.loading import load_base, load_run
 from sft.report import render_report, render_table, write_reports
 from sft.report.markdown import render_markdown
-from sft.runs import Run, open_run
+from sft.runs.run import Run, open_run
+from sft.scoring.classes import score_choices, score_classes
+from sft.scoring.labels import score_labels
 from tests.conftest import train_tiny
 from tests.evaluation.conftest import ROWS, settings_of, write_jsonl
 

@@ -5,7 +5,6 @@ import math
 
 import pytest
 
-from sft.evaluation.answers import Answers
 from sft.evaluation.companions import (
     compare_labels,
     compare_with_base,
@@ -15,9 +14,10 @@ from sft.evaluation.companions import (
 )
 from sft.evaluation.figures import summarise_model
 from sft.evaluation.label_figures import FittedTemperature, summarise_calibrations
+from sft.evaluation.model_answers import Answers
 from sft.evaluation.outcomes import Measured, cluster_of, read_outcomes
 from sft.evaluation.rows import prepare_rows, select_rows
-from sft.robustness.figures import HardAnswer, summarise_hard_cases, summarise_tests
+from sft.robustness.flips import HardAnswer, summarise_hard_cases, summarise_tests
 from tests.evaluation.conftest import settings_of
 
 HALF, SURE = math.log(0.5), math.log(0.9)

@@ -3,7 +3,6 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.data.content import normalise_text
 from sft.evaluation.leaks import (
     CONTAINED,
     JACCARD,
@@ -13,6 +12,7 @@ from sft.evaluation.leaks import (
     describe_leaks,
     find_overlaps,
 )
+from sft.text.normalise import normalise_text
 
 
 def review(name: str, text: str) -> dict:

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from sft.evaluation import evaluate_run, write_evaluation
-from sft.evaluation.context import Context
 from sft.evaluation.outcomes import class_of
-from sft.evaluation.rows import prepare_rows
-from sft.evaluation.temperatures import fit_temperatures
-from sft.label_scoring import score_labels
+from sft.evaluation.robustness import fit_temperatures
+from sft.evaluation.rows import Context, prepare_rows
 from sft.robustness.perturbations import PERTURBATIONS, perturb
+from sft.scoring.labels import score_labels
 from tests.evaluation.conftest import LIMITS, ROWS, settings_of, write_jsonl
 
 
@@ -70,7 +69,7 @@ def labelled_run(run, tmp_path_factory):
     rows = [{**ROWS[i % 3], "id": f"s{i}", "text": f"{ROWS[i % 3]['text']}{i}"} for i in range(40)]
     path = write_jsonl(tmp_path_factory.mktemp("labelled") / "rows.jsonl", rows)
     from sft.data import open_dataset
-    from sft.runs import read_run
+    from sft.runs.run import read_run
 
     changed = read_run(run.path)
     trained = changed.train_settings()

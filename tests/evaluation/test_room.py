@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
-from sft.evaluation.room import FEWEST_TOKENS, LEAST_CACHE_BYTES, ON_CPU, divide, plan_room
+from sft.evaluation.measuring import FEWEST_TOKENS, LEAST_CACHE_BYTES, ON_CPU, divide, plan_room
 from sft.generation.batch import Room
 
 QWEN_7B = Qwen2Config(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sft.evaluation import evaluate_run, write_evaluation
-from sft.evaluation.answers import Asking, answer_rows
+from sft.evaluation.model_answers import Asking, answer_rows
 from sft.evaluation.outcomes import cluster_of
 from sft.evaluation.rows import prepare_rows
 from tests.evaluation.conftest import LIMITS, ROWS, settings_of, write_jsonl
@@ -76,7 +76,7 @@ def test_turns_of_one_conversation_are_one_unit_of_the_intervals(run, loaded):
 
 
 def test_a_turn_that_has_to_be_shortened_is_the_example_that_training_learns(run, loaded):
-    from sft.encoding import encode_rows
+    from sft.batches.encoding import encode_rows
 
     long = talk("long", *("word " * 12 for _ in range(12)))
     rows = prepare(run, loaded, [long], 300, turns="all").rows

@@ -1,6 +1,6 @@
 import pytest
 
-from sft.evaluation.verdict import judge
+from sft.evaluation.compare import judge
 
 
 def _figure(finding: str, base: float, tuned: float, num_rows: int = 1200, num_groups: int | None = None) -> dict:

@@ -13,7 +13,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import sft.export.flow
 from prompts.tasks import get_task
-from sft.class_scoring import score_classes
 from sft.config.export import ExportSettings
 from sft.errors import RunError
 from sft.evaluation.rows import EvalRow
@@ -24,7 +23,8 @@ from sft.export.merge import merge_adapter
 from sft.inference import Predictor
 from sft.models.head import head_weight
 from sft.models.loading import load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
+from sft.scoring.classes import score_classes
 
 
 def export(run, tmp_path, **settings):

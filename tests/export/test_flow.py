@@ -13,7 +13,7 @@ from sft.export.agreement import Agreement, Limits, Probe, compare
 from sft.export.flow import check_run, export_run
 from sft.export.merge import merge_adapter
 from sft.models.loading import load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
 
 
 def export(run, tmp_path, **settings):

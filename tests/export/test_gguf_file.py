@@ -6,8 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config
 
 from sft.errors import ModelError
-from sft.export.gguf_file import check_convertible, estimate_gguf_bytes, write_gguf
-from sft.export.gguf_vocabulary import QWEN_SPLIT, name_pre_tokenizer
+from sft.export.gguf_file import QWEN_SPLIT, check_convertible, estimate_gguf_bytes, name_pre_tokenizer, write_gguf
 from tests.tiny import make_tiny_model
 
 SIZES = {

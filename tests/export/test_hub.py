@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from sft.errors import RunError
 from sft.export.hub import prepare_push, send
 from sft.models.loading import load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
 from tests.export.conftest import TOKEN
 
 ROOT = Path(__file__).parents[2]

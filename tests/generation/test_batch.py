@@ -8,7 +8,7 @@ from sft.config.decoding import DECODING
 from sft.errors import ModelError
 from sft.generation import Generated, generate_batch, stream
 from sft.generation.batch import MAX_BATCH_ROWS, plan_batches
-from sft.generation.call import cut_at_end
+from sft.generation.streaming import cut_at_end
 
 TEXTS = ["hello", "中文 and more text", "x", "the rain in spain " * 4, "b", "hello"]
 SHORT = {name: preset.model_copy(update={"max_new_tokens": 12}) for name, preset in DECODING.items()}

@@ -2,8 +2,8 @@ import pytest
 
 from sft.config.decoding import DECODING
 from sft.generation import generate_batch
-from sft.generation.call import call_generate
 from sft.generation.selfcheck import find_caching
+from sft.generation.streaming import call_generate
 
 LONG = {name: preset.model_copy(update={"max_new_tokens": 24}) for name, preset in DECODING.items()}
 

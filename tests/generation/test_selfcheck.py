@@ -8,9 +8,9 @@ from benchmarks.random_models import make_random_tokenizer
 from sft.config.decoding import DECODING
 from sft.errors import ModelError
 from sft.generation import generate_batch
+from sft.generation.decode import can_batch
 from sft.generation.selfcheck import Caching, find_caching
-from sft.label_scoring import score_labels
-from sft.serve.batch import can_batch
+from sft.scoring.labels import score_labels
 
 PRECISE = DECODING["precise"].model_copy(update={"max_new_tokens": 6})
 KINDS = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from prompts import PromptError
-from sft.class_scoring import score_classes
 from sft.errors import ConfigError, RunError
 from sft.inference import Predictor
-from sft.runs import open_run
+from sft.runs.run import open_run
+from sft.scoring.classes import score_classes
 from tests.commands import ROOT
 
 TEXTS = ["第1间房很好", "第2间房太差，住了一晚", "很好" * 9, {"task": "sentiment", "text": "太差"}]

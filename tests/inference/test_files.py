@@ -7,7 +7,7 @@ from prompts.tasks import get_task
 from sft.errors import DataError
 from sft.inference import Predictor
 from sft.inference.files import answer_rows, count_lines, describe_source, open_target
-from sft.inference.rows import FileRow, read_rows
+from sft.inference.questions import FileRow, read_rows
 
 SENTIMENT = get_task("sentiment")
 

@@ -8,15 +8,15 @@ from sklearn.metrics import brier_score_loss, log_loss
 from sft.metrics.calibration import (
     Judged,
     choose_num_bins,
+    fit_temperature,
     interval_of_ece,
     measure_ece,
     measure_floor,
     measure_reliability,
     nll_of,
+    softmax,
     summarise_calibration,
 )
-from sft.metrics.probabilities import softmax
-from sft.metrics.temperature import fit_temperature
 
 LABELS = ("负面", "正面")
 

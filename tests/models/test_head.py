@@ -10,14 +10,14 @@ from transformers import AutoModelForSequenceClassification
 
 from prompts import Encoded, Head
 from prompts.head import Pooling
-from sft.batching import flatten_rows
+from sft.batches.layout import flatten_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ModelError, RunError
 from sft.models.head import head_weight, install_head, pool_flat, pool_padded, read_head
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_for_training, load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
 from sft.training.fit import fit
 from tests.tiny import make_tiny_model
 

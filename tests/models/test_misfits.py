@@ -17,7 +17,7 @@ from sft.models import loading
 from sft.models.loading import check_fit, load_base, load_for_training, load_run
 from sft.models.misfits import refuse_misfits
 from sft.models.source import find_source
-from sft.runs import open_run
+from sft.runs.run import open_run
 from tests.tiny import make_tiny_model
 
 Tensors = dict[str, torch.Tensor]

@@ -13,7 +13,7 @@ from prompts import fingerprint as fingerprint_module
 from prompts.tasks import get_task
 from sft.errors import RunError
 from sft.models.loading import FINGERPRINT_FILE, load_run
-from sft.runs import RUN_FILE, open_run
+from sft.runs.run import RUN_FILE, open_run
 from tests.tiny import make_tiny_model
 
 Change = Callable[[Path, Path, pytest.MonkeyPatch], None]  # (run folder, folder for new files, monkeypatch)

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError, ModelError
-from sft.models.fused_lora import FusedLinear, computes_linearly, with_fused_layers
+from sft.kernels.lora import FusedLinear, computes_linearly, with_fused_layers
 from sft.models.loading import load_for_training
 from sft.models.methods import describe_trainable
 from sft.models.targets import choose_targets, describe_targets, name_to_peft, own_names, warn_of_unadapted

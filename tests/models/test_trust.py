@@ -11,7 +11,7 @@ from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ModelError
 from sft.models.loading import load_base, load_chat_format, load_for_training, load_run, load_tokenizer
-from sft.runs import RUN_FILE, open_run
+from sft.runs.run import RUN_FILE, open_run
 
 CODE = """
 import pathlib

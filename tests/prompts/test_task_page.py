@@ -45,9 +45,9 @@ def test_rows_of_the_added_task_are_read_built_and_dealt_by_label(project):
     code = """
 from pathlib import Path
 from sft.data import open_dataset
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.preset import Preset
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
 rows = open_dataset("tickets.jsonl", eval_ratio=0).train
 print(len(rows), rows[0])
 source = {"kind": "file", "path": "tickets.jsonl"}

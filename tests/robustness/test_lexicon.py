@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from sft.errors import DataError
-from sft.robustness.lexicon import find_homophones, find_synonyms, find_words, known_words
-from sft.robustness.negation import is_negating
+from sft.robustness.lexicon import find_homophones, find_synonyms, find_words, is_negating, known_words
 
 
 def test_a_synonym_shares_every_meaning_its_length_and_a_character():

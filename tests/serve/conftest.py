@@ -13,7 +13,7 @@ import uvicorn
 from sft.config.serve import ServeSettings
 from sft.conversation import limits_of
 from sft.models.loading import load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
 from sft.serve.app import Service
 from sft.serve.engine import Engine
 from sft.serve.log import one_line_per_kind

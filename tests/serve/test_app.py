@@ -14,7 +14,7 @@ import torch
 from prompts import conversation_of
 from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
-from sft.runs import open_run
+from sft.runs.run import open_run
 from tests.serve.conftest import KEY, run_server, wait_until
 
 HI = [{"role": "user", "content": "hi"}]

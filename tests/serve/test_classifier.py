@@ -5,7 +5,7 @@ import pytest
 
 from sft.inference import Predictor
 from sft.models.loading import load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
 from tests.serve.conftest import run_server
 
 TEXT = "第1间房很好"

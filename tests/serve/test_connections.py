@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
-from sft.runs import open_run
+from sft.runs.run import open_run
 from sft.serve.connections import RESERVED_FILES, Connections, fit_open_files
 from sft.serve.server import listen
 from tests.serve.conftest import KEY, run_server, wait_until

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from sft.config.serve import ServeSettings
-from sft.runs import open_run
+from sft.runs.run import open_run
 from sft.serve.guard import host_of
 from tests.serve.conftest import KEY, run_server
 

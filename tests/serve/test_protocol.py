@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.serve.answers import StopFilter
 from sft.serve.protocol import ApiError, ChatRequest, Turn, completion, read_request, usage
+from sft.serve.replies import StopFilter
 
 MINIMAL = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from sft.config.serve import ServeSettings
 from sft.errors import ConfigError
-from sft.runs import open_run
+from sft.runs.run import open_run
 from sft.serve.vllm import build_command
 
 ROOT = Path(__file__).parents[2]

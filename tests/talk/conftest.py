@@ -3,7 +3,7 @@ import pytest
 from sft.config.decoding import DECODING
 from sft.conversation import Conversation
 from sft.models.loading import load_base, load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
 from sft.talk import session as session_module
 from sft.talk.saved import SavedChats
 from sft.talk.session import Session

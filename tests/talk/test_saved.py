@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sft.conversation import Conversation
-from sft.data.rows import RowReader
+from sft.data.files.reader import RowReader
 from sft.errors import DataError
 from sft.talk.saved import SavedChats
 

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
 from prompts import Head
-from sft.class_scoring import score_classes
+from sft.batches.encoding import encode_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
-from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError
 from sft.models.head import head_weight
 from sft.models.loading import load_for_training, load_run
-from sft.runs import open_run, read_run
+from sft.runs.run import open_run, read_run
+from sft.scoring.classes import score_classes
 from sft.training import replay
 from sft.training.arguments import build_arguments
 from sft.training.classification import Classification, ClassScore

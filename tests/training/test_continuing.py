@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.checkpoints import KEPT, find_checkpoint, find_run_dir, run_to_continue
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import RunError
-from sft.runs import open_run, read_run
+from sft.runs.checkpoints import KEPT, find_checkpoint, find_run_dir, run_to_continue
+from sft.runs.run import open_run, read_run
 from sft.training.log import read_log
 from tests.tiny import make_tiny_model, write_rows
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sft.batches.encoding import encode_rows
 from sft.config.train import TrainSettings
 from sft.data import Dataset, open_dataset
-from sft.encoding import encode_rows
 from sft.errors import DataError
 from sft.models.loading import load_run
-from sft.runs import Run, open_run
-from sft.scoring import score_rows, token_weighted_loss
+from sft.runs.run import Run, open_run
+from sft.scoring.loss import score_rows, token_weighted_loss
 from sft.training.log import read_log
 
 

@@ -13,7 +13,7 @@ from trl import SFTConfig
 
 from sft.data import open_dataset
 from sft.errors import DataError
-from sft.runs import read_run
+from sft.runs.run import read_run
 from sft.training.guard import DivergedError, FiniteGuard, StalledError, StallGuard, name_rows
 from sft.training.log import read_log
 from sft.training.trainer import RowTrainer

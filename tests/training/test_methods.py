@@ -10,7 +10,7 @@ from sft.config.evaluate import EvaluateSettings
 from sft.config.layers import load_settings
 from sft.evaluation.flow import evaluate_run
 from sft.models.loading import load_base, load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
 
 METHODS = {
     "lora": ["--method", "lora", "--lora_layers", "1"],
@@ -74,22 +74,22 @@ def test_the_model_of_a_run_is_stored_in_the_type_of_its_base(train, tmp_path, e
 
 def keep_model(monkeypatch: pytest.MonkeyPatch) -> list:
     """[the model that the next run trains, copies of its weights before the first step]."""
-    from sft.training import preparing
+    from sft.training import fit
 
     kept: list = []
-    load = preparing.load_for_training
+    load = fit.load_for_training
 
     def load_and_keep(*args, **kwargs):
         loaded = load(*args, **kwargs)
         kept.extend([loaded, {key: weight.detach().clone() for key, weight in loaded.model.named_parameters()}])
         return loaded
 
-    monkeypatch.setattr(preparing, "load_for_training", load_and_keep)
+    monkeypatch.setattr(fit, "load_for_training", load_and_keep)
     return kept
 
 
 def loss_of(loaded) -> float:
-    from sft.scoring import score_rows, token_weighted_loss
+    from sft.scoring.loss import score_rows, token_weighted_loss
 
     conversation = [{"role": "user", "content": "天气"}, {"role": "assistant", "content": "很好，谢谢"}]
     return token_weighted_loss(score_rows(loaded, [loaded.chat.encode(conversation)], shown=False))

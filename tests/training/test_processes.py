@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.runs import open_run
+from sft.runs.run import open_run
 from sft.training.log import read_log
 from tests.commands import ROOT
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompts import Encoded
-from sft import prefixes
-from sft.batching import fill_up, flatten_rows
+from sft.batches import prefixes
+from sft.batches.layout import fill_up, flatten_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
+from sft.kernels.lora import _add_products
 from sft.models.loading import load_for_training
-from sft.models.projections import _add_products
 from sft.training import replay
 from sft.training.arguments import build_arguments
 from sft.training.memory import recompute_layers

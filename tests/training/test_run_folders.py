@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sft.checkpoints import LOCK_FILE, claimed_run_dir
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError, ModelError, RunError
-from sft.locks import BusyError, NotWritableError, held
-from sft.runs import open_run, read_run
+from sft.files import BusyError, NotWritableError, held
+from sft.runs.checkpoints import LOCK_FILE, claimed_run_dir
+from sft.runs.run import open_run, read_run
 from sft.training.fit import fit
 
 CONTINUE = ("--resume_from_checkpoint", "auto")

@@ -14,9 +14,9 @@ from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError
 from sft.models.loading import load_run
-from sft.runs import open_run
+from sft.runs.run import open_run
 from sft.training.log import read_log
-from sft.training.sharded import check_settings
+from sft.training.processes import check_settings
 from tests.commands import ROOT
 from tests.training.test_methods import loss_of
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.checkpoints import list_checkpoints, prune_checkpoints, step_of
-from sft.runs import read_run
-from sft.staging import DiskFullError, find_damage
+from sft.files import DiskFullError, find_damage
+from sft.runs.checkpoints import list_checkpoints, prune_checkpoints, step_of
+from sft.runs.run import read_run
 from sft.training import fit as flow
 from sft.training.log import read_log
 from tests.commands import ROOT

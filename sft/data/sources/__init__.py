@@ -8,12 +8,10 @@ from typing import Annotated
 from pydantic import Field
 
 from sft.data.sources.base import FoundRow, Origin, Source
-from sft.data.sources.dialogues import Dialogues
-from sft.data.sources.hub_dataset import HubDataset
-from sft.data.sources.labelled_lines import LabelledLines
+from sft.data.sources.hub import HubDataset
 from sft.data.sources.local_file import LocalFile
 from sft.data.sources.mongodb import MongoDB
-from sft.data.sources.tagged_newspaper import TaggedNewspaper
+from sft.data.sources.packaged import Dialogues, LabelledLines, TaggedNewspaper
 
 __all__ = [
     "AnySource",

@@ -1,23 +1,42 @@
-"""What every kind of source has in common: its share of the mixture, strata, filters, and how it is read."""
+"""What every kind of source has in common: its share of the mixture, strata, filters, and how it is read.
 
+Sources cut into chunks: the unit that one process reads, filters and hashes while others do the next ones.
+
+A source that yields rows is cut by batch_rows. One whose raw bytes can be cut before they are parsed brings a chunk of
+its own (LinesChunk), so that parsing is spread over the processes too. Where the cuts fall never changes what is built.
+
+Strata: parts of one source that get exact shares, so that one reading of it fills several quotas.
+
+strata: {by: label, shares: {正面: 0.5, 负面: 0.5}}
+strata: {by: label, rows: "正常:15000,暴恐:6000"}            # in this ratio
+strata: {by: topic, shares: {ai: 0.5, ic: 0.5}, topics: {ai: recipes/keywords/ai.txt, ic: [fpga, 集成电路]}}
+"""
+
+import io
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sft.data.chunks import Chunk, batch_rows
-from sft.data.filters import Filters
-from sft.data.mapping import Mapping, Tags
-from sft.data.places import package_folder, package_version, sha256_of
-from sft.data.reading import Reading, described_tasks, make_reading
-from sft.data.rows import BadRow, FoundRow
-from sft.data.sources.strata import Strata
-from sft.errors import ConfigError, DataError
+from sft.data.files import BadRecord, GoodRecord, parse_lines
+from sft.data.files.reader import BadRow, FoundRow, convert_records
+from sft.data.quotas import parse_label_quota
+from sft.data.rows.canonical import Row, answer_of, question_of
+from sft.data.rows.mapping import NOTHING, Mapping, Tags
+from sft.data.rows.reading import Reading, described_tasks, make_reading
+from sft.data.rows.recognised import Recognised
+from sft.data.sources.filters import Filters, KeywordSet, read_terms
+from sft.errors import ConfigError, DataError, UserError
+from sft.files import find_file, package_folder, package_version, sha256_of
 
 __all__ = ["BadRow", "FoundRow", "MappedSource", "Origin", "Source", "Strata"]
+
+CHUNK_ROWS = 1024
+Item = TypeVar("Item")
 
 
 class Origin(NamedTuple):
@@ -26,6 +45,58 @@ class Origin(NamedTuple):
     id: str
     revision: str
     files: dict[str, str]
+
+
+class Chunk(Protocol):
+    """A part of a source that another process can read; it must pickle."""
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows in their order; what was recognised in which file is added to `recognised`, if anything."""
+        ...
+
+
+class Strata(BaseModel):
+    """Parts of one source with exact shares, told apart by the label, by having entities, by language or by topic."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["label", "entities", "language", "topic"]
+    shares: dict[str, float] = {}  # which add up to 1
+    rows: dict[str, int] = {}  # instead of shares: in the ratio of these numbers, "正常:15000,暴恐:6000"
+    topics: dict[str, tuple[str, ...] | str] | None = None  # terms, or a file with one a line; the first that fits
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _accept_text(cls, rows: object) -> object:
+        return parse_label_quota(rows) if isinstance(rows, str) else rows
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "Strata":
+        if bool(self.shares) == bool(self.rows):
+            raise ValueError("give strata either 'shares' or 'rows'")
+        if min([*self.shares.values(), *self.rows.values()]) < 0:
+            raise ValueError("strata must not be negative")
+        total = sum(Fraction(str(share)) for share in self.shares.values())
+        if self.shares and total != 1:
+            raise ValueError(f"strata shares add up to {float(total):g}, expected 1")
+        if self.rows and not sum(self.rows.values()):
+            raise ValueError("strata ask for no rows at all")
+        if (self.by == "topic") != (self.topics is not None):
+            raise ValueError("'topics' belongs to by: topic, which needs it")
+        if self.topics is not None and set(self.topics) != set(self.parts()):
+            raise ValueError("'topics' and their shares name different topics")
+        return self
+
+    def parts(self) -> dict[str, Fraction]:
+        """Each stratum's part of the source, exactly: {"正面": 1/2, "负面": 1/2}."""
+        if self.rows:
+            whole = sum(self.rows.values())
+            return {stratum: Fraction(count, whole) for stratum, count in self.rows.items()}
+        return {stratum: Fraction(str(share)) for stratum, share in self.shares.items()}
+
+    def files(self) -> dict[str, Path]:
+        """The topics' keyword files, by the name that the preset gives."""
+        return {terms: find_file(terms) for terms in (self.topics or {}).values() if isinstance(terms, str)}
 
 
 class Source(BaseModel):
@@ -75,7 +146,7 @@ class Source(BaseModel):
 
 
 class MappedSource(Source):
-    """A source of records, whose columns may have other names than the reader knows (see sft/data/mapping.py)."""
+    """A source of records, whose columns may have other names than the reader knows (see sft/data/rows/mapping.py)."""
 
     columns: dict[str, str] = {}
     templates: dict[str, str] = {}
@@ -141,3 +212,93 @@ class PackagedSource(Source):
         """The package, its version, and the hash of each file."""
         hashes = {name: sha256_of(path) for name, path in self.input_files().items()}
         return Origin(self.package, package_version(self.package), hashes)
+
+
+@dataclass(frozen=True)
+class RowsChunk:
+    """Rows that are there already."""
+
+    found: list[FoundRow | BadRow]
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows; who read them has said what it recognised."""
+        return iter(self.found)
+
+
+@dataclass(frozen=True)
+class LinesChunk:
+    """Whole lines of a JSONL file, not yet parsed."""
+
+    shown_as: str
+    reading: Reading
+    first_line: int
+    data: bytes
+    mapping: Mapping = NOTHING
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows of these lines."""
+        found = recognised.setdefault(self.shown_as, Recognised())
+        records = self.mapping.map_records(parse_lines(io.BytesIO(self.data), self.first_line), found.ignored_columns)
+        return convert_records(records, self.shown_as, self.reading, found)
+
+
+@dataclass(frozen=True)
+class RecordsChunk:
+    """Records that are parsed, but not yet mapped and converted."""
+
+    shown_as: str
+    reading: Reading
+    records: Sequence[GoodRecord | BadRecord]
+    mapping: Mapping = NOTHING
+
+    def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
+        """The rows of these records."""
+        found = recognised.setdefault(self.shown_as, Recognised())
+        records = self.mapping.map_records(self.records, found.ignored_columns)
+        return convert_records(records, self.shown_as, self.reading, found)
+
+
+def batch_rows(rows: Iterable[FoundRow | BadRow]) -> Iterator[RowsChunk]:
+    """Rows in chunks of CHUNK_ROWS. Where reading fails, the rows before come first, then the error."""
+    return map(RowsChunk, cut(rows))
+
+
+def cut(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Lists of CHUNK_ROWS. Where reading fails, what came before is given first, then the error."""
+    batch: list[Item] = []
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == CHUNK_ROWS:
+                yield batch
+                batch = []
+    except UserError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+class StratumFinder:
+    """Strata made ready for use: keyword files read. Raises DataError for a missing file."""
+
+    def __init__(self, strata: Strata) -> None:
+        self._by = strata.by
+        self._topics = [
+            (name, KeywordSet(read_terms(terms) if isinstance(terms, str) else terms))
+            for name, terms in (strata.topics or {}).items()
+        ]
+
+    def find(self, row: Row) -> str:
+        """The stratum of a row: its label (of news the right option); "some" or "none" for entities; "zh" or "en" by
+        its characters; the first topic of which a term stands in question or answer, "" where none does.
+        """
+        if self._by == "label":
+            return str(row.get("label", row.get("output", "") if "category" in row else ""))
+        if self._by == "topic":
+            text = f"{question_of(row)}\n{answer_of(row)}"
+            return next((name for name, terms in self._topics if terms.find(text) is not None), "")
+        if self._by == "entities":
+            return "some" if row.get("entities") else "none"
+        return "zh" if any("\u4e00" <= character <= "\u9fff" for character in question_of(row)) else "en"

@@ -9,14 +9,13 @@ from typing import Literal
 from pydantic import Field
 
 from sft.console import say
-from sft.data.chunks import Chunk, LinesChunk
+from sft.data.files import read_line_blocks, read_records
+from sft.data.files.reader import convert_records, draw_sample
 from sft.data.named_files import find_files, hash_files, is_several
-from sft.data.places import find_file, sha256_of
-from sft.data.recognised import Recognised, check_columns
-from sft.data.records import read_line_blocks, read_records
-from sft.data.rows import convert_records, draw_sample
-from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
+from sft.data.rows.recognised import Recognised, check_columns
+from sft.data.sources.base import BadRow, Chunk, FoundRow, LinesChunk, MappedSource, Origin
 from sft.errors import DataError
+from sft.files import find_file, sha256_of
 
 SAMPLE_SEED = 42  # LLaMA-Factory draws too, with the seed of the training
 

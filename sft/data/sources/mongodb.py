@@ -7,11 +7,11 @@ from pydantic import Field, JsonValue, field_validator
 
 from sft.config.secrets import ADVICE, holds_password
 from sft.console import say
-from sft.data.canonical import RowError
+from sft.data.files import BadRecord, GoodRecord
+from sft.data.files.reader import convert_records
 from sft.data.mongo.address import Address, make_address
-from sft.data.recognised import Recognised
-from sft.data.records import BadRecord, GoodRecord
-from sft.data.rows import convert_records
+from sft.data.rows.canonical import RowError
+from sft.data.rows.recognised import Recognised
 from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
 
 if TYPE_CHECKING:  # pymongo is imported where a connection is made
@@ -69,7 +69,7 @@ class MongoDB(MappedSource):
     def _read_documents(
         self, collection: "Collection[dict[str, object]]", ids: list[object]
     ) -> Iterator[GoodRecord | BadRecord]:
-        from sft.data.mongo.documents import Retry, stream_documents, to_json
+        from sft.data.mongo.connection import Retry, stream_documents, to_json
 
         fields = self.mapping().paths()
         documents = stream_documents(collection, dict(self.query), fields or None, Retry(self.max_retries))

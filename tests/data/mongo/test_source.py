@@ -3,9 +3,9 @@
 import orjson
 import pytest
 
-from sft.data.build import build_dataset
-from sft.data.manifest import BuildOptions
-from sft.data.preset import Preset, load_preset
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset, load_preset
 from sft.errors import ConfigError, DataError
 from tests.data.samples import make_documents
 

@@ -1,0 +1,1 @@
+"""Drawing exact quotas of labelled documents from a collection, and writing them."""

@@ -1,0 +1,107 @@
+"""Files as records: JSONL, a JSON array, CSV, TSV, Parquet and Excel, streamed, with the line of all that is found.
+
+Text files may be packed (.gz, .zst, .bz2, .xz).
+
+    for found in read_records(Path("reports.jsonl")):
+        found.line, found.fields           # 17, {"instruction": ..., "output": ...}
+        found.reason, found.message        # of a BadRecord: "not_json", "not valid JSON: ..."
+
+A record that cannot be read is yielded as a BadRecord and reading goes on; a file that cannot be read is a DataError.
+"""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from lzma import LZMAError
+from pathlib import Path
+
+from sft.data.files.encoding import UTF8, choose_encoding
+from sft.data.files.json_files import is_one_row_a_line, parse_lines, read_json
+from sft.data.files.opening import PACKED, is_packed, kind_of_file, open_bytes
+from sft.data.files.separated import read_separated
+from sft.data.files.tables import declared_classes, read_parquet
+from sft.data.rows.fields import BadRecord, GoodRecord
+from sft.errors import DataError
+
+__all__ = [
+    "READABLE",
+    "BadRecord",
+    "GoodRecord",
+    "declared_classes",
+    "kind_of_file",
+    "parse_lines",
+    "read_line_blocks",
+    "read_records",
+]
+
+BLOCK_BYTES = 1 << 20
+READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
+BINARY = (".parquet", ".xlsx")
+
+
+def read_records(path: Path, encoding: str | None = None) -> Iterator[GoodRecord | BadRecord]:
+    """The records of one file, by what its name ends in; raises DataError where the file as a whole cannot be read.
+
+    encoding: of a text file, where the user names it ("cp1252"); else UTF-8, or what its bytes tell.
+    """
+    with _explain_errors(path):
+        yield from _read_kind(path, _check_file(path), encoding)
+
+
+def read_line_blocks(path: Path, encoding: str | None = None) -> Iterator[tuple[int, bytes]] | None:
+    """A JSONL file as blocks of whole lines of a megabyte, each with its first line's number; None for other files.
+
+    Blocks can be parsed apart, by parse_lines. Raises DataError where the file as a whole cannot be read.
+    """
+    with _explain_errors(path):
+        if _check_file(path) not in (".jsonl", ".json"):
+            return None
+        codec = choose_encoding(path, encoding)
+        return _read_blocks(path) if codec == UTF8 and is_one_row_a_line(path, codec) else None
+
+
+def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    with _explain_errors(path), open_bytes(path) as file:
+        line = 1
+        while lines := file.readlines(BLOCK_BYTES):
+            yield line, b"".join(lines)
+            line += len(lines)
+
+
+def _check_file(path: Path) -> str:
+    kind = kind_of_file(path)
+    if kind in (".xls", ".xlsb", ".xlsm", ".ods"):
+        raise DataError(f"{path}: of the spreadsheets only .xlsx is read; save it as that, or as CSV (UTF-8)")
+    if kind not in READABLE:
+        packed = f", also packed ({', '.join(PACKED)})" if is_packed(path) else ""
+        raise DataError(f"{path}: unknown kind of file {kind!r}; give one of: {', '.join(READABLE)}{packed}")
+    if kind in BINARY and is_packed(path):
+        raise DataError(f"{path}: {kind} is packed in itself; unpack it first")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    return kind
+
+
+@contextmanager
+def _explain_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (EOFError, zlib.error, LZMAError) as error:
+        raise DataError(f"{path}: the packed file is cut off or damaged ({error}); copy it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _read_kind(path: Path, kind: str, encoding: str | None) -> Iterator[GoodRecord | BadRecord]:
+    if kind in BINARY and encoding is not None:
+        raise DataError(f"{path}: encoding {encoding}: only text files have one; leave it out")
+    if kind == ".parquet":
+        return read_parquet(path)
+    if kind == ".xlsx":
+        from sft.data.files.excel import read_xlsx  # openpyxl takes 0.2 s
+
+        return read_xlsx(path)
+    codec = choose_encoding(path, encoding)
+    return read_separated(path, codec) if kind in (".csv", ".tsv") else read_json(path, codec)

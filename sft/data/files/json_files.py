@@ -1,0 +1,257 @@
+"""JSONL and JSON arrays: fast where a line is clean, strict and telling where it is not.
+
+orjson reads a clean line in a microsecond, but keeps the last of two equal keys and tells little about an error. A
+line it refuses, or that may hold a key twice, is read again by the standard library's decoder with all checks on.
+"""
+
+import itertools
+import json
+import re
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import orjson
+
+from sft.data.files.encoding import UTF8
+from sft.data.files.opening import open_bytes, open_text
+from sft.data.rows.canonical import Json, RowError
+from sft.data.rows.fields import BadRecord, GoodRecord, Record, name_kind
+from sft.errors import DataError
+
+CHUNK_CHARACTERS = 1 << 20
+KEY = re.compile(rb'"\s*:')  # one match for each key; more where a text holds the like
+BLANK_OR_COMMA = " \t\r\n,"
+SPACE = re.compile(r"\s*")
+SPACE_OR_COMMA = re.compile(r"[\s,]*")
+
+
+def read_json(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
+    """One object a line, or one array of objects: the first character decides, whatever the file is called."""
+    yield from read_lines(path, encoding) if is_one_row_a_line(path, encoding) else read_array(path, encoding)
+
+
+def is_one_row_a_line(path: Path, encoding: str = UTF8) -> bool:
+    """Whether a file is JSONL: no array, no objects spread over lines, none behind each other with \\r between them.
+
+    Raises DataError where it holds nothing.
+    """
+    with open_text(path, encoding, newline="\n") as file:
+        filled = (line for line in file if line.strip())
+        start, following = next(filled, "").strip(), next(filled, "").strip()
+    if not start:
+        raise DataError(f"{path}: the file holds no rows, only blank lines")
+    is_spread = start == "{" and following.startswith(('"', "}"))  # "{" and a key: objects as printers write them
+    return not start.startswith("[") and not is_spread and "\r" not in start
+
+
+def read_lines(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
+    """JSONL. Blank lines are no rows; a byte-order mark is skipped; lines end in \\n or \\r\\n."""
+    if encoding == UTF8:
+        with open_bytes(path) as file:
+            yield from parse_lines(file, first_line=1)
+        return
+    with open_text(path, encoding, newline="\n") as text:
+        for number, line in enumerate(text, start=1):
+            try:
+                yield from parse_lines([line.encode()], number)
+            except UnicodeEncodeError:
+                yield BadRecord(number, "invalid_utf8", f"holds bytes that are not {encoding}")
+
+
+def parse_lines(lines: Iterable[bytes], first_line: int) -> Iterator[GoodRecord | BadRecord]:
+    """Records of some lines of a JSONL file, the first of which has this number."""
+    for number, line in enumerate(lines, start=first_line):
+        if number == 1:
+            line = line.removeprefix(BOM_UTF8)
+        if line.isspace() or not line:
+            continue
+        try:
+            yield GoodRecord(number, parse_line(line))
+        except RowError as error:
+            yield BadRecord(number, error.reason, str(error))
+
+
+def parse_line(line: bytes) -> Record:
+    """One line of JSONL as a record; raises RowError with the reason."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return _parse_strictly(line)
+    if not isinstance(value, dict):
+        raise RowError("not_an_object", f"{'null' if value is None else name_kind(value)}, expected an object")
+    return value if len(KEY.findall(line)) == _count_keys(value) else _parse_strictly(line)
+
+
+def _parse_strictly(line: bytes) -> Record:
+    try:
+        text = line.decode("utf-8").strip().removeprefix("\ufeff")  # files with a mark, one put behind the other
+    except UnicodeDecodeError as error:
+        raise RowError("invalid_utf8", f"byte {error.start + 1} of the line is not UTF-8") from None
+    decoder = StrictDecoder()
+    value, end = decoder.decode(text, 0)
+    if text[end:].strip(BLANK_OR_COMMA):  # a comma behind it: an array without its brackets
+        raise RowError("not_json", f"not valid JSON: more text after the object (column {end + 1})")
+    return decoder.check(value)
+
+
+class StrictDecoder:
+    """The standard library's JSON decoder with what it lets pass found out: equal keys, NaN, lone surrogates."""
+
+    def __init__(self) -> None:
+        self._problem: RowError | None = None
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._make_object, parse_constant=self._note_constant)
+
+    def decode(self, text: str, start: int) -> tuple[Json, int]:
+        """The value that begins at `start` and where it ends; raises RowError where it is no JSON."""
+        self._problem = None
+        try:
+            return self._decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            hint = " (cut off?)" if not text[error.pos :].strip() or error.msg.startswith("Unterminated") else ""
+            message = f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.pos - start + 1}{hint}"
+            raise RowError("not_json", message) from None
+        except ValueError:  # Python's own limit, against input that takes it minutes
+            raise RowError("long_number", "holds a number of thousands of digits; write it as text") from None
+        except RecursionError:
+            raise RowError("too_deep", "nested too deeply") from None
+
+    def check(self, value: Json) -> Record:
+        """The value just decoded, if it is a clean object; raises RowError else."""
+        if not isinstance(value, dict):
+            raise RowError("not_an_object", f"{'null' if value is None else name_kind(value)}, expected an object")
+        if self._problem is not None:
+            raise self._problem
+        if not _is_encodable(value):
+            raise RowError("lone_surrogate", "holds half a character (a lone surrogate such as \\ud83d)")
+        return value
+
+    def _make_object(self, pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            self._problem = RowError("duplicate_key", f"key {twice!r} is given twice")
+        return value
+
+    def _note_constant(self, name: str) -> None:
+        self._problem = RowError("not_a_number", f"holds {name}, which JSON does not have; write null")
+
+
+def read_array(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
+    """The objects of one JSON array, or of a file of nothing but objects over any number of lines, one by one.
+
+    They are decoded from a window over the file: memory follows the longest row.
+
+    Past a syntax error nothing can be found again, so that is a DataError; a row that is sound JSON but unusable is
+    a BadRecord. Bytes that are no UTF-8 are carried along as lone surrogates and found there.
+    """
+    decoder = StrictDecoder()
+    with open_text(path, encoding) as file:
+        window = _Window(file)
+        window.skip(SPACE)
+        is_array = window.text.startswith("[", window.position)
+        window.move_to(window.position + is_array)
+        last_line = 0  # of the row before
+        for number in itertools.count(1):
+            window.skip(SPACE_OR_COMMA)
+            if not is_array and window.position == len(window.text):
+                return
+            if is_array and window.text.startswith("]", window.position):
+                window.move_to(window.position + 1)
+                window.skip(SPACE)
+                if window.position < len(window.text):
+                    raise DataError(f"{path}:{window.line}: more text after the array; keep one array in a file")
+                return
+            line = window.line
+            try:
+                value, end = window.decode(decoder)
+            except RowError as error:
+                where, what = f"{path}:{line}", "an array" if is_array else "it"
+                raise DataError(f"{where}: {error}; mend the file, {what} cannot be read past this") from None
+            broken = not _is_encodable(window.text[window.position : end])  # before escapes: bytes, not \ud83d
+            window.move_to(end)
+            try:
+                if broken:
+                    shown = "UTF-8" if encoding == UTF8 else encoding
+                    raise RowError("invalid_utf8", f"holds bytes that are not {shown}")
+                yield GoodRecord(line, decoder.check(value))
+            except RowError as error:
+                which = f"row {number}: " if line == last_line else ""  # of several on one line
+                yield BadRecord(line, error.reason, f"{which}{error}")
+            last_line = line
+
+
+class _Window:
+    """A stretch of a text file that grows until a value fits and forgets what lies behind."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._ended = False
+        self.text = ""
+        self.position = 0
+        self.line = 1  # of `position`, from 1
+        self._grow()
+
+    def skip(self, pattern: re.Pattern[str]) -> None:
+        """Move past what the pattern matches here."""
+        while True:
+            match = pattern.match(self.text, self.position)
+            end = match.end() if match else self.position
+            if end < len(self.text) or self._ended:
+                break
+            self._grow()
+        self.move_to(end)
+
+    def decode(self, decoder: StrictDecoder) -> tuple[Json, int]:
+        """The value that begins here; the window doubles while the value may only be cut off by its edge."""
+        while True:
+            try:
+                value, end = decoder.decode(self.text, self.position)
+                if end < len(self.text) or self._ended:  # a number at the edge may go on behind it
+                    return value, end
+            except RowError:
+                if self._ended:
+                    raise
+            self._grow()
+
+    def move_to(self, end: int) -> None:
+        """Go on at `end`, counting the lines passed."""
+        self.line += self.text.count("\n", self.position, end)
+        self.position = end
+        if self.position > CHUNK_CHARACTERS:
+            self.text, self.position = self.text[self.position :], 0
+
+    def _grow(self) -> None:
+        chunk = self._file.read(max(CHUNK_CHARACTERS, len(self.text)))  # doubling keeps a long row linear
+        self._ended = not chunk
+        self.text += chunk
+
+
+def _count_keys(record: Record) -> int:
+    nested = [inner for value in record.values() if isinstance(value, dict | list) for inner in _containers(value)]
+    return len(record) + sum(len(inner) for inner in nested if isinstance(inner, dict))
+
+
+def _is_encodable(value: Json) -> bool:
+    try:
+        for inner in _containers([value]):
+            texts = [*inner, *inner.values()] if isinstance(inner, dict) else inner
+            "".join(text for text in texts if isinstance(text, str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _containers(value: Json) -> Iterator[dict[str, Json] | list[Json]]:
+    """Every object and list within a value, itself included; without recursion, for it may be nested deeply."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            yield inner
+            waiting += inner.values()
+        elif isinstance(inner, list):
+            yield inner
+            waiting += inner

@@ -1,0 +1,155 @@
+"""The one form of a row that everything behind the reader works with; its task (prompts/tasks) says what it must hold.
+
+{"id": "reviews-17", "source": "reviews", "task": "sentiment", "text": "房间很干净", "label": "正面"}
+{"id": "qa-3", "source": "qa", "task": "instruct", "instruction": "What is AI?", "input": "", "output": "A field ..."}
+"""
+
+import hashlib
+import json
+from typing import NotRequired, TypedDict
+
+from prompts.errors import RowError
+from prompts.tasks import get_task
+from sft.text.normalise import normalise_text
+
+__all__ = [
+    "Entity",
+    "Json",
+    "Row",
+    "RowError",
+    "Turn",
+    "answer_of",
+    "asked_of",
+    "question_of",
+    "system_of",
+    "thread_of",
+]
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+KEY_BYTES = 8  # two of 5 million texts share a key with probability 7e-7
+
+
+class Entity(TypedDict):
+    """One named entity; `text[start_idx:end_idx] == entity_text` (the end is exclusive)."""
+
+    start_idx: int
+    end_idx: int
+    entity_text: str
+    entity_label: str
+
+
+class Turn(TypedDict):
+    """One turn of a conversation; role is system (first only), user or assistant."""
+
+    role: str
+    content: str
+    reasoning_content: NotRequired[str]  # assistant: the thought before the answer, read where `--think keep`
+    supervised: NotRequired[bool]  # assistant: False where the turn is context and not learned
+
+
+class Row(TypedDict):
+    """A canonical row. `id`, `source` and `task` are always there; the task decides which other fields are.
+
+    A task of the user's own may have fields of other names: text or JSON, as its rows hold them.
+    """
+
+    id: str
+    source: str
+    task: str
+    text: NotRequired[str]  # sentiment, sentiment_json, ner, news, moderation
+    label: NotRequired[str | int]  # sentiment and moderation: a word; sentiment_json: 0 or 1
+    entities: NotRequired[list[Entity]]  # ner
+    category: NotRequired[list[str]]  # news: the options of this row
+    instruction: NotRequired[str]  # instruct
+    input: NotRequired[str]  # instruct; "" where there is none
+    output: NotRequired[str]  # instruct, news
+    system: NotRequired[str]  # any task but chat; only where the row brings its own
+    messages: NotRequired[list[Turn]]  # chat
+    reasoning_content: NotRequired[str]  # instruct: the thought before the output
+    group: NotRequired[str]  # any task; rows of one group stay on one side of a split
+    own_id: NotRequired[str]  # any task; the id that the row's file gave it, where `id` is another
+    attribution: NotRequired[str]  # any task; who wrote it and where it stands, where a licence asks for that
+
+
+def question_of(row: Row) -> str:
+    """What a row asks, without its answer and without its system prompt: what filters read and people are shown."""
+    if "text" in row:
+        return row["text"]
+    if "messages" in row:
+        return "\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "user")
+    if "instruction" in row:
+        return f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
+    return _join(row, get_task(row["task"]).prompt_fields)
+
+
+def system_of(row: Row) -> str:
+    """The system prompt that a row brings; "" where it has none."""
+    if "messages" in row:
+        turns = row["messages"]
+        return turns[0]["content"] if turns and turns[0]["role"] == "system" else ""
+    return row.get("system", "")
+
+
+def asked_of(row: Row) -> str:
+    """All that a row asks, its system prompt included: rows that ask the same must stand on one side of a split."""
+    if "system" not in row and "messages" not in row:
+        return question_of(row)
+    system, question = system_of(row), question_of(row)
+    return f"{system}\0{question}" if system else question
+
+
+def thread_of(row: Row) -> str | None:
+    """What else keeps rows on one side of a split: the group they name, or the exchange that their conversation begins
+    with, so that a conversation and its continuation are never parted. None for rows that stand alone.
+    """
+    if "group" in row:
+        return f"\0group\0{row['group']}"
+    if "messages" not in row:
+        return None
+    turns = row["messages"]
+    end = next((number for number, turn in enumerate(turns, start=1) if turn["role"] == "assistant"), 0)
+    return "\0thread\0" + "\0".join(turn["content"] for turn in turns[:end])
+
+
+def answer_of(row: Row) -> str:
+    """What a row answers, as text that is equal exactly where two answers are: "正面", "1", "北京@3:GPE"."""
+    if "output" in row:
+        return row["output"]
+    if "label" in row:
+        return str(row["label"])
+    if "messages" in row:
+        return "\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "assistant")
+    if "entities" in row:
+        return "\n".join(
+            f"{found['entity_text']}@{found['start_idx']}:{found['entity_label']}" for found in row["entities"]
+        )
+    return _join(row, get_task(row["task"]).answer_fields)
+
+
+def _join(row: Row, names: tuple[str, ...]) -> str:
+    """Fields of a task of the user's own as one text."""
+    values = [row.get(name) for name in names]
+    return "\n".join(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)
+
+
+def group_key(text: str, seed: int) -> int:
+    """A 64-bit key of the normalised text. Rows of one key stay on one side of a split.
+
+    The seed keys the hash, so sorting by it is a random order that depends on nothing but seed and text.
+    """
+    return _hash(normalise_text(text), str(seed).encode())
+
+
+def exact_key(row: Row) -> int:
+    """A 64-bit key of task, question and answer as they stand, system prompt included: rows of one key are duplicates.
+
+    Of conversations also which answers are learned: a file may hold one for each of them.
+    """
+    marks = ""
+    if "messages" in row and any("supervised" in turn for turn in row["messages"]):
+        marks = "\0" + "".join("-" if turn.get("supervised") is False else "+" for turn in row["messages"])
+    return _hash(f"{row['task']}\0{asked_of(row)}\0{answer_of(row)}{marks}", b"")
+
+
+def _hash(text: str, key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=KEY_BYTES, key=key).digest(), "little")

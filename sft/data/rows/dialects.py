@@ -1,0 +1,444 @@
+"""The one place that recognises how a row is written and turns it into the canonical row.
+
+id/source/task, any task's row      messages (OpenAI, R0)              conversations (ShareGPT, SlimOrca)
+instruction/input/output (Alpaca)   instruction/context/response (Dolly)   query/response/history (ms-swift)
+question/answer, prompt/response    prompt/completion (TRL)            text: ready ChatML
+text/label, and the forms of the label tasks (text_a/label, text_cn/n_labels, ...); text/entities, text/category/output
+
+A row is judged by the columns in which something stands: null, "" and [] are no column. What a task's rows look like
+is asked of prompts.tasks; a task that is added there is recognised here.
+
+    context = Context(Reading(), Recognised())
+    convert_record({"text": "很好", "label": 1}, context)       # {"task": "sentiment", "label": "正面", ...}
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+from prompts import PromptError
+from prompts.task import BLANK, Task, is_blank, label_key
+from prompts.tasks import get_task, task_names
+from sft.data.rows.canonical import Json, Row, RowError
+from sft.data.rows.fields import Record, name_kind, read_entities, read_list, read_optional_text, read_text
+from sft.data.rows.mapping import MAY_BE_MISSING, find_value
+from sft.data.rows.pairs import BESIDE_PAIRS, PAIRS, Pair, make_pair_row, refuse_rejected
+from sft.data.rows.reading import NO_GROUPS, Reading, known_task, word_tasks
+from sft.data.rows.recognised import LABELS_KEPT, Recognised
+from sft.data.rows.turns import NO_TOOLS, is_chatml, make_chat_row, read_chatml
+from sft.errors import ConfigError, nearest_name
+
+NUMBERS_ARE = "sentiment"  # the task whose class numbers a bare 0, 1, true or false is: ChnSentiCorp's, R2's
+COMMON = frozenset(("id", "group", "attribution"))  # columns that any row may have beside its form's
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+# Columns that people call otherwise, to be named where nothing fits.
+HINTS = {
+    **dict.fromkeys(("文本", "评论", "内容", "正文", "句子", "review", "comment", "content", "sentence"), "text"),
+    **dict.fromkeys(("标签", "类别", "分类", "情感", "category", "class", "sentiment", "target", "labels"), "label"),
+    **dict.fromkeys(("问题", "提问", "指令"), "instruction"),
+    **dict.fromkeys(("回答", "答案", "输出", "回复"), "output"),
+    "输入": "input",
+}
+TABLES = (".csv", ".tsv", ".xlsx")
+
+
+class Context:
+    """What the conversion of a file's rows goes by, and where it notes what it finds."""
+
+    def __init__(self, reading: Reading, recognised: Recognised) -> None:
+        self.reading = reading
+        self.recognised = recognised
+        self.notes = recognised.notes
+        self.task = reading.open_task()
+        self.label_map = dict(reading.label_map)
+        self.group = "group" if reading.group_by is None else reading.group_by
+        self.dialects = _all_dialects(task_names())
+        self.plans: dict[tuple[str, ...], Plan] = {}
+        if reading.form is not None and reading.form not in (names := [dialect.name for dialect in self.dialects]):
+            raise ConfigError(f"--form {reading.form}{nearest_name(reading.form, names)}: there are {', '.join(names)}")
+
+
+class Dialect(NamedTuple):
+    """A way to write a row: the columns it must have, those it may have, and how it becomes a canonical row."""
+
+    name: str
+    required: frozenset[str]
+    optional: frozenset[str]
+    convert: Callable[[Record, Context], Row]
+    accepts: Callable[[Record], bool] | None = None  # whether the values are what the form needs; None: any are
+    taken: Mapping[str, str] = MappingProxyType({})  # columns that are read as a field of another name
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Every column that is read; any other is ignored, and the reader says so."""
+        return self.required | self.optional
+
+
+class Plan(NamedTuple):
+    """How rows with something in the same columns are read."""
+
+    dialects: tuple[Dialect, ...]  # that fit the columns; the first that accepts a row's values reads it
+    renamed: dict[str, str]  # columns whose names differ in capitals alone: {"Text": "text"}
+    told_of: set[str]  # names of dialects that the reader has told of
+    has_common: bool  # whether there is a column that any row may have beside its form's
+
+
+def convert_record(record: Record, context: Context, *, is_table: bool = False) -> Row:
+    """The canonical row of a record; raises RowError where it fits no form, or its values are not what the form needs.
+
+    is_table: the record stands under a header line, which may be what is wrong.
+    """
+    if context.reading.columns:
+        record = _take_columns(record, context.reading.columns)
+    names = tuple([name for name, value in record.items() if value or value == 0])
+    plan = context.plans.get(names)
+    if plan is None:
+        plan = context.plans[names] = _make_plan(names, context)
+    if plan.renamed:
+        record = {plan.renamed.get(name, name): value for name, value in record.items()}
+    dialect = _choose(plan, record)
+    if dialect is None:  # what is empty may be what the row lacks: "'output' is empty" says more than "no form"
+        plan = _make_plan(tuple(record), context)
+        dialect = _choose(plan, record) or next(iter(plan.dialects), None)
+        if dialect is None or dialect.name == "text":
+            raise _explain_unknown(record, is_table)
+        row = dialect.convert(record, context)
+    elif dialect.name not in plan.told_of:
+        row = dialect.convert(record, context)
+        _tell(plan, dialect, record, names, context)
+    else:
+        row = dialect.convert(record, context)
+    if plan.has_common:
+        _keep_common(record, row, context)
+    context.recognised.dialects[dialect.name] += 1
+    return row
+
+
+def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
+    known = _known_columns(task_names())
+    renamed = {}
+    for name in names:
+        bare = name.strip(BLANK).casefold()
+        if name not in known and bare in known and bare not in names:
+            renamed[name] = bare
+    given = {renamed.get(name, name) for name in names}
+    if {"chosen", "rejected"} <= given:
+        raise RowError(
+            "preference",
+            "chosen and rejected: this is preference data (DPO, ORPO), and only answers to be given are learned here; "
+            "--columns output=chosen learns the chosen ones where they are text",
+        )
+    if media := [name for name in MEDIA if name in given]:
+        raise RowError("media", f"{media[0]!r} holds something; only text is learned here")
+    form, task = context.reading.form, context.task
+    fitting = [dialect for dialect in context.dialects if dialect.required <= given and form in (None, dialect.name)]
+    if task is not None and not task.takes_text_and_label:  # the user's word goes before the columns'
+        fitting.sort(key=lambda dialect: dialect.name != "/".join(task.required))
+    has_common = not given.isdisjoint({*COMMON, context.group})
+    return Plan(tuple(fitting), renamed, set(), has_common)
+
+
+def _choose(plan: Plan, record: Record) -> Dialect | None:
+    for dialect in plan.dialects:
+        if dialect.accepts is None or dialect.accepts(record):
+            return dialect
+    return None
+
+
+def _tell(plan: Plan, dialect: Dialect, record: Record, names: tuple[str, ...], context: Context) -> None:
+    """Note, once for each set of columns, what was taken for what, and what nothing reads."""
+    plan.told_of.add(dialect.name)
+    recognised = context.recognised
+    read = dialect.columns | COMMON | {context.group}
+    if dialect.name == CANONICAL and (task := known_task(record.get("task"))) is not None:
+        read |= {*task.required, *task.optional_fields}
+    recognised.fields.update(names)
+    recognised.ignored_columns |= {name for name in names if plan.renamed.get(name, name) not in read}
+    if taken := [f"{column} is read as {name}" for column, name in dialect.taken.items() if column in names]:
+        recognised.told.add(", ".join(taken))
+    if plan.renamed:
+        recognised.told.add("columns read: " + ", ".join(f"{name} as {bare}" for name, bare in plan.renamed.items()))
+    others = [
+        other.name
+        for other in plan.dialects
+        if not other.required <= dialect.columns and (other.accepts is None or other.accepts(record))
+    ]
+    if others and dialect.name != CANONICAL and context.reading.form is None:
+        recognised.told.add(f"rows with {dialect.name} also fit {', '.join(others)} (--form {others[0]} reads that)")
+
+
+def _take_columns(record: Record, columns: tuple[tuple[str, str], ...]) -> Record:
+    taken = {column for _, column in columns}
+    renamed = {name: value for name, value in record.items() if name not in taken}
+    for name, column in columns:
+        if column in record or name not in (*MAY_BE_MISSING, "id"):
+            renamed[name] = find_value(record, column)
+    return renamed
+
+
+def _keep_common(record: Record, row: Row, context: Context) -> None:
+    """What any row may bring beside its form: its id, its group, who wrote it."""
+    own_id, group = record.get("id"), record.get(context.group)
+    if not row["id"] and isinstance(own_id, str | int) and not isinstance(own_id, bool) and str(own_id).strip():
+        row["own_id"] = str(own_id)
+    if group is not None and context.group != NO_GROUPS:
+        if not isinstance(group, str | int | float):
+            raise RowError("wrong_type", f"{context.group!r} is {name_kind(group)}, expected a text or a number")
+        if str(group).strip():
+            row["group"] = str(group)
+    attribution = record.get("attribution")
+    if isinstance(attribution, str) and attribution:
+        row["attribution"] = attribution
+
+
+def _explain_unknown(record: Record, is_table: bool) -> RowError:
+    shown = ", ".join(sorted(record)[:8]) or "none"
+    if isinstance(record.get("text"), str):
+        return RowError(
+            "unknown_dialect",
+            "only 'text' is there, and nothing to answer: plain text is not learned here; give label, output or turns",
+        )
+    hints = [f"{HINTS[bare]}={name}" for name in record if (bare := name.strip(BLANK).casefold()) in HINTS]
+    if hints:
+        remedy = f"perhaps --columns {','.join(hints)}"
+    else:
+        remedy = "name the columns: --columns instruction=...,output=... or text=...,label=..."
+    header = "; if the first line is a row and no header, write one above it" if is_table else ""
+    forms = (
+        "messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label"
+    )
+    return RowError(
+        "unknown_dialect",
+        f"columns ({shown}) fit no known form ({forms}, ...); {remedy}{header} (in a preset: columns)",
+    )
+
+
+# The forms
+
+
+def _convert_canonical(record: Record, context: Context) -> Row:
+    """A row that names its task: as a dataset folder holds it, or as a user writes it for a task of his own."""
+    task = known_task(record.get("task"))
+    if task is None:
+        named = record.get("task")
+        near = nearest_name(named, task_names()) if isinstance(named, str) else ""
+        raise RowError("unknown_task", f"task {named!r} is unknown{near}; expected one of: {', '.join(task_names())}")
+    row = _read_fields(record, task, context)
+    for name in ("id", "source"):
+        value = record.get(name)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            row[name] = str(value).strip()
+    if (system := read_optional_text(record, "system")) and "messages" not in row:
+        row["system"] = system
+    return row
+
+
+def _accept_canonical(record: Record) -> bool:
+    task = known_task(record.get("task"))
+    return task is not None and all(record.get(name) is not None for name in task.required)
+
+
+def _read_fields(record: Record, task: Task, context: Context) -> Row:
+    """The fields that a task's rows must have, each as its name and the task's example tell."""
+    if "messages" in task.required:
+        return _convert_turns("messages", record, context)
+    if task.required == ("instruction", "output"):
+        return make_pair_row(record, PAIRS[0], context.notes)
+    row: dict[str, object] = {"id": "", "source": "", "task": task.name}
+    for name in (*task.prompt_fields, *task.optional_fields, *task.answer_fields):
+        if name == "label" and task.is_of_one_label:
+            row[name] = _read_label(record.get(name), task, context)
+        elif name == "entities":
+            row[name] = read_entities(str(row.get("text", "")), read_list(record, name))
+        elif name in task.optional_fields:
+            row[name] = read_optional_text(record, name)
+        elif isinstance(task.example.get(name), list):
+            row[name] = read_list(record, name)
+        elif isinstance(task.example.get(name), str):
+            row[name] = read_text(record, name)
+        else:  # of a task of the user's own, which checks it itself
+            row[name] = record.get(name)
+    if task.kind == "label" and not task.is_of_one_label:
+        try:
+            options, answer = task.allowed_labels(row), task.write_answer(row)
+        except PromptError as error:
+            raise RowError("wrong_type", str(error)) from None
+        if answer not in options:
+            raise RowError(
+                "unknown_label",
+                f"{task.answer_fields[0]!r} {answer!r} is none of the row's own options: {', '.join(options)}",
+            )
+    return row  # type: ignore[return-value]
+
+
+def _convert_labelled(record: Record, context: Context, names: Mapping[str, str], fixed: Task | None) -> Row:
+    """A text and its class: the task is the one named, else the form's own, else what the label's own word says."""
+    text, label = read_text(record, names["text"]), record.get(names["label"])
+    if isinstance(label, list) and label and all(isinstance(span, list) and len(span) == 3 for span in label):
+        entities = read_entities(text, label)  # doccano
+        return {"id": "", "source": "", "task": "ner", "text": text, "entities": entities}
+    named = None if fixed is not None and context.reading.is_told_by_labels else context.task
+    task = named or fixed or _find_owner(label, record, context)
+    value = _read_label(label, task, context)
+    return {"id": "", "source": "", "task": task.name, "text": text, "label": value}
+
+
+def make_labelled_row(task: Task, text: str, label: Json) -> Row:
+    """A row of a label task; the label may be spelled in any way that the task knows."""
+    value = task.find_label(label)
+    if value is None:
+        raise RowError("unknown_label", f"label {label!r} is unknown to {task.name}; it has {task.describe_labels()}")
+    return {"id": "", "source": "", "task": task.name, "text": text, "label": value}
+
+
+def _find_owner(label: Json, record: Record, context: Context) -> Task:
+    """The task whose word a label is; a number is sentiment's, unless the row claims another task."""
+    key = context.label_map.get(label_key(label)) or label_key(label)
+    if not key or key.lstrip("+-").isdigit() or key in ("true", "false"):
+        named = record.get("task")
+        if isinstance(named, str) and not is_blank(named) and named != NUMBERS_ARE:  # else it was read as that task's
+            raise RowError(
+                "unknown_task",
+                f"task {named!r} is unknown or has no text and label, so what label {label!r} means is, too; say so "
+                "with --labels and --label_map, or --task",
+            )
+        return get_task(NUMBERS_ARE)
+    owners = [task for task in word_tasks() if task.find_label(key) is not None]
+    named = record.get("task")
+    if not owners and isinstance(named, str) and known_task(named) is None:
+        raise RowError(
+            "unknown_task",
+            f"task {named!r} is unknown; describe it in recipes/tasks/{named}.yaml, or pass its --labels",
+        )
+    if len(owners) > 1:
+        raise RowError("unknown_label", f"label {label!r} is one of {' and of '.join(t.name for t in owners)}; "
+                                        "say which with --task")  # fmt: skip
+    return owners[0] if owners else get_task(NUMBERS_ARE)
+
+
+def _read_label(label: Json, task: Task, context: Context) -> str | int:
+    key = label_key(label)
+    if not key:
+        is_empty = label is None or isinstance(label, str)
+        kind = "empty" if isinstance(label, str) else name_kind(label)
+        raise RowError("empty_answer" if is_empty else "unknown_label", f"label is {kind}")
+    recognised = context.recognised
+    value = task.find_label(context.label_map.get(key, label))
+    if value is None:
+        shown = str(label).strip()
+        if shown in recognised.unknown_labels or len(recognised.unknown_labels) < LABELS_KEPT:
+            recognised.unknown_labels[shown] += 1
+        raise RowError(
+            "unknown_label",
+            f"label {label!r} is unknown to {task.name}; expected one of: {task.describe_labels()}; --labels names "
+            "others, --label_map says which is which (in a preset: labels, label_map)",
+        )
+    if key != label_key(value) and len(recognised.labels) < LABELS_KEPT:
+        recognised.labels[key] = str(value)
+        recognised.label_tasks.add(task.name)
+    return value
+
+
+def read_instruct(record: Record) -> Row:
+    """An instruct row of the fields instruction, input, output and system, for sources that have no columns."""
+    return make_pair_row(record, PAIRS[0], Counter())
+
+
+def _convert_turns(column: str, record: Record, context: Context) -> Row:
+    refuse_rejected(record)
+    tools = record.get("tools")
+    if tools and not (isinstance(tools, str) and tools.strip() in ("[]", "null", "{}")):
+        raise RowError("tools", f"the row has 'tools': {NO_TOOLS}")
+    system = record.get("system") or record.get("system_prompt")
+    return make_chat_row(read_list(record, column), system, context.notes)
+
+
+def _convert_text(record: Record, context: Context) -> Row:
+    return read_chatml(read_text(record, "text"), context.notes)
+
+
+CANONICAL = "id/source/task"
+BESIDE_TURNS = frozenset(("system", "system_prompt"))
+_FIELDS = "id source text label entities category output instruction input system messages reasoning_content own_id"
+
+
+def _holds_list(*columns: str) -> Callable[[Record], bool]:
+    def accepts(record: Record) -> bool:
+        values = [record.get(column) for column in columns]
+        return all(
+            isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[") for value in values
+        )
+
+    return accepts
+
+
+def _make_pair(pair: Pair) -> Dialect:
+    names = {"instruction": pair.question, "output": pair.answer} | ({"input": pair.extra} if pair.extra else {})
+    taken = {column: name for name, column in names.items() if name != column}
+    shown = "/".join([pair.question, *([pair.extra] if pair.extra in ("input", "context") else []), pair.answer])
+    name = shown if pair.question == "instruction" else f"{pair.question}/{pair.answer}"
+    optional = BESIDE_PAIRS | ({pair.extra} if pair.extra else set())
+    required = frozenset((pair.question, pair.answer))
+
+    def convert(record: Record, context: Context) -> Row:
+        return make_pair_row(record, pair, context.notes)
+
+    return Dialect(name, required, optional, convert, taken=taken)
+
+
+def _make_task_form(task: Task) -> Dialect:
+    def convert(record: Record, context: Context) -> Row:
+        return _read_fields(record, task, context)
+
+    lists = [name for name in task.required if isinstance(task.example.get(name), list)]
+    accepts = _holds_list(*lists) if lists else None
+    name = "/".join(task.required)
+    return Dialect(name, frozenset(task.required), frozenset(task.optional_fields) | {"system"}, convert, accepts)
+
+
+def _make_label_form(task: Task | None, names: Mapping[str, str]) -> Dialect:
+    others = {column for form in task.columns for column in form.values()} if task else set()
+
+    def convert(record: Record, context: Context) -> Row:
+        return _convert_labelled(record, context, names, task)
+
+    required = frozenset(names.values())
+    return Dialect("/".join(names.values()), required, frozenset(others - required), convert)
+
+
+@cache
+def _all_dialects(task_list: tuple[str, ...]) -> tuple[Dialect, ...]:
+    """Every form. The order decides where a row would fit two: the more telling columns stand first."""
+    tasks = [get_task(name) for name in task_list]
+    plain = [task for task in tasks if task.takes_text_and_label or task.name in ("chat", "instruct")]
+    forms = [
+        Dialect(CANONICAL, frozenset(("task",)), frozenset(_FIELDS.split()), _convert_canonical, _accept_canonical)
+    ]
+    for column in ("messages", "conversations", "conversation"):
+
+        def convert(record: Record, context: Context, column: str = column) -> Row:
+            return _convert_turns(column, record, context)
+
+        forms.append(Dialect(column, frozenset((column,)), BESIDE_TURNS | {"tools"}, convert, _holds_list(column)))
+    forms += [_make_task_form(task) for task in tasks if task not in plain]
+    forms += [_make_pair(pair) for pair in PAIRS]
+    forms += [_make_label_form(task, names) for task in tasks for names in task.columns]
+    forms.append(_make_label_form(None, {"text": "text", "label": "label"}))
+    forms.append(
+        Dialect(
+            "text",
+            frozenset(("text",)),
+            frozenset(),
+            _convert_text,
+            lambda record: is_chatml(record["text"]),
+            taken={"text": "ready ChatML"},
+        )
+    )
+    return tuple(forms)
+
+
+@cache
+def _known_columns(task_list: tuple[str, ...]) -> frozenset[str]:
+    return COMMON.union(*(dialect.columns for dialect in _all_dialects(task_list)))

@@ -1,0 +1,197 @@
+"""What a model says to the rows: the loss of the reference, the scores of the labels, a generated answer.
+
+Each is asked for once. A label's score is the log-probability of label and end token, so where the reference is one
+of the labels its loss is known from the scores already, and no second pass is made.
+
+Where one of the two models compared has a classification head, which writes nothing, neither is asked to: both choose
+among the labels, and the loss of a row is that of the right one among them.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from prompts import Encoded
+from sft.config.decoding import Preset, choose_decoding
+from sft.errors import ModelError
+from sft.evaluation.journal import Journal, Side
+from sft.evaluation.rows import EvalRow, supervised_ids
+from sft.generation import Generated
+from sft.generation.backends import TransformersWriter, Writer
+from sft.models.loaded import LoadedModel
+from sft.scoring.classes import score_choices
+from sft.scoring.loss import score_rows
+
+MARGIN_TOKENS = 8  # beyond the longest reference: room to go on after it, which then shows as unfinished or wrong
+MARGIN_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked. max_tokens: of a scoring batch; journal: where answers are kept as they come.
+
+    writer: None where it only chooses among labels.
+    """
+
+    writer: Writer | None
+    preset: Preset = "precise"
+    seed: int = 42  # of the draws, where the preset draws
+    max_tokens: int | None = None
+    journal: Journal | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's answers to N rows, each list in their order.
+
+    nll: summed negative log-probability of the row's supervised tokens, nats. label_scores: log-probabilities of the
+    row's labels in their order, [] for rows without. finished: the model ended the text itself. chosen_by: how, where
+    nothing was written; texts are the labels chosen, nll is of the right one among the row's, and num_tokens 1.
+    """
+
+    nll: list[float]
+    num_tokens: list[int]
+    label_scores: list[list[float]]
+    texts: list[str]
+    finished: list[bool]
+    chosen_by: Literal["head", "label_scoring"] | None = None
+
+
+def answer_rows(
+    loaded: LoadedModel,
+    rows: Sequence[EvalRow],
+    budgets: dict[str, int],
+    name: Side,
+    *,
+    asking: Asking | None = None,
+) -> Answers:
+    """Ask a model everything about the rows; `name` ("tuned", "base") stands in front of the progress.
+
+    Raises ModelError, naming rows, where a loss is not finite.
+    """
+    asking = asking or Asking(TransformersWriter(loaded))
+    label_scores = _score_labels(loaded, rows, name, asking.max_tokens)
+    if asking.writer is None:
+        nll, num_tokens = [_choice_nll(*found) for found in zip(rows, label_scores, strict=True)], [1] * len(rows)
+    else:
+        nll, num_tokens = _score_references(loaded, rows, label_scores, name, asking.max_tokens)
+    broken = [row.row["id"] for row, value in zip(rows, nll, strict=True) if not math.isfinite(value)]
+    if broken:
+        raise ModelError(
+            f"{name}: the loss of {len(broken)} of {len(rows)} rows is not finite, first {', '.join(broken[:3])}; "
+            "the weights hold NaN or overflow, train again with a lower learning rate"
+        )
+    if asking.writer is None:
+        texts = [row.labels[scores.index(max(scores))] for row, scores in zip(rows, label_scores, strict=True)]
+        way: Literal["head", "label_scoring"] = "label_scoring" if loaded.head is None else "head"
+        return Answers(nll, num_tokens, label_scores, texts, [True] * len(rows), way)
+    texts, finished = _generate(rows, budgets, name, asking, asking.writer)
+    return Answers(nll, num_tokens, label_scores, texts, finished)
+
+
+def plan_budgets(rows: Sequence[EvalRow], loaded: LoadedModel, max_new_tokens: int) -> dict[str, int]:
+    """Most tokens to generate, per task: a quarter more than the longest reference, never over max_new_tokens.
+
+    {"sentiment": 10, "ner": 171, "instruct": 84}. An untuned model rambles; what it says beyond that length could
+    only be wrong, and it takes most of the time.
+    """
+    longest: dict[str, int] = defaultdict(int)
+    longest_prompt = 0
+    for row in rows:
+        references = row.labels or (row.reference,)
+        length = max(len(loaded.chat.encode_answer(reference)) for reference in references)
+        longest[row.task.name] = max(longest[row.task.name], length)
+        longest_prompt = max(longest_prompt, len(row.prompt_ids))
+    room = max(1, loaded.max_context - longest_prompt)
+    return {
+        task: min(max_new_tokens, room, length + max(MARGIN_TOKENS, math.ceil(MARGIN_SHARE * length)))
+        for task, length in longest.items()
+    }
+
+
+def _score_labels(loaded: LoadedModel, rows: Sequence[EvalRow], name: str, max_tokens: int | None) -> list[list[float]]:
+    places = [place for place, row in enumerate(rows) if row.labels]
+    scores: list[list[float]] = [[] for _ in rows]
+    labelled = [rows[place] for place in places]
+    found = score_labelled(loaded, labelled, description=f"{name}: labels", max_tokens=max_tokens)
+    for place, row_scores in zip(places, found, strict=True):
+        scores[place] = row_scores
+    return scores
+
+
+def score_labelled(
+    loaded: LoadedModel, rows: Sequence[EvalRow], *, description: str, max_tokens: int | None
+) -> list[list[float]]:
+    """Log-probabilities of each row's labels, in their order; every row has some."""
+    if not rows:
+        return []
+    prompts, labels, classes = zip(*((row.prompt_ids, row.labels, row.classes) for row in rows), strict=True)
+    return score_choices(loaded, prompts, labels, classes, description=description, max_tokens=max_tokens)
+
+
+def _choice_nll(row: EvalRow, scores: list[float]) -> float:
+    """Negative log-probability of the right label among the row's, nats."""
+    right, highest = scores[row.labels.index(row.reference)], max(scores)
+    return highest + math.log(math.fsum(math.exp(score - highest) for score in scores)) - right
+
+
+def _score_references(
+    loaded: LoadedModel,
+    rows: Sequence[EvalRow],
+    label_scores: list[list[float]],
+    name: str,
+    max_tokens: int | None,
+) -> tuple[list[float], list[int]]:
+    nll, num_tokens = [0.0] * len(rows), [0] * len(rows)
+    pieces: list[Encoded] = []
+    owners: list[int] = []
+    for place, row in enumerate(rows):
+        known = _reference_from_labels(loaded, row, label_scores[place])
+        if known is not None:
+            nll[place], num_tokens[place] = known
+        else:
+            pieces += row.encoded
+            owners += [place] * len(row.encoded)
+    if pieces:
+        scored = score_rows(loaded, pieces, description=f"{name}: loss", max_tokens=max_tokens)
+        for place, score in zip(owners, scored, strict=True):
+            nll[place] += score.nll
+            num_tokens[place] += score.num_tokens
+    return nll, num_tokens
+
+
+def _reference_from_labels(loaded: LoadedModel, row: EvalRow, scores: list[float]) -> tuple[float, int] | None:
+    """(nll, tokens) of a reference that was scored as a label; None where training supervises anything else."""
+    if not scores or len(row.encoded) != 1:
+        return None
+    answer = loaded.chat.encode_answer(row.reference)
+    if supervised_ids(row.encoded[0]) != answer:
+        return None
+    return -scores[row.labels.index(row.reference)], len(answer)
+
+
+def _generate(
+    rows: Sequence[EvalRow], budgets: dict[str, int], name: Side, asking: Asking, writer: Writer
+) -> tuple[list[str], list[bool]]:
+    texts, finished = [""] * len(rows), [False] * len(rows)
+    for task, budget in budgets.items():
+        places = [place for place, row in enumerate(rows) if row.task.name == task]
+        ids = {place: rows[place].row["id"] for place in places}
+        known = asking.journal.answers(name, ids) if asking.journal else {}
+
+        def keep(new: dict[int, Generated], places: list[int] = places, ids: dict[int, str] = ids) -> None:
+            if asking.journal:
+                asking.journal.add(name, ids, {places[number]: answer for number, answer in new.items()})
+
+        answers = writer.generate(
+            [rows[place].prompt_ids for place in places],
+            choose_decoding(asking.preset, max_new_tokens=budget, seed=asking.seed),
+            progress=f"{name}: {task} answers",
+            known={number: known[place] for number, place in enumerate(places) if place in known},
+            on_answers=keep,
+        )
+        for place, answer in zip(places, answers, strict=True):
+            texts[place], finished[place] = answer.text, answer.finished
+    return texts, finished

@@ -1,0 +1,88 @@
+"""Which system prompt a run is asked under: that of its rows, where all of them have the same.
+
+    prompts = survey_system_prompts(dataset.train, settings.system_prompt)
+    prompts.chosen, prompts.describe()
+
+A row's own system prompt wins over --system_prompt for that row, in training and evaluation. Whoever talks to the run
+brings none, so the run's own must be the one it was trained under, or say that there were several.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prompts.rows import own_system_prompt
+from prompts.tasks import Row, get_task, text_of
+from sft.console import say
+from sft.runs.run import Run
+
+MAX_SHOWN = 60  # characters of a system prompt that a line shows
+
+
+@dataclass(frozen=True)
+class SystemPrompts:
+    """Of num_rows rows num_own have a system prompt of their own; num_distinct different ones stand before the rows.
+
+    chosen: the one they all stand behind, else what --system_prompt asks for (None: the chat template's own).
+    """
+
+    chosen: str | None
+    asked_for: str | None
+    num_rows: int
+    num_own: int
+    num_distinct: int
+
+    def describe(self) -> str:
+        """One line where rows have system prompts of their own; "" where none has."""
+        if not self.num_own:
+            return ""
+        if self.num_distinct == 1:
+            unused = "" if self.chosen == self.asked_for else " (--system_prompt would hold for rows without one)"
+            return f"system prompt: all {self.num_rows:,} rows have {_show(self.chosen)}, and so has the run{unused}"
+        return (
+            f"system prompts: {self.num_own:,} of {self.num_rows:,} rows have one of their own and keep it, "
+            f"{self.num_distinct:,} different ones in all; chat.py, inference.py and serve.py will ask under "
+            f"{_show(self.chosen)} (--system_prompt)"
+        )
+
+    def to_json(self) -> dict[str, int]:
+        """For run.json: {"rows": 40, "own": 38, "distinct": 12}."""
+        return {"rows": self.num_rows, "own": self.num_own, "distinct": self.num_distinct}
+
+
+def survey_system_prompts(rows: Iterable[Row], asked_for: str | None) -> SystemPrompts:
+    """What stands before the rows; asked_for: --system_prompt, which holds for rows that have none of their own.
+
+    A task that brings a system prompt brings it wherever it is asked: its rows count where there are no others.
+    """
+    brought = [(own_system_prompt(row), get_task(text_of(row, "task")).system_prompt) for row in rows]
+    own = [prompt for prompt, told in brought if prompt is not None or told is None] or [told for _, told in brought]
+    used = {asked_for if prompt is None else prompt for prompt in own}
+    chosen = next(iter(used)) if len(used) == 1 else asked_for
+    return SystemPrompts(chosen, asked_for, len(own), sum(prompt is not None for prompt in own), len(used))
+
+
+def tell_differing(run: Run | None, how: str) -> None:
+    """Say what describe_differing has to say."""
+    if run is not None and (line := describe_differing(run, how)):
+        say(line)
+
+
+def describe_differing(run: Run, how: str) -> str:
+    """One line where a run's rows stood behind several system prompts; "" where behind one, or where it is not known.
+
+    how: what sets another one, e.g. "/system TEXT sets another".
+    """
+    found = run.data.get("system_prompts")
+    if not isinstance(found, dict) or found["distinct"] < 2:
+        return ""
+    return (
+        f"trained under {found['distinct']:,} different system prompts ({found['own']:,} of {found['rows']:,} rows "
+        f"brought their own); asked under {_show(run.system_prompt)} here, and {how}"
+    )
+
+
+def _show(prompt: str | None) -> str:
+    if prompt is None:
+        return "the chat template's own"
+    words = " ".join(prompt.split())
+    return repr(words if len(words) <= MAX_SHOWN else f"{words[:MAX_SHOWN]}…")

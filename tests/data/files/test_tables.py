@@ -1,0 +1,44 @@
+"""Parquet as `datasets` writes it: columns of JSON texts come back as the values that were written."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from sft.data import open_dataset
+from sft.data.files import GoodRecord, read_records
+from sft.errors import DataError
+
+# A text that is JSON itself, such as "35", is kept as it is by `datasets` and read back as 35, there as here.
+VALUES = ["text", 'with "quotes"\nand lines', "35", 35, 1.5, True, None, ["a", {"b": "c"}], {"k": "v"}, "{no JSON"]
+
+
+def write(path: Path, rows: list[dict[str, object]], features: datasets.Features) -> Path:
+    """Rows as `datasets` writes them into Parquet."""
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+    return path
+
+
+def test_a_column_of_json_texts_is_read_as_datasets_reads_it(tmp_path):
+    features = datasets.Features({"value": datasets.Json(), "plain": datasets.Value("string")})
+    path = write(tmp_path / "rows.parquet", [{"value": value, "plain": '"x"'} for value in VALUES], features)
+
+    expected = [35 if value == "35" else value for value in VALUES]
+    assert list(datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path))["value"]) == expected
+    assert list(read_records(path)) == [
+        GoodRecord(number, {"value": value, "plain": '"x"'}) for number, value in enumerate(expected, start=1)
+    ]
+
+
+def test_json_texts_within_turns_are_decoded_and_the_odd_row_is_named(tmp_path):
+    features = datasets.Features({"messages": [{"role": datasets.Value("string"), "content": datasets.Json()}]})
+    rows = [
+        {"messages": [{"role": "user", "content": '6 x 7 "?"'}, {"role": "assistant", "content": "forty\ntwo"}]},
+        {"messages": [{"role": "user", "content": "5 x 7?"}, {"role": "assistant", "content": 35}]},
+    ]
+    path = write(tmp_path / "rows.parquet", rows, features)
+
+    with pytest.raises(DataError, match=r"rows\.parquet:2: turn 2: content is a number, expected text"):
+        open_dataset(path)
+    (row,) = open_dataset(path, eval_ratio=0, on_bad_row="quarantine").train
+    assert row["messages"] == rows[0]["messages"]

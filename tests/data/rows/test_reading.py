@@ -1,0 +1,275 @@
+"""What a user says about his rows: their task, labels, columns, groups; and what is said where he says nothing."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from prompts.tasks import get_task
+from sft.data import open_dataset
+from sft.data.building.build import build_dataset
+from sft.data.building.manifest import BuildOptions
+from sft.data.building.preset import Preset
+from sft.data.rows.reading import Reading, find_task, make_reading, restore_tasks
+from sft.errors import ConfigError, DataError
+
+REVIEWS = "评论,标签\n房间很干净,好评\n太吵了,差评\n早餐很好,好评\n"
+
+
+def write(folder: Path, name: str, *rows: dict[str, object]) -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path, **said: object) -> list[dict[str, object]]:
+    return open_dataset(path, eval_ratio=0, reading=make_reading(**said)).train
+
+
+def refuse(path: Path, **said: object) -> str:
+    with pytest.raises((DataError, ConfigError)) as caught:
+        read(path, **said)
+    return str(caught.value).removeprefix(f"{path.parent}/")
+
+
+def test_labels_and_columns_of_ones_own_need_no_python(tmp_path):
+    path = tmp_path / "reviews.csv"
+    path.write_text(REVIEWS, encoding="utf-8")
+
+    rows = read(path, columns={"text": "评论", "label": "标签"}, labels=("差评", "好评"))
+
+    assert [(row["task"], row["text"], row["label"]) for row in rows][:2] == [
+        ("差评/好评", "房间很干净", "好评"),
+        ("差评/好评", "太吵了", "差评"),
+    ]
+    assert get_task("差评/好评").labels == ("差评", "好评")
+    assert get_task("差评/好评").build_messages(rows[0])[0]["content"].startswith("判断文本属于哪一类（差评、好评）")
+
+
+def test_a_header_and_labels_that_nothing_knows_are_named_with_the_flag_that_helps(tmp_path):
+    path = tmp_path / "reviews.csv"
+    path.write_text(REVIEWS, encoding="utf-8")
+
+    assert "perhaps --columns text=评论,label=标签" in refuse(path)
+    message = refuse(path, columns={"text": "评论", "label": "标签"})
+    assert message.startswith(
+        "reviews.csv: the labels are 好评 (2), 差评 (1), which no task here has; if these are all, "
+    )
+    assert "pass --labels 好评,差评" in message
+    assert "fix the row" not in message
+
+
+def test_a_label_map_alone_makes_a_task_and_its_labels_are_checked(tmp_path):
+    path = write(tmp_path, "mail.jsonl", {"text": "a", "label": 1}, {"text": "b", "label": "0.0"})
+
+    rows = read(path, label_map={"0": "ham", "1": "spam"})
+
+    assert [(row["task"], row["label"]) for row in rows] == [("ham/spam", "spam"), ("ham/spam", "ham")]
+    assert refuse(path, label_map={"0": "hem"}, labels=("ham", "spam")) == (
+        "label_map: 'hem' is no label of task ham/spam; did you mean 'ham'?"
+    )
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True, "1", "1.0", "TRUE", " Positive\u200b", "pos", "正面"])
+def test_a_class_is_the_same_however_it_is_spelled(tmp_path, value):
+    assert read(write(tmp_path, "a.jsonl", {"text": "好", "label": value}))[0]["label"] == "正面"
+
+
+def test_class_numbers_of_another_scale_are_refused_even_where_bad_rows_are_left_out(tmp_path):
+    path = write(tmp_path, "stars.jsonl", *({"text": f"t{n}", "label": n} for n in range(1, 6)))
+
+    with pytest.raises(DataError, match="the labels are 1, 2, 3, 4, 5, more than sentiment has; say what they mean"):
+        open_dataset(path, eval_ratio=0, on_bad_row="quarantine")
+
+
+def test_a_number_under_an_unknown_task_is_not_taken_for_sentiment(tmp_path):
+    for task in ("toxicity", "ner"):
+        path = write(tmp_path, "a.jsonl", {"text": "a", "label": 1, "task": task})
+
+        assert refuse(path).startswith(f"a.jsonl:1: task {task!r} is unknown or has no text and label, so what label 1")
+
+
+def write_classes(path: Path, names: list[str]) -> Path:
+    info = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    schema = pyarrow.schema({"text": pyarrow.string(), "label": pyarrow.int64()})
+    table = pyarrow.table({"text": ["a", "b", "c"], "label": [0, 1, -1]}, schema=schema)
+    parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "labels"),
+    [(["positive", "negative"], "sentiment", ["正面", "负面"]), (["ham", "spam"], "ham/spam", ["ham", "spam"])],
+)
+def test_the_declared_names_of_classes_are_used(tmp_path, names, task, labels):
+    path = write_classes(tmp_path / "rows.parquet", names)
+
+    with pytest.raises(DataError, match="label is missing"):  # -1 is no class
+        open_dataset(path, eval_ratio=0)
+    rows = open_dataset(path, eval_ratio=0, on_bad_row="quarantine").train
+
+    assert [(row["task"], row["label"]) for row in rows] == [(task, label) for label in labels]
+
+
+def test_a_task_in_yaml_has_its_labels_spellings_question_system_and_columns(tmp_path):
+    file = tmp_path / "tickets_in_yaml.yaml"
+    file.write_text(
+        'labels: {low: [normal, 0], high: [urgent, 1]}\nquestion: "Ticket: {text}\\nlow or high?"\n'
+        "system: You sort tickets.\ncolumns: {text: message, label: priority}\n",
+        encoding="utf-8",
+    )
+    path = write(tmp_path, "t.jsonl", {"message": "Fire!", "priority": "Urgent"}, {"message": "Slow.", "priority": 0})
+
+    rows = read(path, task=str(file))
+    task = get_task("tickets_in_yaml")
+
+    assert [row["label"] for row in rows] == ["high", "low"]
+    assert task.build_messages(rows[0])[0]["content"] == "Ticket: Fire!\nlow or high?"
+    assert (task.system_prompt, task.labels) == ("You sort tickets.", ("low", "high"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("labels: [yes, no]", 'labels: True is no text; write it in quotes: "True"'),
+        ("labels: [a]", "labels is ['a'], expected at least two different ones"),
+        ("labels: {a: [x], b: [x]}", "labels: 'x' is a spelling of both a and b"),
+        ("labels: {a: [b], b: []}", "labels: 'b' is a label, and cannot be another spelling of one"),
+        ("lables: [a, b]", "'lables' is no key of a task; it has labels, question, system, columns"),
+    ],
+)
+def test_a_wrong_description_is_one_line(tmp_path, content, message):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(content, encoding="utf-8")
+
+    with pytest.raises(ConfigError) as caught:
+        find_task(str(file))
+    assert str(caught.value).startswith(f"{file}: {message}")
+
+
+def test_a_described_task_is_restored_from_what_a_run_keeps_and_another_of_its_name_is_refused():
+    definition = make_reading(labels=("erste", "zweite")).definition
+    restore_tasks([json.loads(json.dumps(definition))])
+
+    with pytest.raises(ValueError, match="was used with another description a moment ago"):
+        restore_tasks([{**definition, "question": "Which?"}])
+
+
+def test_a_build_keeps_the_described_tasks_of_its_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "a.jsonl", *({"text": f"t{n}", "label": n % 2, "id": f"own-id-{n}"} for n in range(4)))
+    source = {"kind": "file", "path": "a.jsonl", "labels": ["kalt", "warm"], "label_map": {"0": "kalt", "1": "warm"}}
+    preset = Preset.model_validate({"splits": {"train": {"rows": {"own": 3}}}, "sources": {"own": source}})
+
+    manifest = build_dataset(preset, tmp_path / "data", BuildOptions())
+
+    assert [task["labels"] for task in manifest["tasks"]] == [["kalt", "warm"]]
+    rows = open_dataset(tmp_path / "data").train
+    assert {row["own_id"] for row in rows} < {f"own-id-{n}" for n in range(4)}
+    (left_out,) = (tmp_path / "data/ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(left_out)["id"] in {f"own-id-{n}" for n in range(4)} - {row["own_id"] for row in rows}
+
+
+def test_ones_own_ids_stay_and_a_repeated_one_gives_way_to_the_line(tmp_path):
+    path = write(tmp_path, "a.jsonl", *({"id": name, "prompt": f"Q{name}", "response": "A"} for name in ("x", 7, "x")))
+
+    rows = read(path)
+
+    assert [(row["id"], row.get("own_id")) for row in rows] == [("x", None), ("7", None), ("a-3", "x")]
+
+
+def test_rows_of_one_group_stay_on_one_side(tmp_path):
+    rows = [{"thread": n // 5, "question": f"question {n}", "answer": "A"} for n in range(40)]
+    path = write(tmp_path, "a.jsonl", *rows)
+
+    dataset = open_dataset(path, eval_ratio=0.3, reading=Reading(group_by="thread"))
+
+    train, held_out = ({row["group"] for row in part} for part in (dataset.train, dataset.validation))
+    assert train & held_out == set()
+    assert len(train) + len(held_out) == 8
+
+
+def test_a_conversation_and_its_continuations_stay_on_one_side_in_file_and_build(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    turns = [
+        [{"role": r, "content": f"{r} {n}"} for n in (t, t + 100, t + 200) for r in ("user", "assistant")]
+        for t in range(12)
+    ]
+    path = write(tmp_path, "a.jsonl", *({"messages": said[:end]} for said in turns for end in (2, 4, 6)))
+
+    dataset = open_dataset(path, eval_ratio=0.3)
+    preset = {"splits": {"train": {"rows": {"own": 24}}, "test": {"rows": {"own": 12}}},
+              "sources": {"own": {"kind": "file", "path": "a.jsonl"}}, "near_across_splits": None}  # fmt: skip
+    build_dataset(Preset.model_validate(preset), tmp_path / "data", BuildOptions())
+    built = open_dataset(tmp_path / "data")
+
+    for part, other in ((dataset.train, dataset.validation), (built.train, built.test)):
+        assert other
+        assert {row["messages"][0]["content"] for row in part} & {
+            row["messages"][0]["content"] for row in other
+        } == set()
+
+
+def test_a_form_is_chosen_where_rows_fit_two(tmp_path):
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    path = write(tmp_path, "a.jsonl", {"messages": talk, "instruction": "Q", "output": "A"})
+
+    assert [read(path)[0]["task"], read(path, form="instruction/input/output")[0]["task"]] == ["chat", "instruct"]
+    assert refuse(path, form="mesages").startswith("--form mesages; did you mean 'messages'?")
+
+
+def test_a_built_dataset_refuses_what_only_a_file_can_be_told(tmp_path):
+    write(tmp_path, "a.jsonl", {"text": "a", "label": 1}, {"text": "b", "label": 0})
+    source = {"kind": "file", "path": str(tmp_path / "a.jsonl")}
+    preset = Preset.model_validate({"splits": {"train": {"rows": {"own": 2}}}, "sources": {"own": source}})
+    build_dataset(preset, tmp_path / "data", BuildOptions())
+
+    assert refuse(tmp_path / "data", columns={"text": "x"}).startswith("--columns: ")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "chosen and rejected: this is preference data"),
+        ({"prompt": "Q", "completion": "A", "label": False}, "its answer is marked as rejected (label false"),
+        ({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "kto_tag": False},
+         "its answer is marked as rejected (kto_tag false"),
+        ({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "tools": [{"a": 1}]},
+         "the row has 'tools': tool calls are not learned yet"),
+        ({"instruction": "Q", "output": "A", "images": ["a.png"]}, "'images' holds something; only text is learned"),
+        ({"text": "plain text"}, "only 'text' is there, and nothing to answer"),
+    ],
+)  # fmt: skip
+def test_data_for_another_training_is_refused_by_name(tmp_path, record, message):
+    assert refuse(write(tmp_path, "a.jsonl", record)).removeprefix("a.jsonl:1: ").startswith(message)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"query": "Q", "response": "A"},
+        {"question": "Q", "answer": "A"},
+        {"instruction": "Q", "context": "", "response": "A"},
+        {"prompt": "Q", "response": "A"},
+        {"Instruction": "Q", " OUTPUT ": "A"},
+        {"instruction": "", "input": "Q", "output": "A"},
+        {"id": "7", "source": "flan", "task": "qa", "instruction": "Q", "output": "A"},
+        {"id": None, "source": None, "task": None, "instruction": "Q", "output": "A", "messages": None},
+        {"task": "instruct", "instruction": "Q", "output": "A"},
+    ],
+)
+def test_names_that_people_use_are_read_as_a_question_and_its_answer(tmp_path, record):
+    (row,) = read(write(tmp_path, "a.jsonl", record))
+
+    assert (row["task"], row["instruction"], row["input"], row["output"]) == ("instruct", "Q", "", "A")
+
+
+def test_the_system_prompt_is_part_of_what_a_row_asks(tmp_path):
+    rows = [{"system": f"Contract {n}.", "instruction": "How long is the notice?", "output": "Long."} for n in range(6)]
+    path = write(tmp_path, "a.jsonl", *rows)
+
+    dataset = open_dataset(path, eval_ratio=0.2)
+
+    assert (len(dataset.train), len(dataset.validation)) == (5, 1)

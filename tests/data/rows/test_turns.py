@@ -1,0 +1,142 @@
+"""Conversations as files write them: who speaks, what is learned, what was thought, and what is told of the rest."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sft.data.rows.canonical import RowError
+from sft.data.rows.turns import IGNORED_KEY, THOUGHTS, UNLEARNED, WEIGHED_QUESTION, make_chat_row, read_chatml
+
+HI = {"role": "user", "content": "Hi"}
+HELLO = {"role": "assistant", "content": "Hello"}
+
+
+def read(*turns: object, system: str | None = None) -> tuple[list[dict[str, object]], dict[str, int]]:
+    """The turns of the row, and what was noted."""
+    notes: Counter[str] = Counter()
+    row = make_chat_row(list(turns), system, notes)
+    return row["messages"], {note: count for note, count in notes.items() if count}
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "loss", "loss_scale", "loss_weight", "trainable"])
+@pytest.mark.parametrize("value", [0, 0.0, False, "0", "false"])
+def test_an_answer_of_weight_0_is_context_and_told_in_every_spelling(key, value):
+    turns, notes = read(HI, HELLO | {key: value}, HI, HELLO | {key: 1})
+
+    assert turns == [HI, HELLO | {"supervised": False}, HI, HELLO]
+    assert notes == {UNLEARNED: 1}
+
+
+def test_what_follows_the_last_learned_answer_is_left_out_and_told():
+    turns, notes = read(HI, HELLO, HI, HELLO | {"weight": 0})
+
+    assert turns == [HI, HELLO]
+    assert notes == {UNLEARNED: 1, "turns left out behind the last answer that is learned": 2}
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason", "message"),
+    [
+        ([HI, HELLO | {"weight": 0}], "nothing_to_learn", "no answer of the conversation is to be learned"),
+        ([HI, HELLO | {"weight": 0.5}], "wrong_weight", "turn 2: weight is 0.5; only 0 and 1 are read"),
+        (
+            [HI, HELLO | {"tool_calls": [{"id": "c"}]}],
+            "tools",
+            "turn 2 has 'tool_calls': tool calls are not learned yet",
+        ),
+        ([HI, {"from": "observation", "value": "5 C"}, HELLO], "tools", "turn 2 is by 'observation': tool calls are"),
+        ([HI, {"role": "assistant", "content": "<think>\nhm"}], "open_thought", "turn 2 begins with <think>, which is"),
+        (
+            [HI, {"role": "assistant", "content": "<think>hm</think>\n"}],
+            "empty_answer",
+            "turn 2 (assistant) is empty but",
+        ),
+        (
+            [HI, {"role": "assistant", "content": "<think>a</think>b", "reasoning": "c"}],
+            "two_thoughts",
+            "turn 2 has a <think> block and another thought",
+        ),
+        ([HI, {"role": "assistant", "content": "\u200b"}], "empty_answer", "turn 2 (assistant) is empty"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}, HELLO],
+            "media",
+            "turn 1 has a part of type 'image_url'",
+        ),
+    ],
+)
+def test_what_cannot_be_learned_as_it_was_meant_is_refused_by_name(turns, reason, message):
+    with pytest.raises(RowError) as caught:
+        read(*turns)
+
+    assert (caught.value.reason, str(caught.value)[: len(message)]) == (reason, message)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": "42", "reasoning_content": "6 x 7"},
+        {"content": "42", "reasoning": "6 x 7"},
+        {"content": "42", "thinking": "6 x 7"},
+        {"content": "<think>\n6 x 7\n</think>\n\n42"},
+        {"content": "<think>6 x 7</think>42"},
+        {"content": [{"type": "reasoning", "value": "6 x 7"}, {"type": "text", "value": "42"}]},
+        {"content": [{"type": "thinking", "thinking": "6 x 7"}, {"type": "text", "text": "42"}]},
+    ],
+)
+def test_a_thought_is_found_wherever_it_stands_and_told(answer):
+    turns, notes = read(HI, {"role": "assistant", **answer})
+
+    assert turns == [HI, {"role": "assistant", "content": "42", "reasoning_content": "6 x 7"}]
+    assert notes == {THOUGHTS: 1}
+
+
+def test_an_empty_think_block_is_no_thought():
+    assert read(HI, {"role": "assistant", "content": "<think>\n\n</think>\n\n42"}) == (
+        [HI, {"role": "assistant", "content": "42"}],
+        {},
+    )
+
+
+def test_parts_of_text_are_joined_and_speakers_have_many_names():
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "LoRA?"}]
+
+    assert read({"role": "Developer", "content": "Be brief."}, {"from": "human", "value": parts}, HELLO)[0] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is LoRA?"},
+        HELLO,
+    ]
+    assert read({"human": "Hi", "assistant": "Hello"})[0] == [HI, HELLO]
+
+
+@given(st.dictionaries(st.sampled_from(["name", "id", "lang", "refusal", "train_detail"]), st.integers(1, 9)))
+def test_every_key_of_a_turn_is_read_or_told(extra):
+    notes = read(HI | extra, HELLO | {"weight": 1}, HI | {"weight": 1}, HELLO)[1]
+
+    assert notes == {**{IGNORED_KEY.format(key): 1 for key in extra}, WEIGHED_QUESTION: 1}
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
+    lambda text: text.strip() and "<" not in text and text.isprintable()
+)
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), st.booleans())
+def test_ready_chatml_is_split_into_the_turns_it_was_made_of(exchanges, ends_with_text_token):
+    turns = [
+        {"role": role, "content": said}
+        for exchange in exchanges
+        for role, said in zip(("user", "assistant"), exchange, strict=True)
+    ]
+    text = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in turns)
+
+    row = read_chatml(text + ("<|endoftext|>" if ends_with_text_token else ""), Counter())
+
+    assert row["messages"] == turns
+
+
+@pytest.mark.parametrize("text", ["<|im_start|>user\nHi<|im_end|>\nHello", "<|im_start|>user\nHi <|im_start|> there"])
+def test_what_is_no_whole_chatml_is_refused(text):
+    with pytest.raises(RowError):
+        read_chatml(text, Counter())

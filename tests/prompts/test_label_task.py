@@ -17,6 +17,7 @@ def test_a_described_task_asks_answers_and_reads_like_any_other():
             "role": "user",
             "content": "Which label fits this text: sad, glad? Answer with the label alone.\nWhat a day!",
             "document": (68, 79),
+            "answers": ("sad", "glad"),
         },
         {"role": "assistant", "content": "glad"},
     ]

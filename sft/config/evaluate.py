@@ -57,6 +57,11 @@ class EvaluateSettings(ResultSettings):
         'comparison.metrics["ner f1"].finding == "worse"\'',
     )
     leak_check: bool = Field(True, description="count rows that stand in the training data; score without them, too")
+    yardsticks: bool | None = Field(
+        None,
+        description="also what simple methods make of the labels and entities (majority class, bag of words, "
+        "dictionary), fitted on the run's training rows; default: up to 200,000 rows or 10 million characters",
+    )
     max_seq_length: int | None = Field(
         None, ge=16, description="tokens a row may have, longer documents are shortened; default: as trained"
     )
@@ -105,6 +110,8 @@ class EvaluateSettings(ResultSettings):
             groups |= dict.fromkeys([("base",), ("comparison",)], "needs a baseline, and --no-baseline was given")
         if not self.leak_check:
             groups["without_overlaps",] = "needs the leak check, and --no-leak_check was given"
+        if self.yardsticks is False:
+            groups["yardsticks",] = "is left out by --no-yardsticks"
         if not self.rouge:
             groups |= dict.fromkeys([("generation", "rouge"), ("comparison", "metrics", "rougeL")], "needs --rouge")
         if not self.metric:
@@ -112,7 +119,11 @@ class EvaluateSettings(ResultSettings):
         if not self.robustness:
             groups["robustness",] = "needs --robustness"
         for part in ("base", "without_overlaps"):
-            groups |= {(part, *group): why for group, why in groups.items() if group[0] in ("generation", "comparison")}
+            groups |= {
+                (part, *group): why
+                for group, why in groups.items()
+                if group[0] in ("generation", "comparison", "yardsticks")
+            }
         return groups
 
     @field_validator("baseline", mode="before")

@@ -171,7 +171,7 @@ def headline_metrics(
             headlines += [Headline(pair, places) for pair in pairs]
     with_entities = [place for place, outcome in enumerate(tuned.outcomes) if outcome.entities]
     if with_entities:
-        sums, scores = zip(_entity_sums(base), _entity_sums(tuned), strict=True)
+        sums, scores = zip(entity_sums(base.outcomes), entity_sums(tuned.outcomes), strict=True)
         pair = PairedMetric("ner f1", *sums, higher_is_better=True, row_scores=scores)
         headlines.append(Headline(pair, with_entities))
     if tuned.rouge is not None and base.rouge is not None:
@@ -187,7 +187,7 @@ def headline_metrics(
 
 def _pair_labels(task: str, places: Sequence[int], base: Measured, tuned: Measured, way: str) -> PairedMetric:
     name = f"{task} accuracy" if way == "scored" else f"{task} accuracy (generated)"
-    hits = [_hits([side.outcomes[place] for place in places], way) for side in (base, tuned)]
+    hits = [hits_of([side.outcomes[place] for place in places], way) for side in (base, tuned)]
     return PairedMetric(name, hits[0], hits[1], higher_is_better=True, is_right_or_wrong=True)
 
 
@@ -201,7 +201,7 @@ def _pair_losses(base: Measured, tuned: Measured, num_bytes: Sequence[int] | Non
     return PairedMetric(LOSSES[num_bytes is not None], sides[0], sides[1], higher_is_better=False, is_bounded=False)
 
 
-def _hits(outcomes: Sequence[Outcome], way: str) -> Sums:
+def hits_of(outcomes: Sequence[Outcome], way: str) -> Sums:
     """(N, 2): 1 where the class is right, 1."""
     classes = [outcome.scored if way == "scored" else outcome.generated for outcome in outcomes]
     return np.array(
@@ -209,9 +209,9 @@ def _hits(outcomes: Sequence[Outcome], way: str) -> Sums:
     )
 
 
-def _entity_sums(side: Measured) -> tuple[Sums, Values]:
+def entity_sums(outcomes: Sequence[Outcome]) -> tuple[Sums, Values]:
     """(N, 2): twice the found, and predicted plus gold, whose ratio is F1; (N,): what a reader would judge a row by."""
-    counts = [outcome.entities for outcome in side.outcomes if outcome.entities]
+    counts = [outcome.entities for outcome in outcomes if outcome.entities]
     totals = np.array([count.totals for count in counts], dtype=np.float64)  # (N, 3): found, predicted, gold
     sums = np.stack([2 * totals[:, 0], totals[:, 1] + totals[:, 2]], axis=1)
     return sums, np.array([count.row_f1 for count in counts])

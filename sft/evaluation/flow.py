@@ -26,6 +26,7 @@ from sft.evaluation.model_answers import plan_budgets
 from sft.evaluation.other_metrics import OtherMetric, load_metric
 from sft.evaluation.predictions import Prediction, predict_rows
 from sft.evaluation.rows import prepare_rows, select_rows
+from sft.evaluation.yardsticks import YardstickGroup, Yardsticks, apply_yardsticks, summarise_yardsticks
 from sft.generation.backends import check_generator
 from sft.models.loading import load_run
 from sft.robustness.flips import HardAnswer, RobustnessFigures
@@ -69,6 +70,7 @@ class CleanFigures(ModelFigures):
     num_rows: int
     base: NotRequired[ModelFigures]
     comparison: NotRequired[Comparison]
+    yardsticks: NotRequired[YardstickGroup]
 
 
 class Metrics(ShortMetrics, ModelFigures):
@@ -80,6 +82,7 @@ class Metrics(ShortMetrics, ModelFigures):
     data_stats: DataStats
     base: NotRequired[ModelFigures]
     comparison: NotRequired[Comparison]
+    yardsticks: NotRequired[YardstickGroup]
     leaks: LeakFigures
     without_overlaps: NotRequired[CleanFigures]
     robustness: NotRequired[RobustnessFigures]
@@ -136,7 +139,10 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     finally:
         journal.close()
 
-    figures = _summarise(measured, chat, selection.seed, _names(run, baseline), other_metrics)
+    yardsticks = apply_yardsticks(
+        measured.rows, selection.training, asked=settings.yardsticks, why_untrained=selection.why_untrained
+    )
+    figures = _summarise(measured, chat, selection.seed, _names(run, baseline), other_metrics, yardsticks)
     robustness = measured.probes.robustness
     metrics: Metrics = {
         **describe_main_task(figures),
@@ -174,7 +180,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     clean = [place for place, row in enumerate(measured.rows) if row.row["id"] not in overlaps]
     if overlaps and clean:
         part = measured.take(clean)
-        metrics["without_overlaps"] = _summarise(part, chat, selection.seed, _names(run, baseline), other_metrics)
+        names = _names(run, baseline)
+        metrics["without_overlaps"] = _summarise(part, chat, selection.seed, names, other_metrics, yardsticks)
     log = run.path / LOG_FILE
     return Evaluation(
         metrics,
@@ -208,6 +215,7 @@ def _summarise(
     seed: int,
     against: tuple[str, str] | None,
     other_metrics: Sequence[OtherMetric],
+    yardsticks: Yardsticks | None,
 ) -> CleanFigures:
     num_bytes = [count_supervised_bytes(row, chat) for row in measured.rows]
     tuned = summarise_model(
@@ -226,6 +234,11 @@ def _summarise(
         )
         figures["comparison"] = compare_models(
             measured.rows, measured.base, measured.tuned, seed=seed, num_bytes=measured.num_bytes, against=against
+        )
+    if yardsticks is not None:
+        ours = against[0] if against else "tuned"
+        figures["yardsticks"] = summarise_yardsticks(
+            yardsticks, measured.rows, measured.tuned.outcomes, seed=seed, name=ours
         )
     return figures
 

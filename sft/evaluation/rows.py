@@ -40,7 +40,8 @@ LETTER = re.compile(r"[^\W\d_]")
 class Selection:
     """Rows of one split before they are encoded; `available` counts what there was to choose from.
 
-    training: the rows the run was trained on, to look for leaks in.
+    training: the rows the run was trained on, to look for leaks in and to fit yardsticks on.
+    why_untrained: why they cannot be read.
     """
 
     rows: list[Row]
@@ -50,6 +51,7 @@ class Selection:
     available: int
     seed: int
     training: list[Row] = field(default_factory=list)
+    why_untrained: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,20 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
         training = None
     else:
         rows, split, sha256, training = _read_split(path, run, settings, seed)
+    why_untrained = ""
     if training is None and settings.leak_check:
-        training = _read_training_rows(run)
+        training = _read_training_rows(run, ", so leaks cannot be looked for; restore it, or pass --no-leak_check")
+    elif training is None and settings.yardsticks is not False and any(_has_form(row) for row in rows):
+        try:
+            training = _read_training_rows(run)
+        except DataError as error:
+            why_untrained = str(error)
     chosen = rows if settings.num_samples is None else sample_by_task(rows, settings.num_samples, seed)
-    return Selection(chosen, split, path, sha256, len(rows), seed, training or [])
+    return Selection(chosen, split, path, sha256, len(rows), seed, training or [], why_untrained)
+
+
+def _has_form(row: Row) -> bool:
+    return get_task(row["task"]).kind != "text"
 
 
 def _read_new_file(path: Path, settings: EvaluateSettings, seed: int, run: Run) -> tuple[list[Row], str, str]:
@@ -164,15 +176,14 @@ def _read_split(
     return rows, split, dataset.sha256, dataset.train if dataset.sha256 == run.data["sha256"] else None
 
 
-def _read_training_rows(run: Run) -> list[Row]:
-    """What the run was trained on; raises DataError where that is not there any more, since nothing else can tell."""
+def _read_training_rows(run: Run, advice: str = "") -> list[Row]:
+    """What the run was trained on; raises DataError, which ends in `advice`, where it is not there any more."""
     trained, path = run.train_settings(), Path(str(run.data["path"]))
-    advice = "restore it, or pass --no-leak_check"
     if not path.exists() and not names_files(path):
-        raise DataError(f"{path}: what the run was trained on is gone, so leaks cannot be looked for; {advice}")
+        raise DataError(f"{path}: what the run was trained on is gone{advice}")
     dataset = _open_like(path, trained)
     if dataset.sha256 != run.data["sha256"]:
-        raise DataError(f"{path}: changed since the run was trained, so leaks cannot be looked for; {advice}")
+        raise DataError(f"{path}: changed since the run was trained{advice}")
     _check_split_rule(path, run, dataset)
     return dataset.train
 

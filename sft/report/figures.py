@@ -29,6 +29,7 @@ CALIBRATION_FIGURES = {
     "avg_confidence": "mean confidence",
     "share_above_high": "confidence above 0.9",
 }
+YARDSTICKS = {"majority": "majority class", "bag_of_words": "bag of words", "dictionary": "dictionary of entities"}
 FINDING_WORDS = {"too_few": "too few rows"}
 WAYS = {"head": "classification head", "label_scoring": "label scoring"}
 WAYS_ZH = {"head": "分类头", "label_scoring": "标签打分"}
@@ -63,6 +64,24 @@ def headline_table(metrics: Metrics, part: CleanFigures | None = None) -> Table:
         ]
     header = [HEADLINE[0], *side_names(metrics), *HEADLINE[3:]]
     return header, [_paired_row(name, figure) for name, figure in comparison["metrics"].items()]
+
+
+def yardstick_table(metrics: Metrics, part: CleanFigures | None = None) -> Table:
+    """The tuned model beside each yardstick, of all rows or of a part; no rows where none was fitted."""
+    header = ["yardstick", "metric", "its figure", "95 % interval", side_names(metrics)[-1], "difference"]
+    rows: list[list[object]] = []
+    for yardsticks in (part or metrics).get("yardsticks", {"by_task": {}})["by_task"].values():
+        for kind, one in yardsticks.items():
+            _, _, tuned, difference, interval, _, _, finding, _ = _paired_row(kind, one["comparison"])
+            own = f"[{one['low']:.4f}, {one['high']:.4f}]"
+            rows.append([YARDSTICKS[kind], one["figure"], one["value"], own, tuned, difference, interval, finding])
+    return [*header, "95 % interval", "finding"], rows
+
+
+def yardstick_sentence(metrics: Metrics, part: CleanFigures | None = None) -> tuple[str, str]:
+    """Whether the tuned model beats its yardsticks, in English and Chinese; empty where none was asked for."""
+    group = (part or metrics).get("yardsticks")
+    return (group["verdict"], group["verdict_zh"]) if group else ("", "")
 
 
 def answers_table(metrics: Metrics) -> Table:

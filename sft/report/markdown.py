@@ -8,7 +8,15 @@ from sft.evaluation.flow import Evaluation, Metrics
 from sft.evaluation.predictions import Prediction
 from sft.html import show_number
 from sft.report.examples import changed_rows, shorten
-from sft.report.figures import Table, answers_table, chosen_sentence, headline_table, leak_sentence
+from sft.report.figures import (
+    Table,
+    answers_table,
+    chosen_sentence,
+    headline_table,
+    leak_sentence,
+    yardstick_sentence,
+    yardstick_table,
+)
 from sft.report.words import Language, say
 
 MARKS = {"helped": "🟢", "hurt": "🔴", "mixed": "🟡", "loss_only": "🟡", "unclear": "⚪", "too_few": "⚪"}
@@ -31,14 +39,18 @@ def render_markdown(evaluation: Evaluation, language: Language = "en") -> str:
     parts = [
         f"## {_text(run['name'])}",
         _verdict(metrics, language),
+        *([_text(against)] if (against := yardstick_sentence(metrics)[language == "zh"]) else []),
         _table(headline_table(metrics), language),
         " ".join(part for part in (facts, leaks, chosen) if part),
     ]
     if clean := metrics.get("without_overlaps"):
         parts += [
             f"**{say('Without these rows', language)}** ({clean['num_rows']:,})",
+            *([_text(told)] if (told := yardstick_sentence(metrics, clean)[language == "zh"]) else []),
             _table(headline_table(metrics, clean), language),
         ]
+    if (yardsticks := yardstick_table(metrics))[1]:
+        parts.append(_folded(say("Yardsticks", language), _table(yardsticks, language)))
     if (answers := answers_table(metrics))[1]:
         parts.append(_folded(say("Answers", language), _table(answers, language)))
     if broken := changed_rows(evaluation.predictions, "broken"):

@@ -5,7 +5,7 @@ Both languages are in it; two radio buttons in front of everything choose, by CS
 
 from collections.abc import Iterable, Sequence
 
-from sft.evaluation.flow import Evaluation, Metrics
+from sft.evaluation.flow import CleanFigures, Evaluation, Metrics
 from sft.evaluation.predictions import Prediction
 from sft.html import Markup, element, heading, join, page, table
 from sft.metrics.classification import ClassificationFigures
@@ -25,6 +25,8 @@ from sft.report.figures import (
     robustness_table,
     signatures,
     slice_table,
+    yardstick_sentence,
+    yardstick_table,
 )
 from sft.report.words import Language, both, english_and_chinese
 
@@ -38,11 +40,13 @@ def render_report(evaluation: Evaluation, language: Language = "en") -> str:
     run = metrics["run"]
     body = join(
         _verdict(metrics),
+        _against_yardsticks(metrics),
         _facts(metrics),
         heading(both("Headline")),
         _table(headline_table(metrics)),
         _chosen(metrics),
         _explanation() if "comparison" in metrics else "",
+        *_section("Yardsticks", [_table(yardstick_table(metrics))]),
         _leaks(metrics),
         *_section("Answers", [_table(answers_table(metrics), stacked=False)]),
         *_section("Plots", _plots(evaluation)),
@@ -86,6 +90,11 @@ def _verdict(metrics: Metrics) -> Markup:
     else:
         words, outcome = (comparison["verdict"], comparison["verdict_zh"]), comparison["outcome"]
     return element("p", english_and_chinese(*words), attributes=f'class="verdict {outcome}"')
+
+
+def _against_yardsticks(metrics: Metrics, part: CleanFigures | None = None) -> Markup:
+    words = yardstick_sentence(metrics, part)
+    return element("p", english_and_chinese(*words)) if all(words) else Markup("")
 
 
 def _facts(metrics: Metrics) -> Markup:
@@ -133,6 +142,7 @@ def _leaks(metrics: Metrics) -> Markup:
             element("p", english_and_chinese(clean["comparison"]["verdict"], clean["comparison"]["verdict_zh"]))
             if "comparison" in clean
             else Markup(""),
+            _against_yardsticks(metrics, clean),
             _table(headline_table(metrics, clean)),
         ]
     return join(*parts)

@@ -13,6 +13,8 @@ from sft.report.figures import (
     leak_sentence,
     robustness_table,
     signatures,
+    yardstick_sentence,
+    yardstick_table,
 )
 
 
@@ -23,6 +25,8 @@ def render_table(metrics: Metrics) -> str:
         parts.append(chosen)
     for task, improvements in improvement_tables(metrics).items():
         parts.append(f"{task}\n{_table(improvements)}")
+    if (yardsticks := yardstick_table(metrics))[1]:
+        parts.append(_table(yardsticks))
     parts += [_table(content) for content in (calibration_table(metrics), answers_table(metrics)) if content[1]]
     parts += [_table(content) for content in (robustness_table(metrics), hard_case_table(metrics)) if content[1]]
     if "generation" in metrics:
@@ -33,8 +37,12 @@ def render_table(metrics: Metrics) -> str:
     parts.append(leak_sentence(metrics)[0])
     if clean := metrics.get("without_overlaps"):
         parts.append(f"Without them, {clean['num_rows']:,} rows:\n{_headline(metrics, clean)}")
+        if told_again := yardstick_sentence(metrics, clean)[0]:
+            parts.append(make_visible(told_again))
     if comparison := metrics.get("comparison"):
         parts.append(make_visible(comparison["verdict"]))
+    if against := yardstick_sentence(metrics)[0]:
+        parts.append(make_visible(against))
     return "\n\n".join(parts)
 
 

@@ -146,6 +146,7 @@ def test_what_metrics_json_cannot_hold_is_told_before_anything_is_measured(text,
         ("", "comparison.metrics.rougeL.low < 0", "comparison.metrics.rougeL.low will not be there"),
         ("", 'generation.other["m/x"].figures.x < 1', "generation.other needs --metric"),
         ("", "robustness.overall.score < 0.9", "robustness needs --robustness"),
+        ("--no-yardsticks", "yardsticks.by_task.ner.dictionary.value < 1", "yardsticks is left out by --no-yardsticks"),
         ("--no-leak_check", "without_overlaps.ner.f1 < 0.9", "without_overlaps needs the leak check"),
     ],
 )

@@ -11,6 +11,7 @@ from sft.evaluation import evaluate_run, write_evaluation
 from sft.generation import batch
 from sft.models.loading import load_base
 from sft.report import render_report, render_table, write_reports
+from sft.runs.run import open_run
 from sft.scoring.loss import score_rows
 from tests.evaluation.conftest import LIMITS, ROWS, settings_of, write_jsonl
 
@@ -20,7 +21,17 @@ GROUPS = {"teacher_forcing", "generation", "classification", "calibration", "ner
 
 def test_metrics_hold_the_groups_of_tuned_and_base_side_by_side(evaluation):
     metrics = evaluation.metrics
-    assert set(metrics) - {"auc"} == {*GROUPS, *ON_TOP, "data_stats", "base", "comparison", "leaks", "run", "artifacts"}
+    assert set(metrics) - {"auc"} == {
+        *GROUPS,
+        *ON_TOP,
+        "data_stats",
+        "base",
+        "comparison",
+        "yardsticks",
+        "leaks",
+        "run",
+        "artifacts",
+    }
     assert set(metrics["base"]) == GROUPS
     for side in (metrics, metrics["base"]):
         assert set(side["teacher_forcing"]) == {
@@ -87,7 +98,7 @@ def test_without_a_baseline_the_tuned_model_alone_gives_the_same_answers_to_a_sa
 ):
     flags = ("--data", mixed_file, "--no-baseline", "--num_samples", 6, *LIMITS)
     alone = evaluate_run(run, settings_of(*flags))
-    assert set(alone.metrics) - {"auc"} == {*GROUPS, *ON_TOP, "data_stats", "leaks", "run", "artifacts"}
+    assert set(alone.metrics) - {"auc"} == {*GROUPS, *ON_TOP, "data_stats", "yardsticks", "leaks", "run", "artifacts"}
     together = {row["id"]: row for row in evaluation.predictions}
     assert len(alone.predictions) == 6
     for row in alone.predictions:
@@ -139,6 +150,25 @@ def test_training_data_that_is_gone_is_an_error_that_names_the_way_out(run, mixe
         evaluate_run(gone, settings_of("--data", mixed_file, *LIMITS))
     unchecked = evaluate_run(gone, settings_of("--data", mixed_file, "--no-leak_check", "--num_samples", 6, *LIMITS))
     assert (unchecked.metrics["leaks"]["checked"], unchecked.metrics["leaks"]["training_rows"]) == (False, 0)
+    verdict = unchecked.metrics["yardsticks"]["verdict"]  # tasks of the six rows, in their order
+    assert verdict.startswith("No yardstick for sentiment, ")
+    assert verdict.endswith(": nowhere/rows.jsonl: what the run was trained on is gone.")
+
+
+def test_yardsticks_are_fitted_on_the_runs_own_rows_whatever_rows_are_scored(head_run, reviews_file, tmp_path):
+    run = open_run(head_run)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"房{i}很好", "label": "正面"} for i in range(3)])
+    for flags in ((), ("--no-leak_check",)):
+        metrics = evaluate_run(run, settings_of("--data", rows, "--no-baseline", *flags)).metrics
+        found = metrics["yardsticks"]["by_task"]["sentiment"]
+        trained_on = sum(1 for _ in reviews_file.open()) - run.data["validation"]["read"]
+        assert {kind: one["num_training_rows"] for kind, one in found.items()} == {
+            "majority": trained_on,
+            "bag_of_words": trained_on,
+        }
+        assert found["bag_of_words"]["value"] == 1.0
+    without = evaluate_run(run, settings_of("--data", rows, "--no-baseline", "--no-yardsticks")).metrics
+    assert "yardsticks" not in without
 
 
 class Stop(Exception):

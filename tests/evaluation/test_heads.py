@@ -91,6 +91,26 @@ def test_calibration_area_and_confusion_are_those_of_every_label_task(evaluation
     assert 0.5 <= evaluation.metrics["calibration"]["by_task"]["sentiment"]["avg_confidence"] <= 1.0
 
 
+def test_yardsticks_stand_beside_the_model_in_every_report(evaluation):
+    metrics = evaluation.metrics
+    found = metrics["yardsticks"]["by_task"]["sentiment"]
+    assert set(found) == {"majority", "bag_of_words"}
+    for one in found.values():
+        assert one["comparison"]["tuned"] == metrics["classification"]["accuracy"]
+        assert one["comparison"]["base"] == one["value"]
+        assert one["low"] <= one["value"] <= one["high"]
+    verdict, chinese = metrics["yardsticks"]["verdict"], metrics["yardsticks"]["verdict_zh"]
+    assert verdict.startswith("Too few rows to tell tuned from a bag of words: sentiment accuracy ")
+    table = render_table(metrics)
+    assert verdict in table
+    assert "bag of words sentiment accuracy 1.0000 " in " ".join(table.split())
+    page, summary = render_report(evaluation), render_markdown(evaluation)
+    assert verdict in page
+    assert chinese in page
+    assert "<td>词袋模型" in page or "词袋模型</span>" in page
+    assert "| bag of words | sentiment accuracy | " in summary
+
+
 def test_a_prediction_is_the_label_chosen(evaluation):
     for row in evaluation.predictions:
         assert row["prediction"] == row["label"] in ("负面", "正面")

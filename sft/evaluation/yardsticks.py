@@ -278,6 +278,7 @@ def judge_yardsticks(
     {"en": "Tuned beats a bag of words by 3.1 points (1.2 to 5.0): sentiment accuracy 0.911 against 0.880.", "zh": ...}
     """
     en, zh = [], []
+    zh_name = "微调后的模型" if name == "tuned" else f"{name} "
     for yardsticks in by_task.values():
         kind, strongest = max(yardsticks.items(), key=lambda item: item[1]["value"])
         figure = strongest["comparison"]
@@ -293,16 +294,16 @@ def judge_yardsticks(
         their_en, their_zh = WORDS[kind]
         if better:
             en.append(f"{name} beats {their_en} by {points} points ({span_en}): {figures_en}")
-            zh.append(f"{name} 比{their_zh}高 {points} 个百分点（{span_zh}）：{figures_zh}")
+            zh.append(f"{zh_name}比{their_zh}高 {points} 个百分点（{span_zh}）：{figures_zh}")
         elif worse:
             en.append(f"{name} does not beat {their_en} and is worse by {points} points ({span_en}): {figures_en}")
-            zh.append(f"{name} 不如{their_zh}，低 {points} 个百分点（{span_zh}）：{figures_zh}")
+            zh.append(f"{zh_name}不如{their_zh}，低 {points} 个百分点（{span_zh}）：{figures_zh}")
         elif figure["finding"] == "too_few":
             en.append(f"too few rows to tell {name} from {their_en}: {figures_en}")
-            zh.append(f"行数太少，无法判断 {name} 与{their_zh}的差别：{figures_zh}")
+            zh.append(f"行数太少，无法判断{zh_name}与{their_zh}的差别：{figures_zh}")
         else:
             en.append(f"{name} does not beat {their_en}: {figures_en}, a difference of {span_en} points")
-            zh.append(f"{name} 没有明显胜过{their_zh}：{figures_zh}，差值 {span_zh} 个百分点")
+            zh.append(f"{zh_name}没有明显胜过{their_zh}：{figures_zh}，差值 {span_zh} 个百分点")
     for reason in dict.fromkeys(left_out.values()):
         tasks = [task for task in left_out if left_out[task] == reason]
         en.append(f"no yardstick for {', '.join(tasks)}: {reason}")

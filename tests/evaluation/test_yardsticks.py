@@ -115,7 +115,7 @@ def test_a_model_that_is_worse_than_the_bag_of_words_is_told_so():
         f"Tuned does not beat a bag of words and is worse by {difference:.1f} points ({low:.1f} to {high:.1f}): "
         f"sentiment accuracy {majority['value']:.3f} against {bag['value']:.3f}."
     )
-    assert group["verdict_zh"].startswith(f"tuned 不如词袋模型，低 {difference:.1f} 个百分点")
+    assert group["verdict_zh"].startswith(f"微调后的模型不如词袋模型，低 {difference:.1f} 个百分点")
 
 
 def test_a_model_that_is_better_is_told_by_how_much_and_one_that_is_neither_is_not_called_better():

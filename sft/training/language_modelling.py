@@ -3,11 +3,11 @@
 The loss of a step is the sum over its supervised tokens divided by their number, whatever the micro-batches; logits are
 formed only at supervised positions. Validation is token-weighted (sft.scoring.loss).
 
-Accuracy and macro F1 of the validation rows that ask for a label, where a model that writes its answers is to be
-chosen by them: --metric_for_best_model eval_macro_f1.
+LabelMeasure adds accuracy and macro F1 of the validation rows that ask for a label, where a model that writes its
+answers is to be chosen by them (--metric_for_best_model eval_macro_f1):
 
-measure = LabelMeasure(prepared.validation)
-measure(loaded)      # {"eval_accuracy": 0.91, "eval_macro_f1": 0.9}, as evaluate.py has them by label scoring
+    measure = LabelMeasure(prepared.validation)
+    measure(loaded)      # {"eval_accuracy": 0.91, "eval_macro_f1": 0.9}, as evaluate.py has them by label scoring
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What memory is spent on: which micro-batches, how many layers are computed twice, whether 4-bit weights lie unpacked.
+"""The memory plan: micro-batches, how many layers are computed twice, whether 4-bit weights are kept unpacked.
 
 All three change time and memory and nothing that is learned. A step on the device takes `fixed + slope * tokens` bytes
 above what rests there; two trials each, with all activations kept and with none, give both lines.
@@ -6,10 +6,9 @@ above what rests there; two trials each, with all activations kept and with none
     choose_plan(kept, recomputed, room=60e9, most_tokens=9_000, num_layers=28, unpacked=13e9)
     # MemoryPlan(micro_batch_tokens=9000, recomputed_layers=0, unpacks=True)
 
-How many rows are on the device at once: a budget of tokens, planned from free memory, lowered when memory runs out.
-
-The rows of an optimiser step are the recipe's, whatever the budget: their loss is a sum over tokens divided by the
-tokens of the whole step, so the budget changes speed and memory and nothing that is learned.
+MicroBatches cuts an optimizer step into rows that are on the device at once: a budget of tokens, lowered when memory
+runs out. The rows of a step are the recipe's, whatever the budget: their loss is a sum divided by the tokens of the
+whole step.
 """
 
 import os

@@ -1,10 +1,9 @@
 """TRL's SFTTrainer on rows that are already tokens: our steps, our loss, our validation, our checkpoints.
 
-What the rows' loss is, and what a validation reports, is the objective's (sft.training.objective). The loss of a step
-is the sum over its rows divided by the terms of the whole step, whatever the micro-batches; validation picks the best
-checkpoint.
-
-How a trainer computes the rows of a step: in micro-batches, as planned, in smaller ones when memory runs out.
+ComputesSteps computes the rows of an optimizer step, in micro-batches as planned and in smaller ones when memory runs
+out; RowTrainer adds the order of rows, validation and the log. What the loss of a row is, and what a validation
+reports, belongs to the objective (sft.training.objective). The loss of a step is the sum over its rows divided by the
+terms of the whole step, whatever the micro-batches; validation picks the best checkpoint.
 """
 
 import contextlib

@@ -1,16 +1,13 @@
-"""A connection to a MongoDB server, and its failures as one line each, without any secret.
+"""A MongoDB server: connecting to it, streaming its documents, counting its labels.
 
-with connect(address, timeout_s=60) as client:
-    collection = choose_collection(client, address, "texts", None)
+    with connect(address, timeout_s=60) as client:
+        collection = choose_collection(client, address, "texts", None)
+        count_labels(collection, "n_labels")                                  # {"正常": 15000, ...}
+        for document in stream_documents(collection, {"n_labels": "正常"}, ["text_cn"], Retry()):
+            read_field(document, "meta.source")
 
-The documents of a collection as a stream in the order of _id, which goes on where a lost connection broke it off.
-
-    for document in stream_documents(collection, {"n_labels": "正常"}, ["text_cn"], Retry()):
-        read_field(document, "meta.source")
-
-Memory holds one batch. A wait between two tries doubles; progress sets the tries back.
-
-Which labels a collection holds, counted by the server.
+Documents come in the order of _id, and after a lost connection from where it broke off; memory holds one batch. The
+wait between two tries doubles, and any progress resets it. A failure is one line that holds no secret.
 """
 
 import time

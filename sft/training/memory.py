@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from sft.batches.layout import num_tokens_at_once, plan_batches
+from sft.batches.layout import GIBIBYTE, num_tokens_at_once, plan_batches
 from sft.console import say
 from sft.errors import UserError
 from sft.models.methods import decoder_layers
@@ -28,7 +28,6 @@ ENOUGH_TOKENS = 4096  # from here on a larger micro-batch is hardly faster: its 
 FEWEST_TOKENS = 1024  # below, computing layers twice for larger micro-batches is the faster way
 FEWEST_TOKENS_PACKED = 2048  # the same where each micro-batch unpacks 4-bit weights, which costs as much as 800 tokens
 SHARE_OF_MEMORY = 0.9  # what fragmentation and other programs may take of the rest
-GIBIBYTE = 2**30
 ADVICE = "--use_qlora, --gradient_checkpointing or a smaller --max_seq_length take less"
 
 

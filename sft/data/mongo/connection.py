@@ -33,7 +33,7 @@ from pymongo.errors import (
 from sft.console import warn
 from sft.data.mongo.address import Address, find_password
 from sft.data.rows.canonical import Json, RowError
-from sft.errors import ConfigError, DataError
+from sft.errors import ConfigError, DataError, one_line
 
 Document = dict[str, object]
 Client = MongoClient[Document]
@@ -107,7 +107,7 @@ def redact(text: str, password: str | None) -> str:
 
 def _first_words(error: PyMongoError) -> str:
     """What an error says, without the topology that pymongo appends."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     for mark in (", Timeout: ", ", full error: ", " (configured timeouts: "):
         text = text.partition(mark)[0]
     return text
@@ -190,7 +190,7 @@ def _projection(fields: list[str]) -> dict[str, int]:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split()).partition(" (configured timeouts")[0][:200]
+    return one_line(error).partition(" (configured timeouts")[0][:200]
 
 
 def read_field(document: Document, path: str) -> object:

@@ -40,7 +40,7 @@ from sft.data.files.tables import make_restorer
 from sft.data.rows.fields import Record
 from sft.data.rows.recognised import Recognised
 from sft.data.sources.base import BadRow, Chunk, FoundRow, MappedSource, Origin, RecordsChunk, cut
-from sft.errors import DataError, nearest_name
+from sft.errors import DataError, nearest_name, one_line
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -359,7 +359,7 @@ def name_trouble(error: BaseException) -> str:
     if status := find_status(error):
         return f"status {status}"
     last = next((cause for cause in _chain(error) if _names_of(cause)[0] != "ConnectionError"), error)
-    text = ADDRESS.sub("the hub", " ".join(str(last).split()))[:80]
+    text = ADDRESS.sub("the hub", one_line(last))[:80]
     return f"{type(last).__name__}: {text}" if text else type(last).__name__
 
 
@@ -401,7 +401,7 @@ def explain_silence(error: BaseException, name: str, rows: int, tries: int) -> D
 
 def explain_content(error: BaseException, name: str, config: str, data_files: list[str]) -> DataError:
     """The line for a repository whose content is not what was asked for: configuration, script, broken file."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     listed = re.findall(r"'([^']*)'", text.partition("[")[2].partition("]")[0])
     if text.startswith("Config name is missing"):
         return DataError(f"{name}: it has several configurations; give one as config: {', '.join(listed)}")
@@ -415,7 +415,7 @@ def explain_content(error: BaseException, name: str, config: str, data_files: li
     if type(error).__name__ in ("EmptyDatasetError", "DataFilesNotFoundError"):
         return DataError(f"{name}: it holds no data files that can be read (files: {shown})")
     cause = next((inner for inner in reversed(list(_chain(error)))), error)
-    first = ADDRESS.sub("a file", " ".join(str(cause).split()))[:160]
+    first = ADDRESS.sub("a file", one_line(cause))[:160]
     return DataError(f"{name}: a data file cannot be read ({first}); try another revision, or name sound files")
 
 

@@ -23,7 +23,7 @@ from sft.data.rows.dialects import make_labelled_row, read_instruct
 from sft.data.rows.fields import Record
 from sft.data.rows.reading import described_tasks, find_task
 from sft.data.sources.base import BadRow, FoundRow, PackagedSource
-from sft.errors import DataError
+from sft.errors import DataError, one_line
 
 ENTITY_LABELS = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 LONG_SURNAME_LIST = "欧阳 司马 诸葛 上官 令狐 南宫 东方 司徒 皇甫 尉迟 公孙 慕容 夏侯 西门 轩辕 端木 百里 呼延"
@@ -220,9 +220,7 @@ def _read_conversations(name: str, path: Path) -> list[yaml.Node]:
     try:
         document = yaml.compose(path.read_text(encoding="utf-8"), Loader=TextLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{name}: not YAML in UTF-8 ({' '.join(str(error).split())}); install the package again"
-        ) from None
+        raise DataError(f"{name}: not YAML in UTF-8 ({one_line(error)}); install the package again") from None
     pairs = document.value if isinstance(document, yaml.MappingNode) else []
     for key, value in pairs:
         if key.value == "conversations" and isinstance(value, yaml.SequenceNode):

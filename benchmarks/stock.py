@@ -20,7 +20,6 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
     from sft.models.precision import decide_precision
     from sft.models.source import find_source
     from sft.models.targets import choose_targets
-    from sft.training.language_modelling import as_dataset
 
     folder, precision = find_source(settings.model).folder, decide_precision(settings.dtype)
     if backend == UNSLOTH:
@@ -59,6 +58,16 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
                 weight.data = weight.data.float()
         return trainer
     return Trainer(**stock, data_collator=DataCollatorForLanguageModeling(tokenizer.pad_token_id))
+
+
+def as_dataset(rows):  # type: ignore[no-untyped-def]
+    """Columns input_ids and labels (-100 where not supervised), as TRL reads tokenised rows."""
+    from datasets import Dataset
+
+    from sft.batches.layout import IGNORED
+
+    labels = [[t if flag else IGNORED for t, flag in zip(row.input_ids, row.loss_mask, strict=True)] for row in rows]
+    return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": labels})
 
 
 def profile_step(trainer, file: Path, at: int) -> None:  # type: ignore[no-untyped-def]

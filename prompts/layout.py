@@ -1,8 +1,7 @@
-"""What stands where: a conversation as a row of pieces, control tokens apart from text.
+"""A conversation as a row of pieces, control tokens apart from text: which piece stands where for a model family.
 
-Knows the family, but no tokenizer; for clean text the pieces joined are what the family's chat template writes.
-
-One conversation as the model sees it.
+No tokenizer is needed: for clean text the joined pieces are exactly what the family's chat template writes. `Encoded`
+is what becomes of them: one conversation as the model sees it, token by token.
 """
 
 from collections.abc import Sequence

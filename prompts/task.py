@@ -169,10 +169,6 @@ class Task:
         """What an answer says: a class ("正面"), entities, or the text itself; Unparseable if it says none of it."""
         return self.read_answer(text, row)
 
-    def reference_of(self, row: Row) -> Parsed | Unparseable:
-        """The value an answer is compared with: what the reference answer itself says."""
-        return self.parse_answer(self.answer_of(row), row)
-
     def _check(self, row: Row, fields: tuple[str, ...]) -> None:
         missing = [field for field in fields if row.get(field) is None]
         if missing:

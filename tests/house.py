@@ -1,10 +1,13 @@
 """The rules of the house as functions over source text; tests/test_house.py applies them to the repository.
 
-Each check takes modules and returns its findings, one line each, in the form `sft/data/rows.py:3: imports torch; …`.
+Each check takes modules and returns its findings, one line each, in the form `sft/errors.py:3: imports torch; …`.
 """
 
 import ast
+import io
 import re
+import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -24,14 +27,21 @@ ROOMS = (
 FRAMEWORK_ROOMS = ROOMS[ROOMS.index("backend") :]
 MAX_LINES_SCRIPT = 120
 MAX_LINES = 500
-LONGER_FOR_A_REASON: dict[str, str] = {}  # "sft/x.py": "why it holds one thing all the same"
+LONGER_FOR_A_REASON: dict[str, str] = {}  # path: why it holds one thing all the same
 # An absolute path below somebody's home or work folder: names one machine. Placeholders such as /path/to are fine.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/*-])/(?:home|root|Users|work|workspace)/[\w.-]+")
 
 
+# What a docstring or a comment says of the house: a file, or a module of sft with perhaps a name in it.
+FILE_NAMED = re.compile(r"(?<![\w./<*{}-])(?:[\w-]+/)+[\w-]+\.py\b")
+MODULE_NAMED = re.compile(r"(?<![\w.])sft(?:\.\w+)+")
+# Bases that call no method which a class defines for them.
+PLAIN_BASES = {"ABC", "Exception", "NamedTuple", "Protocol", "TypedDict"}
+
+
 @dataclass(frozen=True)
 class Module:
-    """One Python file: `Module(PurePosixPath("sft/runs.py"), "import json")`."""
+    """One Python file: `Module(PurePosixPath("sft/errors.py"), "import json")`."""
 
     path: PurePosixPath
     source: str
@@ -43,12 +53,12 @@ class Module:
 
     @property
     def area(self) -> str:
-        """`"sft"` for sft/data/rows.py; a script's own name for a script."""
+        """`"sft"` for sft/data/folder.py; a script's own name for a script."""
         return self.path.parts[0].removesuffix(".py")
 
     @property
     def room(self) -> str:
-        """`"data"` for sft/data/rows.py, `"errors"` for sft/errors.py, else the empty string."""
+        """`"data"` for sft/data/folder.py, `"errors"` for sft/errors.py, else the empty string."""
         return self.path.parts[1].removesuffix(".py") if self.area == "sft" and len(self.path.parts) > 1 else ""
 
 
@@ -253,6 +263,88 @@ def _undocumented(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tup
             yield f"{prefix}{node.name}", node.lineno
         if isinstance(node, ast.ClassDef):
             yield from _undocumented(node, f"{prefix}{node.name}.")
+
+
+def find_uncalled(modules: list[Module]) -> list[str]:
+    """Private functions, methods and classes of prompts/ and sft/ that their own file never names, save in themselves.
+
+    What a decorator registers needs no caller, and neither does a method of a class whose base is another library's:
+    the library calls it.
+    """
+    modules = [module for module in modules if module.area in ("prompts", "sft")]
+    trees = {str(module.path): ast.parse(module.source) for module in modules}
+    own = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    findings = []
+    for path, tree in trees.items():
+        called_by_base = {
+            id(method)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef) and {_base_name(base) for base in node.bases} - own - PLAIN_BASES
+            for method in node.body
+        }
+        used = _count_names(tree)
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+                and node.name.startswith("_")
+                and not node.name.endswith("__")
+                and not node.decorator_list
+                and id(node) not in called_by_base
+                and used[node.name] <= _count_names(node)[node.name]
+            ):
+                findings.append(f"{path}:{node.lineno}: nothing calls {node.name}")
+    return findings
+
+
+def _base_name(base: ast.expr) -> str:
+    return _called_name(base.value if isinstance(base, ast.Subscript) else base)
+
+
+def _count_names(tree: ast.AST) -> Counter[str]:
+    """How often each name is used; a string counts as the name it holds: types are written so."""
+    used: Counter[str] = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            used[_called_name(node)] += 1
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used.update(re.findall(r"\w+", node.value) if len(node.value) < 100 else [])
+    return used
+
+
+def find_missing_paths(modules: list[Module], files: set[str]) -> list[str]:
+    """Docstrings and comments that name a file, or a module of sft, which is not there.
+
+    files: every path of the repository. A path counts where its first folder is one of the repository; a module of sft
+    may be followed by a name that its source holds. Modules are not looked for in tests/, whose examples are made up.
+    """
+    folders = {name.partition("/")[0] for name in files if "/" in name}
+    sources = {".".join(m.path.with_suffix("").parts).removesuffix(".__init__"): m.source for m in modules}
+    findings = []
+    for module in modules:
+        for line, text in _read_prose(module.source):
+            named = [name for name in FILE_NAMED.findall(text) if name.partition("/")[0] in folders]
+            missing = [name for name in named if name not in files]
+            if module.area != "tests":
+                missing += [name for name in MODULE_NAMED.findall(text) if not _is_there(name, sources)]
+            findings += [f"{module.path}:{line}: names {name}, which is not there" for name in missing]
+    return findings
+
+
+def _is_there(name: str, sources: dict[str, str]) -> bool:
+    """Whether a dotted name is a module, or a name that stands in one: sft.errors, sft.errors.DataError."""
+    holder, _, last = name.rpartition(".")
+    return name in sources or bool(re.search(rf"\b{last}\b", sources.get(holder, "")))
+
+
+def _read_prose(source: str) -> Iterator[tuple[int, str]]:
+    """Docstrings and comments with the line where each begins."""
+    for node in ast.walk(ast.parse(source)):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and (text := ast.get_docstring(node, clean=False)):
+            yield node.body[0].lineno, text
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
 
 
 def find_machine_paths(name: str, text: str) -> list[str]:

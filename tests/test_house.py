@@ -19,8 +19,10 @@ from tests.house import (
     find_importers,
     find_long_files,
     find_machine_paths,
+    find_missing_paths,
     find_script_imports,
     find_silent_trust,
+    find_uncalled,
     find_undocumented,
     find_utils,
     read_imports,
@@ -100,6 +102,14 @@ def test_no_module_is_called_utils():
 
 def test_everything_public_has_a_docstring():
     assert find_undocumented(MODULES) == []
+
+
+def test_everything_private_has_a_caller():
+    assert find_uncalled(MODULES) == []
+
+
+def test_what_docstrings_and_comments_name_is_there():
+    assert find_missing_paths(MODULES, {path.relative_to(ROOT).as_posix() for path in FILES}) == []
 
 
 def test_no_file_names_a_path_of_one_machine():
@@ -262,6 +272,40 @@ def test_public_names_without_a_docstring_are_found_and_private_ones_are_not():
         "sft/a.py:1: the file has no docstring",
         "sft/a.py:1: A has no docstring",
         "sft/a.py:2: A.f has no docstring",
+    ]
+
+
+def test_a_private_function_that_only_calls_itself_is_found_and_one_that_a_library_calls_is_not():
+    source = """
+def _a(): _a()
+class B:
+    def _c(self): ...
+    def _d(self): self._e()
+    def _e(self): B._d
+class F(Model):
+    def _called_by_the_library(self): ...
+    @validator("x")
+    def _registered(self): ...
+def _by_name(): ...
+TABLE = {"x": _by_name}
+"""
+    assert find_uncalled([module("sft/a.py", source), module("tests/b.py", source)]) == [
+        "sft/a.py:2: nothing calls _a",
+        "sft/a.py:4: nothing calls _c",
+    ]
+
+
+def test_a_file_or_module_that_a_docstring_or_comment_names_and_that_is_not_there_is_found():
+    source = (
+        '"""As sft/b.py and sft/gone.py; see sft.b.f, sft.b.g, sft.gone."""\nx = 1  # sft/old.py, path/to/metric.py'
+    )
+    modules = [module("sft/a.py", source), module("sft/b.py", "def f(): ..."), module("tests/c.py", "# sft/gone.py")]
+    assert find_missing_paths(modules, {"sft/a.py", "sft/b.py", "tests/c.py"}) == [
+        "sft/a.py:1: names sft/gone.py, which is not there",
+        "sft/a.py:1: names sft.b.g, which is not there",
+        "sft/a.py:1: names sft.gone, which is not there",
+        "sft/a.py:2: names sft/old.py, which is not there",
+        "tests/c.py:1: names sft/gone.py, which is not there",
     ]
 
 

@@ -3,6 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    import torch
 
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}"
@@ -150,3 +154,10 @@ def write_reviews(path: Path, count: int = 48) -> Path:
     )
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def head_weight(model: "torch.nn.Module") -> "torch.nn.Parameter":
+    """The weights of a model's classification head in use, (C, D); of an adapter's, the ones that are trained."""
+    from sft.models.head import SCORE
+
+    return cast("torch.nn.Parameter", model.get_submodule(SCORE).weight)

@@ -19,6 +19,7 @@ Batch = dict[str, torch.Tensor | int]
 IGNORED = -100  # label of a token that carries no loss, as everywhere in transformers
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 LOGITS_AT_ONCE = 1024  # supervised positions whose logits exist at the same time in training
+GIBIBYTE = 2**30  # bytes; what settings, logs and figures call a GB of memory
 FP32_BYTES = {"cpu": 2**21, "cuda": 2**28}  # of them in fp32: of more, a CPU waits for new memory each time
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from sft.errors import ConfigError, nearest_name
+from sft.errors import ConfigError, nearest_name, one_line
 
 TAG = "tag:yaml.org,2002:"
 MERGE = f"{TAG}merge"  # `<<: *other`, which is no key
@@ -95,7 +95,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        problem = one_line(getattr(error, "problem", None) or error)
         raise ConfigError(f"{where}: not YAML ({problem}); mend the line") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no settings; write `name: value` lines")

@@ -1,14 +1,12 @@
-"""An answer's Markdown in a terminal while it is written, without flicker and without a byte that steers.
+r"""Markdown in a terminal: an answer drawn while it is written, without flicker, and answers side by side.
 
 Finished blocks (paragraphs, lists, code) are printed once and stay. Only the last, growing block is drawn again: of its
 lines those that changed, in one write. Whatever a model writes is text: HTML, entities and images are shown as they
-stand, and each line is made visible once more after rendering.
+stand, and each line is made visible once more after rendering, so that no byte of it can steer the terminal.
 
     writer = MarkdownWriter(sys.stdout)
     writer.write("# Tit"); writer.write("le\n")
     writer.close()
-
-Texts side by side in a terminal, their Markdown rendered; one below the other where it is narrow.
 """
 
 import io

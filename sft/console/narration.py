@@ -1,11 +1,12 @@
 """Narration: what a script tells the person while it works, on stderr, so that stdout holds results alone.
 
-Warnings that are said when they arise and once more at the end, for long work scrolls them away.
+    say("reads 18 rows")                      # stderr: reads 18 rows
+    for row in progress(rows, "scoring"): ... # a bar with rate and time left
+    warn("own: 18 rows asked, 12 found")      # stderr: warning: own: 18 rows asked, 12 found
+    repeat_warnings()                         # and again, as the last thing before the result
 
-warn("own: 18 rows asked, 12 found")      # stderr: warning: own: 18 rows asked, 12 found
-repeat_warnings()                         # and again, as the last thing before the result
-
-Paths as a reader has them: relative to where the command was typed, as long as they lie below it.
+Warnings are said twice because long work scrolls the first time away. show_path writes a path as the reader has it:
+relative to where the command was typed, as long as it lies below.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Plain tables for a terminal or a pipe: aligned also where a Chinese character is two columns wide.
+"""Plain tables for a terminal or a pipe, aligned also where a Chinese character is two columns wide.
 
-Figures as people read them: the digits that say something. JSON keeps all of them.
+Figures in them are rounded to the digits that say something; JSON files keep all digits.
 """
 
 from collections.abc import Sequence

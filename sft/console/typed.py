@@ -1,6 +1,8 @@
-"""What a person types or a pipe brings, on standard input.
+"""Standard input: the lines a person types or a pipe brings, and Ctrl-C while a model answers.
 
-The keyboard while a model answers: Ctrl-C is a request, not an exception in the middle of something.
+Ctrl-C is a request to stop at the next token, not an exception in the middle of something.
+
+    with on_interrupt(pieces.stop) as interrupted: ...    # interrupted.is_set() once Ctrl-C was pressed
 """
 
 import os

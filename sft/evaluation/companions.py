@@ -1,24 +1,20 @@
-"""Files beside metrics.json for who reads those of earlier projects: the same figures under the keys known there.
+"""Files beside metrics.json for readers of earlier projects' results: the same figures under the keys known there.
 
-baseline_comparison.json    models.base / models.finetuned with their figures; comparison.<metric> with base,
-                            finetuned, improvement (a difference) and improvement_percentage (of base)
-confidence_analysis.json    basic_stats, ece, reliability_diagram, low_confidence, high_confidence_errors,
-                            full_distribution
-robustness_result.json      categories and overall of the hard cases; tests: original, perturbed, score
+    baseline_comparison.json   models.base / models.finetuned with their figures; comparison.<metric> with base,
+                               finetuned, improvement (a difference) and improvement_percentage (of base)
+    confidence_analysis.json   basic_stats, ece, reliability_diagram, low_confidence, high_confidence_errors,
+                               full_distribution
+    robustness_result.json     categories and overall of the hard cases; tests: original, perturbed, score
 
-On top of each stand the figures of sft.evaluation.companions.
+One label task stands at the top of each file, that of the most rows, named in `task`; all of them under by_task. Beside
+it stand the few figures that an earlier sentiment project named, precision, recall and f1 as means over the classes:
 
-One label task stands at the top of each file, that of the most rows, named in `task`; all of them under by_task.
+    metrics.json               accuracy, precision, recall, f1, auc, confusion_matrix
+    confidence_analysis.json   avg_confidence, high_confidence_ratio, low_confidence_samples, confidence_distribution
+    robustness_result.json     original_accuracy, perturbed_accuracy, robustness_score, perturbation_tests
+    baseline_comparison.json   fine_tuned_model, baseline_model, improvement
+
 docs/metrics.md lists every key.
-
-The few figures that readers of an earlier sentiment project look for, on top of each file, under its keys.
-
-metrics.json               accuracy, precision, recall, f1, auc, confusion_matrix
-confidence_analysis.json   avg_confidence, high_confidence_ratio, low_confidence_samples, confidence_distribution
-robustness_result.json     original_accuracy, perturbed_accuracy, robustness_score, perturbation_tests
-baseline_comparison.json   fine_tuned_model, baseline_model, improvement
-
-All of the label task with the most rows, precision, recall and f1 as means over the classes.
 """
 
 import itertools

@@ -1,10 +1,10 @@
-"""Base against tuned: the headline figures of both, how sure each difference is, and what it comes to in words.
+"""Base against tuned: the headline figures of both, how sure each difference is, and the verdict in two languages.
 
-What the findings come to in words, in English and in Chinese.
+Reads the measurements of both models on the same rows; gives `comparison` and `verdict` of metrics.json.
 
 A lower loss alone is no better answer: "helped" needs a figure of the answers themselves (accuracy, F1, ROUGE, ...)
-that got better beyond chance, and none that got worse. Of fewer rows than FEWEST_UNITS nothing is said but that they
-are too few: "no clear difference" beside 0.313 -> 1.000 would be as untrue as a proof.
+that improved beyond chance, and none that worsened. Of fewer rows than FEWEST_UNITS the verdict is only that they are
+too few: "no clear difference" beside 0.313 -> 1.000 would be as untrue as a proof.
 """
 
 import math

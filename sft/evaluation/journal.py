@@ -72,11 +72,6 @@ class Journal:
         """Leave the file as it is; a later run continues it."""
         self._file.close()
 
-    def remove(self) -> None:
-        """Close and delete: the finished files are written."""
-        self.close()
-        self.path.unlink(missing_ok=True)
-
     def _take_over(self) -> bool:
         """Read what an earlier run left; False where nothing is of these settings. A torn last line goes."""
         if not self.path.is_file():

@@ -1,13 +1,13 @@
-"""The part of an evaluation that needs models in memory: one after the other, on the same rows.
+"""The part of an evaluation that needs models in memory: the tuned model, then its baseline, on the same rows.
 
-What the tuned model is asked beyond the rows, while it is in memory: rewritten rows, hard cases, validation rows.
+    found = measure_models(run, settings, loaded, rows, budgets, seed, find_baseline(run, settings), journal)
+    found.tuned.answers, found.base      # what the tuned model said; the same of its baseline, or None
 
-How much an evaluation has in memory at once: never more than the training of its run had.
-
-What training held beside the weights (activations for the backward pass, gradients, the optimizer's state) is divided
-between a forward pass, which keeps nothing, and the keys and values of answers in the making.
-
-What a run is compared with: the model it was tuned from, another run, or any other model.
+While the tuned model is loaded it also answers the probes: rewritten rows, hard cases, validation rows. The baseline is
+the model the run was tuned from, another run, or any other model. An evaluation never takes more memory than the
+training of its run did: what training held beside the weights (activations for the backward pass, gradients, the
+optimizer's state) is divided between a forward pass, which keeps nothing, and the keys and values of answers being
+generated.
 """
 
 import gc
@@ -21,6 +21,7 @@ import torch
 from transformers import PretrainedConfig
 
 from prompts import ChatFormat, Head
+from sft.batches.layout import GIBIBYTE
 from sft.config.evaluate import BASE, EvaluateSettings
 from sft.config.train import TrainSettings
 from sft.console import say
@@ -43,7 +44,6 @@ from sft.runs.run import RUN_FILE, Run, open_run, package_versions
 ON_CPU = Room(tokens=1024, cache_bytes=2**27)  # 5,800 tokens of SmolLM2-135M in bf16
 FEWEST_TOKENS = 256
 LEAST_CACHE_BYTES = 2**26
-GIBIBYTE = 2**30
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,24 @@ def open_journal(
         raise RunError(
             f"{run.evaluation_dir}: cannot be written to ({error.strerror}); free it, or copy the run"
         ) from None
+
+
+def find_baseline(run: Run, settings: EvaluateSettings) -> Baseline | None:
+    """What --baseline names, before anything is loaded; None with --no-baseline.
+
+    Raises RunError, ModelError or ConfigError for what cannot be compared with.
+    """
+    if not settings.has_baseline:
+        return None
+    if settings.baseline == BASE:
+        return Baseline("base", run.base["name"], run.base.get("weights", ""))
+    if (Path(settings.baseline) / RUN_FILE).is_file():
+        other = open_run(settings.baseline)
+        if other.path == run.path:
+            raise ConfigError(f"--baseline {settings.baseline}: is the run itself; name another run or a model")
+        return Baseline("run", other.path.name, f"{other.adapter} on {other.base.get('weights', '')}", other)
+    source = find_source(settings.baseline)
+    return Baseline("model", settings.baseline, describe_weights(source.folder))
 
 
 def measure_models(
@@ -258,24 +276,6 @@ def divide(beside_weights: int, config: PretrainedConfig, dtype: torch.dtype, us
 def choose_classes(run: Run, baseline: Baseline | None) -> Head | None:
     """The head whose classes both sides choose among, since one of them can do nothing else; None where both write."""
     return read_head(run.weights_dir) or (baseline.head if baseline else None)
-
-
-def find_baseline(run: Run, settings: EvaluateSettings) -> Baseline | None:
-    """What --baseline names, before anything is loaded; None with --no-baseline.
-
-    Raises RunError, ModelError or ConfigError for what cannot be compared with.
-    """
-    if not settings.has_baseline:
-        return None
-    if settings.baseline == BASE:
-        return Baseline("base", run.base["name"], run.base.get("weights", ""))
-    if (Path(settings.baseline) / RUN_FILE).is_file():
-        other = open_run(settings.baseline)
-        if other.path == run.path:
-            raise ConfigError(f"--baseline {settings.baseline}: is the run itself; name another run or a model")
-        return Baseline("run", other.path.name, f"{other.adapter} on {other.base.get('weights', '')}", other)
-    source = find_source(settings.baseline)
-    return Baseline("model", settings.baseline, describe_weights(source.folder))
 
 
 def load_baseline(

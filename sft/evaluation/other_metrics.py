@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from sft.errors import ConfigError
+from sft.errors import ConfigError, one_line
 from sft.evaluation.hf_evaluate import load_hf_evaluate
 from sft.evaluation.outcomes import Outcome, classes_of, text_places
 from sft.evaluation.rows import EvalRow
@@ -77,7 +77,7 @@ class OtherMetric:
         try:
             found = self.module.compute(predictions=predictions, references=references)
         except Exception as error:  # any code may stand in a metric; the user has to know that it was this one
-            raise ConfigError(f"--metric {self.name}: it failed ({_one_line(error)}); mend or leave it out") from error
+            raise ConfigError(f"--metric {self.name}: it failed ({_reason(error)}); mend or leave it out") from error
         return found if isinstance(found, Mapping) else {self.name: found}
 
 
@@ -97,12 +97,12 @@ def load_metric(name: str) -> OtherMetric:
     try:
         module = evaluate.load(name, cache_dir=cache, keep_in_memory=True)
     except ImportError as error:
-        raise ConfigError(f"--metric {name}: {_one_line(error)}") from None
+        raise ConfigError(f"--metric {name}: {_reason(error)}") from None
     except Exception as error:  # its loader raises what the network, the disk and the metric's own code raise
         hub = "give the path of a metric's folder, or a name on the hub where it can be reached"
         code = path if path.suffix == ".py" else path / f"{path.resolve().name}.py"
         advice = f"{code} has to hold a class of evaluate.Metric" if is_local else hub
-        raise ConfigError(f"--metric {name}: cannot be loaded ({_one_line(error)}); {advice}") from None
+        raise ConfigError(f"--metric {name}: cannot be loaded ({_reason(error)}); {advice}") from None
     return OtherMetric(name, module)
 
 
@@ -130,5 +130,5 @@ def _read_figure(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _reason(error: Exception) -> str:
+    return one_line(error, 300) or type(error).__name__

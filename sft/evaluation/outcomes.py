@@ -1,6 +1,6 @@
-"""What each answer amounts to: which class, which entities, or nothing that can be read.
+"""Outcomes: what each answer amounts to (a class, entities, a text, or nothing that can be read), with its scores.
 
-One model's measurements, for some of the rows alone.
+`Measured` holds one model's outcomes and losses for all rows; take_rows gives the same for some of them.
 """
 
 from collections.abc import Callable, Sequence

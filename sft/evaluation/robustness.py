@@ -1,11 +1,10 @@
-"""--robustness: the tuned model scores the labels of rewritten rows and of the hard cases.
+"""Figures that need more questions to the tuned model: --robustness (rewritten rows, hard cases) and --calibrate.
 
-The same label scoring as for the rows themselves, in one pass over everything; the answers to the rows as they are
-stand in the measurements already.
+Robustness scores the labels of rewritten rows and of hard cases like those of the rows themselves, in one pass over
+everything; the answers to the original rows are in the measurements already.
 
---calibrate: a temperature for each label task, fitted on the validation rows of the run's own data.
-
-Never on the rows that are evaluated: fitted and judged on the same rows it would flatter itself.
+Calibration fits a temperature for each label task on the validation rows of the run's own data. Never on the rows that
+are evaluated: fitted and judged on the same rows, it would flatter itself.
 """
 
 import random

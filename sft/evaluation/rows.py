@@ -1,8 +1,7 @@
-"""The rows to evaluate on: those the run was not trained on, as the token ids training would have seen.
+"""The rows of an evaluation: held out from the run's training, as the token ids training would have seen.
 
-What more rows need to be asked just as the rows of the evaluation were.
-
-Parts of the rows that figures are also told for: where a row comes from, how long it is, what it is written in.
+Reads the run's test split or a new file; gives EvalRow's, the context that asks more rows in just the same way, and
+the slices that figures are also told for (where a row comes from, how long it is, what script it is written in).
 """
 
 import random

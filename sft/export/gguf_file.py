@@ -1,19 +1,16 @@
-"""A model folder as one GGUF file for llama.cpp, Ollama and LM Studio, by the package `gguf` (ggml's own).
+"""A model folder as one GGUF file for llama.cpp, Ollama and LM Studio, written by ggml's package `gguf`, and checked.
 
-write_gguf(Path("outputs/demo/export/merged"), Path("demo-q8_0.gguf"), "q8_0", name="demo")
+    write_gguf(Path("outputs/demo/export/merged"), Path("demo-q8_0.gguf"), "q8_0", name="demo")
+    check_vocabulary(path, merged)         # tokens, end token and template are those of the model folder
+    loaded = load_gguf(path, like)         # the weights as they are after quantisation, in fp32
 
 For the architectures of the ChatML families this project trains: Llama (SmolLM2), Qwen2 (Qwen2.5) and Qwen3. Names,
-metadata and layout are those of llama.cpp's convert_hf_to_gguf.py; benchmarks/gguf_conformance.py compares the two.
+metadata and layout are those of llama.cpp's convert_hf_to_gguf.py; a file is read back by readers that did not write
+it: gguf's own and transformers' loader.
 
-A GGUF file read back by readers that did not write it: gguf's reader, and transformers' loader.
-
-check_vocabulary(path, merged)         # tokens, end token and template are those of the model folder
-loaded = load_gguf(path, like)         # the weights as they are after quantisation, in fp32
-
-A tokenizer as GGUF holds it: tokens, their kinds, merges, the chat template, the end token.
-
-llama.cpp splits text by one of a few expressions it knows by name; a tokenizer that splits in another way would give
-other ids there without a word, so it is refused here.
+The vocabulary comes last: tokens, their kinds, merges, the chat template, the end token. llama.cpp splits text by one
+of a few expressions it knows by name; a tokenizer that splits in another way would silently give other ids there, so it
+is refused here.
 """
 
 import json

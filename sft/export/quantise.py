@@ -1,13 +1,11 @@
-"""Which number format each tensor of a GGUF file gets, as llama.cpp's own quantiser chooses, and its bytes.
+"""Quantisation for GGUF files: the number format of each tensor, as llama.cpp's own quantiser chooses, and its bytes.
 
-choose_type("q4_k_m", "blk.0.ffn_down.weight", (576, 1536), num_layers=30, tied=True)    # GGMLQuantizationType.Q6_K
+    choose_type("q4_k_m", "blk.0.ffn_down.weight", (576, 1536), num_layers=30, tied=True)    # GGMLQuantizationType.Q6_K
+    quantise_q4_k(weights)      # (rows, cols), cols a multiple of 256 -> bytes (rows, cols / 256 * 144)
 
-Q4_K and Q6_K: llama.cpp's k-quants, on any device torch has. The gguf package decodes them but cannot write them.
-
-quantise_q4_k(weights)      # (rows, cols), cols a multiple of 256 -> bytes (rows, cols / 256 * 144)
-
-Source: ggml-quants.c, quantize_row_q4_K_ref and quantize_row_q6_K_ref (without an importance matrix). The search for
-the best scale is the same, all blocks at once; sums in another order may settle a near tie the other way.
+The gguf package decodes llama.cpp's k-quants but cannot write them; Q4_K and Q6_K are written here, on any device torch
+has. Source: ggml-quants.c, quantize_row_q4_K_ref and quantize_row_q6_K_ref (without an importance matrix). The search
+for the best scale is the same, all blocks at once; sums in another order may settle a near tie the other way.
 """
 
 import math

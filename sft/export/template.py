@@ -1,11 +1,9 @@
-"""The chat template of an exported model: the one it was trained with, and the run's own prompt as its default.
+"""The run's prompt in an exported model: the chat template it was trained with, and Ollama's Modelfile.
 
-Who serves the weights elsewhere sends only the user's turn; with the plain template the model would then be asked
-without the system prompt it was trained with. A system message of the caller's own still wins.
+Whoever serves the weights elsewhere sends only the user's turn; with the plain template the model would then be asked
+without the system prompt it was trained with. So that prompt becomes the default; a caller's own system message wins.
 
-Ollama's Modelfile: the weights, the run's prompt, ChatML and how to decode.
-
-ollama create demo -f outputs/demo/export/gguf/Modelfile
+    ollama create demo -f outputs/demo/export/gguf/Modelfile
 """
 
 import json

@@ -14,7 +14,7 @@ import torch
 
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
-from sft.errors import ConfigError, ModelError
+from sft.errors import ConfigError, ModelError, one_line
 from sft.generation.batch import NOTHING_KNOWN, Generated, Room, generate_batch, read_answer
 from sft.generation.streaming import count_room
 from sft.models.loaded import LoadedModel
@@ -126,8 +126,7 @@ class VllmWriter:
             )
         except (ValueError, RuntimeError) as error:
             raise ModelError(
-                f"--generator vllm: it cannot load {loaded.source.name} ({' '.join(str(error).split())[:200]}); "
-                "leave the flag out"
+                f"--generator vllm: it cannot load {loaded.source.name} ({one_line(error, 200)}); leave the flag out"
             ) from None
 
     def generate(

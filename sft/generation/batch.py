@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from sft.backend import UNSLOTH
-from sft.batches.layout import TOKENS_PER_BATCH
+from sft.batches.layout import GIBIBYTE, TOKENS_PER_BATCH
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.generation.cache import bytes_per_token
@@ -21,7 +21,6 @@ from sft.models.loaded import LoadedModel, in_eval_mode
 MAX_BATCH_ROWS = 256
 CPU_CACHE_BYTES = 2**28  # 11,000 tokens of SmolLM2-135M in bf16
 FREE_SHARE = 0.5  # of the memory that is free on a GPU
-GIBIBYTE = 2**30
 
 
 class Room(NamedTuple):

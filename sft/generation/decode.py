@@ -1,14 +1,11 @@
-"""Many answers at once, a token for each in turn; rows whose answer has ended leave the batch.
+"""The decoding loop: many answers at once, one token per row and step; rows join and leave between two tokens.
+
+    batch.add(row)      # its prompt is read, its first token drawn
+    batch.step()        # one more token for every row
 
 transformers' `generate`, which sft.generation.streaming calls for one answer, carries every row on until the longest
-answer ends. Tokens are the same: tests compare them with those of each row alone.
-
-Answers that are written at the same time: rows join and leave a running batch between two tokens.
-
-batch.add(row)      # its prompt is read, its first token drawn
-batch.step()        # one more token for every row
-
-Each row has its own decoding and draws; its tokens are those generate_batch gives it alone, up to rounding.
+answer ends; here a finished row leaves the batch. Each row has its own decoding settings and random draws; tests
+compare its tokens with those of the row alone (equal up to rounding).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
-"""One answer, read while it is written.
+"""One answer, read while it is written: transformers' generate in a thread, with every setting spelled out.
 
-The one call of transformers' generate, with every setting spelled out: for one answer that is read as it is written.
+    for piece in stream(loaded, prompt_ids, decoding): print(piece, end="")
 
-Many answers at once: sft.generation.decode.
+For many answers at once see sft.generation.decode.
 """
 
 import queue

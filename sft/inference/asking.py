@@ -14,7 +14,6 @@ from sft.inference.predictor import Predictor
 from sft.inference.questions import make_row, show_question
 
 DEMO_ROWS = 5
-SURE = 0.995  # shown as 1.00
 
 
 def show_answer(predictor: Predictor, row: Row, *, as_json: bool) -> Prediction:

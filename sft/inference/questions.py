@@ -1,8 +1,8 @@
-"""From a text, or a record of a file, to the row that a task asks. Pure: no model.
+"""From a text, or the records of a file, to the rows that a task asks.
 
-make_row(get_task("sentiment"), "房间很干净")        # {"task": "sentiment", "text": "房间很干净"}
+    make_row(get_task("sentiment"), "房间很干净")        # {"task": "sentiment", "text": "房间很干净"}
 
-The rows of a file that is to be answered. Pure: a file that is wrong is found so before a model is loaded.
+No model is needed, so a file that is wrong is refused before one is loaded.
 """
 
 from collections.abc import Mapping, Sequence

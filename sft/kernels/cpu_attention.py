@@ -1,16 +1,14 @@
 """Attention within rows in bf16 on a CPU: plain matrix products over blocks of queries, each with the keys before it.
 
 PyTorch's own attention for CPUs multiplies at a fifth of the rate of its matrix products, and wants fp32 for that. Here
-rows of like lengths are padded into one batch (sft.kernels.cpu_attention), and 96 queries at a time see the keys up to
-their own: little is computed of what causality forbids. Scores and their softmax are fp32; probabilities are rounded to
-the type of the values.
+rows of similar length are padded into one batch, and 96 queries at a time see the keys up to their own: little is
+computed of what causality forbids. Scores and their softmax are fp32; probabilities are rounded to the values' dtype.
 
     attend_blocks(query, key, value, lengths=[5, 7], scaling=0.125)
 
-Rows laid end to end, (T, H, D), as batches of lines for matrix products, and back: one gather each way.
-
-Where the rows lie depends on their lengths alone, so it is found once for all layers. A row that has its beginning in
-common with others sees more keys than it has queries, which stand at the last places of its keys.
+A layout takes rows laid end to end, (T, H, D), to padded batches and back, by one gather each way. It depends on the
+lengths alone, so it is found once for all layers. A row that shares its prefix with others sees more keys than it has
+queries; its queries belong to the last of its keys.
 
     layout = find_layout((5, 7), (5, 7), num_heads=4, num_key_heads=2)
     batches = layout.queries.lay_out(query)      # (T, H, D) -> one for each of layout.batches, (B, H, L, D)

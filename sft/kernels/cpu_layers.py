@@ -1,14 +1,13 @@
-"""The gated MLP on a CPU: silu(gate) * up in two passes over memory, of which only gate and up are kept.
-
-autograd keeps silu(gate) as well and makes a new tensor with each operation; these are as wide as a layer gets, and no
-cache holds them. Backward, silu(gate) is computed again, and every result is written where its operand lay.
-
-RMSNorm of frozen weights on a CPU: PyTorch's own kernel forward, few passes over memory backward.
-
-transformers writes it as eight operations, of which autograd keeps fp32 copies and makes a dozen more; PyTorch's kernel
-is one forward, and the same dozen backward. Here a norm of 960 x 576 takes 0.4 ms forward and backward, not 1.5.
+"""The gated MLP and RMSNorm on a CPU, in few passes over memory.
 
     fuse_norms(model)       # in place; names and weights of the modules stay
+
+silu(gate) * up takes two passes, and only gate and up are kept: autograd would keep silu(gate) as well and make a new
+tensor with each operation, as wide as a layer gets and too large for any cache. Backward, silu(gate) is computed again
+and every result is written over its operand.
+
+transformers writes RMSNorm as eight operations, of which autograd keeps fp32 copies and makes a dozen more backward.
+Here (weights frozen) it is PyTorch's own kernel forward and a few passes backward: 0.4 ms instead of 1.5 for 960 x 576.
 """
 
 from types import MethodType

@@ -1,22 +1,21 @@
-"""PEFT's LoRA layers with one operation of ours in place of their own forward (sft.kernels.lora).
-
-PEFT's own layers compute base(x) + B(A(x)) * scaling in separate steps and in the adapter's fp32: for a long row that
-moves several times the memory that the products themselves need. PEFT is told of ours through its mapping of custom
-modules; files of adapters are the same.
+"""PEFT's LoRA layers computed as one operation: layers that read the same input, each with its adapter, at once.
 
     model = get_peft_model(base, with_fused_layers(LoraConfig(...)))
-    share_inputs(model)          # query, key and value are computed together, gate and up are
+    share_inputs(model)          # query, key and value are computed together, and so are gate and up
     unpacked_bytes(model)        # 13_050_000_000: what keep_unpacked(model) would take
 
-Frozen linear layers that read the same input, each with a low-rank adapter, as one operation.
+PEFT's own layers compute base(x) + B(A(x)) * scaling in separate steps and in the adapter's fp32: for a long row that
+moves several times the memory that the products themselves need. PEFT finds ours through its mapping of custom modules;
+adapter files are the same. The operation is `project`:
 
-y_i = x Wᵢᵀ + bᵢ + sᵢ · z Aᵢᵀ Bᵢᵀ, where z is x, or x with dropout. The large products are accumulated onto the thin
-ones in place and in the type of x; adapters and their gradients stay in their own (fp32). Layers that read one input
-(attention's query, key and value; the MLP's gate and up) have their A's multiplied at once, and their backward passes
-add to one gradient of x.
+    y_i = x Wᵢᵀ + bᵢ + sᵢ · z Aᵢᵀ Bᵢᵀ, where z is x, or x with dropout
 
     projections = [Projection(frozen_q, bias_q, 2.0), Projection(frozen_k, bias_k, 2.0)]
     q, k = project(x, None, projections, [a_q, a_k], [b_q, b_k])            # x (T, I) -> (T, O_q), (T, O_k)
+
+Large products are accumulated onto the thin ones in place and in the dtype of x; adapters and their gradients stay in
+their own (fp32). The A's of layers that read one input are multiplied at once, and their backward passes add to one
+gradient of x.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,9 @@
 """Does the model know how sure it is? Confidence against accuracy, from the probabilities of the allowed labels.
 
+Label scores become probabilities by `softmax`: a score is the log-probability of a label as the whole answer
+(sft.scoring.labels) or a logit of a classification head. Either way the probabilities of a row's labels add up to 1, so
+what the model would give to other answers is left out.
+
 Confidence is the highest probability of a row, in fp32: that of the answer given, whichever class it is. (P(positive)
 is none: it calls every sure negative unsure.) Bins hold equally many rows, so that none is an accident of three rows.
 
@@ -7,15 +11,9 @@ The expected calibration error (ECE) of a sample is never 0: it sums absolute di
 bin's accuracy away from its confidence. So the figure has its noise floor beside it, what a perfectly calibrated model
 would show on as many rows, and an interval that takes the floor into account.
 
-One number that makes a model's probabilities honest: the temperature its label scores are divided by.
-
-Fitted on validation rows and then used on others: fitted on the rows it is judged by it would flatter itself. It moves
-no answer, for it keeps the order of the labels (Guo et al. 2017, arXiv:1706.04599).
-
-Label scores -> probabilities over the labels a row allows, and the answer picked by them.
-
-A score is the log-probability of a label as the whole answer (sft.scoring.labels) or a logit of a classification head.
-Either way the probabilities of a row's labels add up to 1, so what the model would give to other answers is left out.
+`fit_temperature` finds the one number that the scores are divided by to make the probabilities honest. It is fitted on
+validation rows and used on others (on its own rows it would flatter itself) and changes no answer, since it keeps the
+order of the labels (Guo et al. 2017, arXiv:1706.04599).
 """
 
 import math

@@ -1,12 +1,11 @@
-"""Label tasks: accuracy, precision, recall, F1 and the confusion matrix, counted by scikit-learn.
+"""Label tasks: accuracy, precision, recall, F1, the confusion matrix and ROC areas, counted by scikit-learn.
 
 One interface for every way to an answer: generated text, the label scored highest, the class of a classification
-head. Each gives one label a row, or None, and the latter two a probability for each class besides.
+head. Each gives one label per row, or None, and the latter two also a probability for each class.
 
-An answer that is none of the allowed labels is wrong: it takes recall from the true class and lends precision to
-none. It is never read as one of the labels.
-
-Area under the ROC curve of label probabilities, two classes or many (one against the rest), by scikit-learn.
+An answer that is none of the allowed labels is wrong: it takes recall from the true class and lends precision to none.
+It is never read as one of the labels. The area under the ROC curve of more than two classes is that of each against the
+rest.
 """
 
 from collections.abc import Hashable, Sequence

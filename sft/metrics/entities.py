@@ -1,16 +1,12 @@
-"""Named entities: strict span F1 (type and offsets both right), as seqeval and nervaluate's `strict` count it, with
-partial matches beside it.
+"""Named entities: strict span F1 (type and offsets both right) as seqeval counts it, and partial matches by nervaluate.
 
 A generated answer names entities without offsets, so its mentions are first placed in the text. Which of several
 occurrences a mention means cannot be known: it is given the gold one of its own type if there is a free one, for base
 and tuned alike. So an answer equal to the reference always scores 1.0, each gold mention is found at most once, and a
 mention repeated more often than the text holds it counts against the answer.
 
-Partial entity matches, by nervaluate: a name found with a character too many counts half.
-
-Over all types together an overlap counts whatever the types are, as nervaluate's `partial` has it; the figures of one
-type look at that type's entities alone. Strict matches (type and offsets both right) are counted in
-sft.metrics.entities.
+In a partial match a name found with a character too many counts half. Over all types together any overlap counts,
+whatever the types are, as nervaluate's `partial` has it; the figures of one type look at that type's entities alone.
 """
 
 from collections import Counter

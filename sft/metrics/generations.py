@@ -1,10 +1,9 @@
-"""What generated answers look like, without judging whether they are right: empty, cut off, long, repetitive.
+"""Figures of generated text: what it looks like (empty, cut off, long, repetitive), and BLEU, chrF and exact match.
 
-Free-text answers against their references: BLEU and chrF by sacrebleu, exact match.
-
-BLEU counts words, and Chinese is written without spaces between them. So where any reference holds an ideograph,
-sacrebleu's tokeniser `zh` makes each of them a word (Latin text is cut as by its default, `13a`). The signatures say
-which one it was: figures are comparable only where they agree.
+The former judge no answer; the latter compare answers with their references, by sacrebleu. BLEU counts words, and
+Chinese is written without spaces between them. So where any reference holds an ideograph, sacrebleu's tokeniser `zh`
+makes each ideograph a word (Latin text is cut as by its default, `13a`). The signatures say which tokeniser it was:
+figures are comparable only where they agree.
 """
 
 import math

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sft.errors import ModelError
+from sft.errors import ModelError, one_line
 
 LFS_POINTER = b"version https://git-lfs"
 PICKLES = (b"PK\x03\x04", b"\x80\x02")  # how torch.save's files begin, the present and the former format
@@ -65,9 +65,9 @@ def check_weight_files(folder: Path) -> list[Path]:
         except SafetensorError as error:
             if head.startswith(PICKLES):
                 raise ModelError(f"{path}: a PyTorch pickle and no safetensors; convert it first") from None
-            raise ModelError(f"{path}: damaged or half-downloaded ({_in_one_line(error)}); {AGAIN}") from None
+            raise ModelError(f"{path}: damaged or half-downloaded ({one_line(error, 200)}); {AGAIN}") from None
         except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror or _in_one_line(error)})") from None
+            raise ModelError(f"{path}: cannot be read ({error.strerror or one_line(error, 200)})") from None
     return files
 
 
@@ -104,7 +104,3 @@ def list_some(names: Iterable[str], limit: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{', '.join(names[:limit])}{more}"
-
-
-def _in_one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

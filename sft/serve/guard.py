@@ -1,11 +1,10 @@
-"""What every request passes first: the API key, or else a check of Host and Origin; and what answers are counted by.
+"""What every request passes first: the API key, or else a check of Host and Origin; and the counters of answers.
 
-app.add_middleware(Guard, api_key=None, hosts=("localhost", "127.0.0.1"), origins=(), metrics=metrics)
+    app.add_middleware(Guard, api_key=read_api_key(host), hosts=("localhost", "127.0.0.1"), origins=(), metrics=metrics)
 
 Without a key anybody on this machine may ask, and a web page in a browser here is not anybody: its requests carry the
-page's address as Origin and, where the page's name has been pointed at this machine (DNS rebinding), as Host.
-
-The server's API key, from the environment alone: a flag would stand in `ps` and in the log.
+page's address as Origin and, where the page's name has been pointed at this machine (DNS rebinding), as Host. The key
+is read from the environment alone: a flag would stand in `ps` and in the log.
 """
 
 import hmac

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from sft.console import say
+from sft.errors import one_line
 
 LOGGERS = ("uvicorn.error", "asyncio", "sft.serve")
 PERIOD_S = 60.0
@@ -46,7 +47,7 @@ class OneLinePerKind(logging.Handler):
             kind.num_unsaid += 1
             return
         line = record.getMessage().strip().partition("\n")[0]
-        line += f": {type(error).__name__}: {' '.join(str(error).split())[:200]}" if error is not None else ""
+        line += f": {type(error).__name__}: {one_line(error, 200)}" if error is not None else ""
         line += f" ({kind.num_unsaid:,} more like it since this was last said)" if kind and kind.num_unsaid else ""
         self._kinds[key] = _Kind(now)
         with suppress(OSError):  # nobody reads the log any more, which is no reason to stop answering

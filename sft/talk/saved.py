@@ -17,7 +17,7 @@ from pathlib import Path
 
 from prompts import PromptError
 from sft.conversation import Conversation
-from sft.errors import DataError
+from sft.errors import DataError, one_line
 from sft.runs.run import write_atomically
 
 LAST = "last"
@@ -98,7 +98,7 @@ class SavedChats:
             known = ", ".join(chat.name for chat in self.find_all()[:8]) or "none yet"
             raise DataError(f"{path}: no such conversation; saved are: {known}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, PromptError) as error:
-            raise DataError(f"{path}: holds no conversation ({' '.join(str(error).split())})") from None
+            raise DataError(f"{path}: holds no conversation ({one_line(error)})") from None
 
     def take_up(self, path: Path, conversation: Conversation, facts: Facts) -> None:
         """A conversation that was cut off goes on here: under this chat's own name, written before the old one goes."""

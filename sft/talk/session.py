@@ -1,8 +1,8 @@
-"""Question and answer until the user leaves; whatever goes wrong in between, what was said is kept.
+"""The chat session: question and answer until the user leaves, the slash commands, and base beside tuned.
 
-The untuned model's answer beside the tuned one's: the adapter switched off, or the base loaded for it.
-
-What the lines that begin with a slash do.
+Whatever goes wrong in between, what was said is kept. `compare` shows the untuned model's answer beside the tuned one's
+(the adapter switched off, or the base loaded for it); the functions that follow `obey` are what each slash command
+does.
 """
 
 import sys

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
@@ -45,10 +44,6 @@ class Classification:
     def count_terms(self, row: Encoded) -> int:
         """A row is one term."""
         return 1
-
-    def as_dataset(self, rows: Sequence[Encoded]) -> Dataset:
-        """Columns input_ids and labels, the number of the class."""
-        return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [_class_of(r) for r in rows]})
 
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         """Prompts in the layout the backend takes, and labels (B,)."""

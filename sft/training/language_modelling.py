@@ -3,17 +3,16 @@
 The loss of a step is the sum over its supervised tokens divided by their number, whatever the micro-batches; logits are
 formed only at supervised positions. Validation is token-weighted (sft.scoring.loss).
 
-Accuracy and macro F1 of the validation rows that ask for a label, where a model that writes its answers is to be
-chosen by them: --metric_for_best_model eval_macro_f1.
+LabelMeasure adds accuracy and macro F1 of the validation rows that ask for a label, where a model that writes its
+answers is to be chosen by them (--metric_for_best_model eval_macro_f1):
 
-measure = LabelMeasure(prepared.validation)
-measure(loaded)      # {"eval_accuracy": 0.91, "eval_macro_f1": 0.9}, as evaluate.py has them by label scoring
+    measure = LabelMeasure(prepared.validation)
+    measure(loaded)      # {"eval_accuracy": 0.91, "eval_macro_f1": 0.9}, as evaluate.py has them by label scoring
 """
 
 from collections.abc import Sequence
 
 import torch
-from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from prompts import Encoded
@@ -45,10 +44,6 @@ class LanguageModelling:
     def count_terms(self, row: Encoded) -> int:
         """Tokens of a row that carry loss in a batch: all supervised ones but the first, which nothing predicts."""
         return row.num_supervised - row.loss_mask[0]
-
-    def as_dataset(self, rows: Sequence[Encoded]) -> Dataset:
-        """Columns input_ids and labels (-100 where not supervised)."""
-        return as_dataset(rows)
 
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         """Rows -> one batch in the layout the backend takes."""
@@ -105,19 +100,6 @@ class LanguageModelling:
     def _reference_of(self, row: Encoded) -> str:
         ids = row.input_ids[len(row.prompt_ids) :]
         return self.loaded.chat.decode([token for token in ids if token not in self.loaded.chat.end_ids]).strip("\n")
-
-
-def as_dataset(rows: Sequence[Encoded]) -> Dataset:
-    """Columns input_ids and labels (-100 where not supervised), as TRL wants to see tokenised rows."""
-    return Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in rows],
-            "labels": [
-                [token if flag else IGNORED for token, flag in zip(row.input_ids, row.loss_mask, strict=True)]
-                for row in rows
-            ],
-        }
-    )
 
 
 class LabelMeasure:

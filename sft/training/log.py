@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from sft.batches.layout import GIBIBYTE
 from sft.console import Progress, progress, say
 from sft.runs.run import write_atomically
 
@@ -119,9 +120,9 @@ class StepLog(TrainerCallback):
 def peak_memory_gb() -> float:
     """Most memory in use so far, GB of 2**30 bytes: allocated on the GPU, or resident on a CPU."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+        return torch.cuda.max_memory_allocated() / GIBIBYTE
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / (2**30 if sys.platform == "darwin" else 2**20)  # bytes on macOS, KiB on Linux
+    return used / (GIBIBYTE if sys.platform == "darwin" else 2**20)  # bytes on macOS, KiB on Linux
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""What memory is spent on: which micro-batches, how many layers are computed twice, whether 4-bit weights lie unpacked.
+"""The memory plan: micro-batches, how many layers are computed twice, whether 4-bit weights are kept unpacked.
 
 All three change time and memory and nothing that is learned. A step on the device takes `fixed + slope * tokens` bytes
 above what rests there; two trials each, with all activations kept and with none, give both lines.
@@ -6,10 +6,9 @@ above what rests there; two trials each, with all activations kept and with none
     choose_plan(kept, recomputed, room=60e9, most_tokens=9_000, num_layers=28, unpacked=13e9)
     # MemoryPlan(micro_batch_tokens=9000, recomputed_layers=0, unpacks=True)
 
-How many rows are on the device at once: a budget of tokens, planned from free memory, lowered when memory runs out.
-
-The rows of an optimiser step are the recipe's, whatever the budget: their loss is a sum over tokens divided by the
-tokens of the whole step, so the budget changes speed and memory and nothing that is learned.
+MicroBatches cuts an optimizer step into rows that are on the device at once: a budget of tokens, lowered when memory
+runs out. The rows of a step are the recipe's, whatever the budget: their loss is a sum divided by the tokens of the
+whole step.
 """
 
 import os
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from sft.batches.layout import num_tokens_at_once, plan_batches
+from sft.batches.layout import GIBIBYTE, num_tokens_at_once, plan_batches
 from sft.console import say
 from sft.errors import UserError
 from sft.models.methods import decoder_layers
@@ -29,7 +28,6 @@ ENOUGH_TOKENS = 4096  # from here on a larger micro-batch is hardly faster: its 
 FEWEST_TOKENS = 1024  # below, computing layers twice for larger micro-batches is the faster way
 FEWEST_TOKENS_PACKED = 2048  # the same where each micro-batch unpacks 4-bit weights, which costs as much as 800 tokens
 SHARE_OF_MEMORY = 0.9  # what fragmentation and other programs may take of the rest
-GIBIBYTE = 2**30
 ADVICE = "--use_qlora, --gradient_checkpointing or a smaller --max_seq_length take less"
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
-from datasets import Dataset
 
 from prompts import Encoded
 from sft.batches.layout import Batch
@@ -41,9 +40,6 @@ class Objective(Protocol[S]):
 
     def count_terms(self, row: Encoded) -> int:
         """Terms of the loss that a row brings: the loss of a step is their sum divided by their number."""
-
-    def as_dataset(self, rows: Sequence[Encoded]) -> Dataset:
-        """The rows as TRL wants to see what is tokenised; our steps are made of the rows themselves."""
 
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         """The rows of a micro-batch as tensors; `row_lengths` (B,) is among them.

@@ -3,10 +3,8 @@
 Every process reads the same data and computes its own rows; the first one narrates and writes. Ranks come from the
 environment, which the launcher sets.
 
-Weights that lie in pieces over several processes (FSDP2, DeepSpeed ZeRO-3): what has to be done differently then.
-
-Pieces are gathered by the outermost module's forward, in all processes at once. So validation goes through that
-forward, and every process runs as many as the others.
+Where weights are sharded over the processes (FSDP2, DeepSpeed ZeRO-3), the outermost module's forward gathers them, in
+all processes at once. So validation goes through that forward, and every process runs it as often as the others.
 """
 
 import os

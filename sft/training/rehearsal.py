@@ -19,7 +19,7 @@ import numpy
 import torch
 
 from sft.backend import UNSLOTH
-from sft.batches.layout import num_tokens_at_once
+from sft.batches.layout import GIBIBYTE, num_tokens_at_once
 from sft.batches.prefixes import count_tokens
 from sft.console.narration import format_duration
 from sft.kernels.lora import unpacked_bytes
@@ -27,7 +27,6 @@ from sft.models.precision import memory_of_machine
 from sft.training.log import peak_memory_gb
 from sft.training.memory import (
     ENOUGH_TOKENS,
-    GIBIBYTE,
     MemoryLine,
     MemoryPlan,
     choose_plan,

@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from prompts import Encoded
 from sft.batches.layout import Batch, fill_up, flatten_rows, tensor_of, to_device
+from sft.errors import one_line
 from sft.kernels.lora import cast_at_once
 from sft.models.loaded import LoadedModel
 from sft.training.neftune import embedding_noise, length_of_each_token
@@ -124,7 +125,7 @@ class ReplayedPasses:
                 self._sizes[size] = _Recorded(self, self._fill_up(batch, size))
             except RuntimeError as error:  # out of memory among them
                 self.forget()
-                raise RecordingError(" ".join(str(_first(error)).split())[:200]) from None
+                raise RecordingError(one_line(_first(error), 200)) from None
 
     def _fill_up(self, batch: Batch, size: "Size") -> dict[str, torch.Tensor]:
         rows = 2 * self.max_rows - 1 if size.num_keys else self.max_rows  # a tree's leaves and where it branches

@@ -1,9 +1,8 @@
 """Checkpoints of the trainer that survive anything: whole or not there, the best and the newest kept, found again.
 
-Instead of the stock trainer's, which writes into the final folder and may resume from one that was cut off. The steps
-wait until a checkpoint is written and sealed, which is enough against a kill; the disk takes it in while they go on.
-
-Work beside the steps: what only waits for the disk need not hold them up.
+These replace the stock trainer's, which writes into the final folder and may resume from one that was cut off. Training
+waits until a checkpoint is written and sealed, which is enough against a kill; flushing it to the disk is left to a
+thread (Background), since work that only waits for the disk need not hold up the steps.
 """
 
 import contextlib

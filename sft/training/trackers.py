@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from prompts import Encoded
 from sft.console import say
-from sft.errors import ConfigError
+from sft.errors import ConfigError, one_line
 from sft.training.log import cut_behind
 from sft.training.objective import Sample
 
@@ -54,7 +54,7 @@ def _set_up(name: str, set_up: Callable[..., None], *arguments: object, **more: 
     try:
         set_up(*arguments, **more)
     except Exception as error:  # of a library that is not ours, for whatever reason
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error, 200)
         raise ConfigError(
             f"report_to {name}: cannot begin ({type(error).__name__}: {why}); {OFFLINE[name]}or leave it out"
         ) from None
@@ -117,4 +117,4 @@ def _send(tracker: TrainerCallback, table: Sequence[Sequence[str]], step: int) -
             rows = Dataset.from_list([dict(zip(columns, row, strict=True)) for row in table])
             tracker._trackio.log({"samples": tracker._trackio.Table(dataframe=rows.to_pandas())})
     except Exception as error:  # whatever goes wrong on the way to a tracker, the weights matter more
-        say(f"{kind}: samples were not sent ({type(error).__name__}: {' '.join(str(error).split())[:120]})")
+        say(f"{kind}: samples were not sent ({type(error).__name__}: {one_line(error, 120)})")

@@ -1,10 +1,9 @@
 """TRL's SFTTrainer on rows that are already tokens: our steps, our loss, our validation, our checkpoints.
 
-What the rows' loss is, and what a validation reports, is the objective's (sft.training.objective). The loss of a step
-is the sum over its rows divided by the terms of the whole step, whatever the micro-batches; validation picks the best
-checkpoint.
-
-How a trainer computes the rows of a step: in micro-batches, as planned, in smaller ones when memory runs out.
+ComputesSteps computes the rows of an optimizer step, in micro-batches as planned and in smaller ones when memory runs
+out; RowTrainer adds the order of rows, validation and the log. What the loss of a row is, and what a validation
+reports, belongs to the objective (sft.training.objective). The loss of a step is the sum over its rows divided by the
+terms of the whole step, whatever the micro-batches; validation picks the best checkpoint.
 """
 
 import contextlib
@@ -15,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
@@ -277,6 +277,15 @@ class ComputesSteps(Trainer):
         return norm
 
 
+def stand_in(num_rows: int) -> Dataset:
+    """The data set that TRL is given: as many rows as there are, one token each.
+
+    TRL looks at its first row, its columns and its length; steps are made of the rows themselves (RowTrainer.collate),
+    and a copy of them would take about 100 bytes per token.
+    """
+    return Dataset.from_dict({"input_ids": [[0]] * num_rows, "labels": [[0]] * num_rows})
+
+
 class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
     """SFTTrainer for encoded rows; counts the tokens it has seen in `num_tokens_seen`."""
 
@@ -325,8 +334,8 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
             model=loaded.model,
             args=args,
             processing_class=loaded.tokenizer,
-            train_dataset=self.objective.as_dataset(train_rows),
-            eval_dataset=self.objective.as_dataset(validation_rows),
+            train_dataset=stand_in(len(train_rows)),
+            eval_dataset=stand_in(len(validation_rows)),
             # Neither is called, our batches are made in training_step; TRL's own is for language models alone.
             data_collator=None if loaded.head is None else default_data_collator,
             callbacks=[self.guard, StallGuard(), *callbacks],

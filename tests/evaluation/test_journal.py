@@ -63,8 +63,3 @@ def test_a_damaged_file_starts_anew(tmp_path, capsys):
     (tmp_path / PARTIAL_FILE).write_text("not json\n")
     assert Journal(tmp_path, SETTINGS).answers("tuned", IDS) == {}
     assert capsys.readouterr().err == "predictions.partial.jsonl: damaged, so the answers are generated anew\n"
-
-
-def test_when_all_is_written_the_file_goes(tmp_path):
-    fill(tmp_path).remove()
-    assert list(tmp_path.iterdir()) == []

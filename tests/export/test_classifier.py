@@ -21,10 +21,10 @@ from sft.export.flow import export_run
 from sft.export.hub import prepare_push
 from sft.export.merge import merge_adapter
 from sft.inference import Predictor
-from sft.models.head import head_weight
 from sft.models.loading import load_run
 from sft.runs.run import open_run
 from sft.scoring.classes import score_classes
+from tests.tiny import head_weight
 
 
 def export(run, tmp_path, **settings):

@@ -14,12 +14,12 @@ from sft.batches.layout import flatten_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ModelError, RunError
-from sft.models.head import head_weight, install_head, pool_flat, pool_padded, read_head
+from sft.models.head import install_head, pool_flat, pool_padded, read_head
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_for_training, load_run
 from sft.runs.run import open_run
 from sft.training.fit import fit
-from tests.tiny import make_tiny_model
+from tests.tiny import head_weight, make_tiny_model
 
 SENTIMENT = Head(("负面", "正面"))
 TEXTS = ["很好", "房间太差，住了一晚就走", "hello", "不错"]

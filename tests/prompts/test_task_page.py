@@ -114,7 +114,7 @@ def test_the_page_that_adds_a_task_can_be_followed_literally(project):
     use = (
         "import json, sys; from prompts import *; from prompts.tasks import *; row = json.loads(sys.argv[1]); "
         "task = get_task('urgency'); print(task_names(), conversation_of(row, 'Be brief.')[1:], "
-        "task.allowed_labels(row), task.reference_of(row), task.parse_answer('High.', row), "
+        "task.allowed_labels(row), task.parse_answer(task.answer_of(row), row), task.parse_answer('High.', row), "
         "task.parse_answer('perhaps', row).reason, sep='\\n')"
     )
     row = blocks["json"].strip()

@@ -14,7 +14,6 @@ from sft.batches.encoding import encode_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError, DataError
-from sft.models.head import head_weight
 from sft.models.loading import load_for_training, load_run
 from sft.runs.run import open_run, read_run
 from sft.scoring.classes import score_classes
@@ -25,7 +24,7 @@ from sft.training.fit import TrainResult
 from sft.training.log import read_log
 from sft.training.replay import ReplayedPasses, Rerun
 from sft.training.trainer import RowTrainer
-from tests.tiny import write_rows
+from tests.tiny import head_weight, write_rows
 
 SIX_STEPS = ("--max_steps", "6", "--eval_steps", "2", "--learning_rate", "1e-2", "--warmup_steps", "0")
 EVERY_STEP = ("--max_steps", "6", "--eval_steps", "1", "--warmup_steps", "0")

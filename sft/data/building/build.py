@@ -1,13 +1,11 @@
 """Build a dataset folder from a preset: read, filter, choose by exact quotas, split, write, account for every row.
 
-manifest = build_dataset(load_preset("demo"), Path("data/mixed"), BuildOptions(seed=42))
-manifest["sources"]["reviews"]["kept"]          # 695
+    manifest = build_dataset(load_preset("demo"), Path("data/mixed"), BuildOptions(seed=42))
+    manifest["sources"]["reviews"]["kept"]          # 695
 
-Writing rows in a random order without reading them in one.
-
-A read in random order costs a seek or a page fault a row wherever the spool is larger than the page cache: 2 ms, or
-500 rows a second. So the spool is read once from front to back, rows are dealt to as many files as one split has parts
-of 64 MB, and each part is put in order in memory.
+Rows are written in a random order without being read in one: a read in random order costs a seek or a page fault per
+row wherever the spool is larger than the page cache (2 ms, or 500 rows per second). So the spool is read once from
+front to back, rows are dealt to as many files as one split has parts of 64 MB, and each part is put in order in memory.
 """
 
 import contextlib

@@ -1,6 +1,8 @@
 """Reading every source to its end: each becomes a spool, or is found spooled by a build that was interrupted.
 
-Digesting chunks in this process or in several, in order all the same: --num_proc changes the speed, never a byte.
+Reads the sources of a preset in chunks and writes their spools, ledgers and signatures below the build's staging
+folder. Chunks are digested in this process or in several (--num_proc), and collected in order all the same: the number
+of processes changes the speed, never a byte.
 """
 
 import itertools

@@ -1,13 +1,12 @@
 """The manifest of a dataset: what was asked, read, kept and dropped of every source, and the hash of every file.
 
 It holds nothing that differs between two builds of the same preset, sources and options: no date, no path of a machine.
+A build ends with a summary of it:
 
-What a build says at its end: a table of what was asked, read, kept and dropped, and why.
-
-source     asked   read  kept  dropped  bad  left out
----------  -----  -----  ----  -------  ---  -----------------------------------------
-reviews      695  35124   695    34429    0  17,035 too_long, 16,429 over_quota
-all          695  35124   695    34429    0  train 500, validation 45, test 150 written
+    source     asked   read  kept  dropped  bad  left out
+    ---------  -----  -----  ----  -------  ---  -----------------------------------------
+    reviews      695  35124   695    34429    0  17,035 too_long, 16,429 over_quota
+    all          695  35124   695    34429    0  train 500, validation 45, test 150 written
 """
 
 from collections import Counter

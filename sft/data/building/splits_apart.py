@@ -1,11 +1,11 @@
-"""Keeping splits apart: which chosen rows nearly ask what a row of another split asks, and must go.
+"""Rows that stand in two splits, word for word or nearly: kept apart where we split, listed where the publisher did.
 
-guard = SplitGuard(store, staging / "questions", threshold=0.8)
-twins = guard.find_straddlers(mixture.split_of)      # for each row of train the row of test it is near, or -1
+    guard = SplitGuard(store, staging / "questions", threshold=0.8)
+    twins = guard.find_straddlers(mixture.split_of)      # for each row of train the row of test it is near, or -1
 
-Data that comes split by its publisher: which rows of one split stand in another, word for word or nearly.
+Data that was split by its publisher is left as it is; overlaps.jsonl lists every row of it that stands in another
+split:
 
-overlaps.jsonl lists every such row:
     {"split": "test", "row": "chn_test-17", "where": "test.csv:18",
      "other_split": "train", "other": "chn_train-5", "other_where": "train.csv:6", "kind": "exact", "similarity": 1.0}
 """

@@ -1,14 +1,13 @@
-"""A seeded draw of so many rows per label out of a stream of unknown length, in one pass.
+"""The plan of an extraction (rows per label, columns, splits, files), and the seeded draw that fills it in one pass.
 
-Every document has a key: a hash of seed and _id (or of seed and text, where texts that are alike must stay together).
-The rows of lowest key are the draw, so it depends on seed and content only, never on the order in which a server
-happens to hand documents out. Memory holds one small entry for each row drawn; the rows wait on disk. A row that comes
-and goes again costs disk: of N rows in random order n (1 + ln N/n) ever come.
+    parse_quotas(["正常:15000", "暴恐:6000"])                     # {"正常": 15000, "暴恐": 6000}
+    parse_shares(["train:0.8", "validation:0.1", "test:0.1"])
 
-What an extraction asks for: rows per label, columns, splits and files, read from the words of a command line.
-
-parse_quotas(["正常:15000", "暴恐:6000"])               # {"正常": 15000, "暴恐": 6000}
-parse_shares(["train:0.8", "validation:0.1", "test:0.1"])
+The draw takes so many rows per label out of a stream of unknown length. Every document has a key: a hash of seed and
+_id (or of seed and text, where equal texts must stay together). The rows of lowest key are drawn, so the draw depends
+on seed and content only, never on the order in which a server happens to hand documents out. Memory holds one small
+entry for each row drawn; the rows wait on disk. A row that is drawn and displaced later costs disk: of N rows in random
+order n (1 + ln N/n) are ever written.
 """
 
 import hashlib

@@ -3,9 +3,8 @@
     manifest = extract(collection, plan, Retry(), shown="mongodb://localhost:27017")
     manifest["labels"]["正常"]["kept"]        # 15000
 
-Files are written beside their place and renamed when all are whole; <output>.manifest.json comes last.
-
-What an extraction says at its end.
+Files are written aside and renamed when all are whole; <output>.manifest.json comes last. A table of what was found and
+kept per label is what the script says at its end.
 """
 
 import os

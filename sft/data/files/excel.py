@@ -1,15 +1,14 @@
-"""Excel sheets (.xlsx) as records, streamed: text exactly as it stands in the cell, and the row number of everything.
+r"""Excel sheets (.xlsx) as records, streamed: text exactly as it stands in the cell, and the row number of everything.
 
 "=1+1", "NA" and "001" that were typed as text stay that. What only looks like text is not made text: a formula, a date,
 an error and a number whose digits Excel has rounded come as a NotAValue, and a row that needs such a cell is refused
 with words. The first visible sheet is read; its first row that is not empty names the columns.
 
-"Text as Excel files write it: controls escaped (_x0001_), each distinct text once in a table that may be large.
+Excel files escape control characters in text (_x0001_; ECMA-376 part 1, 22.9.2.19, ST_Xstring). openpyxl neither
+escapes nor unescapes, so texts would come back changed; both is done here:
 
     unescape_text("_x0001_ _x005F_x0001_")        # "\x01 _x0001_"
     escape_text("\x01 _x0001_")                   # and back
-
-ECMA-376 part 1, 22.9.2.19 (ST_Xstring). openpyxl neither escapes nor unescapes, so that texts would come back changed.
 """
 
 import contextlib

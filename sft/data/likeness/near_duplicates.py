@@ -1,13 +1,11 @@
-"""Near duplicates: rows whose shingles are mostly another row's, found by signatures and checked on the texts.
+"""Near duplicates: rows whose shingles are mostly another row's, found by MinHash signatures and checked on the texts.
 
 A row is never called a near duplicate by its signature alone: each pair that shares a band is compared shingle by
-shingle, so a pair below the threshold is never dropped, and one above it is missed with less than one in a hundred.
+shingle, so no row below the threshold is dropped, and a pair above it is missed with a probability below one percent.
 
-MinHash signatures: 192 bytes a text by which texts with mostly the same shingles are found without comparing all.
-
-The hashes are rensa's (MinHash, Broder 1997; locality-sensitive hashing by bands as in Leskovec, Rajaraman & Ullman,
-Mining of Massive Datasets, ch. 3). Its index holds everything in memory; signatures are on disk here, and one band is
-in memory at a time, so that 5 million rows fit a laptop.
+A signature is 192 bytes per text. The hashes are rensa's (MinHash, Broder 1997; locality-sensitive hashing by bands as
+in Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, ch. 3). rensa's own index holds everything in memory; here
+signatures are on disk and one band is in memory at a time, so that 5 million rows fit a laptop.
 """
 
 import os

@@ -1,16 +1,13 @@
-"""A connection to a MongoDB server, and its failures as one line each, without any secret.
+"""A MongoDB server: connecting to it, streaming its documents, counting its labels.
 
-with connect(address, timeout_s=60) as client:
-    collection = choose_collection(client, address, "texts", None)
+    with connect(address, timeout_s=60) as client:
+        collection = choose_collection(client, address, "texts", None)
+        count_labels(collection, "n_labels")                                  # {"正常": 15000, ...}
+        for document in stream_documents(collection, {"n_labels": "正常"}, ["text_cn"], Retry()):
+            read_field(document, "meta.source")
 
-The documents of a collection as a stream in the order of _id, which goes on where a lost connection broke it off.
-
-    for document in stream_documents(collection, {"n_labels": "正常"}, ["text_cn"], Retry()):
-        read_field(document, "meta.source")
-
-Memory holds one batch. A wait between two tries doubles; progress sets the tries back.
-
-Which labels a collection holds, counted by the server.
+Documents come in the order of _id, and after a lost connection from where it broke off; memory holds one batch. The
+wait between two tries doubles, and any progress resets it. A failure is one line that holds no secret.
 """
 
 import time
@@ -36,7 +33,7 @@ from pymongo.errors import (
 from sft.console import warn
 from sft.data.mongo.address import Address, find_password
 from sft.data.rows.canonical import Json, RowError
-from sft.errors import ConfigError, DataError
+from sft.errors import ConfigError, DataError, one_line
 
 Document = dict[str, object]
 Client = MongoClient[Document]
@@ -110,7 +107,7 @@ def redact(text: str, password: str | None) -> str:
 
 def _first_words(error: PyMongoError) -> str:
     """What an error says, without the topology that pymongo appends."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     for mark in (", Timeout: ", ", full error: ", " (configured timeouts: "):
         text = text.partition(mark)[0]
     return text
@@ -193,7 +190,7 @@ def _projection(fields: list[str]) -> dict[str, int]:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split()).partition(" (configured timeouts")[0][:200]
+    return one_line(error).partition(" (configured timeouts")[0][:200]
 
 
 def read_field(document: Document, path: str) -> object:

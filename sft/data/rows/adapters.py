@@ -1,12 +1,13 @@
-"""Adapters: data sets whose rows need more than other names for their columns. One small file each.
+"""Adapters: functions for data sets whose rows need more than other names for their columns.
 
 An adapter turns a record as its data set has it into one in a form that the reader knows, or raises RowError. A new one
-is a file here and a line in ADAPTERS; most data sets need none, `columns` and `templates` in datasets.yaml are enough.
+is a function here and a line in ADAPTERS; most data sets need none, `columns` and `templates` in datasets.yaml are
+enough.
 
-HuggingFaceH4/stack-exchange-preferences: the question with its best answer, as text, with who wrote them.
-
-Best is the highest pm_score (log2(1 + votes), rounded, and 1 more where the asker accepted it), then the accepted one,
-then the one that stands first. The licence, cc-by-sa, asks that authors and sources stay named: `attribution`.
+stack_exchange reads HuggingFaceH4/stack-exchange-preferences: the question with its best answer, as text, with who
+wrote them. Best is the highest pm_score (log2(1 + votes), rounded, and 1 more where the asker accepted it), then the
+accepted one, then the one that stands first. The licence, cc-by-sa, asks that authors and sources stay named:
+`attribution`.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Fields of a row, checked: each function returns what it was asked for or raises RowError, which says what is wrong.
 
-read_text({"output": 7}, "output")           # RowError: 'output' is a number, expected text
+    read_text({"output": 7}, "output")           # RowError: 'output' is a number, expected text
 
-What a file reader yields: a record with its line, or what is wrong at that line.
+GoodRecord and BadRecord are what a file reader yields: a record with its line, or what is wrong at that line.
 """
 
 from collections.abc import Mapping

@@ -1,15 +1,14 @@
-"""What every kind of source has in common: its share of the mixture, strata, filters, and how it is read.
+"""What every kind of source has in common: its share of the mixture, its strata and filters, and chunks to read it by.
 
-Sources cut into chunks: the unit that one process reads, filters and hashes while others do the next ones.
+A chunk is the unit that one process reads, filters and hashes while others do the next ones. A source that yields rows
+is cut by batch_rows; one whose raw bytes can be cut before they are parsed brings chunks of lines (LinesChunk), so that
+parsing is spread over the processes too. Where the cuts fall never changes what is built.
 
-A source that yields rows is cut by batch_rows. One whose raw bytes can be cut before they are parsed brings a chunk of
-its own (LinesChunk), so that parsing is spread over the processes too. Where the cuts fall never changes what is built.
+Strata are parts of one source that get exact shares, so that one reading of it fills several quotas:
 
-Strata: parts of one source that get exact shares, so that one reading of it fills several quotas.
-
-strata: {by: label, shares: {正面: 0.5, 负面: 0.5}}
-strata: {by: label, rows: "正常:15000,暴恐:6000"}            # in this ratio
-strata: {by: topic, shares: {ai: 0.5, ic: 0.5}, topics: {ai: recipes/keywords/ai.txt, ic: [fpga, 集成电路]}}
+    strata: {by: label, shares: {正面: 0.5, 负面: 0.5}}
+    strata: {by: label, rows: "正常:15000,暴恐:6000"}            # in this ratio
+    strata: {by: topic, shares: {ai: 0.5, ic: 0.5}, topics: {ai: recipes/keywords/ai.txt, ic: [fpga, 集成电路]}}
 """
 
 import io
@@ -97,6 +96,30 @@ class Strata(BaseModel):
     def files(self) -> dict[str, Path]:
         """The topics' keyword files, by the name that the preset gives."""
         return {terms: find_file(terms) for terms in (self.topics or {}).values() if isinstance(terms, str)}
+
+
+class StratumFinder:
+    """Strata made ready for use: keyword files read. Raises DataError for a missing file."""
+
+    def __init__(self, strata: Strata) -> None:
+        self._by = strata.by
+        self._topics = [
+            (name, KeywordSet(read_terms(terms) if isinstance(terms, str) else terms))
+            for name, terms in (strata.topics or {}).items()
+        ]
+
+    def find(self, row: Row) -> str:
+        """The stratum of a row: its label (of news the right option); "some" or "none" for entities; "zh" or "en" by
+        its characters; the first topic of which a term stands in question or answer, "" where none does.
+        """
+        if self._by == "label":
+            return str(row.get("label", row.get("output", "") if "category" in row else ""))
+        if self._by == "topic":
+            text = f"{question_of(row)}\n{answer_of(row)}"
+            return next((name for name, terms in self._topics if terms.find(text) is not None), "")
+        if self._by == "entities":
+            return "some" if row.get("entities") else "none"
+        return "zh" if any("\u4e00" <= character <= "\u9fff" for character in question_of(row)) else "en"
 
 
 class Source(BaseModel):
@@ -278,27 +301,3 @@ def cut(items: Iterable[Item]) -> Iterator[list[Item]]:
         raise
     if batch:
         yield batch
-
-
-class StratumFinder:
-    """Strata made ready for use: keyword files read. Raises DataError for a missing file."""
-
-    def __init__(self, strata: Strata) -> None:
-        self._by = strata.by
-        self._topics = [
-            (name, KeywordSet(read_terms(terms) if isinstance(terms, str) else terms))
-            for name, terms in (strata.topics or {}).items()
-        ]
-
-    def find(self, row: Row) -> str:
-        """The stratum of a row: its label (of news the right option); "some" or "none" for entities; "zh" or "en" by
-        its characters; the first topic of which a term stands in question or answer, "" where none does.
-        """
-        if self._by == "label":
-            return str(row.get("label", row.get("output", "") if "category" in row else ""))
-        if self._by == "topic":
-            text = f"{question_of(row)}\n{answer_of(row)}"
-            return next((name for name, terms in self._topics if terms.find(text) is not None), "")
-        if self._by == "entities":
-            return "some" if row.get("entities") else "none"
-        return "zh" if any("\u4e00" <= character <= "\u9fff" for character in question_of(row)) else "en"

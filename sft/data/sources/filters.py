@@ -1,17 +1,17 @@
-"""Filters of a source: what a row must keep to; each row left out is counted by the reason given here.
+"""Filters of a source: conditions its rows must meet; each row left out is counted under the reason given here.
 
-filters:
-  min_chars: 8
-  languages: [zh, en]
-  include_keywords: [transistor, 半导体]      # or a file of terms: my_terms.txt
-  max_repetition: 0.5
+    filters:
+      min_chars: 8
+      languages: [zh, en]
+      include_keywords: [transistor, 半导体]      # or a file of terms: my_terms.txt
+      max_repetition: 0.5
 
-Keyword sets: thousands of terms found in one pass over a text (Aho-Corasick).
+Thousands of keywords are found in one pass over a text (Aho-Corasick):
 
-keywords = KeywordSet(["gan", "人工智能"])
-keywords.find("We train a GAN")               # "gan"
-keywords.find("the organ")                    # None: Latin terms are words
-keywords.find("他研究人工智能多年")              # "人工智能": Chinese terms stand anywhere
+    keywords = KeywordSet(["gan", "人工智能"])
+    keywords.find("We train a GAN")               # "gan"
+    keywords.find("the organ")                    # None: Latin terms are words
+    keywords.find("他研究人工智能多年")              # "人工智能": Chinese terms stand anywhere
 """
 
 import re

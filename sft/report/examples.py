@@ -7,13 +7,12 @@ from difflib import SequenceMatcher
 
 from sft.evaluation.predictions import Prediction
 from sft.html import Markup, element, join
+from sft.text.scripts import HAN, KANA
 
 SHOWN = 20
 MAX_CHARACTERS = 700  # of a text on the page; predictions.jsonl has all of it
 MAX_PIECES = 1_500  # beyond it two texts are not compared piece by piece: the time grows with the square
-PIECE = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|\s+|.", re.DOTALL
-)
+PIECE = re.compile(rf"[{HAN}{KANA}]|[^\W_{HAN}{KANA}]+|\s+|.", re.DOTALL)
 
 
 def worst_rows(predictions: Sequence[Prediction], count: int = SHOWN) -> list[Prediction]:

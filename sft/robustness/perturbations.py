@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sft.robustness.lexicon import find_homophones, find_synonyms, find_words, protect
+from sft.text.scripts import HAN
 
 T = TypeVar("T")
 Perturb = Callable[[str, random.Random], str]
@@ -20,7 +21,7 @@ ENOUGH = 4  # characters: of 好 alone nobody could tell what was meant after a 
 RATE = 0.1  # of the characters or words that could be changed, rounded up: one in ten, at least one
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 NEIGHBOURS = {key: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in KEYS for i, key in enumerate(row)}
-IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
+IDEOGRAPH = re.compile(f"[{HAN}]")
 PUNCTUATION = str.maketrans("，。！？：；（）", ",.!?:;()")
 TO_FULL = {ord(half): full for full, half in zip("，。！？：；（）", ",.!?:;()", strict=True)}
 NEUTRAL_EMOJI = "📌📝🗓🔹▪🔎📦🕒📍🧾"  # nothing that smiles, cries or points a thumb: those would say something

@@ -11,12 +11,14 @@ asks which of few languages a text is in, and that its answer never changes with
 import re
 from collections import Counter
 
+from sft.text.scripts import HAN, HANGUL, KANA, LATIN
+
 MAX_WORDS = 200  # of a text in Latin letters; the rest says no more
 
 SCRIPTS = {
-    "zh": re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"),
-    "ja": re.compile("[\u3040-\u30ff\u31f0-\u31ff]"),
-    "ko": re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]+"),
+    "zh": re.compile(f"[{HAN}]"),
+    "ja": re.compile(f"[{KANA}]"),
+    "ko": re.compile(f"[{HANGUL}]+"),
     "ru": re.compile("[\u0400-\u052f]+"),  # and its neighbours in Cyrillic letters
     "ar": re.compile("[\u0600-\u06ff\u0750-\u077f]+"),
     "hi": re.compile("[\u0900-\u097f]+"),
@@ -24,11 +26,13 @@ SCRIPTS = {
     "el": re.compile("[\u0370-\u03ff\u1f00-\u1fff]+"),
     "he": re.compile("[\u0590-\u05ff]+"),
 }
-LATIN_WORD = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+")
+LATIN_WORD = re.compile(f"[{LATIN}]+")
 COMMON_WORDS = {
     language: frozenset(words.split())
     for language, words in {
-        "en": "the of and to is in that it for was on are as with be this by at you not have from or what how",
+        # the last nine are words of other languages, too: of one such word alone nothing else can be told
+        "en": "the of and to is in that it for was on are as with be this by at you not have from or what how "
+        "no do die plus pour come per met den",
         "fr": "le la les des et est une dans que qui pour pas sur avec du au ce il elle je vous nous sont ne plus",
         "de": "der die das und ist nicht ein eine zu den mit von auf für im dem sich auch es ich sie wie wird als",
         "es": "el los las y es una que por con para del se no su al lo como más pero sus le ha está qué un",

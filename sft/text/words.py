@@ -8,10 +8,12 @@ is exactly that of rouge-score without stemming.
 import re
 import unicodedata
 
+from sft.text.scripts import HAN, KANA
+
 WORDS_SIGNATURE = "words:ideograph|alnum-run,nfkc,casefold"
 
-# Ideographs with their iteration marks, the compatibility block and the supplementary planes; hiragana and katakana.
-CHARACTER = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u3041-\u30ff\u31f0-\u31ff"
+# The iteration mark and the zero of Chinese numbers are written like ideographs, in a block of punctuation.
+CHARACTER = f"\u3005\u3007{HAN}{KANA}"
 WORD = re.compile(f"[{CHARACTER}]|[^\\W_{CHARACTER}]+")
 
 

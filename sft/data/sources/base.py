@@ -31,6 +31,7 @@ from sft.data.rows.recognised import Recognised
 from sft.data.sources.filters import Filters, KeywordSet, read_terms
 from sft.errors import ConfigError, DataError, UserError
 from sft.files import find_file, package_folder, package_version, sha256_of
+from sft.text.languages import detect_language
 
 __all__ = ["BadRow", "FoundRow", "MappedSource", "Origin", "Source", "Strata"]
 
@@ -109,8 +110,8 @@ class StratumFinder:
         ]
 
     def find(self, row: Row) -> str:
-        """The stratum of a row: its label (of news the right option); "some" or "none" for entities; "zh" or "en" by
-        its characters; the first topic of which a term stands in question or answer, "" where none does.
+        """The stratum of a row: its label (of news the right option); "some" or "none" for entities; the language of
+        its question, "" without letters; the first topic with a term in question or answer, "" where none has one.
         """
         if self._by == "label":
             return str(row.get("label", row.get("output", "") if "category" in row else ""))
@@ -119,7 +120,7 @@ class StratumFinder:
             return next((name for name, terms in self._topics if terms.find(text) is not None), "")
         if self._by == "entities":
             return "some" if row.get("entities") else "none"
-        return "zh" if any("\u4e00" <= character <= "\u9fff" for character in question_of(row)) else "en"
+        return detect_language(question_of(row))
 
 
 class Source(BaseModel):

@@ -28,15 +28,13 @@ from sft.data.rows.canonical import Row, answer_of, question_of
 from sft.errors import DataError, nearest_name
 from sft.files import find_file
 from sft.text.languages import LANGUAGES, detect_language
+from sft.text.scripts import UNSPACED
 from sft.text.shingles import hash_ngrams
 
 REPEATED_NGRAM = 10  # characters that stand a second time count as repeated
 
 # Scripts that put no space between words: Han, kana, Hangul (particles follow at once), Thai, Lao, Khmer, Burmese.
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3130-\u318f\u31f0-\u31ff\u3400-\u4dbf"
-    "\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
-)
+UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
 
 # Full-width punctuation, as NFKC has it; replacing it first spares most Chinese texts the 14 microseconds of NFKC.
 PUNCTUATION = tuple(zip("，！？：；（）\u3000", ",!?:;() ", strict=True))
@@ -231,4 +229,4 @@ def read_terms(path: str) -> list[str]:
 
 def _is_word(character: str) -> bool:
     """Whether a character, if there is one, is part of a word of a script with spaces."""
-    return (character.isalnum() or character == "_") and not UNSPACED.match(character)
+    return (character.isalnum() or character == "_") and not UNSPACED_LETTER.match(character)

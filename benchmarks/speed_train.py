@@ -1,7 +1,7 @@
 """Training speed: this project, the stock trainer and Unsloth on the same rows in the same order, losses step by step.
 
 A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
-with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the recipe everybody copies is stock-qlora-2x4-8bit),
+with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the reference recipe is stock-qlora-2x4-8bit),
 -fp32 for everything in fp32 (4-bit weights are unpacked to it), against which losses are held where it comes first, or
 -fp32adapter for what TRL turns into bf16 beside 4-bit weights, where small updates are lost; ours with -whole, without
 computing once what rows begin with in common, or -padded. Tokens are those of the rows, however they are computed.
@@ -34,7 +34,7 @@ from pathlib import Path
 
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-2, 0.02
 WINDOWS = 3
-FLOP_A_WEIGHT = 4  # forward, and gradients of activations; the base's own weights get none
+FROZEN, TRAINED = 4, 6  # operations per weight and token: forward, gradient of the input, and of the weight itself
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Measured:
     reserved_gb: float
     losses: list[float]
     grad_norms: list[float]
-    num_weights: int
+    flop_per_token: int
 
 
 def main() -> int:
@@ -242,16 +242,21 @@ def measure(path: Way, plan: Plan) -> Measured:
         reserved_gb=round(torch.cuda.max_memory_reserved() / 2**30, 2) if torch.cuda.is_available() else 0.0,
         losses=[float(log["loss"]) for log in logged],
         grad_norms=[float(log["grad_norm"]) for log in logged],
-        num_weights=weights_per_token(trainer.model, in_order),
+        flop_per_token=flop_per_token(trainer.model, in_order),
     )
 
 
-def weights_per_token(model, rows):  # type: ignore[no-untyped-def]
-    """Weights that a token passes on average: no embedding table, and the output layer where a token is supervised."""
+def flop_per_token(model, rows):  # type: ignore[no-untyped-def]
+    """Operations of the weights per token: none of the embedding table, of the output layer where one is supervised.
+
+    Attention's products are left out, and so is what a path computes in vain (padding, logits that no loss needs).
+    """
     head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     body = model.num_parameters() - table.numel() - (0 if head is table else head.numel())
-    share = sum(row.num_supervised for row in rows) / sum(len(row.input_ids) for row in rows)
-    return round(body + share * head.numel())
+    trained = sum(w.numel() for w in model.parameters() if w.requires_grad and w is not head and w is not table)
+    supervised = sum(row.num_supervised for row in rows) / sum(len(row.input_ids) for row in rows)
+    at_head = supervised * head.numel() * (TRAINED if head.requires_grad else FROZEN)
+    return round(FROZEN * body + (TRAINED - FROZEN) * trained + at_head)
 
 
 def build_ours(settings, backend, rows, args, *, pads):  # type: ignore[no-untyped-def]
@@ -289,9 +294,7 @@ def compare(plan: Plan, found: dict[str, list[Measured]]) -> dict[str, object]:
         "reserved_gb": {name: max(one.reserved_gb for one in runs) for name, runs in found.items()},
         "losses": {name: [round(loss, 5) for loss in runs[0].losses[:30]] for name, runs in found.items()},
         "grad_norms": {name: runs[0].grad_norms[:30] for name, runs in found.items()},
-        "tflops": {
-            name: round(FLOP_A_WEIGHT * runs[0].num_weights * rates[name] / 1e12, 1) for name, runs in found.items()
-        },
+        "tflops": {name: round(runs[0].flop_per_token * rates[name] / 1e12, 1) for name, runs in found.items()},
     }
     ours = [name for name in found if name.startswith("ours")]
     for name in ours:

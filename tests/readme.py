@@ -1,4 +1,4 @@
-"""Commands of a README: which there are, and whether a file runs one; tests/test_readme.py holds the table."""
+"""Commands of a README: which there are, and whether a file runs one; and the figures that it says were measured."""
 
 import re
 import shlex
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 FENCE = re.compile(r"^[ \t]*```(\w*)[^\n]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
 UP_TO_COMMENT = re.compile(r"""(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|(?<=\S)\#|[^\#])*""")
+MEASURED = re.compile(r"<!-- measured -->(.*?)<!-- measured ends -->", re.DOTALL)
+FIGURE = re.compile(r"(?<![\w.,-])\d+(?:[.,-]\d+)*(?:\s[%×])?(?![\w%])", re.ASCII)
 SHELLS = ("bash", "sh", "shell", "console")
 
 
@@ -44,6 +46,16 @@ def script_calls(command: str) -> Iterator[list[str]]:
             call = []
         else:
             call.append(word)
+
+
+def read_figures(text: str) -> set[str]:
+    """Numbers with the % or × behind them, and dates: "16,563 token, 60 %, 7B" -> {"16,563", "60 %"}."""
+    return {" ".join(figure.split()) for figure in FIGURE.findall(text)}
+
+
+def measured_figures(markdown: str) -> set[str]:
+    """The figures between the comments `measured` and `measured ends`, code left out."""
+    return {figure for part in MEASURED.findall(markdown) for figure in read_figures(re.sub("`.*?`", "", part))}
 
 
 def words_of(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every command the READMEs show is known to work: a table says which file runs it, and its flags have to exist."""
+"""What the READMEs show is known: a table says what runs each command, docs/results.md has each measured figure."""
 
 from pathlib import Path
 
@@ -6,7 +6,15 @@ import pytest
 
 from sft.config.layers import load_settings
 from tests.commands import ROOT, SCRIPTS, settings_class_of
-from tests.readme import is_run_in, read_commands, script_calls, without_comment, words_of
+from tests.readme import (
+    is_run_in,
+    measured_figures,
+    read_commands,
+    read_figures,
+    script_calls,
+    without_comment,
+    words_of,
+)
 
 READMES = ("README.md", "README_zh.md")
 
@@ -97,6 +105,14 @@ def test_every_flag_and_recipe_of_the_readmes_exists(monkeypatch):
                 load_settings(settings_class_of(script), arguments)  # an unknown flag, value or recipe raises
 
 
+def test_every_measured_figure_of_the_readmes_is_in_the_results_and_in_both():
+    known = read_figures((ROOT / "docs/results.md").read_text(encoding="utf-8"))
+    english, chinese = (measured_figures((ROOT / name).read_text(encoding="utf-8")) for name in READMES)
+    assert english - known == set()
+    assert english == chinese
+    assert {"16,563", "60 %", "7.8"} < english
+
+
 # The reader itself
 
 README = """
@@ -154,6 +170,13 @@ def test_a_comment_ends_a_command(line, command):
 )
 def test_python_calls_are_found_in_pipes_and_lists(command, calls):
     assert list(script_calls(command)) == calls
+
+
+def test_figures_are_numbers_dates_and_what_is_measured_in_not_parts_of_names():
+    text = (
+        "<!-- measured -->7B, 约16,563 token，60\n%: 7.8 GB (H100, 2026-11-26) `--r 3`, 0.14.<!-- measured ends --> 99"
+    )
+    assert measured_figures(text) == {"16,563", "60 %", "7.8", "2026-11-26", "0.14"}
 
 
 def test_words_are_the_same_in_a_shell_line_and_in_a_list_of_arguments():

@@ -16,7 +16,9 @@ class ExportSettings(ResultSettings):
 
     run: str | None = Field(None, description="run folder; default outputs/latest")
     output_dir: str | None = Field(None, description="where the files go; default outputs/<run>/export")
-    merge: bool = Field(False, description="write the base with the adapter in it, in 16 bits, to <output_dir>/merged")
+    merge: bool = Field(
+        False, description="write the base with the adapter in it to <output_dir>/merged; --dtype says in which type"
+    )
     gguf: tuple[GgufType, ...] = Field(
         (), description="write GGUF files for llama.cpp and Ollama: f16, q8_0, q4_k_m (several: separated by commas)"
     )

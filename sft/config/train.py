@@ -164,7 +164,7 @@ class TrainSettings(ResultSettings):
     )
     gradient_checkpointing: bool | None = Field(
         None,
-        description="compute layers twice instead of keeping their activations: less memory, about a third more time; "
+        description="compute layers twice instead of keeping their activations: less memory, six tenths of the speed; "
         "default: on a GPU as many layers as it takes, elsewhere none",
     )
     cuda_graphs: bool | None = Field(

@@ -15,7 +15,7 @@ failures:
     part = HubPart("qiaojin/PubMedQA", commit.sha, config="pqa_labeled", split="train")
     for number, record in stream_records(part): ...                      # 1, {"pubid": 21645374, "question": ...}
 
-What the clients do by themselves (up to five tries of one request, waiting 1 to 8 seconds) is told in a line each. A
+What the clients do by themselves (up to six tries of one request, waiting 1 to 8 seconds) is told in a line each. A
 connection that then still fails is opened again at the last batch of rows, so no row is lost or read twice. Every
 failure is one line that says what to do; neither a token nor an address with its query (signed addresses open files)
 stands in it.

@@ -113,6 +113,14 @@ def test_every_measured_figure_of_the_readmes_is_in_the_results_and_in_both():
     assert {"16,563", "60 %", "7.8"} < english
 
 
+def test_the_demo_that_the_readmes_show_is_the_one_in_the_results():
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    tables = results.partition("<!-- demo table begins -->")[2].partition("<!-- demo table ends -->")[0].split("\n\n")
+    for name in READMES:
+        shown = (ROOT / name).read_text(encoding="utf-8")
+        assert [table for table in tables if table.strip("\n`").removeprefix("text\n") not in shown] == [], name
+
+
 # The reader itself
 
 README = """

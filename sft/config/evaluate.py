@@ -72,7 +72,7 @@ class EvaluateSettings(ResultSettings):
         "precise", description="precise: greedy; chat: drawn as chat.py does (temperature 0.8, top_p 0.9, penalties)"
     )
     generator: Literal["transformers", "vllm"] = Field(
-        "transformers", description="what writes the answers; vllm: faster on a GPU, a package of its own"
+        "transformers", description="what writes the answers; vllm: a package of its own, not yet tried on a GPU"
     )
     lang: Literal["en", "zh"] = Field(
         "en", description="language report.html opens in (it holds both) and of report.md"

@@ -17,12 +17,14 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from sft.batches.layout import Batch, tensor_of, to_device
+from sft.errors import one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 BUSY = "import torch; a = torch.randn(4096, 4096, device='cuda', dtype=torch.bfloat16)\nwhile True:\n    a @ a"
@@ -74,8 +76,6 @@ def _report(process: "subprocess.Popen[str]") -> dict[str, object]:
 
 def soak(options: argparse.Namespace) -> dict[str, object]:
     """One run, every pass of it checked: {"steps": 2000, "fault": None, "unequal_replays": 0, ...}."""
-    import time
-
     from transformers import TrainerCallback
 
     from sft.config.layers import load_settings
@@ -113,8 +113,8 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
 
         def _launch(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
             """The same pass from the same static inputs, launched kernel by kernel."""
-            keys, num_tokens = batch.get("key_places"), tensor_of(batch["input_ids"]).shape[1]
-            recorded = self._sizes[Size.of(num_tokens, 0 if keys is None else len(tensor_of(keys)))]
+            num_tokens = tensor_of(batch["input_ids"]).shape[1]
+            recorded = self._sizes[Size.of_batch(batch)]
             output = recorded._compute()
             hidden = output[:num_tokens].detach().requires_grad_()
             loss = loss_of_hidden(hidden, to_device(batch, self.loaded.device))
@@ -151,7 +151,7 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
             trainer.train_from(None, prepared.num_steps)
             torch.cuda.synchronize()
         except RuntimeError as error:  # the card gave up: what was found so far is still worth telling
-            fault = " ".join(str(error).split())[:120]
+            fault = one_line(error, 120)
     if not found["passes"] and not fault:
         fault = "nothing was recorded"
     mean = sum_of_differences / max(1, found["passes"])

@@ -136,17 +136,18 @@ def publish(folder: Path, *, num_bytes: int = 0) -> None:
     try:
         with _told_in_bytes(folder, num_bytes):
             for path in [*content, manifest, stage]:
-                _flush(path)
+                flush(path)
     except Exception:  # after an error the next flush may say that all is well (https://lwn.net/Articles/752063/)
         shutil.rmtree(stage, ignore_errors=True)
         raise
     if folder.exists():  # a step that was saved before, and is done again
         remove(folder)
     stage.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,7 +7,6 @@ An interrupted build leaves the old dataset as it was: what is unfinished lies i
 build of that name goes on with it (--resume) or clears it away.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,7 +20,7 @@ from sft.data.ledger import Example
 from sft.data.quotas import SPLITS
 from sft.data.rows.canonical import Json, Row
 from sft.errors import DataError
-from sft.files import held, lock_of, sha256_of
+from sft.files import flush, held, lock_of, sha256_of
 
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"
@@ -112,12 +111,12 @@ def publish_folder(staged: Path, target: Path, manifest: Manifest) -> None:
     """Write the manifest, flush everything to disk, and put the folder in its place."""
     (staged / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
     for path in [*staged.iterdir(), staged]:
-        _sync(path)
+        flush(path)
     old = _old_folder(target)
     if target.exists():
         target.rename(old)
     staged.rename(target)
-    _sync(target.parent)
+    flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -168,11 +167,3 @@ def _restore_interrupted(target: Path) -> None:
 def _lock_folder(target: Path, timeout_s: float) -> AbstractContextManager[None]:
     busy, advice = f"{target}: another build is writing it", "wait for it, or pass another --name"
     return held(lock_of(target), busy, advice, timeout_s=timeout_s)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

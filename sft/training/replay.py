@@ -51,6 +51,12 @@ class Size(NamedTuple):
         times = (num_keys + filled - num_tokens - 1) // filled  # a power of two holds them
         return cls(filled, filled << times.bit_length())
 
+    @classmethod
+    def of_batch(cls, batch: Batch) -> "Size":
+        """For a flat batch, as flatten_rows makes it."""
+        keys = batch.get("key_places")
+        return cls.of(tensor_of(batch["input_ids"]).shape[1], 0 if keys is None else len(tensor_of(keys)))
+
 
 class ReplayedPasses:
     """The passes of one process. Adds to `.grad` of the model's trained weights, which lie in one flat tensor."""
@@ -96,8 +102,7 @@ class ReplayedPasses:
 
     def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
         """Loss of a flat batch, detached; its gradients are added. Raises RecordingError where a size cannot be had."""
-        keys = batch.get("key_places")
-        size = Size.of(tensor_of(batch["input_ids"]).shape[1], 0 if keys is None else len(tensor_of(keys)))
+        size = Size.of_batch(batch)
         num_tokens = size.num_tokens
         filled = self._fill_up(batch, size)
         self.record_sizes([size])

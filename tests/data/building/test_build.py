@@ -262,7 +262,7 @@ elif place == "writing":
 elif place == "manifest":
     build.make_manifest = die
 elif place == "flushing":
-    folder._sync = die
+    folder.flush = die
 else:  # between the two renames: the old folder is away, the new one not yet there
     rename, calls = Path.rename, []
     Path.rename = lambda path, to: die() if calls else (calls.append(1), rename(path, to))

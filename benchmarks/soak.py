@@ -1,14 +1,19 @@
 """Are recorded passes right, step after step, beside other programs on the card?
 
-Every micro-batch of a run is computed three times from the same weights and the same random state: replayed, replayed
-again, and launched without a recording. Both replays have to agree to the last bit, and the replay with the launched
-pass up to rounding. Validation and label scoring run in between as in any training. All combinations of data, method
-and noise run one after the other, or with --together all at once: each is then the others' neighbour on the card.
+The loss of every micro-batch of a run is computed twice from the same weights, inputs and random state: by the
+recording, and launched kernel by kernel without one. The two have to agree to the last bit. Every so many passes
+(--gradients_every) the whole pass is repeated both ways and the gradients are compared, too. Validation and label
+scoring run in between as in any training. All combinations of data, method and noise run one after the other, or with
+--together all at once: each is then the others' neighbour on the card.
 
     python -m benchmarks.soak --data reviews.jsonl,entities.jsonl --steps 2000
     python -m benchmarks.soak --data reviews.jsonl --method lora --noise 0 --together --busy 1
 
-Prints a JSON line for each run; exit code 1 where one ended early, or where two replays of one step differed.
+Without --deterministic, gradients of rows that share a prefix are summed by atomic additions, whose order, and so
+whose last bit, is the card's own. With it, two replays have to agree to the last bit.
+
+Prints a JSON line for each run; exit code 1 where one ended early, or where a loss or, with --deterministic, a replay
+differed.
 """
 
 import argparse
@@ -25,6 +30,7 @@ import torch
 
 from sft.batches.layout import Batch, tensor_of, to_device
 from sft.errors import one_line
+from sft.kernels.lora import products_as_recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 BUSY = "import torch; a = torch.randn(4096, 4096, device='cuda', dtype=torch.bfloat16)\nwhile True:\n    a @ a"
@@ -39,6 +45,10 @@ def main() -> int:
     parser.add_argument("--noise", default="0,5", help="NEFTune's alpha")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--max_seq_length", type=int, default=256)
+    parser.add_argument(
+        "--gradients_every", type=int, default=20, help="passes from one check of gradients to the next"
+    )
+    parser.add_argument("--deterministic", action="store_true", help="no atomic additions")
     parser.add_argument("--together", action="store_true", help="all runs at once")
     parser.add_argument("--busy", type=int, default=0, help="so many processes beside them that multiply matrices")
     parser.add_argument("--seconds", type=int, help="end a run after so many seconds, however far it is")
@@ -56,6 +66,8 @@ def main() -> int:
             command = [sys.executable, "-m", "benchmarks.soak", "--one", "--data", data, "--method", method]
             command += ["--noise", noise, "--model", options.model, "--steps", str(options.steps)]
             command += ["--max_seq_length", str(options.max_seq_length)]
+            command += ["--gradients_every", str(options.gradients_every)]
+            command += ["--deterministic"] if options.deterministic else []
             command += ["--seconds", str(options.seconds)] if options.seconds else []
             waiting.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
             if not options.together:
@@ -64,18 +76,19 @@ def main() -> int:
     finally:
         for process in busy:
             process.kill()
-    return int(any(report["fault"] or report["unequal_replays"] for report in reports))
+    wrong = ["fault", "unequal_losses", *(["unequal_replays"] if options.deterministic else [])]
+    return int(any(report.get(name) for report in reports for name in wrong))
 
 
 def _report(process: "subprocess.Popen[str]") -> dict[str, object]:
     out, _ = process.communicate()
     report = json.loads(out.splitlines()[-1]) if process.returncode == 0 and out else {"fault": process.returncode}
     print(json.dumps(report), flush=True)
-    return {"unequal_replays": 0, **report}
+    return report
 
 
 def soak(options: argparse.Namespace) -> dict[str, object]:
-    """One run, every pass of it checked: {"steps": 2000, "fault": None, "unequal_replays": 0, ...}."""
+    """One run, every pass of it checked: {"steps": 2000, "fault": None, "unequal_losses": 0, ...}."""
     from transformers import TrainerCallback
 
     from sft.config.layers import load_settings
@@ -85,45 +98,56 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
     from sft.training import trainer as stepping
     from sft.training.replay import ReplayedPasses, Size
 
-    found = {"passes": 0, "unequal_replays": 0, "largest_loss_difference": 0.0, "largest_gradient_difference": 0.0}
-    sum_of_differences = 0.0
+    torch.use_deterministic_algorithms(options.deterministic, warn_only=True)
+    found = {"passes": 0, "unequal_losses": 0, "largest_loss_difference": 0.0}
+    found |= {"gradients_checked": 0, "unequal_replays": 0, "largest_gradient_difference": 0.0}
 
     class CheckedPasses(ReplayedPasses):
         def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
-            nonlocal sum_of_differences
-            before, random_state = self.flat.clone(), torch.cuda.get_rng_state()
+            checks_gradients = found["passes"] % options.gradients_every == 0
+            random_state = torch.cuda.get_rng_state()
+            before = self.flat.clone() if checks_gradients else None
             loss = super().run(batch, loss_of_hidden)
-            replayed = self.flat.clone()
-            self._start_over(before, random_state)
-            again = super().run(batch, loss_of_hidden)
-            found["unequal_replays"] += not (torch.equal(again, loss) and torch.equal(self.flat, replayed))
-            self._start_over(before, random_state)
-            difference = abs(float(self._launch(batch, loss_of_hidden) - loss))
-            gradient = float((self.flat - replayed).norm() / (replayed - before).norm().clamp(min=1e-12))
-            self.flat.copy_(replayed)
+            state_after = torch.cuda.get_rng_state()
+            torch.cuda.set_rng_state(random_state)
+            if before is None:
+                with torch.no_grad():
+                    launched = self._launch(batch, loss_of_hidden)
+            else:
+                replayed = self.flat.clone()
+                self.flat.copy_(before)
+                again = super().run(batch, loss_of_hidden)
+                found["unequal_replays"] += not (torch.equal(again, loss) and torch.equal(self.flat, replayed))
+                self.flat.copy_(before)
+                torch.cuda.set_rng_state(random_state)
+                launched = self._launch(batch, loss_of_hidden)
+                size = (replayed - before).norm().clamp(min=1e-12)
+                _note_largest(found, "largest_gradient_difference", float((self.flat - replayed).norm() / size))
+                found["gradients_checked"] += 1
+                self.flat.copy_(replayed)
+            torch.cuda.set_rng_state(state_after)
+            difference = abs(float(launched) - float(loss))
             found["passes"] += 1
-            sum_of_differences += difference
-            found["largest_loss_difference"] = max(found["largest_loss_difference"], difference)
-            found["largest_gradient_difference"] = max(found["largest_gradient_difference"], gradient)
+            found["unequal_losses"] += difference != 0
+            _note_largest(found, "largest_loss_difference", difference)
             return loss
 
-        def _start_over(self, gradients: torch.Tensor, random_state: torch.Tensor) -> None:
-            self.flat.copy_(gradients)
-            torch.cuda.set_rng_state(random_state)
-
         def _launch(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
-            """The same pass from the same static inputs, launched kernel by kernel."""
+            """The same pass from the same static inputs, launched kernel by kernel; the same kernels are chosen."""
             num_tokens = tensor_of(batch["input_ids"]).shape[1]
             recorded = self._sizes[Size.of_batch(batch)]
-            output = recorded._compute()
-            hidden = output[:num_tokens].detach().requires_grad_()
-            loss = loss_of_hidden(hidden, to_device(batch, self.loaded.device))
-            loss.backward()
-            grad = torch.zeros_like(output)
-            grad[:num_tokens] = hidden.grad
-            for total, one in zip(self.found_by_layers, recorded._differentiate(output, grad), strict=True):
-                if one is not None:
-                    total += one
+            with products_as_recorded():
+                output = recorded._compute()
+                hidden = output[:num_tokens].detach().requires_grad_(output.requires_grad)
+                loss = loss_of_hidden(hidden, to_device(batch, self.loaded.device))
+                if not output.requires_grad:
+                    return loss
+                loss.backward()
+                grad = torch.zeros_like(output)
+                grad[:num_tokens] = hidden.grad
+                for total, one in zip(self.found_by_layers, recorded._differentiate(output, grad), strict=True):
+                    if one is not None:
+                        total += one
             return loss.detach()
 
     stepping.ReplayedPasses = CheckedPasses
@@ -137,7 +161,7 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
     flags = ["--model", options.model, "--data", options.data, "--method", options.method, "--cuda_graphs"]
     flags += ["--neftune_noise_alpha", options.noise, "--max_steps", str(options.steps), "--backend", "transformers"]
     flags += ["--max_seq_length", str(options.max_seq_length), "--learning_rate", "1e-3", "--eval_steps", "250"]
-    flags += ["--eval_ratio", "0.02", "--system_prompt", "You are a helpful assistant."]
+    flags += ["--eval_ratio", "0.04", "--system_prompt", "You are a helpful assistant."]
     settings = load_settings(TrainSettings, flags)
     rows = open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed)
     if "label" in rows.train[0]:  # scoring labels takes other paths through the model, between the steps
@@ -154,14 +178,18 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
             fault = one_line(error, 120)
     if not found["passes"] and not fault:
         fault = "nothing was recorded"
-    mean = sum_of_differences / max(1, found["passes"])
-    took = time.monotonic() - began
-    return (
-        report
-        | {"steps": trainer.state.global_step, "fault": fault}
-        | found
-        | {"mean_loss_difference": mean, "duration_s": round(took, 1)}
-    )
+    validation = [
+        {name: round(log[name], 4) for name in ("eval_loss", "eval_accuracy") if name in log}
+        for log in trainer.state.log_history
+        if "eval_loss" in log
+    ]
+    took = round(time.monotonic() - began, 1)
+    report |= {"steps": trainer.state.global_step, "fault": fault, **found}
+    return report | {"validation": validation, "duration_s": took}
+
+
+def _note_largest(found: dict[str, float], name: str, value: float) -> None:
+    found[name] = max(found[name], value)
 
 
 if __name__ == "__main__":

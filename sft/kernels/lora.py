@@ -38,6 +38,7 @@ try:
 except ImportError:  # no bitsandbytes: nothing is in 4 bits
     Linear4bit = LoraLinear4bit = None
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers that read the same
+_AS_RECORDED: list[bool] = []  # see products_as_recorded; not by thread: CUDA's backward passes have one of their own
 _CASTING = Lock()  # around changes of Siblings.casts
 
 
@@ -370,6 +371,16 @@ def _scale(narrow: torch.Tensor, projections: Sequence[Projection], ranks: list[
         part.mul_(projection.scaling)
 
 
+@contextmanager
+def products_as_recorded() -> Iterator[None]:
+    """Inside, products are computed by the kernels that a CUDA graph would record, so that the two can be compared."""
+    _AS_RECORDED.append(True)
+    try:
+        yield
+    finally:
+        _AS_RECORDED.pop()
+
+
 def _add_products(
     x: torch.Tensor, large: torch.Tensor, narrow: torch.Tensor, small: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -382,7 +393,7 @@ def _add_products(
     kernels that double compute a tile wrongly now and then, or crash, where they are replayed from a CUDA graph beside
     another process on the card (docs/decisions.md); in a recording the products meet in a sum of fp32 instead.
     """
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+    if x.is_cuda and (_AS_RECORDED or torch.cuda.is_current_stream_capturing()):
         total = torch.mm(narrow, small, out_dtype=torch.float32)
         y = torch.addmm(total, x, large, out_dtype=torch.float32, out=total).to(x.dtype)
     elif x.is_cuda:

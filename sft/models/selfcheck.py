@@ -3,7 +3,7 @@
 What the layers of a model can do is read from its config (sft.models.capabilities), and a config can be wrong or new.
 So three short rows, two of which begin alike, are computed one by one by transformers' eager attention, padded into one
 batch, laid end to end, and with their prefix shared. What padding changes is rounding; a fast path may differ by a few
-times as much, and no more. It takes six or seven forward passes of some 90 tokens and leaves nothing behind.
+times as much, and no more. It takes about ten forward passes of some 90 tokens and leaves nothing behind.
 
     layers = check_layers(model, read_layers(model), rows, autocast=None)
 
@@ -26,6 +26,7 @@ from sft.errors import ModelError, one_line
 from sft.kernels.arguments import UnknownArgument
 from sft.kernels.attention import flat_attention
 from sft.models.capabilities import EAGER, Layers, padded
+from sft.models.output_layer import OutputLayer
 
 IN_COMMON = "A reader asks which of the two answers is right, and why the other one is not. 读者问：哪个答案对？ "
 ENDS = ("The first, for it names a source.", "第二个：它给出了日期，第一个没有。")
@@ -38,6 +39,7 @@ FLOOR = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bf
 # Beyond this, what padding changes is no rounding: rows are computed otherwise beside others, so padded ones are wrong.
 MOST_BY_PADDING = {torch.float64: 1e-3, torch.float32: 1e-2}
 MOST_BY_PADDING_IN_16_BITS = 0.25
+STRANGE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)  # layers unlike any we know
 
 
 class Difference(NamedTuple):
@@ -101,7 +103,9 @@ class Stock(NamedTuple):
         """Of a model as it is now, within `undisturbed`; raises ModelError as check_layers does."""
         dtype = autocast or model.dtype
         hidden = [_alone(model, row) for row in rows]
-        rounding = _check_padded(model, rows, hidden, MOST_BY_PADDING.get(dtype, MOST_BY_PADDING_IN_16_BITS))
+        most = MOST_BY_PADDING.get(dtype, MOST_BY_PADDING_IN_16_BITS)
+        rounding = _check_padded(model, rows, hidden, most)
+        _check_logits(model, rows, hidden, most)
         return cls(hidden, rounding, max(TIMES_ROUNDING * rounding, FLOOR.get(dtype, FLOOR[torch.bfloat16])))
 
     def problem_of(self, compute: Callable[[], Sequence[torch.Tensor]]) -> str:
@@ -110,7 +114,7 @@ class Stock(NamedTuple):
             found = _compare(compute(), self.hidden)
         except torch.OutOfMemoryError:
             raise
-        except (ModelError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (ModelError, *STRANGE) as error:
             return f"{type(error).__name__}: {one_line(error, 160)}"
         if found.mean <= self.allowed:
             return ""
@@ -137,6 +141,37 @@ def _check_padded(model: PreTrainedModel, rows: Sequence[Encoded], stock: Sequen
         f"{type(model).__name__}: a row is computed otherwise beside a longer one ({problem}), as if its tokens saw "
         "later ones; take a causal language model"
     )
+
+
+def _check_logits(model: PreTrainedModel, rows: Sequence[Encoded], hidden: Sequence[torch.Tensor], most: float) -> None:
+    """Raise ModelError where logits do not come from the hidden states that were compared, or change by padding."""
+    if model.get_output_embeddings() is None:
+        return
+    stock = [_logits(model, [row])[0] for row in rows]
+    try:
+        output_layer = OutputLayer(model)
+        ways = {
+            "padded": [line[: len(row.input_ids)] for line, row in zip(_logits(model, rows), rows, strict=True)],
+            "from its hidden states": [output_layer(one.to(model.dtype)).float() for one in hidden],
+        }
+    except STRANGE as error:
+        raise ModelError(
+            f"{type(model).__name__}: its logits cannot be had from its hidden states ({type(error).__name__}: "
+            f"{one_line(error, 100)}); take another causal language model"
+        ) from None
+    for way, found in ways.items():
+        away = _compare(found, stock).mean if found[0].shape == stock[0].shape else float("inf")
+        if away > most:
+            raise ModelError(
+                f"{type(model).__name__}: its logits {way} are {away:.2g} of their size away from those of a row by "
+                "itself, so no loss here would be its own; take another causal language model"
+            )
+
+
+def _logits(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:
+    ids = pad_rows(rows, rows[0].input_ids[0])["input_ids"]
+    logits: torch.Tensor = model(input_ids=tensor_of(ids).to(model.device), use_cache=False).logits
+    return logits.float()  # (B, T, V)
 
 
 def _alone(model: PreTrainedModel, row: Encoded) -> torch.Tensor:

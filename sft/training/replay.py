@@ -5,6 +5,9 @@ A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STE
 and each Size that a run will come to is recorded before its first step. All sizes share one pool of memory, which the
 first one, the largest, makes. Between the two passes the loss is computed as ever, from the hidden states.
 
+Recordings have been wrong before, in silence, while another program computed on the card (docs/decisions.md). So every
+CHECK_EVERY-th forward pass is launched a second time without its recording, and a run whose two passes differ ends.
+
     passes = ReplayedPasses(loaded, max_rows=8, max_tokens=8192, longest=2048)
     passes.begin_step()                                        # gradients are zero
     passes.run(batch, loss_of_hidden)                          # (), the gradients are added
@@ -21,13 +24,17 @@ from torch.func import functional_call
 
 from prompts import Encoded
 from sft.batches.layout import Batch, fill_up, flatten_rows, tensor_of, to_device
-from sft.errors import one_line
-from sft.kernels.lora import cast_at_once
+from sft.errors import RunError, one_line
+from sft.kernels.lora import cast_at_once, products_as_recorded
 from sft.models.loaded import LoadedModel
 from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.processes import are_joined
 
 TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.2 s
+CHECK_EVERY = 200  # passes; a forward pass more for so many
+MOST_AWAY = (
+    0.1  # of the size of a token's hidden states; the same kernels give the same bits, a wrong tile many times that
+)
 
 Run = Callable[[], None]
 
@@ -91,6 +98,7 @@ class ReplayedPasses:
         self.hidden = torch.empty(shape, dtype=loaded.precision.dtype, device=loaded.device)  # (T, D)
         self.grad_hidden = torch.empty_like(self.hidden)
         self._sizes: dict[Size, _Recorded] = {}
+        self._num_runs = 0
 
     def begin_step(self) -> None:
         """Set every gradient to zero; the optimizer will find them in `.grad`."""
@@ -101,7 +109,10 @@ class ReplayedPasses:
             weight.grad = gradient
 
     def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
-        """Loss of a flat batch, detached; its gradients are added. Raises RecordingError where a size cannot be had."""
+        """Loss of a flat batch, detached; its gradients are added.
+
+        Raises RecordingError where a size cannot be recorded, RunError where a recording computes something else.
+        """
         size = Size.of_batch(batch)
         num_tokens = size.num_tokens
         filled = self._fill_up(batch, size)
@@ -110,7 +121,11 @@ class ReplayedPasses:
         for name, value in filled.items():
             recorded.inputs[name].copy_(value)
         batch = to_device(batch, self.loaded.device)  # now: behind the forward pass the copies would wait for it
-        recorded.forward()
+        if self._num_runs % CHECK_EVERY == 0:
+            recorded.check_forward()
+        else:
+            recorded.forward()
+        self._num_runs += 1
         hidden = self.hidden[:num_tokens].detach().requires_grad_()
         loss = loss_of_hidden(hidden, batch)
         loss.backward()
@@ -181,6 +196,22 @@ class _Recorded:
     def _forward(self) -> None:
         self.output = self._compute()
         self.passes.hidden[: self.num_tokens].copy_(self.output.detach())
+
+    def check_forward(self) -> None:
+        """The forward pass, and once more as launched; raises RunError where they differ by more than rounding."""
+        device = self.passes.loaded.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad(), products_as_recorded():
+            launched = self._compute().float()
+        self.forward()
+        away = (self.passes.hidden[: self.num_tokens] - launched).norm(dim=-1) / launched.norm(dim=-1).clamp(min=1e-12)
+        largest = float(away.nan_to_num(nan=float("inf")).max())
+        if largest > MOST_AWAY:
+            raise RunError(
+                f"a replayed CUDA graph gave hidden states {largest:.2g} of their size away from the same pass launched "
+                "without it: what was learned since the last checkpoint may be wrong; go on from there with "
+                "--resume_from_checkpoint auto --no-cuda_graphs"
+            )
 
     def _backward(self) -> None:
         given = self.passes.grad_hidden[: self.num_tokens]

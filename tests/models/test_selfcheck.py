@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import Qwen3ForCausalLM
 
 from benchmarks.families import build, load
 from benchmarks.families import make_rows as make_training_rows
@@ -70,6 +71,24 @@ def test_a_prefix_that_is_shared_wrongly_is_computed_for_each_row(dtype, rows, c
 def test_a_model_whose_tokens_see_later_ones_is_refused(rows):
     with pytest.raises(ModelError, match="as if its tokens saw later ones"):
         check_layers(build("roformer"), padded(""), rows)
+
+
+def test_a_model_whose_logits_are_not_those_of_its_hidden_states_is_refused(rows, monkeypatch):
+    with pytest.raises(ModelError, match="its logits cannot be had from its hidden states"):
+        check_layers(build("prophetnet"), padded(""), rows)
+
+    def forward(self, *args, **kwargs):
+        output = Qwen3ForCausalLM.stock(self, *args, **kwargs)
+        output.logits = output.logits + add(output.logits)
+        return output
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "stock", Qwen3ForCausalLM.forward, raising=False)
+    monkeypatch.setattr(Qwen3ForCausalLM, "forward", forward)
+    add = torch.zeros_like
+    check_layers(build("qwen3"), EVERYTHING, rows)
+    add = lambda logits: 4 * logits.mean(dim=1, keepdim=True)  # noqa: E731 (of all tokens, later ones too)
+    with pytest.raises(ModelError, match="logits .* away from those of a row by itself"):
+        check_layers(build("qwen3"), EVERYTHING, rows)
 
 
 def test_soft_caps_that_no_config_names_are_found_and_computed_by_eager_attention(rows, capsys):

@@ -12,6 +12,7 @@ from sft.batches import prefixes
 from sft.batches.layout import fill_up, flatten_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
+from sft.errors import RunError
 from sft.kernels.lora import _add_products
 from sft.models.loading import load_for_training
 from sft.training import replay
@@ -127,6 +128,38 @@ def test_what_is_recorded_stays_clear_of_the_gradients_that_ddp_waits_for(tiny_m
             ahead += [following for following, _ in node.next_functions]
     assert len(met) > len(weights)
     assert not met & waited_for
+
+
+@pytest.mark.parametrize("alpha", [None, 5.0])
+def test_a_recording_that_computes_something_else_ends_the_run(tiny_model_folder: Path, monkeypatch, alpha):
+    monkeypatch.setattr(replay, "CHECK_EVERY", 3)
+    settings = load_settings(TrainSettings, ["--model", str(tiny_model_folder), "--dtype", "fp32", "--method", "lora"])
+    loaded = load_for_training(settings, "transformers")
+    wrong_tile = torch.zeros(())
+
+    class Scribbling(Rerun):
+        def __call__(self, run, rehearse):
+            def replayed() -> None:
+                run()
+                passes.hidden[4:6] += wrong_tile
+
+            return replayed
+
+    rows = [Encoded([5, 6, 7, 8, 9], [0, 1, 1, 1, 1]), Encoded([5, 6, 9], [0, 1, 1])]
+    passes = ReplayedPasses(
+        loaded, max_rows=2, max_tokens=TOKEN_STEP, longest=5, noise_alpha=alpha, record=Scribbling()
+    )
+    passes.begin_step()
+
+    def run() -> float:
+        return float(passes.run(flatten_rows(rows), lambda hidden, batch: hidden[:8].square().sum()))
+
+    losses = [run() for _ in range(4)]  # the first and the fourth are checked, and nothing is wrong
+    assert (len(set(losses)) == 1) == (alpha is None)  # noise is drawn once for each pass, checked or not
+    wrong_tile.fill_(10.0)
+    run(), run()
+    with pytest.raises(RunError, match=r"hidden states .* away .*--no-cuda_graphs"):
+        run()
 
 
 @pytest.mark.gpu

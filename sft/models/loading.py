@@ -31,7 +31,7 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError, RunError, one_line
 from sft.files import apply_umask
-from sft.kernels.experts import Nf4WithExperts, use_packed_experts
+from sft.kernels.experts import Nf4WithExperts, known_experts, use_packed_experts
 from sft.kernels.fuse import fuse_kernels
 from sft.kernels.lora import share_inputs, with_fused_layers
 from sft.models.capabilities import with_attention
@@ -311,6 +311,11 @@ def load_weights(
     if not four_bit and stored_quantisation(source.folder) == FOUR_BIT:
         model = unpack_model(model, precision)
     if four_bit:
+        if is_launched_sharded() and known_experts(model):
+            raise ModelError(
+                f"{source.name}: experts in 4 bits cannot lie in pieces over several GPUs (FSDP, ZeRO-3): train with "
+                "--method lora, or start one process for each GPU with torchrun alone"
+            )
         _keep_gradients_on_cpu(model)
         use_packed_experts(model)
         if left := describe_unpacked(model):

@@ -87,7 +87,7 @@ def test_a_model_whose_logits_are_not_those_of_its_hidden_states_is_refused(rows
     add = torch.zeros_like
     check_layers(build("qwen3"), EVERYTHING, rows)
     add = lambda logits: 4 * logits.mean(dim=1, keepdim=True)  # noqa: E731 (of all tokens, later ones too)
-    with pytest.raises(ModelError, match="logits .* away from those of a row by itself"):
+    with pytest.raises(ModelError, match=r"logits .* away from those of a row by itself"):
         check_layers(build("qwen3"), EVERYTHING, rows)
 
 

@@ -155,6 +155,12 @@ def load(folder: Path, *flags: str):
     return load_for_training(settings, "transformers").model
 
 
+def test_experts_in_4_bits_are_refused_where_weights_are_to_lie_in_pieces(mixture: Path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ModelError, match="experts in 4 bits cannot lie in pieces"):
+        load(mixture, "--method", "qlora")
+
+
 def test_names_mean_linear_layers_and_experts_alike(mixture: Path):
     experts = [f"model.layers.1.mlp.experts.{name}" for name in ("down_proj", "gate_up_proj")]
     dense = [f"model.layers.0.mlp.{name}_proj" for name in ("down", "gate", "up")]

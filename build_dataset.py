@@ -19,8 +19,6 @@ def main(argv: list[str] | None = None) -> None:
     from sft.data.building.preset import load_preset
     from sft.data.building.preview import preview_sources, preview_table
 
-    for line in settings.describe():
-        say(line)
     options = BuildOptions(
         settings.seed,
         settings.on_bad_row,
@@ -28,15 +26,16 @@ def main(argv: list[str] | None = None) -> None:
         settings.on_shortage,
         tuple(settings.decontaminate),
     )
+    preset = load_preset(settings.preset, registry=settings.registry, total=settings.total)
+    settings.announce()
     if settings.dry_run:
-        previews = preview_sources(load_preset(settings.preset), options, settings.dry_run)
+        previews = preview_sources(preset, options, settings.dry_run)
         found = {name: preview.to_json() for name, preview in previews.items()}
         say("a sample: of duplicates it shows only those whose twin was sampled too")
         print(to_json(found) if settings.json_output else preview_table(previews))
         repeat_warnings()
         return
     target = settings.data_dir / settings.name
-    preset = load_preset(settings.preset, registry=settings.registry, total=settings.total)
     manifest = build_dataset(preset, target, options, num_proc=settings.num_proc, resume=settings.resume)
     say(summary_table(manifest))
     repeat_warnings()

@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """Parse, load, then question and answer until the user leaves."""
     settings = load_settings(ChatSettings, argv)
-    for line in settings.describe():
-        say(line)
     run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
     if run:
         run.check_writes("chat.py")
         tell_differing(run, "/system TEXT sets another")
+    settings.announce()
 
     from sft.models.loading import load_base, load_run  # heavy: after --help, and after a run was found
     from sft.talk.saved import SavedChats

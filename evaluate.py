@@ -21,8 +21,6 @@ from sft.runs.run import Run, open_run
 
 def main(argv: list[str] | None = None) -> None:
     settings = load_settings(EvaluateSettings, argv)
-    for line in settings.describe():
-        say(line)
     run = open_run(settings.run)
     busy = f"{show_path(run.path)}: another evaluation of this run is at work"
     with held(lock_of(run.evaluation_dir), busy, "wait for it to end"):
@@ -37,6 +35,7 @@ def evaluate(run: Run, settings: EvaluateSettings) -> None:
     condition = parse_condition(settings.fail_if) if settings.fail_if else None
     if condition:
         condition.check_names(Metrics, settings.not_measured)  # told now, not after the measurements
+    settings.announce()
     evaluation = evaluate_run(run, settings)
     write_reports(evaluation, run.evaluation_dir, language=settings.lang)
     write_evaluation(evaluation, run.evaluation_dir)

@@ -20,9 +20,8 @@ from sft.runs.run import open_run
 def main(argv: list[str] | None = None) -> None:
     """Parse, export, push, print where things are."""
     settings = load_settings(ExportSettings, argv)
-    for line in settings.describe():
-        say(line)
     run = open_run(settings.run)
+    settings.announce()
     output_dir = Path(settings.output_dir) if settings.output_dir else run.path / "export"
 
     from sft.export.flow import check_portable, check_run, export_run  # heavy: after --help, and after a run was found

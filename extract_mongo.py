@@ -21,8 +21,6 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     refuse_password_words(words)  # first: no message may repeat it
     settings = load_settings(ExtractSettings, words)
-    for line in settings.describe():
-        say(line)
 
     from sft.data.extraction.draw import make_plan
     from sft.data.extraction.extract import extract, manifest_path, summary_rows
@@ -49,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     database = choose_database(address, settings.database)
     with connect(address, settings.timeout_s) as client:
         collection = choose_collection(client, address, database, settings.collection)
+        settings.announce()
         if plan is None:
             counts = count_labels(collection, settings.label_field)
             rows = [[label, count] for label, count in counts.items()]

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """Parse, find run and text, answer, print."""
     settings = load_settings(InferenceSettings, argv)
-    for line in settings.describe():
-        say(line)
     run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
+    settings.announce()
     tell_differing(run, "a row's own `system` sets another")
     if settings.file is not None and settings.output is not None:  # given together, or neither
         answer_file(settings, run, settings.file, settings.output)

@@ -24,12 +24,11 @@ SHOWN_PROBLEMS = 5
 def main(argv: list[str] | None = None) -> None:
     """Parse, read, print the rows and the two tables."""
     settings = load_settings(InspectSettings, spell_out(sys.argv[1:] if argv is None else argv))
-    for line in settings.describe():
-        say(line)
 
     from sft.data import open_dataset_of  # after --help
 
     dataset = open_dataset_of(settings)
+    settings.announce()
     from sft.runs.labels import choose_head
 
     head = choose_head(settings, dataset.train)

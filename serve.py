@@ -10,7 +10,7 @@ comes from QWEN_SFT_API_KEY. SIGTERM and Ctrl-C let running answers finish.
 
 from sft.config.layers import load_settings
 from sft.config.serve import ServeSettings
-from sft.console import run_command, say
+from sft.console import run_command
 from sft.errors import ConfigError
 from sft.runs.run import open_run
 from sft.runs.system_prompts import tell_differing
@@ -19,9 +19,8 @@ from sft.runs.system_prompts import tell_differing
 def main(argv: list[str] | None = None) -> None:
     """Parse, find the run, serve until told to end."""
     settings = load_settings(ServeSettings, argv)
-    for line in settings.describe():
-        say(line)
     run = None if settings.model else open_run(settings.run)
+    settings.announce()
     tell_differing(run, "a system message of the client's sets another")
     if settings.backend == "vllm":
         from sft.serve.vllm import hand_over

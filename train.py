@@ -24,9 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, train, print where the run lies."""
     settings = load_settings(TrainSettings, argv)
     if run := run_to_continue(settings):  # what it began with holds, where nothing else is given
-        settings = load_settings(TrainSettings, argv, below=(str(run.path / RUN_FILE), run.began_with()))
-    for line in settings.describe():
-        say(line)
+        settings = load_settings(TrainSettings, argv, below=(show_path(run.path / RUN_FILE), run.began_with()))
 
     from prompts.tasks import get_task
     from sft.backend import choose_backend
@@ -36,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     dataset = open_dataset_of(settings)
     if settings.model not in (AUTO, EMBEDDED):  # those import torch, and unsloth has to come before transformers
         find_source(settings.model, settings.revision)  # what cannot be had is told now, not after seconds of imports
+    settings.announce()
     with redirect_stdout(sys.stderr):  # where unsloth and deepspeed print their greetings; stdout is for the result
         backend = choose_backend(settings.backend, settings)  # imports unsloth, which has to come before transformers
         from sft.training.fit import fit
@@ -51,10 +50,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name}: {show_figure(value)}")
     if result.run_dir:
         print(f"run: {result.run_dir}")
-        run = shlex.quote(show_path(result.run_dir))
+        folder = shlex.quote(show_path(result.run_dir))
         rouge = " --rouge" if any(get_task(row["task"]).kind == "text" for row in dataset.train) else ""  # of free text
         talk = "inference.py" if settings.is_classifier else "chat.py"
-        say(f"next: python evaluate.py{rouge} --run {run}, or python {talk} --run {run}")
+        say(f"next: python evaluate.py{rouge} --run {folder}, or python {talk} --run {folder}")
 
 
 if __name__ == "__main__":

@@ -86,8 +86,6 @@ def test_a_model_that_cannot_be_had_is_one_line_and_exit_code_2_at_once(
     done = run_script("--model", "Qwen/Nope", "--data", rows_file, **hub)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [  # no word of a retry, and none of a library
-        f"data = {rows_file} (flag)",
-        "model = Qwen/Nope (flag)",
         f"{rows_file}: 40 rows, recognised as instruction/input/output",
         "error: Qwen/Nope: no such folder here, not in the local cache, and the hub cannot be reached "
         "(LocalEntryNotFoundError); check the network or HF_ENDPOINT, or use a folder or `--model embedded`",
@@ -100,7 +98,7 @@ def test_a_bad_row_ends_the_command_or_is_left_out_by_the_flag_that_the_message_
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "Q", "output": "A"}\n{"instruction": "R", "output": "B"}\n{', encoding="utf-8")
     done = run_script("--data", path, "--model", "Qwen/Nope", *flags)  # a model that ends it after the data is read
-    said = [line for line in done.stderr.splitlines() if " (flag)" not in line]
+    said = done.stderr.splitlines()
     bad = f"{path}:3: not valid JSON: Expecting property name enclosed in double quotes at column 2 (cut off?)"
     if flags:
         assert said[:2] == [f"warning: left out {bad}", f"{path}: 2 rows, recognised as instruction/input/output"]
@@ -174,7 +172,7 @@ def test_ctrl_c_ends_with_130_and_a_line_that_really_continues_the_run(environme
     script, *words = shlex.split(command)
     resumed = run_script(*words, "--max_steps", 5, "--json")
     assert (script, resumed.returncode) == ("train.py", 0), resumed.stderr
-    assert f"learning_rate = 0.001 ({tmp_path}/outputs/my run/run.json)" in resumed.stderr.splitlines()
+    assert re.search(r"^outputs/my run/run\.json: .*(\n  .*)*learning_rate=0\.001", resumed.stderr, re.MULTILINE)
     assert "Traceback" not in resumed.stderr
 
     result = json.loads(resumed.stdout)  # --json: one object and nothing else

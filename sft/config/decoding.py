@@ -7,7 +7,7 @@ Only chat.py draws, with penalties, unless told otherwise. Penalties spoil whate
 keys of JSON, a table, code.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -47,16 +47,27 @@ def choose_decoding(preset: Preset, **changes: float | None) -> Decoding:
 class DecodingSettings(Settings):
     """The flags that change single values of a preset, for every script that generates."""
 
+    sections: ClassVar[dict[str, str]] = {"max_new_tokens": "Decoding"}
+
     max_new_tokens: int | None = Field(None, ge=1, description="most tokens of an answer; default: the preset's")
-    temperature: float | None = Field(None, ge=0, le=100, description="0: the likeliest token; default: the preset's")
-    top_p: float | None = Field(None, gt=0, le=1, description="draw among the likeliest; default: the preset's")
+    temperature: float | None = Field(
+        None, ge=0, le=100, description="0: always the likeliest token; default: the preset's"
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="sample from the likeliest tokens of this total probability; default: the preset's",
+    )
     repetition_penalty: float | None = Field(
-        None, gt=0, description="above 1: the answer's own tokens become less likely; default: the preset's"
+        None, gt=0, description="above 1: tokens the answer already has become less likely; default: the preset's"
     )
     no_repeat_ngram_size: int | None = Field(
-        None, ge=0, description="no run of so many tokens twice in an answer; 0: no limit; default: the preset's"
+        None,
+        ge=0,
+        description="no sequence of this many tokens occurs twice in an answer; 0: no limit; default: the preset's",
     )
-    seed: int | None = Field(None, description="of the draws; default: the preset's")
+    seed: int | None = Field(None, description="seed of the sampling; default: the preset's")
 
     def decoding_of(self, preset: Preset) -> Decoding:
         """The preset with what the flags change."""

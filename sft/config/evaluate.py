@@ -17,65 +17,79 @@ class EvaluateSettings(ResultSettings):
     """Score a run on rows it was not trained on, beside the model it was tuned from."""
 
     prog: ClassVar[str] = "evaluate.py"
+    examples: ClassVar[tuple[str, ...]] = (
+        "python evaluate.py",
+        "python evaluate.py --run outputs/demo --data more.jsonl --num_samples 100",
+        """python evaluate.py --fail_if 'comparison.outcome == "hurt"'""",
+    )
+    common: ClassVar[tuple[str, ...]] = (
+        "run", "data", "num_samples", "rouge", "baseline", "no_baseline", "fail_if", "robustness", "lang",
+        "json_output",
+    )  # fmt: skip
+    sections: ClassVar[dict[str, str]] = {
+        "run": "Data", "turns": "Metrics", "baseline": "Comparison", "max_seq_length": "Model", "lang": "Output",
+    }  # fmt: skip
 
-    run: str | None = Field(None, description="run folder; default outputs/latest")
+    run: str | None = Field(None, description="run folder; default: outputs/latest")
     data: str | None = Field(None, description="dataset folder or file of rows; default: what the run was trained on")
     split: Literal["test", "validation"] | None = Field(
-        None, description="which rows; default: test, or validation where the data has no test rows"
+        None, description="rows to score; default: test, or validation if the data has no test rows"
     )
     turns: Turns = Field(
         "all",
-        description="answers of a conversation that are evaluated: all, each behind the turns before it as the row has "
+        description="answers of a conversation that are scored: all, each after the preceding turns as the row has "
         "them, or only the last",
     )
-    rouge: bool = Field(False, description="also ROUGE-1/2/L of the text answers, for Chinese and Latin script")
+    rouge: bool = Field(False, description="add ROUGE-1/2/L of free-text answers, for Chinese and Latin script")
     metric: list[str] = Field(
         [],
-        description="also this metric of HF's evaluate, a folder or file of its code or a name on the hub, whose code "
-        "then runs here; may be given several times",
+        description="add a metric of Hugging Face's evaluate: a folder or file of its code, or a name on the hub, "
+        "whose code then runs here; may be repeated",
     )
     calibrate: bool = Field(
-        False, description="also fit a temperature for the label scores, on validation rows that are not evaluated"
+        False, description="fit a temperature for the label scores, on validation rows that are not scored"
     )
     robustness: bool = Field(
-        False, description="also score label rows rewritten (synonyms, typos, width, ...) and a suite of hard cases"
+        False, description="also score rewritten label rows (synonyms, typos, width, ...) and a suite of hard cases"
     )
-    robustness_rows: int = Field(200, ge=1, description="rewrite at most so many rows, each task by its share")
+    robustness_rows: int = Field(200, ge=1, description="rewrite at most this many rows, in proportion to the tasks")
     baseline: str = Field(
         BASE,
-        description="what to compare with, on the same rows: base (what the run was tuned from), another run's folder, "
+        description="what to compare with on the same rows: base (what the run was tuned from), another run's folder, "
         "or a model (embedded, a hub id, a folder)",
     )
     no_baseline: CliToggleFlag[bool] = Field(
         False,
         validation_alias=AliasChoices("no_baseline", "no-baseline"),
-        description="compare with nothing: score the tuned model alone",
+        description="score the tuned model alone, without a comparison",
     )
     fail_if: str | None = Field(
         None,
-        description="exit with 1 where this holds of metrics.json: 'classification.accuracy < 0.9 or "
+        description="exit with code 1 if this is true of metrics.json: 'classification.accuracy < 0.9 or "
         'comparison.metrics["ner f1"].finding == "worse"\'',
     )
-    leak_check: bool = Field(True, description="count rows that stand in the training data; score without them, too")
+    leak_check: bool = Field(
+        True, description="count rows that also occur in the training data, and score without them, too"
+    )
     yardsticks: bool | None = Field(
         None,
-        description="also what simple methods make of the labels and entities (majority class, bag of words, "
-        "dictionary), fitted on the run's training rows; default: up to 200,000 rows or 10 million characters",
+        description="also score simple methods on labels and entities (majority class, bag of words, dictionary), "
+        "fitted on the run's training rows; default: up to 200,000 rows or 10 million characters",
     )
     max_seq_length: int | None = Field(
-        None, ge=16, description="tokens a row may have, longer documents are shortened; default: as trained"
+        None, ge=16, description="most tokens of a row; longer documents are shortened; default: as trained"
     )
     max_new_tokens: int = Field(
-        512, ge=1, description="most tokens generated per answer; less where a task's longest reference is shorter"
+        512, ge=1, description="most tokens of an answer; fewer if a task's longest reference is shorter"
     )
     decoding: Preset = Field(
-        "precise", description="precise: greedy; chat: drawn as chat.py does (temperature 0.8, top_p 0.9, penalties)"
+        "precise", description="precise: greedy; chat: sampled as in chat.py (temperature 0.8, top_p 0.9, penalties)"
     )
     generator: Literal["transformers", "vllm"] = Field(
-        "transformers", description="what writes the answers; vllm: a package of its own, not yet tried on a GPU"
+        "transformers", description="what generates the answers; vllm: a separate package, not yet tried on a GPU"
     )
     lang: Literal["en", "zh"] = Field(
-        "en", description="language report.html opens in (it holds both) and of report.md"
+        "en", description="language of report.md, and the one report.html opens in (it has both)"
     )
     eval_ratio: float | None = Field(
         None,
@@ -84,15 +98,18 @@ class EvaluateSettings(ResultSettings):
         description="share held out of a single file; default: as trained, or all rows of a file given with --data",
     )
     seed: int | None = Field(
-        None, description="of the split of a single file, the choice of rows and the intervals; default: as trained"
+        None,
+        description="seed of the split of a single file, the choice of rows and the intervals; default: as trained",
     )
     on_bad_row: Literal["error", "quarantine"] | None = Field(
-        None, description="a row of a single file that cannot be used: end, or leave it out; default: as trained"
+        None,
+        description="what to do with a row of a single file that cannot be used: stop, or leave it out; default: as "
+        "trained",
     )
     num_samples: int | None = Field(
-        None, ge=1, description="score at most so many rows, each task by its share; default: all"
+        None, ge=1, description="score at most this many rows, in proportion to the tasks; default: all"
     )
-    allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
+    allow_mismatch: bool = Field(False, description="continue even if model, tokenizer or prompt differ from training")
     trust_remote_code: bool = Field(
         False, description="run model code that comes with the weights; a run trained with it needs this flag again"
     )

@@ -13,30 +13,36 @@ class ExportSettings(ResultSettings):
     """Turn a run into weights others can load: merged, GGUF, or a repository on the hub; each checked first."""
 
     prog: ClassVar[str] = "export.py"
+    examples: ClassVar[tuple[str, ...]] = (
+        "python export.py --merge",
+        "python export.py --gguf q8_0,q4_k_m --modelfile",
+        "python export.py --push ada/reviews --dry_run",
+    )
 
-    run: str | None = Field(None, description="run folder; default outputs/latest")
-    output_dir: str | None = Field(None, description="where the files go; default outputs/<run>/export")
+    run: str | None = Field(None, description="run folder; default: outputs/latest")
+    output_dir: str | None = Field(None, description="where the files go; default: outputs/<run>/export")
     merge: bool = Field(
-        False, description="write the base with the adapter in it to <output_dir>/merged; --dtype says in which type"
+        False,
+        description="write the base with the adapter merged into it to <output_dir>/merged, in the type of --dtype",
     )
     gguf: tuple[GgufType, ...] = Field(
-        (), description="write GGUF files for llama.cpp and Ollama: f16, q8_0, q4_k_m (several: separated by commas)"
+        (), description="write GGUF files for llama.cpp and Ollama; several types are separated by commas"
     )
     modelfile: bool = Field(False, description="also write Ollama's Modelfile beside the GGUF file")
     push: str | None = Field(
         None,
         pattern=r"^[\w][\w.-]*/[\w][\w.-]*$",
-        description="upload to this repository (owner/name): what --merge or --gguf made, or else the adapter",
+        description="upload to this repository (owner/name): what --merge or --gguf wrote, or else the adapter",
     )
-    private: bool = Field(True, description="create the repository private (--no-private: public)")
-    dry_run: bool = Field(False, description="with --push: list what would be sent, and send nothing")
+    private: bool = Field(True, description="create the repository as private (--no-private: public)")
+    dry_run: bool = Field(False, description="with --push: list what would be uploaded, and upload nothing")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="number format of the merged weights; auto: that of the base"
     )
     num_prompts: int = Field(50, ge=1, description="held-out rows that the merged model is compared on")
     max_new_tokens: int = Field(24, ge=1, description="tokens of each greedy answer in that comparison")
     data: str | None = Field(None, description="rows to compare on; default: those the run held out")
-    allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
+    allow_mismatch: bool = Field(False, description="continue even if model, tokenizer or prompt differ from training")
     trust_remote_code: bool = Field(
         False, description="run model code that comes with the weights; a run trained with it needs this flag again"
     )

@@ -11,25 +11,37 @@ from sft.errors import ConfigError
 
 
 class ExtractSettings(ResultSettings):
-    """Draw rows from a MongoDB collection, so many of each label, into Excel, CSV or JSONL files.
+    """Draw rows from a MongoDB collection, a given number per label, into Excel, CSV or JSONL files.
 
     The password of -u comes from the environment (MONGO_PASSWORD), from --mongo_uri_file, or is asked for.
     """
 
     prog: ClassVar[str] = "extract_mongo.py"
+    examples: ClassVar[tuple[str, ...]] = (
+        "python extract_mongo.py -u ada --auth-database texts --list-labels",
+        'python extract_mongo.py -u ada --auth-database texts -l "正常:15000,暴恐:6000" --random -o out.xlsx',
+    )
+    common: ClassVar[tuple[str, ...]] = (
+        "host", "user", "auth_database", "collection", "labels", "list_labels", "fields", "random", "output", "splits",
+    )  # fmt: skip
+    sections: ClassVar[dict[str, str]] = {
+        "mongo_uri": "Server", "labels": "Rows", "output": "Output", "on_shortage": "Problems",
+    }  # fmt: skip
 
     mongo_uri: str | None = Field(None, description="mongodb://USER@HOST:PORT/DATABASE?options, without a password")
-    mongo_uri_file: str | None = Field(None, description="file that holds such a URI; it may have the password")
-    host: str | None = Field(None, description="the server; default localhost")
-    port: int | None = Field(None, ge=1, le=65535, description="its port; default 27017")
-    user: str | None = Field(None, validation_alias=AliasChoices("user", "u"), description="name to log in with")
+    mongo_uri_file: str | None = Field(None, description="file with such a URI; this one may contain the password")
+    host: str | None = Field(None, description="the server; default: localhost")
+    port: int | None = Field(None, ge=1, le=65535, description="its port; default: 27017")
+    user: str | None = Field(None, validation_alias=AliasChoices("user", "u"), description="user name for the login")
     auth_database: str | None = Field(
         None,
         validation_alias=AliasChoices("auth_database", "auth-database"),
-        description="database that knows the user; default: the URI's, or admin",
+        description="database the user logs in to; default: the URI's, or admin",
     )
-    database: str | None = Field(None, description="where the rows are; default: the URI's, or --auth-database")
-    collection: str | None = Field(None, description="default: the database's only one")
+    database: str | None = Field(
+        None, description="database that holds the rows; default: the URI's, or --auth-database"
+    )
+    collection: str | None = Field(None, description="collection that holds the rows; default: the database's only one")
     labels: tuple[str, ...] = Field(
         (), validation_alias=AliasChoices("labels", "l"), description='rows of each label: "正常:15000,暴恐:6000"'
     )
@@ -44,24 +56,26 @@ class ExtractSettings(ResultSettings):
         validation_alias=AliasChoices("fields", "f"),
         description="columns to write, the text first; extracted_label is added",
     )
-    random: bool = Field(False, description="draw at random by --seed; else the first rows by _id")
-    seed: int = Field(42, description="decides which rows are drawn, their split and their order")
+    random: bool = Field(False, description="draw at random by --seed instead of taking the first rows by _id")
+    seed: int = Field(42, description="seed that decides which rows are drawn, their split and their order")
     splits: tuple[str, ...] = Field(
-        (), description="one file a split, no text in two: train:0.8,validation:0.1,test:0.1"
+        (), description="one file per split, no text in two of them: train:0.8,validation:0.1,test:0.1"
     )
     output: Path | None = Field(
         None, validation_alias=AliasChoices("output", "o"), description="file to write: .xlsx, .csv or .jsonl"
     )
     on_shortage: Literal["error", "rescale", "upsample", "accept"] = Field(
         default="error",
-        description="a label with too few rows: end, shrink the whole, repeat its training rows, or have fewer of it",
+        description="what to do if a label has too few rows: stop, shrink the whole, repeat its training rows, or take "
+        "fewer",
     )
     on_bad_row: Literal["error", "quarantine"] = Field(
-        default="error", description="a document that cannot be used ends the extraction, or is left out and counted"
+        default="error",
+        description="what to do with a document that cannot be used: stop, or leave it out and count it",
     )
     max_bad_rows: int | None = Field(default=None, ge=0, description="fail when more documents than this are left out")
-    max_retries: int = Field(5, ge=0, description="tries to take up a lost connection; the waits double from 0.5 s")
-    timeout_s: float = Field(60, gt=0, description="seconds the server may take for one answer")
+    max_retries: int = Field(5, ge=0, description="tries to restore a lost connection; waits double from 0.5 s")
+    timeout_s: float = Field(60, gt=0, description="seconds the server may take to answer")
 
     @classmethod
     def spell_out(cls, values: dict[str, object]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 A script's settings are one flat, frozen class; every field is documented once, with its unit. Nothing unknown is
 accepted anywhere: a mistyped flag, recipe key or environment variable is refused with the nearest name.
+--help is rendered by sft.config.help.
 
     settings = load_settings(TrainSettings, ["--config", "recipes/demo.yaml", "--lora_r", "8"])
     settings.lora_r                    # 8
@@ -11,7 +12,10 @@ accepted anywhere: a mistyped flag, recipe key or environment variable is refuse
 import json
 import os
 import pkgutil
+import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +31,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from sft.config.help import render_help, wanted_help
 from sft.config.yaml_files import read_yaml
+from sft.console import say
+from sft.console.narration import show_path
 from sft.errors import ConfigError, nearest_name
+from sft.files import PROJECT_ROOT
 
 ENV_PREFIX = "SFT_"
 NONE_WORD = "None"  # how a flag or a variable says that there is no value; a recipe says null
@@ -36,6 +44,7 @@ NONE_WORDS = ("none", "null")  # in capitals or not, wherever a setting may have
 TRUE_WORDS = ("true", "yes", "on", "1", "t", "y")
 FALSE_WORDS = ("false", "no", "off", "0", "f", "n")
 LONGEST_SHOWN = 80  # characters of a value that a message repeats
+NO_TERMINAL = (100, 24)  # columns and lines that narration is wrapped for where nobody tells
 UNKNOWN_FLAG = "unrecognized arguments: "  # argparse's wording, as pydantic-settings passes it on
 
 S = TypeVar("S", bound="Settings")
@@ -59,10 +68,13 @@ class Settings(BaseSettings):
     )
 
     prog: ClassVar[str] = ""  # the script's name, for --help
+    examples: ClassVar[tuple[str, ...]] = ()  # commands that --help shows
+    common: ClassVar[tuple[str, ...]] = ()  # settings that --help shows; (): all
+    sections: ClassVar[dict[str, str]] = {}  # first setting of each group of --help -> heading: {"data": "Data"}
     texts: ClassVar[tuple[str, ...]] = ()  # settings that are words for a model, and may be empty
     verbatim: ClassVar[tuple[str, ...]] = ()  # texts for the model, in which "none" is a word like any other
 
-    config: str | None = Field(None, description="recipe file (YAML) with any of these settings")
+    config: str | None = Field(None, description="recipe: a YAML file with any of these settings")
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -72,8 +84,19 @@ class Settings(BaseSettings):
         return dict(self._origins)
 
     def describe(self) -> list[str]:
-        """One line for each value that is not a default: `lora_r = 8 (flag)`."""
-        return [f"{name} = {_show(getattr(self, name))} ({origin})" for name, origin in self._origins.items()]
+        """The values that are not defaults, one line for each origin: `flags: lora_r=8 dry_run=true`."""
+        by_origin: dict[str, list[str]] = {}
+        for name, origin in self._origins.items():
+            if not (name == "config" and self.config in self._origins.values()):  # its values name it
+                where = "flags" if origin == "flag" else origin
+                by_origin.setdefault(where, []).append(f"{name}={_show(getattr(self, name))}")
+        return [f"{origin}: {' '.join(values)}" for origin, values in by_origin.items()]
+
+    def announce(self) -> None:
+        """Print the values that are not defaults as one block; called once nothing more is to be refused."""
+        width = max(40, shutil.get_terminal_size(NO_TERMINAL).columns)
+        for line in self.describe():
+            say(textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
     @classmethod
     def spell_out(cls, values: dict[str, object]) -> dict[str, object]:
@@ -110,7 +133,11 @@ def load_settings(
     Raises ConfigError for an unknown name, an ill-typed value or a recipe that cannot be read; prints help and
     raises SystemExit(0) for --help.
     """
-    flags = _read_flags(cls, sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    if (topic := wanted_help(words)) is not None:
+        print(render_help(cls, topic))
+        raise SystemExit(0)
+    flags = _read_flags(cls, words)
     environment = _read_environment(cls)
     layers = [below] if below else []
     if config := flags.get("config", environment.get("config")):
@@ -153,10 +180,25 @@ def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
     unknown = text.removeprefix(UNKNOWN_FLAG)
     flag = next((word.partition("=")[0] for word in unknown.split() if word.startswith("-")), None)
     if flag is None:
-        raise ConfigError(f"{unknown}: {cls.prog} takes flags only; see {cls.prog} --help")
+        raise ConfigError(f"{unknown}: {cls.prog} takes flags only; {_flag_for(cls, unknown)}")
     flags = [f"--{name}" if len(name) > 1 else f"-{name}" for name in field_names(cls)]
     near = nearest_name("--" + flag.lstrip("-").replace("-", "_").lower(), flags).replace("'", "")
-    raise ConfigError(f"{flag}: unknown flag{near or f'; see {cls.prog} --help'}")
+    raise ConfigError(f"{flag}: unknown flag{near or f'; see {cls.prog} --help all'}")
+
+
+def _flag_for(cls: type[Settings], word: str) -> str:
+    """The advice for a word without a flag: `write --data reviews.csv` for a file of rows."""
+    path, fields = Path(word), cls.model_fields
+    if path.suffix in (".yaml", ".yml"):
+        flag = "preset" if "preset" in fields else "config"
+    elif (path / "run.json").exists() and "run" in fields:
+        flag = "run"
+    elif path.exists() or path.suffix or "/" in word:
+        flag = next((name for name in ("data", "file") if name in fields), "")
+    else:
+        flag = next((name for name in ("text", "preset") if name in fields), "")
+    more = " --output answers.jsonl" if flag == "file" else ""
+    return f"write --{flag} {shlex.quote(word)}{more}" if flag else f"see {cls.prog} --help"
 
 
 def _refuse_two_names(cls: type[S], words: list[str]) -> None:
@@ -233,6 +275,9 @@ def _subclasses(base: type[Settings]) -> list[type[Settings]]:
 
 def _read_recipe(cls: type[S], path: Path) -> Mapping[str, object]:
     names = field_names(cls)
+    shipped = PROJECT_ROOT / "recipes" / f"{path}.yaml"
+    if not path.exists() and shipped.is_file():
+        raise ConfigError(f"--config {path}: no such file; did you mean {show_path(shipped)}?")
     recipe = read_yaml(path)
     for key in recipe:
         if key not in names:

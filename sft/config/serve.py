@@ -13,36 +13,47 @@ class ServeSettings(TalkSettings):
     """Serve a run over HTTP as OpenAI's API: chat completions, streamed or whole, models, health, metrics."""
 
     prog: ClassVar[str] = "serve.py"
+    examples: ClassVar[tuple[str, ...]] = (
+        "python serve.py",
+        "python serve.py --run outputs/demo --name demo --port 8080",
+        "python serve.py --backend vllm",
+    )
+    common: ClassVar[tuple[str, ...]] = (
+        "run", "model", "name", "host", "port", "backend", "decoding", "max_new_tokens", "max_batch", "allowed_hosts",
+    )  # fmt: skip
+    sections: ClassVar[dict[str, str]] = {"host": "Server", "max_tokens_limit": "Limits", "allowed_hosts": "Access",
+                                          "timeout_s": "Limits"}  # fmt: skip
 
-    host: str = Field("127.0.0.1", description="address to listen on; another than this machine's needs an API key")
+    host: str = Field("127.0.0.1", description="address to listen on; any but this machine's own needs an API key")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one, which is printed")
     backend: Literal["native", "vllm"] = Field(
-        "native", description="native: this project's generation; vllm: hand over to `vllm serve`"
+        "native", description="native: this project's own generation; vllm: start `vllm serve` on the run"
     )
     name: str | None = Field(None, description="what clients call the model; default: the run folder's name")
     max_seq_length: int | None = MAX_SEQ_LENGTH  # of tasks; a chat may grow to what the model reads
     decoding: Preset = Field(
         "precise",
-        description="where a request does not say how to draw: precise (greedy, as evaluate.py measures) or chat "
-        "(drawn, with chat.py's penalties)",
+        description="used if a request sets no sampling: precise (greedy, as evaluate.py measures) or chat (sampled, "
+        "with chat.py's penalties)",
     )
     max_tokens_limit: int = Field(2048, ge=1, description="most tokens of an answer that a request may ask for")
     max_body_bytes: int = Field(1_000_000, ge=1, description="largest request body")
-    max_batch: int = Field(16, ge=1, description="answers written at the same time; more requests wait")
-    max_waiting: int = Field(64, ge=0, description="requests that may wait; the next one gets status 429")
+    max_batch: int = Field(16, ge=1, description="answers generated at the same time; further requests wait")
+    max_waiting: int = Field(64, ge=0, description="requests that may wait; further ones get status 429")
     max_connections: int = Field(
-        512, ge=1, description="open connections; beyond, the oldest without a whole request is closed"
+        512, ge=1, description="open connections; beyond that the oldest one without a complete request is closed"
     )
     client_timeout_s: float = Field(
-        30, gt=0, description="seconds a client may take to send a request, or to go on reading its answer"
+        30, gt=0, description="seconds a client may take to send a request or to read more of its answer"
     )
     allowed_hosts: tuple[str, ...] = Field(
-        (), description="names besides localhost that requests may be sent to without an API key, separated by commas"
+        (), description="host names besides localhost that are served without an API key, separated by commas"
     )
     cors_origins: tuple[str, ...] = Field(
-        (), description="addresses of web pages that may ask, separated by commas: http://localhost:3000; *: every page"
+        (),
+        description="origins of web pages that may send requests, separated by commas: http://localhost:3000; *: any",
     )
-    timeout_s: float = Field(300, gt=0, description="seconds a request may take, waiting included; then status 504")
+    timeout_s: float = Field(300, gt=0, description="seconds a request may take, including waiting; then status 504")
     shutdown_timeout_s: float = Field(60, gt=0, description="seconds running answers have to finish after SIGTERM")
 
     @field_validator("cors_origins")

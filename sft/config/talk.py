@@ -11,8 +11,8 @@ from sft.config.layers import ResultSettings
 MAX_SEQ_LENGTH = Field(
     None,
     ge=16,
-    description="tokens that question and answer may have, the middle of longer texts is left out; default: as "
-    "trained, so that the model is asked as evaluate.py measured it",
+    description="most tokens of question and answer together; the middle of longer texts is left out; default: as "
+    "trained, which is what evaluate.py measured",
 )
 OR_UNTUNED = ", or talk to an untuned model with --model embedded"
 
@@ -20,11 +20,13 @@ OR_UNTUNED = ", or talk to an untuned model with --model embedded"
 class TalkSettings(DecodingSettings):
     """Whom to talk to; what inference.py and chat.py share."""
 
-    run: str | None = Field(None, description="run folder; default outputs/latest")
+    sections: ClassVar[dict[str, str]] = {"run": "Model"}
+
+    run: str | None = Field(None, description="run folder; default: outputs/latest")
     model: str | None = Field(
         None, description="talk to this untuned model instead of a run: embedded, a hub id, a folder, or auto"
     )
-    allow_mismatch: bool = Field(False, description="go on where model, tokenizer or prompt differ from training")
+    allow_mismatch: bool = Field(False, description="continue even if model, tokenizer or prompt differ from training")
     trust_remote_code: bool = Field(
         False, description="run model code that comes with the weights; a run trained with it needs this flag again"
     )
@@ -40,33 +42,46 @@ class InferenceSettings(TalkSettings, ResultSettings):
     """Answer one text (streamed), a file of texts, or line after line."""
 
     prog: ClassVar[str] = "inference.py"
+    examples: ClassVar[tuple[str, ...]] = (
+        'python inference.py --text "What is LoRA?"',
+        "python inference.py --task sentiment --file reviews.csv --output answers.jsonl",
+        "python inference.py --demo",
+    )
+    common: ClassVar[tuple[str, ...]] = (
+        "text", "file", "output", "task", "run", "model", "interactive", "demo", "max_new_tokens", "json_output",
+    )  # fmt: skip
+    sections: ClassVar[dict[str, str]] = {"text": "Question"}
     texts: ClassVar[tuple[str, ...]] = ("text", "input")
     verbatim: ClassVar[tuple[str, ...]] = ("text", "input")
 
-    text: str | None = Field(None, description="what to answer; default: standard input, else an example of the task")
+    text: str | None = Field(
+        None, description="the text to answer; default: standard input, or else an example of the task"
+    )
     file: Path | None = Field(
         None, description="answer every row of this file (JSONL, JSON, CSV, TSV, Parquet); needs --output"
     )
     output: Path | None = Field(
-        None, description="JSONL for the answers to --file, in its order; begun already, it is gone on with"
+        None, description="JSONL file for the answers to --file, in its order; a file that was begun is continued"
     )
     on_bad_row: Literal["error", "quarantine"] = Field(
-        "error", description="--file: a row that cannot be asked ends the command, or gets a line that says why"
+        "error",
+        description="what to do with a row of --file that cannot be used: stop, or write a line with the reason",
     )
-    interactive: bool = Field(False, description="answer each line that is typed, by itself, until exit or quit")
+    interactive: bool = Field(False, description="answer each line you type on its own, until exit or quit")
     demo: bool = Field(False, description="answer a handful of rows that the run was not trained on")
     task: str | None = Field(
         None,
-        description="whose prompt the text is put into: instruct, sentiment, ner, news, ...; default: the task the run "
-        "was trained on, instruct where there are several",
+        description="task whose prompt is used: instruct, sentiment, ner, news, ...; default: the task the run was "
+        "trained on, or instruct if there were several",
     )
-    input: str | None = Field(None, description="task instruct: supplementary information below the instruction")
+    input: str | None = Field(None, description="task instruct: additional information below the instruction")
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
     max_seq_length: int | None = MAX_SEQ_LENGTH
-    encoding: str | None = Field(None, description="of a --file that is not UTF-8: gb18030, cp1252, ...")
+    encoding: str | None = Field(None, description="encoding of a --file that is not UTF-8: gb18030, cp1252, ...")
     decoding: Preset = Field(
         "precise",
-        description="precise: greedy, as evaluate.py measures; chat: drawn, with penalties; labels are scored",
+        description="precise: greedy, as evaluate.py measures; chat: sampled, with penalties; labels are scored either "
+        "way",
     )
 
     @model_validator(mode="after")
@@ -86,14 +101,19 @@ class InferenceSettings(TalkSettings, ResultSettings):
 
 
 class ChatSettings(TalkSettings):
-    """Talk in a terminal (or through a pipe) with a model that remembers the conversation."""
+    """Talk with a model that remembers the conversation, in a terminal or through a pipe."""
 
     prog: ClassVar[str] = "chat.py"
+    examples: ClassVar[tuple[str, ...]] = (
+        "python chat.py",
+        "python chat.py --model embedded --temperature 0.5",
+        "printf 'hello\\nexit\\n' | python chat.py",
+    )
+    common: ClassVar[tuple[str, ...]] = (
+        "run", "model", "temperature", "top_p", "max_new_tokens", "decoding", "markdown", "chats_dir",
+    )  # fmt: skip
+    sections: ClassVar[dict[str, str]] = {"markdown": "Screen"}
 
-    decoding: Preset = Field("chat", description="chat: drawn, with penalties; precise: greedy")
-    markdown: bool = Field(
-        True, description="show an answer's Markdown as headings, lists, tables, code; in a terminal"
-    )
-    chats_dir: Path = Field(
-        Path("outputs/chats"), description="folder of saved conversations, and of the one that goes on"
-    )
+    decoding: Preset = Field("chat", description="chat: sampled, with penalties; precise: greedy")
+    markdown: bool = Field(True, description="format Markdown in answers (headings, lists, tables, code) in a terminal")
+    chats_dir: Path = Field(Path("outputs/chats"), description="folder of saved conversations and of the current one")

@@ -18,10 +18,24 @@ class TrainSettings(ResultSettings):
 
     prog: ClassVar[str] = "train.py"
     texts: ClassVar[tuple[str, ...]] = ("system_prompt",)
+    examples: ClassVar[tuple[str, ...]] = (
+        "python train.py --config recipes/demo.yaml",
+        "python train.py --config recipes/demo.yaml --data reviews.csv --labels bad,good",
+        "python train.py --model Qwen/Qwen2.5-7B-Instruct --data chats.jsonl --dry_run",
+    )
+    common: ClassVar[tuple[str, ...]] = (
+        "config", "data", "model", "method", "num_train_epochs", "learning_rate", "max_seq_length", "labels",
+        "output_dir", "dry_run",
+    )  # fmt: skip
+    sections: ClassVar[dict[str, str]] = {
+        "data": "Data", "model": "Model", "method": "Adapter", "num_train_epochs": "Schedule",
+        "micro_batch_tokens": "Memory", "output_dir": "Output",
+    }  # fmt: skip
 
     data: str = Field(
         "data/mixed",
-        description="dataset folder, or rows in any accepted form: a file, a folder, a pattern, or a,b,c of them",
+        description="dataset folder, or rows in any accepted form: a file, a folder, a pattern, or several separated "
+        "by commas",
         validation_alias=AliasChoices("data", "train_data"),
     )
     validation_data: str | None = Field(
@@ -29,38 +43,103 @@ class TrainSettings(ResultSettings):
         description="rows to validate on, as files like --data; default: eval_ratio of the rows of --data",
         validation_alias=AliasChoices("validation_data", "val_data"),
     )
-    test_data: str | None = Field(None, description="rows that evaluate.py is to score, as files like --data")
+    test_data: str | None = Field(None, description="rows that evaluate.py will score, as files like --data")
     max_samples: int | None = Field(
-        None, ge=1, description="so many training rows, and validation rows, at most: drawn at random by split_seed"
+        None, ge=1, description="at most this many training rows, and validation rows: drawn at random by split_seed"
     )
-    output_dir: str | None = Field(None, description="the run folder; default outputs/<date>-<recipe>")
+    eval_ratio: float = Field(0.1, gt=0, lt=1, description="share of a single file that is held out for validation")
+    split_seed: int = Field(42, description="seed of that split")
+    labels: tuple[str, ...] = Field(
+        (),
+        description="labels of text/label rows in the order of their class numbers: bad,good defines a task with "
+        "these two",
+    )
+    label_map: tuple[str, ...] = Field(
+        (), description="values of the label column and the labels they mean, e.g. 1=good,0=bad"
+    )
+    columns: tuple[str, ...] = Field(
+        (), description="fields and the columns of a file they are read from, e.g. text=review,label=stars"
+    )
+    task: str | None = Field(
+        None,
+        description="task of rows that name none: sentiment, moderation, ..., or a YAML file that describes yours",
+    )
+    group_by: str | None = Field(
+        None,
+        description="column of a file; rows with the same value stay on one side of the split. Default: the column "
+        "group, if there is one",
+    )
+    form: str | None = Field(None, description="form to read where rows fit several: messages, instruction/output, ...")
+    encoding: str | None = Field(
+        None,
+        description="encoding of text files that are not UTF-8: gb18030, cp1252, ...; common Chinese ones are detected",
+    )
+    on_bad_row: Literal["error", "quarantine"] = Field(
+        "error", description="what to do with a row of a single file that cannot be used: stop, or leave it out"
+    )
+    system_prompt: str | None = Field(
+        EXPERT_SYSTEM_PROMPT, description="system prompt of every row that has none of its own"
+    )
+    think: Literal["auto", "off", "keep"] = Field("auto", description="Qwen3's think block: see prompts/family.py")
+    supervise: Literal["all", "last"] = Field("all", description="assistant turns that are learned")
+    max_seq_length: int = Field(
+        2048,
+        ge=16,
+        description="most tokens of a row; longer documents are shortened",
+        validation_alias=AliasChoices("max_seq_length", "max_length"),
+    )
+    on_too_long: Literal["shorten", "drop", "error"] = Field(
+        "shorten", description="what to do with a row that is too long; shorten cuts inside the document only"
+    )
+    head_share: float = Field(0.5, ge=0, le=1, description="share of a shortened document that is kept from its start")
+    answer_room: int = Field(
+        ANSWER_ROOM,
+        ge=1,
+        description="tokens that a shortened prompt leaves for a free answer, at most half of what its fixed parts "
+        "leave; a label gets as many as the longest one takes",
+    )
+    max_dropped: float = Field(
+        0.1, ge=0, le=1, description="largest share of the training rows that may be dropped as too long"
+    )
 
     model: str = Field(
-        "auto", description="embedded, a hub id, a folder, or auto (Qwen2.5-7B-Instruct if a GPU has room)"
+        "auto", description="embedded, a hub id, a folder, or auto: Qwen2.5-7B-Instruct if a GPU has room"
     )
     revision: str | None = Field(None, description="hub revision (branch, tag or commit) of the model")
     backend: Literal["auto", "unsloth", "transformers"] = Field(
-        "auto", description="auto: transformers, with kernels of ours; unsloth on GPUs older than Ampere (T4, V100)"
+        "auto",
+        description="auto: transformers with this project's kernels; unsloth on GPUs older than Ampere (T4, V100)",
     )
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="compute type; auto asks the hardware")
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="compute type; auto: by the hardware")
     trust_remote_code: bool = Field(False, description="run model code that comes with the weights")
+    head: Literal["lm", "classification"] = Field(
+        "lm",
+        description="lm: the model writes its answers; classification: it picks one of the labels and writes nothing",
+    )
+    pooling: Literal["last", "mean"] = Field(
+        "last", description="head classification: reads the last token of the prompt, or the mean of all"
+    )
+    head_dropout: float = Field(
+        0.1, ge=0, lt=1, description="head classification: share of its input that is dropped in training"
+    )
 
     method: Literal["lora", "qlora", "freeze", "full"] = Field(
         "qlora",
-        description="lora: an adapter; qlora: the same on a base in 4 bits (NF4); freeze: the last layers; full: all",
+        description="lora: an adapter; qlora: an adapter on a base in 4 bits (NF4); freeze: the last layers; full: all "
+        "weights",
         validation_alias=AliasChoices("method", "finetuning_type"),
     )
-    use_qlora: bool | None = Field(None, description="short for --method qlora (or, negated, lora)")
+    use_qlora: bool | None = Field(None, description="short for --method qlora, and --no-use_qlora for --method lora")
     lora_r: int = Field(
         16, ge=1, description="rank of the adapter", validation_alias=AliasChoices("lora_r", "lora_rank")
     )
     lora_alpha: int = Field(32, ge=1, description="the adapter's output is scaled by lora_alpha / lora_r")
-    lora_layers: int | None = Field(None, ge=1, description="adapt only the last so many layers; faster on a CPU")
+    lora_layers: int | None = Field(None, ge=1, description="adapt only this many of the last layers; faster on a CPU")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped in training")
     target_modules: tuple[str, ...] = Field(
         ("auto",),
         min_length=1,
-        description="layers adapted, by name (q_proj,v_proj); auto or all-linear: every linear layer of the decoder "
+        description="layers to adapt, by name (q_proj,v_proj); auto or all-linear: every linear layer of the decoder "
         "and all experts, no router",
     )
     use_dora: bool = Field(False, description="DoRA: magnitude and direction apart; slower, better at small ranks")
@@ -68,7 +147,9 @@ class TrainSettings(ResultSettings):
     modules_to_save: tuple[str, ...] = Field(
         (), description="modules trained whole beside the adapter, e.g. embed_tokens,lm_head"
     )
-    freeze_trainable_layers: int = Field(2, ge=0, description="method freeze: train the last so many decoder layers")
+    freeze_trainable_layers: int = Field(
+        2, ge=0, description="method freeze: how many of the last decoder layers are trained"
+    )
     freeze_trainable_modules: tuple[str, ...] = Field(
         ("all",), min_length=1, description="method freeze: the parts of those layers, e.g. self_attn,down_proj"
     )
@@ -76,74 +157,16 @@ class TrainSettings(ResultSettings):
         (), description="method freeze: modules outside the layers, by their exact name, e.g. embed_tokens,norm"
     )
 
-    head: Literal["lm", "classification"] = Field(
-        "lm",
-        description="lm: the model writes its answers; classification: it says one of the labels, and writes nothing",
-    )
-    task: str | None = Field(
-        None,
-        description="task of rows that name none: sentiment, moderation, ..., or a YAML file that describes yours",
-    )
-    labels: tuple[str, ...] = Field(
-        (),
-        description="labels of text/label rows in the order of their class numbers: bad,good makes a task of these",
-    )
-    label_map: tuple[str, ...] = Field(
-        (), description="what stands in the label column, and the label it means, e.g. 1=good,0=bad"
-    )
-    columns: tuple[str, ...] = Field(
-        (), description="fields and the columns of a file they are read from, e.g. text=review,label=stars"
-    )
-    group_by: str | None = Field(
-        None, description="column of a file; rows of one value stay on one side of the split. Default: group, if there"
-    )
-    form: str | None = Field(None, description="form to read where rows fit several: messages, instruction/output, ...")
-    encoding: str | None = Field(
-        None, description="of text files that are not UTF-8: gb18030, cp1252, ...; common Chinese is found by itself"
-    )
-    pooling: Literal["last", "mean"] = Field(
-        "last", description="head classification: reads the last token of the prompt, or the mean of all"
-    )
-    head_dropout: float = Field(
-        0.1, ge=0, lt=1, description="head classification: share of what it reads that is dropped in training"
-    )
-
-    system_prompt: str | None = Field(
-        EXPERT_SYSTEM_PROMPT, description="said before every row that has none of its own"
-    )
-    think: Literal["auto", "off", "keep"] = Field("auto", description="Qwen3's think block: see prompts/family.py")
-    supervise: Literal["all", "last"] = Field("all", description="assistant turns that carry loss")
-    max_seq_length: int = Field(
-        2048, ge=16, description="tokens a row may have", validation_alias=AliasChoices("max_seq_length", "max_length")
-    )
-    on_too_long: Literal["shorten", "drop", "error"] = Field(
-        "shorten", description="shorten cuts inside the document only"
-    )
-    head_share: float = Field(0.5, ge=0, le=1, description="share of a shortened document kept from its beginning")
-    answer_room: int = Field(
-        ANSWER_ROOM,
-        ge=1,
-        description="tokens that a shortened prompt leaves for a free answer, at most half of what its fixed parts "
-        "leave; for a label it leaves what the longest takes",
-    )
-    eval_ratio: float = Field(0.1, gt=0, lt=1, description="validation share, where --data is a single file")
-    split_seed: int = Field(42, description="seed of that split")
-    on_bad_row: Literal["error", "quarantine"] = Field(
-        "error", description="a row of a single file that cannot be used ends the command, or is left out and named"
-    )
-
     num_train_epochs: float = Field(3, gt=0, description="passes over the training rows")
-    max_steps: int | None = Field(None, ge=1, description="optimiser steps; overrides num_train_epochs")
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
     per_device_train_batch_size: int = Field(
         2,
         ge=1,
-        description="rows of a step a device takes, times gradient_accumulation_steps; how many at once is planned",
+        description="rows per step of one device, before gradient_accumulation_steps multiplies them; how many are "
+        "computed at once is planned",
         validation_alias=AliasChoices("per_device_train_batch_size", "batch_size"),
     )
-    gradient_accumulation_steps: int = Field(4, ge=1, description="factor of the rows of a step, as above: 2 x 4 = 8")
-    micro_batch_tokens: int | None = Field(
-        None, ge=1, description="tokens a device takes at once; default: planned from the memory that is free"
-    )
+    gradient_accumulation_steps: int = Field(4, ge=1, description="multiplies the rows per step: 2 x 4 = 8")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field("linear", description="decay after warm-up")
     warmup_steps: float = Field(5, ge=0, description="warm-up in steps; below 1 it is a share of all steps")
@@ -153,19 +176,37 @@ class TrainSettings(ResultSettings):
     optim: str = Field(
         "auto",
         description="optimizer as transformers names it (adamw_torch_fused, adamw_8bit, paged_adamw_8bit, ...); "
-        "auto: PyTorch's fused one for an adapter, 8-bit where more is trained or memory is spared, "
+        "auto: PyTorch's fused one for an adapter, 8-bit where more is trained or memory is short, "
         "PyTorch's own on a CPU",
     )
     neftune_noise_alpha: float | None = Field(
         5.0,
         ge=0,
-        description="NEFTune: noise on the input embeddings; 0 switches it off, and what rows begin with in common is "
-        "then computed once",
+        description="NEFTune: noise on the input embeddings; 0 turns it off, and the prefix shared by the rows of a "
+        "step is then computed once",
+    )
+    eval_steps: int = Field(50, ge=1, description="optimizer steps between validations (and checkpoints)")
+    metric_for_best_model: str = Field(
+        "eval_loss",
+        description="validation metric that chooses the best checkpoint; eval_loss is token-weighted",
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="stop after this many validations without improvement"
+    )
+    early_stopping_threshold: float = Field(0.0, ge=0, description="smallest change that counts as an improvement")
+    seed: int = Field(3407, ge=0, lt=2**32, description="seed of weights, order and noise")
+    resume_from_checkpoint: str = Field("none", description="auto (newest checkpoint of --output_dir), a path, or none")
+    allow_mismatch: bool = Field(
+        False, description="resume even if base, tokenizer or prompt differ; the differences are printed"
+    )
+
+    micro_batch_tokens: int | None = Field(
+        None, ge=1, description="tokens a device computes at once; default: planned from the free memory"
     )
     gradient_checkpointing: bool | None = Field(
         None,
         description="compute layers twice instead of keeping their activations: less memory, six tenths of the speed; "
-        "default: on a GPU as many layers as it takes, elsewhere none",
+        "default: on a GPU for as many layers as needed, elsewhere for none",
     )
     cuda_graphs: bool | None = Field(
         None,
@@ -173,32 +214,19 @@ class TrainSettings(ResultSettings):
         "default: off, until a soak beside other programs on the card has passed (docs/results.md)",
     )
     max_memory_gb: float | None = Field(
-        None, gt=0, description="GPU memory this run may take, GB of 2**30 bytes; default: what is free"
+        None, gt=0, description="GPU memory this run may use, in GB of 2**30 bytes; default: what is free"
     )
-    eval_steps: int = Field(50, ge=1, description="optimiser steps between validations (and saved checkpoints)")
-    metric_for_best_model: str = Field(
-        "eval_loss",
-        description="figure of the validation that chooses the best checkpoint; eval_loss is token-weighted",
-    )
-    early_stopping_patience: int | None = Field(
-        None, ge=1, description="stop after so many validations without a better figure"
-    )
-    early_stopping_threshold: float = Field(0.0, ge=0, description="what counts as better: by more than this")
+
+    output_dir: str | None = Field(None, description="the run folder; default: outputs/<date>-<recipe>")
+    dry_run: bool = Field(False, description="stop after the longest batch was tried, and print memory, steps and time")
     save_total_limit: int = Field(3, ge=1, description="checkpoints kept; the best one is always among them")
-    seed: int = Field(3407, ge=0, lt=2**32, description="seed of weights, order and noise")
-    resume_from_checkpoint: str = Field("none", description="auto (newest checkpoint of --output_dir), a path, or none")
-    allow_mismatch: bool = Field(False, description="resume although base, tokenizer or prompt differ (printed loudly)")
-    dry_run: bool = Field(False, description="go as far as the longest batch, then report memory, steps and time")
-    max_dropped: float = Field(
-        0.1, ge=0, le=1, description="share of the training rows that may be dropped as too long; more is an error"
-    )
     report_to: tuple[Literal["none", "tensorboard", "wandb", "swanlab", "trackio"], ...] = Field(
-        ("none",), min_length=1, description="trackers of experiments, also several; log.jsonl is always written"
+        ("none",), min_length=1, description="experiment trackers, one or several; log.jsonl is always written"
     )
     num_sample_predictions: int = Field(
         0,
         ge=0,
-        description="validation rows that are answered at every validation, into samples.jsonl and the trackers",
+        description="validation rows that are answered at every validation, for samples.jsonl and the trackers",
     )
 
     @classmethod

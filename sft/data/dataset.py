@@ -19,7 +19,7 @@ import orjson
 from sft.console import say, warn
 from sft.data.building.candidates import join_sides
 from sft.data.building.preset import make_source
-from sft.data.files import READABLE, declared_classes, is_packed, kind_of_file
+from sft.data.files import READABLE, declared_classes, is_packed, kind_of_file, nearest_file
 from sft.data.files.reader import BadRow, FoundRow, OnBadRow, RowReader
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.named_files import by_split, find_files, hash_files, is_built, names_files
@@ -203,6 +203,8 @@ def _explain_missing(path: Path) -> DataError:
     name, mark, count = str(path).rpartition("#")
     if mark and count.isdigit() and (Path(name).exists() or name in known_names()):
         return DataError(f"{path}: no such data; for {count} rows of it: --data {name} --max_samples {count}")
+    if near := nearest_file(path):
+        return DataError(f"{path}: no such file or dataset folder{near}")
     if kind_of_file(path) in READABLE:
         return DataError(f"{path}: no such file; give a dataset folder or a file of rows")
     if len(path.parts) == 2 and not path.is_absolute() and path.parent.name != "data" and not path.parent.exists():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft.console import say_once
-from sft.data.files import READABLE, kind_of_file
+from sft.data.files import READABLE, kind_of_file, nearest_file
 from sft.data.folder import LEDGER, MANIFEST
 from sft.data.quotas import SPLITS
 from sft.errors import DataError
@@ -130,6 +130,8 @@ def _explain_nothing(part: str) -> str:
     name, mark, count = part.rpartition("#")
     if mark and Path(name).exists() and count.isdigit():
         return f"{part}: no such file; for {count} rows of it: --data {name} --max_samples {count}"
+    if near := nearest_file(path):
+        return f"{part}: no such file{near}"
     return (
         f"{part}: no such file or folder; --data takes files, folders and patterns with commas between; data sets of a "
         "registry and built datasets are mixed by a preset (docs/data_sets.md)"

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sft.config.build import BuildSettings
 from sft.config.extract_mongo import ExtractSettings
 from sft.config.layers import Settings, load_settings
 from sft.config.talk import InferenceSettings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError
+from tests.commands import ROOT
 
 
 def refusal(cls: type[Settings], *argv: str) -> str:
@@ -36,8 +38,10 @@ def refusal(cls: type[Settings], *argv: str) -> str:
         ("--Lora_R 8", "--Lora_R: unknown flag; did you mean --lora_r?"),
         ("--lora_alph 8", "--lora_alph: unknown flag; did you mean --lora_alpha?"),  # no abbreviations
         ("--lora_r 8 --sede 3 --x", "--sede: unknown flag; did you mean --seed?"),
-        ("--zzz", "--zzz: unknown flag; see train.py --help"),
-        ("data/mixed", "data/mixed: train.py takes flags only; see train.py --help"),
+        ("--zzz", "--zzz: unknown flag; see train.py --help all"),
+        ("rows.csv", "rows.csv: train.py takes flags only; write --data rows.csv"),
+        ("recipes/demo.yaml", "recipes/demo.yaml: train.py takes flags only; write --config recipes/demo.yaml"),
+        ("hello", "hello: train.py takes flags only; see train.py --help"),
     ],
 )
 def test_a_mistyped_flag_is_told_the_nearest_name(words, message):
@@ -192,6 +196,31 @@ def test_a_recipe_that_is_not_there_is_told_what_is(recipe, tmp_path):
     (tmp_path / "empty").mkdir()
     missing = str(tmp_path / "empty" / "x.yaml")
     assert refusal(TrainSettings, "--config", missing) == f"{missing}: no such file; {tmp_path}/empty has no *.yaml"
+
+
+@pytest.mark.parametrize(
+    ("cls", "words", "advice"),
+    [
+        (InferenceSettings, ["What is LoRA?"], "write --text 'What is LoRA?'"),
+        (InferenceSettings, ["reviews.csv"], "write --file reviews.csv --output answers.jsonl"),
+        (BuildSettings, ["demo"], "write --preset demo"),
+        (BuildSettings, ["my_mixture.yaml"], "write --preset my_mixture.yaml"),
+    ],
+)
+def test_a_word_without_a_flag_is_told_the_flag_it_needs(cls, words, advice):
+    assert refusal(cls, *words).endswith(f"takes flags only; {advice}")
+
+
+def test_a_run_folder_without_a_flag_is_told_the_flag_it_needs(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    assert refusal(InferenceSettings, str(tmp_path)).endswith(f"; write --run {tmp_path}")
+
+
+def test_a_recipe_named_without_folder_and_ending_is_told_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert refusal(TrainSettings, "--config", "demo") == "--config demo: no such file; did you mean recipes/demo.yaml?"
+    monkeypatch.chdir(tmp_path)
+    assert refusal(TrainSettings, "--config", "demo").endswith(f"did you mean {ROOT}/recipes/demo.yaml?")
 
 
 def test_use_qlora_and_method_in_one_layer_must_agree(recipe):

@@ -1,6 +1,7 @@
 """Opening data: dataset folders, single files, and what is said where there is none."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from sft.data import open_dataset
 from sft.data.building.build import build_dataset
 from sft.data.building.manifest import BuildOptions
 from sft.data.building.preset import Preset
+from sft.data.files import read_records
 from sft.errors import ConfigError, DataError
 from sft.text.normalise import normalise_text
 from tests.data.samples import instruct_rows
@@ -78,6 +80,21 @@ def test_missing_data_says_what_to_run_first(path, command, tmp_path, monkeypatc
         open_dataset(path)
 
     assert str(caught.value) == f"{path}: no such dataset; run first: {command}"
+
+
+@pytest.mark.parametrize("asked", ["reviews", "Reviews.csv", "review.csv", "reviews.jsonl", "other.csv,reviews"])
+def test_data_named_without_its_ending_or_mistyped_is_told_the_file_beside_it(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("reviews.csv", "other.csv", "notes.txt"):
+        Path(name).write_text("text,label\ngood,1\nbad,0\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"no such file.*; did you mean 'reviews\.csv'\?$"):
+        open_dataset(asked)
+
+
+def test_a_file_to_answer_that_is_mistyped_is_told_the_nearest(tmp_path):
+    (tmp_path / "reviews.csv").write_text("text\ngood\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"no such file; did you mean '.*/reviews\.csv'\?$"):
+        list(read_records(tmp_path / "reviews"))
 
 
 def test_a_data_set_of_the_hub_is_brought_through_the_registry(hub, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ Text files may be packed (.gz, .zst, .bz2, .xz).
 A record that cannot be read is yielded as a BadRecord and reading goes on; a file that cannot be read is a DataError.
 """
 
+import difflib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ __all__ = [
     "GoodRecord",
     "declared_classes",
     "kind_of_file",
+    "nearest_file",
     "parse_lines",
     "read_line_blocks",
     "read_records",
@@ -68,7 +70,21 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
             line += len(lines)
 
 
+def nearest_file(path: Path) -> str:
+    """What to say of a missing file: "; did you mean 'reviews.csv'?" for `reviews` beside it, "" if none is near."""
+    stems = {file.name: _stem(file) for file in path.parent.glob("*") if kind_of_file(file) in READABLE}
+    near = difflib.get_close_matches(_stem(path), stems.values(), n=1, cutoff=0.7)
+    found = min((name for name, stem in stems.items() if stem in near), default="")
+    return f"; did you mean {str(path.with_name(found))!r}?" if found else ""
+
+
+def _stem(path: Path) -> str:
+    """The name before its first dot, however it is written: "Reviews.csv.gz" -> "reviews"."""
+    return path.name.partition(".")[0].lower()
+
+
 def _check_file(path: Path) -> str:
+    size = path.stat().st_size  # raises FileNotFoundError before the name is judged
     kind = kind_of_file(path)
     if kind in (".xls", ".xlsb", ".xlsm", ".ods"):
         raise DataError(f"{path}: of the spreadsheets only .xlsx is read; save it as that, or as CSV (UTF-8)")
@@ -77,7 +93,7 @@ def _check_file(path: Path) -> str:
         raise DataError(f"{path}: unknown kind of file {kind!r}; give one of: {', '.join(READABLE)}{packed}")
     if kind in BINARY and is_packed(path):
         raise DataError(f"{path}: {kind} is packed in itself; unpack it first")
-    if path.stat().st_size == 0:
+    if size == 0:
         raise DataError(f"{path}: the file is empty")
     return kind
 
@@ -87,7 +103,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file{nearest_file(path)}") from None
     except (EOFError, zlib.error, LZMAError) as error:
         raise DataError(f"{path}: the packed file is cut off or damaged ({error}); copy it again") from None
     except OSError as error:

@@ -35,7 +35,7 @@ def main() -> None:
     from sft.config.train import TrainSettings
     from sft.data import open_dataset
     from sft.training.fit import build_trainer, prepare
-    from sft.training.saving import SavesCheckpoints
+    from sft.training.saving import CheckpointedTrainer
 
     with tempfile.TemporaryDirectory(dir=".") as temporary:
         folder = Path(temporary)
@@ -44,7 +44,7 @@ def main() -> None:
         dataset = open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed)
         trainer = build_trainer(settings, prepare(settings, dataset, "transformers"), folder / "checkpoints")
         trainer.train()
-        saves = {"stock": Trainer._save_checkpoint, "safe": SavesCheckpoints._save_checkpoint}
+        saves = {"stock": Trainer._save_checkpoint, "safe": CheckpointedTrainer._save_checkpoint}
         times: dict[str, list[float]] = {name: [] for name in [*saves, "on_disk"]}
         size = 0
         for number in range(options.repeats + 1):

@@ -56,16 +56,16 @@ def train(model: Path, rows: Path, output: Path, *more: str) -> None:
 
 def train_and_die(model: Path, rows: Path, folder: Path, num_points: int) -> None:
     """A whole run in folder/whole; from each of its saves, copies of it whose save was killed: folder/run-2-17."""
-    from sft.training.saving import SavesCheckpoints
+    from sft.training.saving import CheckpointedTrainer
 
-    save = SavesCheckpoints._save_checkpoint
+    save = CheckpointedTrainer._save_checkpoint
 
-    def save_into(trainer: SavesCheckpoints, run: Path) -> None:
+    def save_into(trainer: CheckpointedTrainer, run: Path) -> None:
         trainer.args.output_dir = str(run / "checkpoints")
         save(trainer, trainer.model, None)
         trainer.finish_saving()
 
-    def die_often(trainer: SavesCheckpoints, *arguments: object) -> None:
+    def die_often(trainer: CheckpointedTrainer, *arguments: object) -> None:
         step, whole = trainer.state.global_step, folder / "whole"
         trainer.finish_saving()  # a fork has no threads but the one that forks
         shutil.copytree(whole, folder / "counted")
@@ -81,7 +81,7 @@ def train_and_die(model: Path, rows: Path, folder: Path, num_points: int) -> Non
             assert ended.code == -signal.SIGKILL, f"step {step}, call {fatal}: ended with {ended.code}"
         save(trainer, *arguments)
 
-    SavesCheckpoints._save_checkpoint = die_often  # type: ignore[method-assign]  # of this process, which is a child
+    CheckpointedTrainer._save_checkpoint = die_often  # type: ignore[method-assign]  # of this process, which is a child
     train(model, rows, folder / "whole")
 
 

@@ -131,6 +131,7 @@ def measure(options: argparse.Namespace) -> dict:  # type: ignore[type-arg]
     from sft.training.arguments import build_arguments
     from sft.training.log import peak_memory_gb
     from sft.training.memory import limit_memory
+    from sft.training.rehearsal import rehearsing
     from sft.training.trainer import RowTrainer
 
     flags = [
@@ -173,7 +174,7 @@ def measure(options: argparse.Namespace) -> dict:  # type: ignore[type-arg]
         args.eval_strategy = args.save_strategy = "no"
         args.load_best_model_at_end = False
         trainer = RowTrainer(
-            loaded, rows, rows[:1], args, replays=False, on_rehearsed=lambda found: say(found.report())
+            loaded, rows, rows[:1], args, replays=False, before_first_step=rehearsing(lambda found: say(found.report()))
         )
 
         class Clock(TrainerCallback):

@@ -264,6 +264,7 @@ def build_ours(settings, backend, rows, args, *, pads):  # type: ignore[no-untyp
     from sft.console import say
     from sft.models.capabilities import padded
     from sft.models.loading import load_for_training
+    from sft.training.rehearsal import rehearsing
     from sft.training.trainer import RowTrainer
 
     loaded = load_for_training(settings, backend)
@@ -277,7 +278,7 @@ def build_ours(settings, backend, rows, args, *, pads):  # type: ignore[no-untyp
         args,
         recomputes=settings.gradient_checkpointing,
         replays=True,
-        on_rehearsed=lambda rehearsal: say(rehearsal.report()),
+        before_first_step=rehearsing(lambda rehearsal: say(rehearsal.report())),
     )
 
 

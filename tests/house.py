@@ -268,18 +268,19 @@ def _undocumented(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tup
 def find_uncalled(modules: list[Module]) -> list[str]:
     """Private functions, methods and classes of prompts/ and sft/ that their own file never names, save in themselves.
 
-    What a decorator registers needs no caller, and neither does a method of a class whose base is another library's:
-    the library calls it.
+    What a decorator registers needs no caller, and neither does a method of a class that has one of another library's
+    among its bases, or theirs: the library calls it.
     """
     modules = [module for module in modules if module.area in ("prompts", "sft")]
     trees = {str(module.path): ast.parse(module.source) for module in modules}
-    own = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    bases_of = {node.name: {_base_name(base) for base in node.bases} - PLAIN_BASES for node in classes}
     findings = []
     for path, tree in trees.items():
         called_by_base = {
             id(method)
             for node in ast.walk(tree)
-            if isinstance(node, ast.ClassDef) and {_base_name(base) for base in node.bases} - own - PLAIN_BASES
+            if isinstance(node, ast.ClassDef) and _has_foreign_base(node.name, bases_of)
             for method in node.body
         }
         used = _count_names(tree)
@@ -294,6 +295,10 @@ def find_uncalled(modules: list[Module]) -> list[str]:
             ):
                 findings.append(f"{path}:{node.lineno}: nothing calls {node.name}")
     return findings
+
+
+def _has_foreign_base(name: str, bases_of: dict[str, set[str]]) -> bool:
+    return any(base not in bases_of or (base != name and _has_foreign_base(base, bases_of)) for base in bases_of[name])
 
 
 def _base_name(base: ast.expr) -> str:

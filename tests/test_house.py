@@ -286,12 +286,17 @@ class F(Model):
     def _called_by_the_library(self): ...
     @validator("x")
     def _registered(self): ...
+class G(F):
+    def _called_by_the_library_as_well(self): ...
+class H(B):
+    def _i(self): ...
 def _by_name(): ...
 TABLE = {"x": _by_name}
 """
     assert find_uncalled([module("sft/a.py", source), module("tests/b.py", source)]) == [
         "sft/a.py:2: nothing calls _a",
         "sft/a.py:4: nothing calls _c",
+        "sft/a.py:14: nothing calls _i",
     ]
 
 

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from sft.kernels.arguments import UnknownArgument, refuse_unknown
-from sft.kernels.cpu_attention import attend_blocks
+from sft.kernels.cpu import attend_blocks
 
 try:
     from torch.nn.attention.varlen import varlen_attn

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
 from sft.backend import is_launched_sharded
-from sft.kernels.cpu_layers import fuse_gated_mlps, fuse_norms
+from sft.kernels.cpu import fuse_layers
 
 CHOSEN = {
     "rope": True,
@@ -27,5 +27,4 @@ def fuse_kernels(model: PreTrainedModel) -> None:
     if model.device.type == "cuda" and find_spec("liger_kernel") is not None:
         apply_liger_kernel(model, CHOSEN)
     if model.device.type == "cpu" and not is_launched_sharded():
-        fuse_norms(model)
-        fuse_gated_mlps(model)
+        fuse_layers(model)

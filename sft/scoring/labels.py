@@ -14,12 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from prompts import Encoded
 from sft.backend import UNSLOTH
-from sft.batches.cores import map_batches, share_of
 from sft.batches.layout import TOKENS_PER_BATCH, plan_batches
 from sft.console import progress
 from sft.generation.cache import BatchCache
 from sft.generation.prefix import compute_prefix, pad_behind, read_prompts, run_cached
 from sft.generation.selfcheck import Caching, find_caching
+from sft.kernels.cpu import map_batches, share_of
 from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.scoring.loss import nll_of, score_rows
 

@@ -54,7 +54,7 @@ from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_
 from sft.training.memory import limit_memory
 from sft.training.objective import Objective
 from sft.training.processes import check_settings, from_first, is_first, join, tell_of_copies, world_size
-from sft.training.rehearsal import Rehearsal
+from sft.training.rehearsal import Rehearsal, rehearsing
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog, mend_trackers
 from sft.training.trainer import RowTrainer
@@ -289,7 +289,7 @@ def build_trainer(
         neftune_noise_alpha=settings.neftune_noise_alpha,
         measures=[by_label] if by_label and settings.metric_for_best_model in by_label.figures else [],
         callbacks=callbacks,
-        on_rehearsed=on_rehearsed,
+        before_first_step=rehearsing(on_rehearsed) if on_rehearsed else None,
     )
     check_metric(settings.metric_for_best_model, trainer, by_label.figures if by_label else ())
     tell_of_copies(is_sharded=trainer.is_sharded)

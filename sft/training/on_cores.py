@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from prompts import Encoded
-from sft.batches.cores import map_at_once
 from sft.batches.layout import flatten_rows, tensor_of
+from sft.kernels.cpu import map_at_once
 from sft.kernels.lora import cast_at_once
 from sft.models.loaded import LoadedModel
+from sft.training.memory import has_dropout
 from sft.training.objective import Objective
 from sft.training.order import deal_rows
 
@@ -25,6 +26,20 @@ SLACK = 1.15  # the largest part may have so many times the mean's tokens; beyon
 FEWEST_TOKENS = 320  # of a part on average; of smaller ones, what each operation costs by itself eats up the gain
 LAYOUT = ("position_ids", "cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k", "key_places", "seq_idx")
 Result = tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]  # a part's loss and gradients
+
+
+def can_compute_apart(loaded: LoadedModel, objective: Objective[Any]) -> bool:
+    """Whether the rows of a model on a CPU can be: nothing in its layers draws random numbers, its input embeddings are
+    not trained, and the objective takes hidden states."""
+    embeddings = loaded.causal_lm.get_input_embeddings()
+    return (
+        loaded.device.type == "cpu"
+        and not any(weight.requires_grad for weight in embeddings.parameters())
+        and loaded.layers.flat
+        and loaded.layers.embeds
+        and objective.takes_hidden_states
+        and not has_dropout(loaded.causal_lm)
+    )
 
 
 def share_out(lengths: Sequence[int], cores: int) -> list[list[int]]:
@@ -50,9 +65,8 @@ def compute_apart(
 ) -> torch.Tensor:
     """The loss of the rows, as objective.compute_loss has it, (): its backward pass hands on gradients that are there.
 
-    For models without dropout, whose input embeddings are not trained and whose objective takes hidden states. Call
-    within loaded.flat_rows(). What hooks do to the embeddings is done to all rows at once, or, where rows of a part may
-    share their beginnings (shares), by each part.
+    Only where can_compute_apart, and within loaded.flat_rows(). What hooks do to the embeddings is done to all rows at
+    once, or, where rows of a part may share their beginnings (shares), by each part.
     """
     model = loaded.causal_lm
     embed = model.get_input_embeddings()

@@ -10,10 +10,9 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -33,10 +32,9 @@ from sft.training.memory import (
     free_bytes,
     recompute_layers,
 )
-from sft.training.processes import largest
-
-if TYPE_CHECKING:
-    from sft.training.trainer import RowTrainer
+from sft.training.processes import any_process, largest
+from sft.training.replay import RecordingError, Size
+from sft.training.trainer import BeforeFirstStep, RowTrainer
 
 SHARE_OF_FREE_RAM = 0.5  # that unpacked weights may take on a CPU, where other programs need some, too
 SHARE_FOR_RECORDINGS = 0.8  # of the room on a GPU: micro-batches of many sizes leave gaps in the memory they share
@@ -81,44 +79,211 @@ class Rehearsal:
         )
 
 
-def rehearse(trainer: "RowTrainer", model: torch.nn.Module, *, is_resumed: bool) -> Rehearsal:
+def rehearsing(tell: Callable[[Rehearsal], None]) -> BeforeFirstStep:
+    """What a RowTrainer is to do before its first step: plan, try, and tell of it."""
+    return lambda trainer, model, is_resumed: tell(rehearse(trainer, model, is_resumed=is_resumed))
+
+
+def rehearse(trainer: RowTrainer, model: torch.nn.Module, *, is_resumed: bool) -> Rehearsal:
     """Plan the micro-batches where they are not given, try the longest one, time a usual step.
 
     is_resumed: the optimizer's state is that of a checkpoint, and there already; it is not touched.
     Raises OutOfMemoryError where not even one row fits.
     """
+    trials = _Trials(trainer, model, updates=not is_resumed)
     lengths = [len(row.input_ids) for row in trainer.train_rows]
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     per_process = max(1, trainer.rows_per_step // trainer.args.world_size)
     longest_step = order[:per_process]
     usual = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
     trainer.passes = None  # trials are launched, not replayed: how they are to be computed is not decided yet
-    with _nothing_left(trainer, model, clear_optimizer=not is_resumed):
-        trainer.follow(_plan(trainer, model, longest_step, lengths, is_resumed))
-        batch = trainer.micro_batches.plan([lengths[place] for place in longest_step])[0]
+    with trials.undone():
+        trainer.follow(trials.choose_plan(longest_step))
+        batch = trainer.micro_batches.plan(trainer.lengths_of(longest_step))[0]
         longest = [longest_step[index] for index in batch]
-        trainer.record_ahead(_count_steps(trainer), longest, usual)
-        _step(trainer, model, longest, update=not is_resumed)
+        record_ahead(trainer, _count_steps(trainer), longest, usual)
+        trials.step(longest)
         began = time.monotonic()
-        _step(trainer, model, usual, update=not is_resumed)
+        trials.step(usual)
         usual_s = time.monotonic() - began
         peak_gb = peak_memory_gb()
-    return _extrapolate(trainer, lengths, usual, usual_s, longest, peak_gb)
+    return _extrapolate(trainer, usual, usual_s, longest, peak_gb)
+
+
+def record_ahead(trainer: RowTrainer, num_steps: int, *others: Sequence[int]) -> None:
+    """Record every size of micro-batch that the run will come to, so that no step waits for it.
+
+    others: places of rows that will be a step, too. They are recorded with the rest: a size above the largest one
+    would not find its memory in what those have left free.
+    """
+    if trainer.passes is None:
+        return
+    steps = list(others)
+    for epoch in range(-(-num_steps // len(trainer.order))):
+        trainer.order.set_epoch(epoch)
+        steps += itertools.islice(trainer.order, num_steps - epoch * len(trainer.order))
+    sizes = {
+        _size_of(trainer, [places[index] for index in batch])
+        for places in steps
+        for batch in trainer.micro_batches.plan(trainer.lengths_of(places))
+    }
+    problem = None
+    try:
+        trainer.passes.record_sizes(sizes)
+    except RecordingError as error:
+        problem = error
+    if any_process(problem is not None):  # all of them go the same way: they average in another one without
+        trainer.give_up_replay(problem or RecordingError("another process could not record its passes"))
+
+
+def _size_of(trainer: RowTrainer, places: Sequence[int]) -> Size:
+    segments = trainer.segments_of(places)
+    num_keys = sum(part.end for part in segments) if len(segments) > len(places) else 0
+    return Size.of(count_tokens(segments), num_keys)
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Rows sent through a trainer's own step, from its first forward pass to the optimizer, without a trace."""
+
+    trainer: RowTrainer
+    model: torch.nn.Module  # as the trainer has wrapped it
+    updates: bool  # whether the optimizer's state may be made and thrown away again
+
+    def choose_plan(self, rows: Sequence[int]) -> MemoryPlan:
+        """How to spend the memory there is, from trials with the longest rows.
+
+        A CPU has one budget, and room or none for unpacked weights.
+        """
+        trainer = self.trainer
+        unpacked = 0 if trainer.recomputes else unpacked_bytes(trainer.loaded.model)
+        if not torch.cuda.is_available():
+            return replace(trainer.plan, unpacks=0 < unpacked < SHARE_OF_FREE_RAM * free_bytes())
+        in_batch = trainer.lengths_of(rows)
+        most = num_tokens_at_once(in_batch, trainer.micro_batches.padded)  # a step has no more
+        most = min(most, trainer.micro_batch_tokens or most)
+        chooses = trainer.recomputes is None and trainer.loaded.backend != UNSLOTH and not trainer.is_sharded
+        kept = recomputed = None
+        if not trainer.recomputes:
+            kept = self._try_line(rows[:4])
+        is_short = kept is None or kept.tokens_in(free_bytes()) < min(most, ENOUGH_TOKENS)
+        if trainer.recomputes or (chooses and is_short):
+            recompute_layers(trainer.loaded.causal_lm, trainer.num_layers)
+            few = [place for number, place in enumerate(rows) if sum(in_batch[: number + 1]) <= ENOUGH_TOKENS]
+            recomputed = self._try_line(few or rows[:1])  # a plan has no more, either
+        if kept is None and recomputed is None:
+            raise trainer.micro_batches.no_row_fits(in_batch[0])
+        plan = choose_plan(
+            kept,
+            recomputed,
+            room=free_bytes() * (SHARE_FOR_RECORDINGS if trainer.wants_replay and trainer.can_replay else 1),
+            most_tokens=most,
+            longest_tokens=in_batch[0],
+            num_layers=trainer.num_layers,
+            unpacked=unpacked,
+            spares_memory=trainer.recomputes is True,
+        )
+        return replace(plan, micro_batch_tokens=-largest(-plan.micro_batch_tokens))  # the smallest of the processes
+
+    def step(self, places: Sequence[int]) -> None:
+        """An optimizer step of these rows, at a learning rate of zero."""
+        count = self.trainer.count_terms(places)
+        self.trainer.training_step(self.model, {"places": list(places)}, count)
+        if self._can_update():
+            self.trainer.optimizer.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def _try_line(self, rows: Sequence[int]) -> MemoryLine | None:
+        """Bytes by tokens from two trials: the longest row alone, and several if they fit; None where none does."""
+        trainer = self.trainer
+        trials: list[tuple[int, float]] = []
+        shares, trainer.shares_prefixes = trainer.shares_prefixes, False  # others of as many tokens may share less
+        try:
+            self._forward_and_backward(rows[:1])  # gradients and optimizer states are there from here on
+            if self._can_update():
+                trainer.optimizer.step()
+            for chosen in (rows[:1], rows[: max(1, len(rows) // 2)], rows):
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+                resting = torch.cuda.memory_allocated()
+                self._forward_and_backward(chosen)
+                torch.cuda.synchronize()
+                tokens = num_tokens_at_once(trainer.lengths_of(chosen), trainer.micro_batches.padded)
+                trials.append((tokens, float(torch.cuda.max_memory_allocated() - resting)))
+        except torch.OutOfMemoryError:
+            pass
+        finally:
+            trainer.shares_prefixes = shares
+        if len(trials) < 3:
+            self.model.zero_grad()
+            torch.cuda.empty_cache()
+        trainer.guard.forget()
+        return MemoryLine.through(trials[0], trials[-1]) if trials else None
+
+    def _forward_and_backward(self, places: Sequence[int]) -> None:
+        """One micro-batch, whatever it takes; processes do not wait for each other, one may run out of memory alone."""
+        trainer = self.trainer
+        count = trainer.count_terms(places)
+        with contextlib.nullcontext() if trainer.is_sharded else trainer.accelerator.no_sync(self.model):
+            trainer.run_micro_batches(self.model, places, [list(range(len(places)))], count)
+
+    def _can_update(self) -> bool:
+        """Whether the optimizer may take a step: it may leave a state behind, and the gradients are finite."""
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        may = self.updates and not self.trainer.is_sharded and bool(gradients)
+        return may and bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Whatever is tried inside leaves nothing behind.
+
+        At a learning rate of zero an update changes no weight; the optimizer's state, the gradients, random states and
+        counters are put back.
+        """
+        trainer, model, optimizer = self.trainer, self.model, self.trainer.optimizer
+        assert optimizer is not None  # _prepare_for_training has made it
+        rates = [group["lr"] for group in optimizer.param_groups]
+        scaler = getattr(trainer.accelerator, "scaler", None)
+        scale = scaler.state_dict() if scaler is not None else None
+        states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+        devices = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        num_tokens, was_training = trainer.num_tokens_seen, model.training
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        try:
+            yield
+        finally:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            if self.updates:
+                inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+                inner.state.clear()
+            if scaler is not None and scale is not None:
+                scaler.load_state_dict(scale)
+            model.zero_grad()
+            trainer.guard.forget()
+            trainer.num_tokens_seen = num_tokens
+            model.train(was_training)
+            random.setstate(states[0])
+            numpy.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+            if devices is not None:
+                torch.cuda.set_rng_state(devices)
 
 
 def _extrapolate(
-    trainer: "RowTrainer",
-    lengths: Sequence[int],
+    trainer: RowTrainer,
     usual: Sequence[int],
     usual_s: float,
     longest: Sequence[int],
     peak: float,
 ) -> Rehearsal:
     """From a usual step to the whole run: time follows the tokens."""
-    args, planned = trainer.args, trainer.micro_batches
+    args, planned, lengths = trainer.args, trainer.micro_batches, [len(row.input_ids) for row in trainer.train_rows]
     num_steps = _count_steps(trainer)
     rows = min(trainer.rows_per_step, len(lengths)) / args.world_size
-    usual_tokens = sum(lengths[place] for place in usual)
+    usual_tokens = sum(trainer.lengths_of(usual))
     step_s = usual_s * (rows * sum(lengths) / len(lengths)) / usual_tokens
     validation_tokens = sum(len(row.input_ids) for row in trainer.validation_rows) / args.world_size
     num_validations = math.ceil(num_steps / args.eval_steps)
@@ -127,11 +292,11 @@ def _extrapolate(
         num_steps=num_steps,
         rows_per_step=trainer.rows_per_step,
         micro_batch_tokens=planned.max_tokens,
-        micro_batches_per_step=len(planned.plan([lengths[place] for place in usual])),
+        micro_batches_per_step=len(planned.plan(trainer.lengths_of(usual))),
         recomputed_layers=trainer.plan.recomputed_layers,
         unpacks=trainer.plan.unpacks,
-        shared=_measure_shared(trainer, lengths),
-        longest_batch_tokens=num_tokens_at_once([lengths[place] for place in longest], planned.padded),
+        shared=_measure_shared(trainer),
+        longest_batch_tokens=num_tokens_at_once(trainer.lengths_of(longest), planned.padded),
         tokens_per_second=round(usual_tokens * args.world_size / usual_s, 1),
         peak_gb=round(peak, 2),
         total_gb=round(total_memory_gb(), 1),
@@ -140,142 +305,22 @@ def _extrapolate(
     )
 
 
-def _measure_shared(trainer: "RowTrainer", lengths: Sequence[int]) -> float:
+def _measure_shared(trainer: RowTrainer) -> float:
     """Share of the tokens of the first steps that beginnings in common spare."""
     tokens = computed = 0
     trainer.order.set_epoch(0)
     for places in itertools.islice(trainer.order, STEPS_LOOKED_AT):
-        in_step = [lengths[place] for place in places]
+        in_step = trainer.lengths_of(places)
         tokens += sum(in_step)
         for batch in trainer.micro_batches.plan(in_step):
             computed += count_tokens(trainer.segments_of([places[index] for index in batch]))
     return 1 - computed / tokens
 
 
-def _count_steps(trainer: "RowTrainer") -> int:
+def _count_steps(trainer: RowTrainer) -> int:
     """Optimiser steps of the whole run."""
     args = trainer.args
     return int(args.max_steps) if args.max_steps > 0 else math.ceil(len(trainer.order) * args.num_train_epochs)
-
-
-def _plan(
-    trainer: "RowTrainer", model: torch.nn.Module, rows: Sequence[int], lengths: Sequence[int], is_resumed: bool
-) -> MemoryPlan:
-    """How to spend the memory there is, from trials with the longest rows. A CPU has one budget, and room or none for
-    unpacked weights."""
-    unpacked = 0 if trainer.recomputes else unpacked_bytes(trainer.loaded.model)
-    if not torch.cuda.is_available():
-        return replace(trainer.plan, unpacks=0 < unpacked < SHARE_OF_FREE_RAM * free_bytes())
-    in_batch = [lengths[place] for place in rows]
-    most = num_tokens_at_once(in_batch, trainer.micro_batches.padded)  # a step has no more
-    most = min(most, trainer.micro_batch_tokens or most)
-    chooses = trainer.recomputes is None and trainer.loaded.backend != UNSLOTH and not trainer.is_sharded
-    kept = recomputed = None
-    if not trainer.recomputes:
-        kept = _try_line(trainer, model, rows[:4], lengths, is_resumed)
-    if trainer.recomputes or (chooses and (kept is None or kept.tokens_in(free_bytes()) < min(most, ENOUGH_TOKENS))):
-        recompute_layers(trainer.loaded.causal_lm, trainer.num_layers)
-        few = [place for number, place in enumerate(rows) if sum(in_batch[: number + 1]) <= ENOUGH_TOKENS]
-        recomputed = _try_line(trainer, model, few or rows[:1], lengths, is_resumed)  # a plan has no more, either
-    if kept is None and recomputed is None:
-        raise trainer.micro_batches.no_row_fits(in_batch[0])
-    plan = choose_plan(
-        kept,
-        recomputed,
-        room=free_bytes() * (SHARE_FOR_RECORDINGS if trainer.wants_replay and trainer.can_replay else 1),
-        most_tokens=most,
-        longest_tokens=in_batch[0],
-        num_layers=trainer.num_layers,
-        unpacked=unpacked,
-        spares_memory=trainer.recomputes is True,
-    )
-    return replace(plan, micro_batch_tokens=-largest(-plan.micro_batch_tokens))  # the smallest of the processes
-
-
-def _try_line(
-    trainer: "RowTrainer", model: torch.nn.Module, rows: Sequence[int], lengths: Sequence[int], is_resumed: bool
-) -> MemoryLine | None:
-    """Bytes by tokens from two trials: the longest row alone, and several if they fit; None where not even one does."""
-    trials: list[tuple[int, float]] = []
-    shares, trainer.shares_prefixes = trainer.shares_prefixes, False  # others of as many tokens may share less
-    try:
-        _forward_and_backward(trainer, model, rows[:1])  # gradients and optimizer states are there from here on
-        if not is_resumed and not trainer.is_sharded and _gradients_are_finite(model):
-            trainer.optimizer.step()
-        for chosen in (rows[:1], rows[: max(1, len(rows) // 2)], rows):
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            resting = torch.cuda.memory_allocated()
-            _forward_and_backward(trainer, model, chosen)
-            torch.cuda.synchronize()
-            in_batch = [lengths[place] for place in chosen]
-            tokens = num_tokens_at_once(in_batch, trainer.micro_batches.padded)
-            trials.append((tokens, float(torch.cuda.max_memory_allocated() - resting)))
-    except torch.OutOfMemoryError:
-        pass
-    finally:
-        trainer.shares_prefixes = shares
-    if len(trials) < 3:
-        model.zero_grad()
-        torch.cuda.empty_cache()
-    trainer.guard.forget()
-    return MemoryLine.through(trials[0], trials[-1]) if trials else None
-
-
-def _forward_and_backward(trainer: "RowTrainer", model: torch.nn.Module, places: Sequence[int]) -> None:
-    """One micro-batch, whatever it takes; processes do not wait for each other, one may run out of memory alone."""
-    count = trainer._get_num_items_in_batch([{"places": list(places)}], trainer.args.device)
-    with contextlib.nullcontext() if trainer.is_sharded else trainer.accelerator.no_sync(model):
-        trainer._run_micro_batches(model, places, [list(range(len(places)))], count)
-
-
-def _step(trainer: "RowTrainer", model: torch.nn.Module, places: Sequence[int], *, update: bool) -> None:
-    count = trainer._get_num_items_in_batch([{"places": list(places)}], trainer.args.device)
-    trainer.training_step(model, {"places": list(places)}, count)
-    if update and not trainer.is_sharded and _gradients_are_finite(model):
-        trainer.optimizer.step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _gradients_are_finite(model: torch.nn.Module) -> bool:
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    return bool(gradients) and bool(torch.nn.utils.get_total_norm(gradients).isfinite())
-
-
-@contextmanager
-def _nothing_left(trainer: "RowTrainer", model: torch.nn.Module, *, clear_optimizer: bool) -> Iterator[None]:
-    """At a learning rate of zero an update changes no weight; the optimizer's state, the gradients, random states and
-    counters are put back."""
-    optimizer = trainer.optimizer
-    assert optimizer is not None  # _prepare_for_training has made it
-    rates = [group["lr"] for group in optimizer.param_groups]
-    scaler = getattr(trainer.accelerator, "scaler", None)
-    scale = scaler.state_dict() if scaler is not None else None
-    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
-    devices = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    num_tokens, was_training = trainer.num_tokens_seen, model.training
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    try:
-        yield
-    finally:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        if clear_optimizer:
-            inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-            inner.state.clear()
-        if scaler is not None and scale is not None:
-            scaler.load_state_dict(scale)
-        model.zero_grad()
-        trainer.guard.forget()
-        trainer.num_tokens_seen = num_tokens
-        model.train(was_training)
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if devices is not None:
-            torch.cuda.set_rng_state(devices)
 
 
 def total_memory_gb() -> float:

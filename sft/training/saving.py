@@ -1,8 +1,10 @@
-"""Checkpoints of the trainer that survive anything: whole or not there, the best and the newest kept, found again.
+"""What a checkpoint is: whole or not there, whatever ends the run; the best and the newest are kept, and found again.
 
 These replace the stock trainer's, which writes into the final folder and may resume from one that was cut off. Training
 waits until a checkpoint is written and sealed, which is enough against a kill; flushing it to the disk is left to a
 thread (Background), since work that only waits for the disk need not hold up the steps.
+
+The private methods of transformers' Trainer that are overridden here stand at the head of sft/training/trainer.py.
 """
 
 import contextlib
@@ -15,8 +17,8 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerState
 from transformers.trainer_callback import ExportableState
+from trl import SFTTrainer
 
 from sft.console import say
 from sft.files import find_damage, publish, staged
@@ -52,8 +54,8 @@ class Background:
             self._error = error
 
 
-class SavesCheckpoints(Trainer):
-    """Mixed into a trainer: checkpoints by sft.files; settings of now win over those in a checkpoint."""
+class CheckpointedTrainer(SFTTrainer):
+    """TRL's trainer with checkpoints by sft.files; present settings win over those in a checkpoint."""
 
     @cached_property
     def _publishing(self) -> Background:
@@ -63,6 +65,11 @@ class SavesCheckpoints(Trainer):
     def checkpoints_dir(self) -> Path:
         """Where the checkpoint-N folders lie."""
         return Path(self.args.output_dir)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights lie in pieces over the processes (FSDP, ZeRO-3)."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     @property
     def best_checkpoint(self) -> Path | None:
@@ -126,7 +133,7 @@ class SavesCheckpoints(Trainer):
     ) -> tuple[int, int]:
         started = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *more)
         self.state.compute_steps(self.args, max_steps)  # eval_steps as they are now, not as they were
-        self._find_best()
+        self.find_best()
         return started
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -140,35 +147,7 @@ class SavesCheckpoints(Trainer):
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def train_from(self, checkpoint: Path | None, num_steps: int) -> None:
-        """Train from a checkpoint, or from the beginning, to num_steps, and take up the best weights.
-
-        Whatever ends the run, its last checkpoint is on the disk; only KeyboardInterrupt does not wait for that.
-        """
-        try:
-            self._train_or_take_best(checkpoint, num_steps)
-        except Exception:
-            self.finish_saving()
-            raise
-        self.finish_saving()
-
-    def _train_or_take_best(self, checkpoint: Path | None, num_steps: int) -> None:
-        """Where the checkpoint has made all steps, only its best weights: train() would make one step too many."""
-        if checkpoint is None:
-            self.train()
-            return
-        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        ends = [callback for callback in self.callback_handler.callbacks if hasattr(callback, "is_over")]
-        if step_of(checkpoint) < num_steps and not any(end.is_over(state.log_history) for end in ends):
-            self.train(resume_from_checkpoint=str(checkpoint))
-            return
-        self.state = state
-        self._find_best()
-        self._load_from_checkpoint(str(checkpoint))
-        if self.state.best_model_checkpoint is not None:
-            self._load_best_model()
-
-    def _find_best(self) -> None:
+    def find_best(self) -> None:
         """Let the state point at its best checkpoint where the run lies now; one that is gone or broken is told of."""
         self.state.best_model_checkpoint = None
         if not self.state.best_global_step:

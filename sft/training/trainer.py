@@ -1,9 +1,18 @@
-"""TRL's SFTTrainer on rows that are already tokens: our steps, our loss, our validation, our checkpoints.
+"""TRL's SFTTrainer on rows that are already tokens, from the first step to the best weights: RowTrainer.
 
-ComputesSteps computes the rows of an optimizer step, in micro-batches as planned and in smaller ones when memory runs
-out; RowTrainer adds the order of rows, validation and the log. What the loss of a row is, and what a validation
-reports, belongs to the objective (sft.training.objective). The loss of a step is the sum over its rows divided by the
-terms of the whole step, whatever the micro-batches; validation picks the best checkpoint.
+transformers' loop calls, in this order: get_train_dataloader (one item a step, naming its rows), _prepare_for_training
+(the model is wrapped; what comes before the first step is done), _run_epoch, get_batch_samples (the terms of a step's
+loss), training_step (forward and backward in micro-batches), _clip_grad_norm, the optimizer's step, and now and then
+evaluate and _save_checkpoint. What the loss of a row is, and what a validation reports, belongs to the objective
+(sft.training.objective). The loss of a step is the sum over its rows divided by the terms of the whole step, whatever
+the micro-batches; validation picks the best checkpoint.
+
+The pin of transformers is load-bearing: these methods of its Trainer are private and overridden, and another version
+may call them at another point or not at all.
+
+    here                    _run_epoch, _prepare_for_training, _get_num_items_in_batch, _clip_grad_norm
+    CheckpointedTrainer     _save_checkpoint, _load_best_model, _init_training_state, _load_optimizer_and_scheduler,
+                            _finalize_training
 """
 
 import contextlib
@@ -11,6 +20,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,22 +29,23 @@ from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
+    TrainerState,
     default_data_collator,
 )
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from prompts import Encoded
 from sft.backend import UNSLOTH
 from sft.batches.layout import TOKENS_PER_BATCH, Batch
-from sft.batches.prefixes import Segment, count_tokens, find_segments, whole_rows
+from sft.batches.prefixes import Segment, find_segments, whole_rows
 from sft.console import say
 from sft.errors import RunError
 from sft.kernels.attention import has_varlen
 from sft.kernels.lora import keep_unpacked
 from sft.models.loaded import LoadedModel
+from sft.runs.checkpoints import STATE_FILE, step_of
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
 from sft.training.language_modelling import LanguageModelling
 from sft.training.memory import (
@@ -47,118 +58,165 @@ from sft.training.memory import (
 )
 from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.objective import Objective, Score
-from sft.training.on_cores import compute_apart, share_out
+from sft.training.on_cores import can_compute_apart, compute_apart, share_out
 from sft.training.order import StepOrder, step_loader
-from sft.training.processes import any_process, gather_parts, largest
-from sft.training.rehearsal import Rehearsal, rehearse
-from sft.training.replay import RecordingError, ReplayedPasses, Size
-from sft.training.saving import SavesCheckpoints
+from sft.training.processes import gather_parts, largest
+from sft.training.replay import RecordingError, ReplayedPasses
+from sft.training.saving import CheckpointedTrainer
 
+BeforeFirstStep = Callable[["RowTrainer", torch.nn.Module, bool], None]  # the wrapped model; whether it resumes
 Measure = Callable[[LoadedModel], Mapping[str, float]]  # more figures of a validation: {"eval_macro_f1": 0.91}
 
 
-class ComputesSteps(Trainer):
-    """Mixed into a trainer whose batches name rows: {"places": [17, 4, ...]}. What it needs of it is declared here."""
+def stand_in(num_rows: int) -> Dataset:
+    """The data set that TRL is given: as many rows as there are, one token each.
 
-    loaded: LoadedModel
-    objective: Objective[Any]
-    train_rows: list[Encoded]
-    guard: FiniteGuard
-    order: StepOrder
-    noise_alpha: float | None
-    num_tokens_seen: int
-    plan: MemoryPlan
-    micro_batches: MicroBatches
-    wants_replay: bool
-    shares_prefixes: bool
-    passes: ReplayedPasses | None = None
+    TRL looks at its first row, its columns and its length; steps are made of the rows themselves (RowTrainer.collate),
+    and a copy of them would take about 100 bytes per token.
+    """
+    return Dataset.from_dict({"input_ids": [[0]] * num_rows, "labels": [[0]] * num_rows})
 
-    @property
-    def rows_per_step(self) -> int:
-        """Rows of an optimiser step, over all processes."""
-        return int(self.args.per_device_train_batch_size * self.args.world_size)
 
-    @property
-    def num_layers(self) -> int:
-        """Decoder layers that the backward pass goes through."""
-        return len(trained_layers(self.loaded.causal_lm))
+class RowTrainer(CheckpointedTrainer):
+    """A trainer for encoded rows; counts the tokens it has seen in `num_tokens_seen`."""
 
-    def follow(self, plan: MemoryPlan) -> None:
-        """Spend memory as planned, from now on. (Unsloth has kernels of its own: only the micro-batches reach them.)"""
-        self.plan = plan
-        self.micro_batches.max_tokens = plan.micro_batch_tokens
-        if self.loaded.backend != UNSLOTH:
-            recompute_layers(self.loaded.causal_lm, plan.recomputed_layers)
-            keep_unpacked(self.loaded.model, keep=plan.unpacks)
-        self.passes = None
-        if self.wants_replay and self.can_replay:
-            self.passes = ReplayedPasses(
-                self.loaded,
-                max_rows=self.rows_per_step,
-                max_tokens=plan.micro_batch_tokens,
-                longest=max(len(row.input_ids) for row in self.train_rows),
-                noise_alpha=self.noise_alpha,
-            )
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        train_rows: Sequence[Encoded],
+        validation_rows: Sequence[Encoded],
+        args: SFTConfig,
+        *,
+        objective: Objective[Any] | None = None,
+        micro_batch_tokens: int | None = None,
+        recomputes: bool | None = None,
+        replays: bool = False,
+        train_names: Sequence[str] = (),
+        validation_names: Sequence[str] = (),
+        neftune_noise_alpha: float | None = None,
+        measures: Sequence[Measure] = (),
+        callbacks: Sequence[TrainerCallback] = (),
+        before_first_step: BeforeFirstStep | None = None,
+    ) -> None:
+        """objective: None is that of a chat model. micro_batch_tokens: None plans them. recomputes: whether
+        layers are computed twice to spare memory; None: as many as it takes. replays: passes are recorded as CUDA
+        graphs, where that can be done. measures: more figures of every validation, beside the objective's.
 
-    @property
-    def trains_in_one_type(self) -> bool:
-        """Whether an adapter alone is trained, computed in its base's type without autocast, whose casts are cached."""
-        return self.loaded.has_adapter and not self.args.bf16 and not self.args.fp16
-
-    @property
-    def can_replay(self) -> bool:
-        """Whether passes can be recorded: an adapter in the type of its base on a GPU whose attention takes rows end to
-        end, and nothing that draws random numbers while layers are computed again."""
-        has_flat_kernel = self.loaded.layers.records and has_varlen(self.loaded.device, self.loaded.precision.dtype)
-        draws_again = self.plan.recomputed_layers > 0 and has_dropout(self.loaded.causal_lm)
-        return (
-            has_flat_kernel
-            and self.trains_in_one_type
-            and not draws_again
-            and not self.is_sharded
-            and self.objective.takes_hidden_states
-        )
-
-    def record_ahead(self, num_steps: int, *others: Sequence[int]) -> None:
-        """Record every size of micro-batch that the run will come to, so that no step waits for it.
-
-        others: places of rows that will be a step, too. They are recorded with the rest: a size above the largest one
-        would not find its memory in what those have left free.
+        before_first_step: what is done when model and optimizer are there: sft.training.rehearsal.rehearsing plans.
         """
-        if self.passes is None:
-            return
-        steps = list(others)
-        for epoch in range(-(-num_steps // len(self.order))):
-            self.order.set_epoch(epoch)
-            steps += itertools.islice(self.order, num_steps - epoch * len(self.order))
-        sizes = {
-            self._size_of([places[index] for index in batch])
-            for places in steps
-            for batch in self.micro_batches.plan(self._lengths(places))
-        }
-        problem = None
+        self.loaded = loaded
+        self.objective: Objective[Any] = objective or LanguageModelling(loaded)
+        self.train_rows, self.validation_rows = list(train_rows), list(validation_rows)
+        self.validation_names = validation_names or [str(place) for place in range(len(validation_rows))]
+        self.guard = FiniteGuard(train_names or [str(place) for place in range(len(train_rows))])
+        self.noise_alpha = neftune_noise_alpha
+        self.measures = list(measures)
+        self.before_first_step = before_first_step
+        self.num_tokens_seen = 0
+        self.micro_batch_tokens, self.recomputes = micro_batch_tokens, recomputes
+        self.wants_replay = replays
+        self.passes: ReplayedPasses | None = None
+        # Beginnings that rows have in common are computed once, where nothing makes equal tokens different in each row.
+        is_same = not neftune_noise_alpha and not has_dropout(loaded.causal_lm)
+        self.shares_prefixes = self.objective.shares_prefixes and loaded.layers.shares and is_same
+        self.plan = MemoryPlan(micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type])
+        self.micro_batches = MicroBatches(self.plan.micro_batch_tokens, padded=not loaded.takes_flat_rows)
+        types = {name: weight.dtype for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+        super().__init__(
+            model=loaded.model,
+            args=args,
+            processing_class=loaded.tokenizer,
+            train_dataset=stand_in(len(train_rows)),
+            eval_dataset=stand_in(len(validation_rows)),
+            # Neither is called, our batches are made in training_step; TRL's own is for language models alone.
+            data_collator=None if loaded.head is None else default_data_collator,
+            callbacks=[self.guard, StallGuard(), *callbacks],
+        )
+        for name, weight in loaded.model.named_parameters():
+            if name in types:  # TRL turns an adapter beside 4-bit weights into bf16, where small updates are lost
+                weight.data = weight.data.to(types[name])
+        # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
+        loaded.model.create_or_update_model_card = lambda folder: None
+        for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate
+            self.remove_callback(built_in)
+        if len(self.train_dataset) != len(train_rows):
+            raise RuntimeError(f"the trainer kept {len(self.train_dataset)} of {len(train_rows)} rows")
+
+    # The run
+
+    def train_from(self, checkpoint: Path | None, num_steps: int) -> None:
+        """Train from a checkpoint, or from the beginning, to num_steps, and take up the best weights.
+
+        Whatever ends the run, its last checkpoint is on the disk; only KeyboardInterrupt does not wait for that.
+        """
         try:
-            self.passes.record_sizes(sizes)
-        except RecordingError as error:
-            problem = error
-        if any_process(problem is not None):  # all of them go the same way: they average in another one without
-            self._give_up_replay(problem or RecordingError("another process could not record its passes"))
+            self._train_or_take_best(checkpoint, num_steps)
+        except Exception:
+            self.finish_saving()
+            raise
+        self.finish_saving()
 
-    def _size_of(self, places: Sequence[int]) -> Size:
-        segments = self.segments_of(places)
-        num_keys = sum(part.end for part in segments) if len(segments) > len(places) else 0
-        return Size.of(count_tokens(segments), num_keys)
+    def _train_or_take_best(self, checkpoint: Path | None, num_steps: int) -> None:
+        """Where the checkpoint has made all steps, only its best weights: train() would make one step too many."""
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        ends = [callback for callback in self.callback_handler.callbacks if hasattr(callback, "is_over")]
+        if step_of(checkpoint) < num_steps and not any(end.is_over(state.log_history) for end in ends):
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        self.state = state
+        self.find_best()
+        self._load_from_checkpoint(str(checkpoint))
+        if self.state.best_model_checkpoint is not None:
+            self._load_best_model()
 
-    def segments_of(self, places: Sequence[int]) -> list[Segment]:
-        """What the rows of a micro-batch are computed as."""
-        rows = self._rows(places)
-        return find_segments(rows) if self.shares_prefixes else whole_rows(rows)
+    def get_train_dataloader(self) -> DataLoader[dict[str, list[int]]]:
+        """One item a step: the places of its rows. The trainer accumulates nothing itself."""
+        self.order = StepOrder(
+            [len(row.input_ids) for row in self.train_rows],
+            self.rows_per_step,
+            seed=self.args.data_seed,
+            rank=self.args.process_index,
+            num_processes=self.args.world_size,
+        )
+        return step_loader(self.order)
 
-    def _give_up_replay(self, error: RecordingError) -> None:
-        say(f"CUDA graphs: {error}; going on without them")
-        assert self.passes is not None
-        self.passes.forget()
-        self.passes = None
+    def _run_epoch(self, *, epoch: int, **more: object) -> None:
+        self.order.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **more)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader[object], resume_from_checkpoint: str | None
+    ) -> tuple[torch.nn.Module, DataLoader[object]]:
+        model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.recomputes:
+            self.follow(replace(self.plan, recomputed_layers=self.num_layers))
+        if self.before_first_step is not None and not self.is_deepspeed_enabled:  # whose engine cannot take a step back
+            self.before_first_step(self, model, resume_from_checkpoint is not None)
+        return model, loader
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, list[int]]], num_batches: int, device: object
+    ) -> tuple[list[dict[str, list[int]]], torch.Tensor]:
+        """The steps that come next (one) and the terms of their loss. Unsloth replaces the stock method by its own."""
+        steps = list(itertools.islice(epoch_iterator, num_batches))
+        return steps, self._get_num_items_in_batch(steps, device)
+
+    def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, list[int]]], device: object) -> torch.Tensor:
+        return self.count_terms([place for step in batch_samples for place in step["places"]])
+
+    def count_terms(self, places: Sequence[int]) -> torch.Tensor:
+        """Terms of the loss of a step of these rows, over all processes: what it is divided by."""
+        count = torch.tensor(sum(map(self.objective.count_terms, self._rows(places))), device=self.args.device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def floating_point_ops(self, inputs: object) -> int:
+        """Not counted: tokens per second say more."""
+        return 0
+
+    # The step
 
     def training_step(
         self, model: torch.nn.Module, inputs: Mapping[str, list[int]], num_items_in_batch: torch.Tensor | None = None
@@ -168,11 +226,11 @@ class ComputesSteps(Trainer):
         Returns the step's loss, detached.
         """
         places = inputs["places"]
-        lengths = self._lengths(places)
+        lengths = self.lengths_of(places)
         before = self.num_tokens_seen
         while True:
             try:
-                return self._run_micro_batches(model, places, self.micro_batches.plan(lengths), num_items_in_batch)
+                return self.run_micro_batches(model, places, self.micro_batches.plan(lengths), num_items_in_batch)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -191,20 +249,24 @@ class ComputesSteps(Trainer):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _run_micro_batches(
+    def run_micro_batches(
         self,
         model: torch.nn.Module,
         places: Sequence[int],
         batches: Sequence[Sequence[int]],
         divisor: torch.Tensor | None,
     ) -> torch.Tensor:
+        """The loss of the rows at `places` over the divisor, detached; the gradients of all micro-batches are added.
+
+        batches: indices of places. Recorded passes are replayed where there are some.
+        """
         if self.passes is not None and divisor is not None:
             try:
                 return self._replay_micro_batches(self.passes, places, batches, divisor)
             except RecordingError as error:
                 if self.args.world_size > 1:  # the others wait for this one's gradients
                     raise RunError(f"CUDA graphs: {error}; go on with --no-cuda_graphs") from None
-                self._give_up_replay(error)
+                self.give_up_replay(error)
                 self.guard.forget()
                 model.zero_grad()
         total = torch.zeros((), device=self.args.device)
@@ -242,157 +304,6 @@ class ComputesSteps(Trainer):
 
     def _loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor) -> torch.Tensor:
         return self.objective.loss_of_hidden(hidden, batch, divisor) * self.args.world_size  # processes are averaged
-
-    def _count(self, loss: torch.Tensor, places: Sequence[int]) -> None:
-        self.num_tokens_seen += sum(self._lengths(places))
-        self.guard.note(loss, list(places))
-
-    def _rows(self, places: Sequence[int]) -> list[Encoded]:
-        return [self.train_rows[place] for place in places]
-
-    def _lengths(self, places: Sequence[int]) -> list[int]:
-        return [len(row.input_ids) for row in self._rows(places)]
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether the weights lie in pieces over the processes (FSDP, ZeRO-3)."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    @property
-    def _shortest(self) -> int:
-        return min(range(len(self.train_rows)), key=lambda place: len(self.train_rows[place].input_ids))
-
-    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float | None:
-        """The norm before clipping; looked up among what is trained, not in all modules, and noted for the guard.
-
-        DeepSpeed clips by itself, and tells a float.
-        """
-        if self.is_sharded:
-            norm = super()._clip_grad_norm(model)
-        else:
-            self.accelerator.unscale_gradients()
-            trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm)
-        self.guard.norm = norm
-        return norm
-
-
-def stand_in(num_rows: int) -> Dataset:
-    """The data set that TRL is given: as many rows as there are, one token each.
-
-    TRL looks at its first row, its columns and its length; steps are made of the rows themselves (RowTrainer.collate),
-    and a copy of them would take about 100 bytes per token.
-    """
-    return Dataset.from_dict({"input_ids": [[0]] * num_rows, "labels": [[0]] * num_rows})
-
-
-class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
-    """SFTTrainer for encoded rows; counts the tokens it has seen in `num_tokens_seen`."""
-
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        train_rows: Sequence[Encoded],
-        validation_rows: Sequence[Encoded],
-        args: SFTConfig,
-        *,
-        objective: Objective[Any] | None = None,
-        micro_batch_tokens: int | None = None,
-        recomputes: bool | None = None,
-        replays: bool = False,
-        train_names: Sequence[str] = (),
-        validation_names: Sequence[str] = (),
-        neftune_noise_alpha: float | None = None,
-        measures: Sequence[Measure] = (),
-        callbacks: Sequence[TrainerCallback] = (),
-        on_rehearsed: Callable[[Rehearsal], None] | None = None,
-    ) -> None:
-        """objective: None is that of a chat model. micro_batch_tokens: None plans them. recomputes: whether
-        layers are computed twice to spare memory; None: as many as it takes. replays: passes are recorded as CUDA
-        graphs, where that can be done. measures: more figures of every validation, beside the objective's.
-
-        on_rehearsed: called before the first step with what the longest batch and a usual step took.
-        """
-        self.loaded = loaded
-        self.objective: Objective[Any] = objective or LanguageModelling(loaded)
-        self.train_rows, self.validation_rows = list(train_rows), list(validation_rows)
-        self.validation_names = validation_names or [str(place) for place in range(len(validation_rows))]
-        self.guard = FiniteGuard(train_names or [str(place) for place in range(len(train_rows))])
-        self.noise_alpha = neftune_noise_alpha
-        self.measures = list(measures)
-        self.on_rehearsed = on_rehearsed
-        self.num_tokens_seen = 0
-        self.micro_batch_tokens, self.recomputes = micro_batch_tokens, recomputes
-        self.wants_replay = replays
-        # Beginnings that rows have in common are computed once, where nothing makes equal tokens different in each row.
-        is_same = not neftune_noise_alpha and not has_dropout(loaded.causal_lm)
-        self.shares_prefixes = self.objective.shares_prefixes and loaded.layers.shares and is_same
-        self.plan = MemoryPlan(micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type])
-        self.micro_batches = MicroBatches(self.plan.micro_batch_tokens, padded=not loaded.takes_flat_rows)
-        types = {name: weight.dtype for name, weight in loaded.model.named_parameters() if weight.requires_grad}
-        super().__init__(
-            model=loaded.model,
-            args=args,
-            processing_class=loaded.tokenizer,
-            train_dataset=stand_in(len(train_rows)),
-            eval_dataset=stand_in(len(validation_rows)),
-            # Neither is called, our batches are made in training_step; TRL's own is for language models alone.
-            data_collator=None if loaded.head is None else default_data_collator,
-            callbacks=[self.guard, StallGuard(), *callbacks],
-        )
-        for name, weight in loaded.model.named_parameters():
-            if name in types:  # TRL turns an adapter beside 4-bit weights into bf16, where small updates are lost
-                weight.data = weight.data.to(types[name])
-        # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
-        loaded.model.create_or_update_model_card = lambda folder: None
-        for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate
-            self.remove_callback(built_in)
-        if len(self.train_dataset) != len(train_rows):
-            raise RuntimeError(f"the trainer kept {len(self.train_dataset)} of {len(train_rows)} rows")
-
-    # Steps
-
-    def get_train_dataloader(self) -> DataLoader[dict[str, list[int]]]:
-        """One item a step: the places of its rows. The trainer accumulates nothing itself."""
-        self.order = StepOrder(
-            [len(row.input_ids) for row in self.train_rows],
-            self.rows_per_step,
-            seed=self.args.data_seed,
-            rank=self.args.process_index,
-            num_processes=self.args.world_size,
-        )
-        return step_loader(self.order)
-
-    def _run_epoch(self, *, epoch: int, **more: object) -> None:
-        self.order.set_epoch(epoch)
-        super()._run_epoch(epoch=epoch, **more)
-
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: DataLoader[object], resume_from_checkpoint: str | None
-    ) -> tuple[torch.nn.Module, DataLoader[object]]:
-        model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.recomputes:
-            self.follow(replace(self.plan, recomputed_layers=self.num_layers))
-        if self.on_rehearsed is not None and not self.is_deepspeed_enabled:  # whose engine cannot take a step back
-            self.on_rehearsed(rehearse(self, model, is_resumed=resume_from_checkpoint is not None))
-        return model, loader
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, list[int]]], num_batches: int, device: object
-    ) -> tuple[list[dict[str, list[int]]], torch.Tensor]:
-        """The steps that come next (one) and the terms of their loss. Unsloth replaces the stock method by its own."""
-        steps = list(itertools.islice(epoch_iterator, num_batches))
-        return steps, self._get_num_items_in_batch(steps, device)
-
-    def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, list[int]]], device: object) -> torch.Tensor:
-        """Terms of the step's loss over all processes: what it is divided by."""
-        rows = [self.train_rows[place] for step in batch_samples for place in step["places"]]
-        count = torch.tensor(sum(map(self.objective.count_terms, rows)), device=self.args.device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
-
-    def floating_point_ops(self, inputs: object) -> int:
-        """Not counted: tokens per second say more."""
-        return 0
 
     def collate(self, places: Sequence[int]) -> dict[str, object]:
         """Rows -> one batch as the objective has it, and row_places."""
@@ -435,23 +346,102 @@ class RowTrainer(ComputesSteps, SavesCheckpoints, SFTTrainer):
         """Indices of a micro-batch's rows in parts that cores compute apart; none where it is computed as a whole."""
         if not self.shares_cores or not torch.is_grad_enabled() or not self.loaded.model.training:
             return []
-        return share_out(self._lengths(places), torch.get_num_threads())
+        return share_out(self.lengths_of(places), torch.get_num_threads())
+
+    def _count(self, loss: torch.Tensor, places: Sequence[int]) -> None:
+        self.num_tokens_seen += sum(self.lengths_of(places))
+        self.guard.note(loss, list(places))
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float | None:
+        """The norm before clipping; looked up among what is trained, not in all modules, and noted for the guard.
+
+        DeepSpeed clips by itself, and tells a float.
+        """
+        if self.is_sharded:
+            norm = super()._clip_grad_norm(model)
+        else:
+            self.accelerator.unscale_gradients()
+            trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+            norm = torch.nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm)
+        self.guard.norm = norm
+        return norm
+
+    # What a step is computed with
+
+    def follow(self, plan: MemoryPlan) -> None:
+        """Spend memory as planned, from now on. (Unsloth has kernels of its own: only the micro-batches reach them.)"""
+        self.plan = plan
+        self.micro_batches.max_tokens = plan.micro_batch_tokens
+        if self.loaded.backend != UNSLOTH:
+            recompute_layers(self.loaded.causal_lm, plan.recomputed_layers)
+            keep_unpacked(self.loaded.model, keep=plan.unpacks)
+        self.passes = None
+        if self.wants_replay and self.can_replay:
+            self.passes = ReplayedPasses(
+                self.loaded,
+                max_rows=self.rows_per_step,
+                max_tokens=plan.micro_batch_tokens,
+                longest=max(len(row.input_ids) for row in self.train_rows),
+                noise_alpha=self.noise_alpha,
+            )
+
+    def give_up_replay(self, error: RecordingError) -> None:
+        """From here on every pass is launched."""
+        say(f"CUDA graphs: {error}; going on without them")
+        assert self.passes is not None
+        self.passes.forget()
+        self.passes = None
+
+    @property
+    def trains_in_one_type(self) -> bool:
+        """Whether an adapter alone is trained, computed in its base's type without autocast, whose casts are cached."""
+        return self.loaded.has_adapter and not self.args.bf16 and not self.args.fp16
+
+    @property
+    def can_replay(self) -> bool:
+        """Whether passes can be recorded: an adapter in the type of its base on a GPU whose attention takes rows end to
+        end, and nothing that draws random numbers while layers are computed again."""
+        has_flat_kernel = self.loaded.layers.records and has_varlen(self.loaded.device, self.loaded.precision.dtype)
+        draws_again = self.plan.recomputed_layers > 0 and has_dropout(self.loaded.causal_lm)
+        return (
+            has_flat_kernel
+            and self.trains_in_one_type
+            and not draws_again
+            and not self.is_sharded
+            and self.objective.takes_hidden_states
+        )
 
     @cached_property
     def shares_cores(self) -> bool:
-        """Whether rows may be computed apart on a CPU: an adapter, nothing that draws random numbers in the layers."""
-        is_alone = self.loaded.device.type == "cpu" and self.args.world_size == 1 and not self.is_sharded
-        embeddings = self.loaded.causal_lm.get_input_embeddings()
-        is_fixed = not any(weight.requires_grad for weight in embeddings.parameters())
-        return (
-            is_alone
-            and self.trains_in_one_type
-            and is_fixed
-            and self.loaded.layers.flat
-            and self.loaded.layers.embeds
-            and self.objective.takes_hidden_states
-            and not has_dropout(self.loaded.causal_lm)
-        )
+        """Whether rows may be computed apart on a CPU."""
+        is_alone = self.args.world_size == 1 and not self.is_sharded
+        return is_alone and self.trains_in_one_type and can_compute_apart(self.loaded, self.objective)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimiser step, over all processes."""
+        return int(self.args.per_device_train_batch_size * self.args.world_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers that the backward pass goes through."""
+        return len(trained_layers(self.loaded.causal_lm))
+
+    def segments_of(self, places: Sequence[int]) -> list[Segment]:
+        """What the rows of a micro-batch are computed as."""
+        rows = self._rows(places)
+        return find_segments(rows) if self.shares_prefixes else whole_rows(rows)
+
+    def _rows(self, places: Sequence[int]) -> list[Encoded]:
+        return [self.train_rows[place] for place in places]
+
+    def lengths_of(self, places: Sequence[int]) -> list[int]:
+        """Tokens of the rows at these places."""
+        return [len(row.input_ids) for row in self._rows(places)]
+
+    @property
+    def _shortest(self) -> int:
+        return min(range(len(self.train_rows)), key=lambda place: len(self.train_rows[place].input_ids))
 
     def gather_weights(self) -> dict[str, torch.Tensor]:
         """The whole state dict, put together from the pieces; all processes have to ask for it, the first gets it."""

@@ -14,7 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from sft.kernels.cpu_layers import _Gate, _Normalise
+from sft.kernels.cpu.layers import _Gate, _Normalise
 from sft.kernels.fuse import fuse_kernels
 
 SIZES = {

@@ -15,7 +15,7 @@ def test_a_run_is_the_same_to_the_last_bit_with_and_without_it(train, tmp_path, 
     train(*FLAGS, folder="with")
     build = RowTrainer.__init__
     monkeypatch.setattr(
-        RowTrainer, "__init__", lambda self, *args, **more: build(self, *args, **{**more, "on_rehearsed": None})
+        RowTrainer, "__init__", lambda self, *args, **more: build(self, *args, **{**more, "before_first_step": None})
     )
     train(*FLAGS, folder="without")
     keys = ("step", "loss", "eval_loss", "grad_norm", "num_tokens")

@@ -18,6 +18,7 @@ from sft.models.loading import load_for_training
 from sft.training import replay
 from sft.training.arguments import build_arguments
 from sft.training.memory import recompute_layers
+from sft.training.rehearsal import record_ahead
 from sft.training.replay import TOKEN_STEP, ReplayedPasses, Rerun, Size
 from sft.training.trainer import RowTrainer
 
@@ -224,7 +225,7 @@ def test_every_size_of_a_run_is_recorded_before_its_first_step(tiny_model_folder
     trainer = RowTrainer(loaded, rows, rows[:2], arguments, micro_batch_tokens=120)
     trainer.passes = ReplayedPasses(loaded, max_rows=8, max_tokens=120, longest=58, record=Rerun())
     trainer.get_train_dataloader()
-    trainer.record_ahead(8)
+    record_ahead(trainer, 8)
     recorded = set(trainer.passes._sizes)
     trainer.train()
     assert set(trainer.passes._sizes) == recorded

@@ -47,7 +47,10 @@ def test_a_run_killed_at_thirty_points_of_saving_goes_on_to_the_same_weights(tmp
 RECIPE = "--method lora --dtype fp32 --max_seq_length 192 --max_steps 14 --eval_steps 4 --learning_rate 2e-2 "
 RECIPE += "--lora_dropout 0.1 --micro_batch_tokens 100 --save_total_limit 2"
 STOPS_EARLY = "--early_stopping_patience 2 --early_stopping_threshold 100"  # nothing is better by 100: over at step 12
-MICRO_BATCH, SAVE = "sft.training.trainer.RowTrainer.collate", "sft.training.saving.SavesCheckpoints._save_checkpoint"
+MICRO_BATCH, SAVE = (
+    "sft.training.trainer.RowTrainer.collate",
+    "sft.training.saving.CheckpointedTrainer._save_checkpoint",
+)
 CUTS = {  # signal, function, after how many steps, at which call
     "before the first checkpoint": ("SIGKILL", MICRO_BATCH, 2, 1),
     "between the micro-batches of a step": ("SIGKILL", MICRO_BATCH, 6, 2),

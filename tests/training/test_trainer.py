@@ -1,9 +1,11 @@
 """The trainer's loss and updates: the same rows give the same run, however they are cut into batches."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Trainer
 
 from prompts import Encoded
 from sft.config.layers import load_settings
@@ -11,8 +13,10 @@ from sft.config.train import TrainSettings
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
 from sft.scoring.loss import score_rows, token_weighted_loss
+from sft.training import trainer as module
 from sft.training.arguments import build_arguments
 from sft.training.processes import score_in_step
+from sft.training.saving import CheckpointedTrainer
 from sft.training.trainer import RowTrainer
 
 
@@ -221,3 +225,9 @@ def test_an_adapter_beside_four_bit_weights_is_trained_in_fp32(tiny_model_folder
     _, adapter = train(tiny_model_folder, tmp_path / "run", "--method", "qlora", steps=2)
     assert {value.dtype for value in adapter.values()} == {torch.float32}
     assert any((value != value.bfloat16().float()).any() for value in adapter.values())  # finer than bf16 can be
+
+
+def test_the_head_of_the_module_names_every_private_method_of_transformers_that_is_overridden():
+    named = set(re.findall(r"(?<!\w)_[a-z]\w+", str(module.__doc__)))
+    own = {**vars(RowTrainer), **vars(CheckpointedTrainer)}
+    assert named == {name for name in own if re.match("_[a-z]", name) and hasattr(Trainer, name)}

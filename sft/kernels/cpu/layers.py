@@ -1,6 +1,6 @@
 """The gated MLP and RMSNorm on a CPU, in few passes over memory.
 
-    fuse_norms(model)       # in place; names and weights of the modules stay
+    fuse_layers(model)      # in place; names and weights of the modules stay
 
 silu(gate) * up takes two passes, and only gate and up are kept: autograd would keep silu(gate) as well and make a new
 tensor with each operation, as wide as a layer gets and too large for any cache. Backward, silu(gate) is computed again
@@ -99,3 +99,9 @@ def fuse_norms(model: torch.nn.Module) -> None:
     for module in model.modules():
         if type(module).__name__ in KNOWN_NORMS:
             module.forward = MethodType(normalise, module)
+
+
+def fuse_layers(model: torch.nn.Module) -> None:
+    """Norms and gated MLPs of known families in few passes, in place; names and weights of the modules stay."""
+    fuse_norms(model)
+    fuse_gated_mlps(model)

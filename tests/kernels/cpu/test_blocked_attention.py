@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from sft.kernels import cpu_attention
 from sft.kernels.attention import attend_flat
-from sft.kernels.cpu_attention import attend_blocks
+from sft.kernels.cpu import blocked_attention
+from sft.kernels.cpu.blocked_attention import attend_blocks
 
 
 def attend_alone(query, key, value, lengths, scaling):
@@ -44,10 +44,10 @@ def make_heads(lengths, heads, groups, seed, dtype=torch.float64):
 def test_rows_and_their_gradients_are_those_of_each_row_alone(lengths, heads, groups, block, kept, padded_work, seed):
     inputs = make_heads(lengths, heads, groups, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_attention, "BLOCK", block)
-        patch.setattr(cpu_attention, "KEEP_UP_TO", kept)
-        patch.setattr(cpu_attention, "MAX_PADDED_WORK", padded_work)
-        cpu_attention.find_layout.cache_clear()  # it goes by the lengths alone
+        patch.setattr(blocked_attention, "BLOCK", block)
+        patch.setattr(blocked_attention, "KEEP_UP_TO", kept)
+        patch.setattr(blocked_attention, "MAX_PADDED_WORK", padded_work)
+        blocked_attention.find_layout.cache_clear()  # it goes by the lengths alone
         found = attend_blocks(*inputs, lengths, 0.3)
         weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed), dtype=found.dtype)
         gradients = torch.autograd.grad((found * weights).sum(), inputs)
@@ -75,10 +75,10 @@ def test_rows_that_see_more_keys_than_they_have_queries_are_the_ends_of_whole_ro
     inputs = make_heads(seen, 2, 3, seed)
     ends = torch.cat([torch.arange(seen[i] - lengths[i], seen[i]) + sum(seen[:i]) for i in range(len(rows))])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_attention, "BLOCK", block)
-        patch.setattr(cpu_attention, "KEEP_UP_TO", kept)
-        patch.setattr(cpu_attention, "MAX_PADDED_WORK", padded_work)
-        cpu_attention.find_layout.cache_clear()
+        patch.setattr(blocked_attention, "BLOCK", block)
+        patch.setattr(blocked_attention, "KEEP_UP_TO", kept)
+        patch.setattr(blocked_attention, "MAX_PADDED_WORK", padded_work)
+        blocked_attention.find_layout.cache_clear()
         found = attend_blocks(inputs[0][:, :, ends], *inputs[1:], lengths, 0.3, seen)
         weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed), dtype=found.dtype)
         gradients = torch.autograd.grad((found * weights).sum(), inputs)
@@ -94,7 +94,7 @@ def test_gradients_agree_with_differences_of_the_outputs():
 
 
 def test_what_is_kept_for_the_backward_pass_of_long_rows_is_not_of_the_size_of_their_scores(monkeypatch):
-    monkeypatch.setattr(cpu_attention, "KEEP_UP_TO", 100)
+    monkeypatch.setattr(blocked_attention, "KEEP_UP_TO", 100)
     sizes: list[int] = []
     inputs = make_heads([101], 1, 2, seed=0)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.numel()) or tensor, lambda t: t):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft.batches.cores import map_batches, share_of
+from sft.kernels.cpu.cores import map_batches, share_of
 from sft.models.loading import load_base
 from sft.scoring.labels import score_labels
 

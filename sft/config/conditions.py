@@ -3,8 +3,8 @@
     condition = parse_condition('classification.accuracy < 0.9 or comparison.outcome == "hurt"')
     condition.holds({"classification": {"accuracy": 0.85}, ...})        # True
 
-Paths (`a.b`, `a["with spaces"]`), numbers, "texts", < <= > >= == !=, + - * /, and, or, not, brackets. The grammar is
-Python's, read by its own parser; every other construct is refused before anything is looked up.
+Comparisons (< <= > >= == !=) of paths (`a.b`, `a["with spaces"]`), numbers and "texts", joined by and, or and
+brackets. The grammar is Python's, read by its own parser; every other construct is refused at once.
 """
 
 import ast
@@ -22,9 +22,6 @@ Value = float | str | bool
 COMPARISONS: dict[type[ast.cmpop], Callable[[Value, Value], bool]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
     ast.Eq: operator.eq, ast.NotEq: operator.ne,
-}  # fmt: skip
-ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
 MAX_LENGTH = 1000  # characters: no condition of a person is longer, and deep nesting cannot exhaust the stack
 
@@ -60,7 +57,7 @@ class Condition:
 
     def holds(self, metrics: Mapping[str, object]) -> bool:
         """Whether the condition is true. Raises ConfigError for a path that is not there or holds no single value."""
-        return bool(_evaluate(self.tree, metrics))
+        return _evaluate(self.tree, metrics)
 
     def values(self, metrics: Mapping[str, object]) -> str:
         """What it looked at: `classification.accuracy is 0.85`."""
@@ -78,8 +75,6 @@ def parse_condition(text: str) -> Condition:
         reason = error.msg if isinstance(error, SyntaxError) else "cannot be read"
         raise ValueError(f'is no condition ({reason}); write e.g. "classification.accuracy < 0.9"') from None
     _refuse_others(tree)
-    if not isinstance(tree, ast.Compare | ast.BoolOp) and not _is_not(tree):
-        raise ValueError('compares nothing; write e.g. "classification.accuracy < 0.9"')
     condition = Condition(text.strip(), tree)
     if not condition.paths:
         raise ValueError('names no figure of metrics.json; write e.g. "classification.accuracy < 0.9"')
@@ -146,36 +141,40 @@ def _compared_texts(tree: ast.expr) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every path that a text has to equal, or not to equal, and that text."""
     compared = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
     for node in compared:
-        for op, (left, right) in zip(node.ops, pairwise([node.left, *node.comparators]), strict=True):
+        for op, (left, right) in zip(node.ops, pairwise(_compared(node)), strict=True):
             for path, other in ((_path_of(left), right), (_path_of(right), left)):
                 is_text = isinstance(other, ast.Constant) and isinstance(other.value, str)
                 if path and is_text and isinstance(op, ast.Eq | ast.NotEq):
                     yield path, str(ast.literal_eval(other))
 
 
-def _is_not(node: ast.expr) -> bool:
-    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
-
-
 def _refuse_others(node: ast.expr) -> None:
     """Walk the whole expression once; only what _evaluate knows passes."""
-    if _path_of(node):
+    if isinstance(node, ast.BoolOp):
+        for part in node.values:
+            _refuse_others(part)
         return
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
-        return
-    known = (
-        isinstance(node, ast.BoolOp)
-        or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub))
-        or (isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC)
-        or (isinstance(node, ast.Compare) and all(type(op) in COMPARISONS for op in node.ops))
-    )
-    if not known:
+    strange = next((part for part in _compared(node) if not _path_of(part) and not _is_constant(part)), None)
+    if strange is None and isinstance(node, ast.Compare) and not all(type(op) in COMPARISONS for op in node.ops):
+        strange = node
+    if strange is not None:
         raise ValueError(
-            f'`{ast.unparse(node)}` is not part of a condition; it takes paths, numbers, "texts", < <= > >= == !=, '
-            "+ - * /, and, or, not"
+            f'`{ast.unparse(strange)}` is not part of a condition; it compares paths, numbers and "texts" by '
+            "< <= > >= == !=, and joins comparisons by and, or"
         )
-    for child in _operands(node):
-        _refuse_others(child)
+    if not isinstance(node, ast.Compare):
+        raise ValueError('compares nothing; write e.g. "classification.accuracy < 0.9"')
+
+
+def _is_constant(node: ast.expr) -> bool:
+    """A number, with or without a sign, or a text."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return isinstance(node.operand, ast.Constant) and type(node.operand.value) in (int, float)
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float | str)
+
+
+def _compared(node: ast.expr) -> list[ast.expr]:
+    return [node.left, *node.comparators] if isinstance(node, ast.Compare) else [node]
 
 
 def _operands(node: ast.expr) -> Iterator[ast.expr]:
@@ -202,31 +201,13 @@ def _path_of(node: ast.expr) -> tuple[str, ...]:
     return ()
 
 
-def _evaluate(node: ast.expr, metrics: Mapping[str, object]) -> Value:
-    if path := _path_of(node):
-        found = look_up(path, metrics)
-        if found is None:
-            raise ConfigError(f"--fail_if: {spell(path)} is null: these rows give no such figure")
-        if not isinstance(found, int | float | str):
-            inside = f"; choose one of {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
-            raise ConfigError(f"--fail_if: {spell(path)} is no single value{inside}")
-        return found
-    if isinstance(node, ast.Constant):
-        return node.value  # type: ignore[return-value]
+def _evaluate(node: ast.expr, metrics: Mapping[str, object]) -> bool:
     if isinstance(node, ast.BoolOp):
         decide = all if isinstance(node.op, ast.And) else any
-        return decide([bool(_evaluate(part, metrics)) for part in node.values])  # a list: every name is looked up
-    if isinstance(node, ast.UnaryOp):
-        operand = _evaluate(node.operand, metrics)
-        return not operand if isinstance(node.op, ast.Not) else -_number(node.operand, operand)
-    if isinstance(node, ast.BinOp):
-        a, b = (_number(part, _evaluate(part, metrics)) for part in (node.left, node.right))
-        if isinstance(node.op, ast.Div) and b == 0:
-            raise ConfigError(f"--fail_if: {ast.unparse(node)} divides by zero")
-        return ARITHMETIC[type(node.op)](a, b)
+        return decide([_evaluate(part, metrics) for part in node.values])  # a list: every name is looked up
     assert isinstance(node, ast.Compare)
-    values = [_evaluate(part, metrics) for part in (node.left, *node.comparators)]
-    for op, left, right in zip(node.ops, values, values[1:], strict=False):
+    values = [_value(part, metrics) for part in _compared(node)]
+    for op, (left, right) in zip(node.ops, pairwise(values), strict=True):
         if isinstance(left, str) != isinstance(right, str):
             raise ConfigError(f"--fail_if: {ast.unparse(node)} compares a text with a number ({left!r}, {right!r})")
         if not COMPARISONS[type(op)](left, right):
@@ -234,10 +215,18 @@ def _evaluate(node: ast.expr, metrics: Mapping[str, object]) -> Value:
     return True
 
 
-def _number(node: ast.expr, value: Value) -> float:
-    if isinstance(value, str):
-        raise ConfigError(f"--fail_if: {ast.unparse(node)} is the text {value!r}, not a number")
-    return value
+def _value(node: ast.expr, metrics: Mapping[str, object]) -> Value:
+    path = _path_of(node)
+    if not path:
+        constant: Value = ast.literal_eval(node)
+        return constant
+    found = look_up(path, metrics)
+    if found is None:
+        raise ConfigError(f"--fail_if: {spell(path)} is null: these rows give no such figure")
+    if not isinstance(found, int | float | str):
+        inside = f"; choose one of {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
+        raise ConfigError(f"--fail_if: {spell(path)} is no single value{inside}")
+    return found
 
 
 def _show(value: object) -> str:

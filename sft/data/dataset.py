@@ -267,9 +267,14 @@ def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[lis
             break
         held_out.add(key)
         taken += sizes[key]
-    if taken == len(rows):
+    if taken == len(rows) or taken > 2 * wanted:
         what = "groups" if any("group" in row for row in rows) else "different texts"
-        raise DataError(f"{len(rows)} rows of {len(sizes)} {what} leave none to train on; add rows")
+        if any("messages" in row for row in rows):
+            what = f"{what} or beginnings of conversations"
+        told = f"{len(rows):,} rows of {len(sizes):,} {what}"
+        if taken == len(rows):
+            raise DataError(f"{told} leave none to train on; add rows, or name others with --validation_data")
+        warn(f"{told}: whole ones are held out, {taken:,} rows where {wanted:,} were asked for (--validation_data)")
     train = [row for row, key in zip(rows, keys, strict=True) if key not in held_out]
     return train, [row for row, key in zip(rows, keys, strict=True) if key in held_out]
 
@@ -334,7 +339,7 @@ def _take_rows(
     if len(bad) > SHOWN_BAD_ROWS:
         say(f"warning: left out {len(bad)} rows in all")
     if not rows:
-        raise DataError(f"{shown_as}: no row can be used{f'; the first: {bad[0].message}' if bad else ''}")
+        raise DataError(f"{shown_as}: {f'no row can be used; the first: {bad[0].message}' if bad else 'holds no rows'}")
     return rows
 
 

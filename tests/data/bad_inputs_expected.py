@@ -19,11 +19,17 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "cut_in_key.jsonl": (2, ["2: not_json: not valid JSON: Unterminated string starting at column 2 (cut off?)"]),
     "cut_in_escape.jsonl": (2, ["2: not_json: not valid JSON: Invalid \\uXXXX escape at column 19"]),
     "cut_at_the_end.jsonl": (1, ["2: not_json: not valid JSON: Unterminated string starting at column 35 (cut off?)"]),
-    "two_objects.jsonl": (2, ["2: not_json: not valid JSON: more text after the object (column 49)"]),
-    "single_quotes.jsonl": (2, [f"2: not_json: {NO_NAME} 2"]),
+    "two_objects.jsonl": (2, ["2: not_json: not valid JSON: another one after the object (column 49)"]),
+    "single_quotes.jsonl": (
+        2,
+        [
+            "2: not_json: not valid JSON: single quotes, as Python prints them: write the rows with json.dumps "
+            "(column 2)"
+        ],
+    ),
     "bare_key.jsonl": (2, [f"2: not_json: {NO_NAME} 2"]),
-    "trailing_comma.jsonl": (2, [f"2: not_json: {NO_NAME} 21"]),
-    "comment.jsonl": (2, ["2: not_json: not valid JSON: Expecting value at column 1"]),
+    "trailing_comma.jsonl": (2, ["2: not_json: not valid JSON: a comma too many before it (column 21)"]),
+    "comment.jsonl": (2, ["2: not_json: not valid JSON: a comment, which JSON does not have (column 1)"]),
     "invalid_utf8.jsonl": (2, ["2: invalid_utf8: byte 18 of the line is not UTF-8"]),
     "half_character.jsonl": (2, ["2: invalid_utf8: byte 18 of the line is not UTF-8"]),
     "overlong_utf8.jsonl": (2, ["2: invalid_utf8: byte 18 of the line is not UTF-8"]),
@@ -35,8 +41,14 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "infinity.jsonl": (2, ["2: not_a_number: holds -Infinity, which JSON does not have; write null"]),
     "lone_surrogate.jsonl": (2, ["2: lone_surrogate: holds half a character (a lone surrogate such as \\ud83d)"]),
     "lone_surrogate_key.jsonl": (2, ["2: lone_surrogate: holds half a character (a lone surrogate such as \\ud83d)"]),
-    "raw_control.jsonl": (2, ["2: not_json: not valid JSON: Invalid control character at column 19"]),
-    "nul_bytes.jsonl": (2, ["2: not_json: not valid JSON: Expecting value at column 1"]),
+    "raw_control.jsonl": (
+        2,
+        [
+            "2: not_json: not valid JSON: a line break, tab or other control character in a text (column 19): write "
+            "\\n, \\t"
+        ],
+    ),
+    "nul_bytes.jsonl": (2, ["2: not_json: not valid JSON: zero bytes (a copy that failed, or a disk) (column 1)"]),
     "long_number.jsonl": (2, ["2: long_number: holds a number of thousands of digits; write it as text"]),
     "deep.jsonl": (2, ["2: too_deep: nested too deeply"]),
     "list_line.jsonl": (2, ["2: not_an_object: a list, expected an object"]),
@@ -112,10 +124,10 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         1,
         ["2: wrong_quotes: quotes are wrong (',' expected after '\"'); double those inside a cell"],
     ),
-    "few_cells.csv": (1, ["2: wrong_columns: 1 cells under a header of 2; quote the commas"]),
-    "many_cells.csv": (1, ["2: wrong_columns: 3 cells under a header of 2; quote the commas"]),
+    "few_cells.csv": (1, ["2: wrong_columns: 1 cells under a header of 2; write the missing ones, be they empty"]),
+    "many_cells.csv": (1, ["2: wrong_columns: 3 cells under a header of 2; quote the commas of a text"]),
     "column_twice.csv": (0, ["column_twice.csv:1: column 'text' is there twice; rename one"]),
-    "invalid_utf8.csv": (1, ["2: invalid_utf8: holds bytes that are not UTF-8"]),
+    "invalid_utf8.csv": (1, ["2: invalid_utf8: holds bytes that are not UTF-8 (--encoding names another)"]),
     "gb18030.csv": (1, []),
     "cp1252.csv": (
         0,
@@ -200,7 +212,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "missing_text.xlsx": (0, [f"missing_text.xlsx: {NO_EXCEL} (a cell names text 99 of 0); save it again as .xlsx"]),
     "old.xls": (0, ["old.xls: of the spreadsheets only .xlsx is read; save it as that, or as CSV (UTF-8)"]),
     "notes.txt": (0, [f"notes.txt: unknown kind of file '.txt'; give one of: {READABLE}"]),
-    "no_suffix": (0, [f"no_suffix: unknown kind of file ''; give one of: {READABLE}"]),
+    "no_suffix": (0, [f"no_suffix: its name does not end in what it holds; give one of: {READABLE}"]),
     "rows.jsonl.gz": (
         0,
         [

@@ -166,6 +166,15 @@ def test_two_rows_leave_one_to_train_on_and_one_row_is_refused(write_rows):
         open_dataset(write_rows("one.jsonl", *instruct_rows(1)))
 
 
+def test_a_split_far_larger_than_asked_for_is_told(write_rows, capsys):
+    rows = [{"group": "a" if number < 9 else str(number), **row} for number, row in enumerate(instruct_rows(12))]
+
+    for seed in range(20):
+        held_out = open_dataset(write_rows("groups.jsonl", *rows), seed=seed).validation
+        told = "12 rows of 4 groups: whole ones are held out, 9 rows where 1 were asked for" in capsys.readouterr().err
+        assert told == (len(held_out) == 9)
+
+
 def test_a_ratio_of_zero_holds_nothing_out(write_rows):
     assert len(open_dataset(write_rows("own.jsonl", *instruct_rows(3)), eval_ratio=0).train) == 3
 

@@ -1,4 +1,4 @@
-"""Files as records: JSONL, a JSON array, CSV, TSV, Parquet and Excel, streamed, with the line of all that is found.
+"""Files as records: JSONL, a JSON array, CSV, TSV, Parquet, Excel and plain text, with the line of all that is found.
 
 Text files may be packed (.gz, .zst, .bz2, .xz).
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sft.data.files.encoding import UTF8, choose_encoding
 from sft.data.files.json_files import is_one_row_a_line, parse_lines, read_json
-from sft.data.files.opening import PACKED, is_packed, kind_of_file, open_bytes
+from sft.data.files.opening import PACKED, is_packed, kind_of_bytes, kind_of_file, open_bytes
 from sft.data.files.separated import read_separated
 from sft.data.files.tables import declared_classes, read_parquet
 from sft.data.rows.fields import BadRecord, GoodRecord
@@ -39,6 +39,16 @@ __all__ = [
 BLOCK_BYTES = 1 << 20
 READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 BINARY = (".parquet", ".xlsx")
+# What is not read, and what helps.
+REMEDIES = {
+    **dict.fromkeys(
+        (".xls", ".xlsb", ".xlsm", ".ods"),
+        "of the spreadsheets only .xlsx is read; save it as that, or as CSV (UTF-8)",
+    ),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive; unpack it, and name the files in it"),
+    **dict.fromkeys((".arrow", ".feather"), "write it as Parquet, e.g. by to_parquet() of datasets or pandas"),
+    **dict.fromkeys((".yaml", ".yml"), "no file of rows; a preset is given to build_dataset.py --preset"),
+}
 
 
 def read_records(path: Path, encoding: str | None = None) -> Iterator[GoodRecord | BadRecord]:
@@ -86,16 +96,32 @@ def _stem(path: Path) -> str:
 def _check_file(path: Path) -> str:
     size = path.stat().st_size  # raises FileNotFoundError before the name is judged
     kind = kind_of_file(path)
-    if kind in (".xls", ".xlsb", ".xlsm", ".ods"):
-        raise DataError(f"{path}: of the spreadsheets only .xlsx is read; save it as that, or as CSV (UTF-8)")
+    if kind in REMEDIES:
+        raise DataError(f"{path}: {REMEDIES[kind]}")
     if kind not in READABLE:
         packed = f", also packed ({', '.join(PACKED)})" if is_packed(path) else ""
-        raise DataError(f"{path}: unknown kind of file {kind!r}; give one of: {', '.join(READABLE)}{packed}")
+        what = f"unknown kind of file {kind!r}" if kind else "its name does not end in what it holds"
+        raise DataError(f"{path}: {what}; give one of: {', '.join(READABLE)}{packed}")
     if kind in BINARY and is_packed(path):
         raise DataError(f"{path}: {kind} is packed in itself; unpack it first")
     if size == 0:
         raise DataError(f"{path}: the file is empty")
+    if kind not in BINARY:
+        _check_text(path, kind)
     return kind
+
+
+def _check_text(path: Path, kind: str) -> None:
+    """Raise DataError where the bytes are not those of a text file, or not packed as the name says."""
+    with path.open("rb") as file:
+        there = kind_of_bytes(file.read(16))
+    if is_packed(path):
+        if there != path.suffix.lower():
+            raise DataError(f"{path}: is not packed as its name says; rename it")
+        with open_bytes(path) as packed:
+            there = kind_of_bytes(packed.read(16))
+    if there:
+        raise DataError(f"{path}: is no {kind} file, its bytes are those of {there}; rename it, or unpack it")
 
 
 @contextmanager

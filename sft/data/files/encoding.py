@@ -67,10 +67,18 @@ def choose_encoding(path: Path, given: str | None = None) -> str:
             if name != UTF8:
                 say_once(f"{path}: read as {name.upper()}, by its byte-order mark", about=path)
             return name
+    if not sample.strip(b"\0"):
+        raise DataError(f"{path}: holds zero bytes and nothing else (a copy that failed?); copy it again")
     if sample[:SAMPLE_BYTES].count(b"\0") * 10 > len(sample):  # ASCII in UTF-16 is half zeros, and there always is some
         name = "UTF-16BE" if sample[:1] == b"\0" else "UTF-16LE"
         raise DataError(f"{path}: not UTF-8; it looks like {name} without a byte-order mark: pass --encoding {name}")
     if looks_like_utf8(sample):
+        if example := find_mojibake(sample):
+            say_once(
+                f"WARNING {path}: its text is UTF-8 that was read in another encoding and saved again ({example}); "
+                "export it anew",
+                about=path,
+            )
         return UTF8
     if _share_of_chinese(_decode_most_lines(sample, "gb18030")) < LEAST_COMMON:
         raise DataError(f"{path}: not UTF-8; {_list_candidates(sample)}, or save it as UTF-8 (Excel: CSV UTF-8)")
@@ -84,6 +92,24 @@ def looks_like_utf8(sample: bytes) -> bool:
     decoded = sample.decode("utf-8", errors="replace")
     beyond_ascii = len(_beyond_ascii(decoded))
     return decoded.count("\ufffd") * 2 <= beyond_ascii or beyond_ascii < TELLING_CHARACTERS
+
+
+def find_mojibake(sample: bytes) -> str:
+    """`"å¾ˆå¥½" for "很好"` where nearly all lines beyond ASCII are UTF-8 read as Latin letters, else ""."""
+    lines = [line for line in sample.split(b"\n")[:-1] if not line.isascii()]
+    pairs = [(text, meant) for line in lines if (text := _decode(line, "utf-8")) and (meant := _read_again(text))]
+    if len(pairs) < 2 or len(pairs) * 10 < len(lines) * 9:
+        return ""
+    return f"{_excerpt(pairs[0][0])} for {_excerpt(pairs[0][1])}"
+
+
+def _read_again(text: str) -> str | None:
+    for codec in ("latin-1", "cp1252"):
+        try:
+            return text.encode(codec).decode("utf-8")
+        except UnicodeError:
+            continue
+    return None
 
 
 def _read_sample(path: Path) -> bytes:

@@ -1,5 +1,7 @@
 """JSONL and JSON arrays: fast where a line is clean, strict and telling where it is not.
 
+A row is an object; a list of turns is one, too: [{"role": "user", ...}, ...] is {"messages": [...]}.
+
 orjson reads a clean line in a microsecond, but keeps the last of two equal keys and tells little about an error. A
 line it refuses, or that may hold a key twice, is read again by the standard library's decoder with all checks on.
 """
@@ -21,9 +23,21 @@ from sft.data.rows.fields import BadRecord, GoodRecord, Record, name_kind
 from sft.errors import DataError
 
 CHUNK_CHARACTERS = 1 << 20
+TURNS = re.compile(r'\[\s*\{\s*"(?:role|from|content|value)"\s*:')
+TURN_KEYS = {"role", "from"}  # of which every turn of a conversation has one
 KEY = re.compile(rb'"\s*:')  # one match for each key; more where a text holds the like
 BLANK_OR_COMMA = " \t\r\n,"
 SPACE = re.compile(r"\s*")
+SEVERAL = re.compile(r'\}[\s,]*\{"')  # objects behind each other on a line, where they are not those of a list
+# What stands where JSON cannot go on, and what helps.
+TELLING_STARTS = {
+    ("//", "/*", "#"): "a comment, which JSON does not have",
+    ("'",): "single quotes, as Python prints them: write the rows with json.dumps",
+    ("None", "True", "False", "nan", "undefined"): "no JSON: write null, true, false (json.dumps does)",
+    ("<!", "<html", "<?xml"): "a web page, not rows (a download that failed?)",
+    ("version https://git-lfs",): "a Git LFS pointer in place of the file: run git lfs pull",
+    ("\0",): "zero bytes (a copy that failed, or a disk)",
+}
 SPACE_OR_COMMA = re.compile(r"[\s,]*")
 
 
@@ -42,8 +56,21 @@ def is_one_row_a_line(path: Path, encoding: str = UTF8) -> bool:
         start, following = next(filled, "").strip(), next(filled, "").strip()
     if not start:
         raise DataError(f"{path}: the file holds no rows, only blank lines")
+    if start.startswith("["):
+        return bool(TURNS.match(start)) and start.endswith("]") and following.startswith("[")  # a list of turns a line
     is_spread = start == "{" and following.startswith(('"', "}"))  # "{" and a key: objects as printers write them
-    return not start.startswith("[") and not is_spread and "\r" not in start
+    return not is_spread and "\r" not in start and not _holds_several(start)
+
+
+def _holds_several(line: str) -> bool:
+    """Whether a line is objects behind each other, with or without commas between them."""
+    if not SEVERAL.search(line):
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(line.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return False
+    return line.removeprefix("\ufeff")[end:].lstrip(BLANK_OR_COMMA).startswith("{")
 
 
 def read_lines(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
@@ -79,9 +106,20 @@ def parse_line(line: bytes) -> Record:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return _parse_strictly(line)
-    if not isinstance(value, dict):
-        raise RowError("not_an_object", f"{'null' if value is None else name_kind(value)}, expected an object")
+    value = as_record(value)
     return value if len(KEY.findall(line)) == _count_keys(value) else _parse_strictly(line)
+
+
+def as_record(value: Json) -> Record:
+    """An object, or the row that a list of turns is; raises RowError for anything else."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list) and value and all(isinstance(turn, dict) and turn.keys() & TURN_KEYS for turn in value):
+        return {"messages": value}
+    what = "null" if value is None else name_kind(value)
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        what = "text that is JSON itself (encoded twice)"
+    raise RowError("not_an_object", f"{what}, expected an object")
 
 
 def _parse_strictly(line: bytes) -> Record:
@@ -92,7 +130,8 @@ def _parse_strictly(line: bytes) -> Record:
     decoder = StrictDecoder()
     value, end = decoder.decode(text, 0)
     if text[end:].strip(BLANK_OR_COMMA):  # a comma behind it: an array without its brackets
-        raise RowError("not_json", f"not valid JSON: more text after the object (column {end + 1})")
+        what = "another one" if text[end:].lstrip(BLANK_OR_COMMA).startswith("{") else "more text"
+        raise RowError("not_json", f"not valid JSON: {what} after the object (column {end + 1})")
     return decoder.check(value)
 
 
@@ -109,9 +148,7 @@ class StrictDecoder:
         try:
             return self._decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            hint = " (cut off?)" if not text[error.pos :].strip() or error.msg.startswith("Unterminated") else ""
-            message = f"not valid JSON: {error.msg.removesuffix(' at')} at column {error.pos - start + 1}{hint}"
-            raise RowError("not_json", message) from None
+            raise RowError("not_json", f"not valid JSON: {_explain(text, start, error)}") from None
         except ValueError:  # Python's own limit, against input that takes it minutes
             raise RowError("long_number", "holds a number of thousands of digits; write it as text") from None
         except RecursionError:
@@ -119,8 +156,7 @@ class StrictDecoder:
 
     def check(self, value: Json) -> Record:
         """The value just decoded, if it is a clean object; raises RowError else."""
-        if not isinstance(value, dict):
-            raise RowError("not_an_object", f"{'null' if value is None else name_kind(value)}, expected an object")
+        value = as_record(value)
         if self._problem is not None:
             raise self._problem
         if not _is_encodable(value):
@@ -137,6 +173,23 @@ class StrictDecoder:
 
     def _note_constant(self, name: str) -> None:
         self._problem = RowError("not_a_number", f"holds {name}, which JSON does not have; write null")
+
+
+def _explain(text: str, start: int, error: json.JSONDecodeError) -> str:
+    """What is wrong where JSON cannot go on: `single quotes, as Python prints them: ... (column 2)`."""
+    rest = text[error.pos : error.pos + 200].lstrip()
+    column = f"column {error.pos - start + 1}"
+    for starts, what in TELLING_STARTS.items():
+        if rest.startswith(starts):
+            return f"{what} ({column})"
+    if rest.startswith(("}", "]")) and text[start : error.pos].rstrip().endswith(","):
+        return f"a comma too many before it ({column})"
+    if error.msg.startswith("Invalid control character"):
+        return f"a line break, tab or other control character in a text ({column}): write \\n, \\t"
+    if error.msg.startswith("Invalid \\escape"):
+        return f"a backslash that begins no escape ({column}): write \\\\"
+    hint = " (cut off?)" if not rest or error.msg.startswith("Unterminated") else ""
+    return f"{error.msg.removesuffix(' at')} at {column}{hint}"
 
 
 def read_array(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:

@@ -9,6 +9,20 @@ from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
 PACKED = (".gz", ".zst", ".bz2", ".xz")
+OTHER_NAMES = {".ndjson": ".jsonl", ".jsonlines": ".jsonl", ".jl": ".jsonl", ".tab": ".tsv"}
+# The first bytes of files that are no text, and what those are.
+FIRST_BYTES = {
+    b"\x1f\x8b": ".gz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ\0": ".xz",
+    b"PK\x03\x04": ".zip or .xlsx",
+    b"PAR1": ".parquet",
+    b"\xd0\xcf\x11\xe0": ".xls",
+    b"ARROW1": ".arrow",
+    b"SQLite format 3": ".sqlite",
+    b"%PDF-": ".pdf",
+}
 
 
 def is_packed(path: Path) -> bool:
@@ -17,9 +31,15 @@ def is_packed(path: Path) -> bool:
 
 
 def kind_of_file(path: Path | str) -> str:
-    """What a file holds, by its name, packed or not: "rows.CSV.gz" -> ".csv"."""
+    """What a file holds, by its name, packed or not: "rows.CSV.gz" -> ".csv", "rows.ndjson" -> ".jsonl"."""
     path = Path(path)
-    return (path.with_suffix("") if is_packed(path) else path).suffix.lower()
+    suffix = (path.with_suffix("") if is_packed(path) else path).suffix.lower()
+    return OTHER_NAMES.get(suffix, suffix)
+
+
+def kind_of_bytes(start: bytes) -> str:
+    """What a file is by its first bytes: b"PAR1..." -> ".parquet"; "" where they say nothing, as those of text."""
+    return next((kind for sign, kind in FIRST_BYTES.items() if start.startswith(sign)), "")
 
 
 def open_bytes(path: Path) -> BinaryIO:

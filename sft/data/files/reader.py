@@ -23,7 +23,7 @@ OnBadRow = Literal["error", "quarantine"]
 REMEDY = "fix the row, or pass --on_bad_row quarantine"
 # What no single row is to blame for: the message itself says what helps.
 NO_FAULT_OF_THE_ROW = ("unknown_dialect", "unknown_label", "unknown_task", "missing_column", "preference", "rejected",
-                       "tools")  # fmt: skip
+                       "tools", "tokens", "by_columns")  # fmt: skip
 
 
 class FoundRow(NamedTuple):

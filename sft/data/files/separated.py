@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from prompts.task import BLANK
 from sft.console.narration import say_once
-from sft.data.files.opening import kind_of_file, open_text
+from sft.data.files.encoding import UTF8
+from sft.data.files.opening import kind_of_file, open_bytes, open_text
 from sft.data.rows.fields import BadRecord, GoodRecord
 from sft.errors import DataError
 
@@ -24,19 +25,37 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 1 << 20
 LONGEST_CELL = 10_000  # lines of a cell in quotes, where it is asked whether quotes enclose cells at all
+BLOCK_BYTES = 1 << 20
+BOM_QUOTE = b'\xef\xbb\xbf"'
 SHORT_VALUE = 32  # characters of a value that may stand in many rows, as a label does
 TOLD_SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # Excel's first line that names the delimiter
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 NEEDS_QUOTES = re.compile(r'[",;\t\r\n]|^\s|\s$')  # in a quoted cell: why it was quoted
 NUMBER = re.compile(r"[-+]?\d*[.,]?\d+")
+QUOTE_BEHIND_BLANKS = re.compile(r'[ ]+"')
+TELLING_SHARE = 0.8  # of lines, or of cells, from which on what they have is how the file is laid out
 
 
 class Layout(NamedTuple):
-    """How a file is laid out: what separates its cells, and whether its quotes are text."""
+    """How a file is laid out: what separates its cells, what encloses them, and whether its quotes are text."""
 
     delimiter: str
     is_told: bool = False  # by a first line `sep=;`, which is no row
     plain_quotes: bool = False
+    quote: str = '"'
+    skips_blanks: bool = False  # behind a delimiter, where cells in quotes stand behind some
+
+    def reader(self, lines: Iterable[str], *, strict: bool = True) -> Iterator[list[str]]:
+        """The cells of each row."""
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if self.plain_quotes else csv.QUOTE_MINIMAL
+        return csv.reader(
+            lines,
+            delimiter=self.delimiter,
+            quotechar=self.quote,
+            skipinitialspace=self.skips_blanks,
+            strict=strict,
+            quoting=quoting,
+        )
 
 
 def read_separated(path: Path, encoding: str) -> Iterator[GoodRecord | BadRecord]:
@@ -44,17 +63,16 @@ def read_separated(path: Path, encoding: str) -> Iterator[GoodRecord | BadRecord
     csv.field_size_limit(CELL_LIMIT)
     sample = _read_sample(path, encoding)
     layout = _find_layout(path, sample)
-    if layout.delimiter == "\t" and _has_plain_quotes(path, encoding):
+    if layout.delimiter == "\t" and _may_quote(path, encoding) and _has_plain_quotes(path, encoding, sample):
         layout = layout._replace(plain_quotes=True)
         say_once(f"{path}: quotes are part of the text: they enclose no cells in this file", about=path)
     with open_text(path, encoding) as file:
         lines = _Lines(file)
         if layout.is_told:
             next(lines)
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if layout.plain_quotes else csv.QUOTE_MINIMAL
-        reader = csv.reader(lines, delimiter=layout.delimiter, strict=True, quoting=quoting)
+        reader = layout.reader(lines)
         header = _read_header(path, reader)
-        repeated = _find_repeated(sample, layout, len(header))
+        columns = _Columns.of(sample, layout.delimiter, len(header))
         while True:
             line = lines.number + 1
             lines.taken.clear()
@@ -70,13 +88,20 @@ def read_separated(path: Path, encoding: str) -> Iterator[GoodRecord | BadRecord
                 continue
             if not cells:
                 continue  # a blank line is no row
-            if len(lines.taken) > 1 and _swallows_rows(lines.taken, layout.delimiter, len(header), repeated):
-                yield BadRecord(
-                    line,
-                    "wrong_quotes",
-                    f"a quote opened here swallows the rows up to line {lines.number}; double the quotes inside a cell",
+            if len(lines.taken) > 1 and columns.are_like_rows(lines.taken):
+                if columns.tell_rows(lines.taken):
+                    yield BadRecord(
+                        line,
+                        "wrong_quotes",
+                        f"a quote opened here swallows the rows up to line {lines.number}; double the quotes inside a "
+                        "cell",
+                    )
+                    continue
+                say_once(
+                    f"{path}:{line}: read as one row up to line {lines.number}, as its quotes say, though each line is "
+                    "like a row; if a quote is text there, double it",
+                    about=path,
                 )
-                continue
             yield _check_cells(line, header, cells, layout.delimiter, encoding)
 
 
@@ -112,39 +137,79 @@ def _read_sample(path: Path, encoding: str) -> list[str]:
 
 
 def _find_layout(path: Path, sample: list[str]) -> Layout:
-    """The delimiter: as the name promises, unless that makes no table of the file and another does."""
+    """The delimiter: as the name promises, unless that makes no table of the file and another does; and the quotes."""
     promised = "\t" if kind_of_file(path) == ".tsv" else ","
     told = TOLD_SEPARATOR.fullmatch(sample[0]) if sample else None
     if told:
         return Layout(told.group(1), is_told=True)
-    fitting = {delimiter: _fit(sample, delimiter) for delimiter in DELIMITERS}
+    fitting = {delimiter: _fit(sample, Layout(delimiter)) for delimiter in DELIMITERS}
     best = max(DELIMITERS, key=lambda delimiter: (fitting[delimiter], delimiter == promised))
-    if fitting[promised] >= 0.5 or fitting[best] < 0.8:
+    if fitting[promised] >= 0.5 or fitting[best] < TELLING_SHARE:
         best = promised
     if best != promised:
         say_once(f"{path}: cells are separated by {DELIMITERS[best]}, not {DELIMITERS[promised]}", about=path)
-    return Layout(best)
+    return _find_quotes(path, sample, Layout(best))
 
 
-def _fit(sample: list[str], delimiter: str) -> float:
+def _find_quotes(path: Path, sample: list[str], layout: Layout) -> Layout:
+    """The layout with what encloses cells: single quotes where they do, and double ones that stand behind blanks."""
+    lines = sample[1:]
+    with_quotes = [line for line in lines if '"' in line]
+    if layout.delimiter != "\t" and with_quotes and all(_quotes_behind_blanks(line, layout) for line in with_quotes):
+        skipping = layout._replace(skips_blanks=True)
+        if _fit(sample, skipping, strict=True) >= max(TELLING_SHARE, _fit(sample, layout)):
+            return skipping
+    if not lines or with_quotes:
+        return layout
+    single, cut = layout._replace(quote="'"), re.escape(layout.delimiter)
+    enclosed = re.compile(rf"(?:^|{cut})'(?:[^']|'')*'(?:{cut}|\s*$)")
+    widths = {len(cells) for cells in single.reader(lines, strict=False) if cells}
+    if len(widths) != 1 or sum(map(bool, map(enclosed.search, lines))) < TELLING_SHARE * len(lines):
+        return layout
+    say_once(f"{path}: cells are enclosed in single quotes", about=path)
+    return single
+
+
+def _quotes_behind_blanks(line: str, layout: Layout) -> bool:
+    """Whether a cell of a line is a blank and a quote, taken as it stands and as quotes are read."""
+    cells = next(layout.reader([line], strict=False), [])
+    return any(map(QUOTE_BEHIND_BLANKS.match, cells)) and any(
+        map(QUOTE_BEHIND_BLANKS.match, _split(line, layout.delimiter))
+    )
+
+
+def _fit(sample: list[str], layout: Layout, *, strict: bool = False) -> float:
     """The share of rows that have as many cells as the header, of two cells or more; 0 where it has one."""
     rows = []
     try:
-        for cells in csv.reader(sample, delimiter=delimiter):
+        for cells in layout.reader(sample, strict=strict):
             if cells:
                 rows.append(len(cells))
-    except csv.Error:
-        pass  # a sample may end within a cell; what was read before it tells enough
+    except csv.Error as error:
+        if strict and "unexpected end of data" not in str(error):
+            return 0.0  # a sample may end within a cell; what was read before it tells enough
     if not rows or rows[0] < 2:
         return 0.0
     return sum(count == rows[0] for count in rows) / len(rows)
 
 
-def _has_plain_quotes(path: Path, encoding: str) -> bool:
+def _may_quote(path: Path, encoding: str) -> bool:
+    """Whether some cell of a file of tabs begins with a quote: most files have none, and are read once."""
+    if encoding.startswith("utf-16") or encoding.startswith("utf-32"):
+        return True
+    before = b"\n"  # the last byte of the block before
+    with open_bytes(path) as file:
+        while block := file.read(BLOCK_BYTES):
+            if any(start in before + block for start in (b'\t"', b'\n"', b'\r"')) or block.startswith(BOM_QUOTE):
+                return True
+            before = block[-1:]
+    return False
+
+
+def _has_plain_quotes(path: Path, encoding: str, sample: list[str]) -> bool:
     """Whether the quotes of a file of tabs are text: taken as enclosing cells they leave more rows out of shape.
 
-    Or whole cells stand in quotes that need none, beside others of their column without. Reads the file once, and once
-    more where cells begin with a quote.
+    Or whole cells stand in quotes that need none, beside others of their column without.
     """
     with open_text(path, encoding) as file:
         lines = (line.rstrip("\r\n") for line in file if line.strip())
@@ -166,14 +231,15 @@ def _has_plain_quotes(path: Path, encoding: str) -> bool:
         return False
     if needless & without and not num_unfit:
         return True
-    return _count_unfit_if_quoted(path, encoding, width, enough=num_unfit + 1) > num_unfit
+    columns = _Columns.of(sample, "\t", width)
+    return _count_unfit_if_quoted(path, encoding, width, columns, enough=num_unfit + 1) > num_unfit
 
 
-def _count_unfit_if_quoted(path: Path, encoding: str, width: int, enough: int) -> int:
+def _count_unfit_if_quoted(path: Path, encoding: str, width: int, columns: "_Columns", enough: int) -> int:
     """Rows of a file of tabs that are out of shape where quotes enclose cells; counted up to `enough`."""
     with open_text(path, encoding) as file:
         lines = _Lines(file, most=LONGEST_CELL)
-        reader = csv.reader(lines, delimiter="\t", strict=True)
+        reader = Layout("\t").reader(lines)
         count = 0
         while count < enough:
             lines.taken.clear()
@@ -186,39 +252,58 @@ def _count_unfit_if_quoted(path: Path, encoding: str, width: int, enough: int) -
                 if len(lines.taken) > LONGEST_CELL:
                     return enough
                 continue
-            glued = len(lines.taken) > 1 and _swallows_rows(lines.taken, "\t", width, [])
+            glued = len(lines.taken) > 1 and columns.are_like_rows(lines.taken) and columns.tell_rows(lines.taken)
             count += bool(cells) and (glued or len(cells) != width)
         return count
 
 
-def _find_repeated(sample: list[str], layout: Layout, width: int) -> list[set[str]]:
-    """For each column short values that stand in several lines, as labels do."""
-    counts: list[Counter[str]] = [Counter() for _ in range(width)]
-    for line in sample[1:]:
-        cells = line.rstrip("\r\n").split(layout.delimiter)
-        if len(cells) == width:
-            for counter, cell in zip(counts, cells, strict=True):
-                if len(cell) <= SHORT_VALUE:
-                    counter[cell] += 1
-    return [{value for value, count in counter.items() if value and count > 1} for counter in counts]
+class _Columns(NamedTuple):
+    """What the lines of a file have in their columns: what tells rows glued by a stray quote from a cell of lines."""
+
+    delimiter: str
+    width: int
+    repeated: list[set[str]]  # for each column short values that stand in several lines, as labels do
+    holds_labels: list[bool]  # for each column whether nearly all lines have such a value there, or a number
+
+    @classmethod
+    def of(cls, sample: list[str], delimiter: str, width: int) -> "_Columns":
+        """Of the lines of a sample behind its header that hold no quote; where all do, of all."""
+        lines = [cells for line in sample[1:] if len(cells := _split(line, delimiter)) == width]
+        lines = [cells for cells in lines if not any('"' in cell for cell in cells)] or lines
+        counts = [
+            Counter(cell for cell in column if 0 < len(cell) <= SHORT_VALUE) for column in zip(*lines, strict=True)
+        ]
+        repeated = [{value for value, count in counter.items() if count > 1} for counter in counts]
+        known = [
+            sum(count for value, count in counter.items() if count > 1 or NUMBER.fullmatch(value.strip()))
+            for counter in counts
+        ]
+        holds_labels = [count >= TELLING_SHARE * len(lines) for count in known]
+        none: list[set[str]] = [set() for _ in range(width)]
+        return cls(delimiter, width, repeated or none, holds_labels or [False] * width)
+
+    def are_like_rows(self, lines: list[str]) -> bool:
+        """Whether each line of one record has as many cells as the header."""
+        return self.width > 1 and all(len(_split(line, self.delimiter)) == self.width for line in lines if line.strip())
+
+    def tell_rows(self, lines: list[str]) -> bool:
+        """Whether such lines are rows, glued by a quote that was opened and not closed.
+
+        Then each has a label or a number where the file's rows have one. Where they have none, of tabs the count alone
+        tells, for hardly a text holds them.
+        """
+        split = [_split(line, self.delimiter) for line in lines if line.strip()]
+        if not any(self.holds_labels):
+            return self.delimiter == "\t" or any(self._stand_in(column, split) for column in range(self.width))
+        return any(self._stand_in(column, split) for column in range(self.width) if self.holds_labels[column])
+
+    def _stand_in(self, column: int, split: list[list[str]]) -> bool:
+        values = [cells[column].strip() for cells in split]
+        return all(value in self.repeated[column] for value in values) or all(map(NUMBER.fullmatch, values))
 
 
-def _swallows_rows(lines: list[str], delimiter: str, width: int, repeated: list[set[str]]) -> bool:
-    """Whether the lines of one record are rows themselves, glued by a quote that was opened and not closed.
-
-    Each has as many cells as the header, and some column of each holds a value that other rows have, or a number; of
-    tabs the count alone tells, for hardly a text holds them.
-    """
-    split = [line.rstrip("\r\n").split(delimiter) for line in lines if line.strip()]
-    if width < 2 or any(len(cells) != width for cells in split):
-        return False
-    if delimiter == "\t":
-        return True
-    return any(
-        all(cells[column] in repeated[column] for cells in split)
-        or all(NUMBER.fullmatch(cells[column].strip()) for cells in split)
-        for column in range(width)
-    )
+def _split(line: str, delimiter: str) -> list[str]:
+    return line.rstrip("\r\n").split(delimiter)
 
 
 def _read_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
@@ -242,11 +327,12 @@ def _check_cells(
         what = f"{len(cells)} cells, but the first line names one column; it must name all: remove what stands above"
         return BadRecord(line, "wrong_columns", what)
     if len(cells) != len(header):
-        quote = f"quote the {DELIMITERS.get(delimiter, repr(delimiter))}"
-        return BadRecord(line, "wrong_columns", f"{len(cells)} cells under a header of {len(header)}; {quote}")
+        quote = f"quote the {DELIMITERS.get(delimiter, repr(delimiter))} of a text"
+        remedy = quote if len(cells) > len(header) else "write the missing ones, be they empty"
+        return BadRecord(line, "wrong_columns", f"{len(cells)} cells under a header of {len(header)}; {remedy}")
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:
-        shown = "UTF-8" if encoding == "utf-8-sig" else encoding
+        shown = "UTF-8 (--encoding names another)" if encoding == UTF8 else encoding
         return BadRecord(line, "invalid_utf8", f"holds bytes that are not {shown}")
     return GoodRecord(line, dict(zip(header, cells, strict=True)))

@@ -24,7 +24,7 @@ from prompts.tasks import get_task, task_names
 from sft.data.rows.canonical import Json, Row, RowError
 from sft.data.rows.fields import Record, name_kind, read_entities, read_list, read_optional_text, read_text
 from sft.data.rows.mapping import MAY_BE_MISSING, find_value
-from sft.data.rows.pairs import BESIDE_PAIRS, PAIRS, Pair, make_pair_row, refuse_rejected
+from sft.data.rows.pairs import BESIDE_PAIRS, PAIRS, USUAL, Pair, make_pair_row, refuse_rejected
 from sft.data.rows.reading import NO_GROUPS, Reading, known_task, word_tasks
 from sft.data.rows.recognised import LABELS_KEPT, Recognised
 from sft.data.rows.turns import NO_TOOLS, is_chatml, make_chat_row, read_chatml
@@ -33,6 +33,7 @@ from sft.errors import ConfigError, nearest_name
 NUMBERS_ARE = "sentiment"  # the task whose class numbers a bare 0, 1, true or false is: ChnSentiCorp's, R2's
 COMMON = frozenset(("id", "group", "attribution"))  # columns that any row may have beside its form's
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+PREFERRED, REJECTED = ("chosen", "chosen_messages"), ("rejected", "rejected_response", "rejected_messages")
 # Columns that people call otherwise, to be named where nothing fits.
 HINTS = {
     **dict.fromkeys(("文本", "评论", "内容", "正文", "句子", "review", "comment", "content", "sentence"), "text"),
@@ -57,7 +58,9 @@ class Context:
         self.dialects = _all_dialects(task_names())
         self.plans: dict[tuple[str, ...], Plan] = {}
         if reading.form is not None and reading.form not in (names := [dialect.name for dialect in self.dialects]):
-            raise ConfigError(f"--form {reading.form}{nearest_name(reading.form, names)}: there are {', '.join(names)}")
+            unusual = {pair.name for pair in PAIRS[len(USUAL) :]}
+            shown = ", ".join(name for name in names if name not in unusual)
+            raise ConfigError(f"--form {reading.form}{nearest_name(reading.form, names)}: there are {shown}, ...")
 
 
 class Dialect(NamedTuple):
@@ -124,12 +127,17 @@ def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
         if name not in known and bare in known and bare not in names:
             renamed[name] = bare
     given = {renamed.get(name, name) for name in names}
-    if {"chosen", "rejected"} <= given:
+    if rejected := [name for name in REJECTED if name in given]:
+        chosen = next((name for name in PREFERRED if name in given), "")
+        field = {"chosen": "output", "chosen_messages": "messages"}.get(chosen, "")
+        learns = f"; --columns {field}={chosen} learns the chosen ones" if chosen else ""
         raise RowError(
             "preference",
-            "chosen and rejected: this is preference data (DPO, ORPO), and only answers to be given are learned here; "
-            "--columns output=chosen learns the chosen ones where they are text",
+            f"{f'{chosen} and ' if chosen else ''}{rejected[0]}: this is preference data (DPO, ORPO), and only answers "
+            f"to be given are learned here{learns}",
         )
+    if "input_ids" in given:
+        raise RowError("tokens", "'input_ids': rows that are tokens already are not read; give the texts")
     if media := [name for name in MEDIA if name in given]:
         raise RowError("media", f"{media[0]!r} holds something; only text is learned here")
     form, task = context.reading.form, context.task
@@ -194,17 +202,25 @@ def _keep_common(record: Record, row: Row, context: Context) -> None:
 
 
 def _explain_unknown(record: Record, is_table: bool) -> RowError:
-    shown = ", ".join(sorted(record)[:8]) or "none"
-    if isinstance(record.get("text"), str):
+    """What stands there in place of a known form, and what to do about it."""
+    if problem := _explain_shape(record):
+        return RowError("unknown_dialect", problem)
+    hints = _list_hints(record)
+    if isinstance(record.get("text"), str) and not hints:
+        others = sorted(name for name in record.keys() - COMMON - {"text"} if record[name])[:4]
+        beside = f" (beside it: {', '.join(others)})" if others else ""
         return RowError(
             "unknown_dialect",
-            "only 'text' is there, and nothing to answer: plain text is not learned here; give label, output or turns",
+            f"'text' is there and nothing to answer{beside}: --task text learns whole documents; else give label, "
+            "output or turns, or name their column with --columns",
         )
-    hints = [f"{HINTS[bare]}={name}" for name in record if (bare := name.strip(BLANK).casefold()) in HINTS]
+    shown = ", ".join(sorted(record)[:8]) or "none"
     if hints:
         remedy = f"perhaps --columns {','.join(hints)}"
     else:
         remedy = "name the columns: --columns instruction=...,output=... or text=...,label=..."
+    if is_table and len(record) == 1:
+        remedy = "cells are separated by commas, semicolons, tabs or vertical bars"
     header = "; if the first line is a row and no header, write one above it" if is_table else ""
     forms = (
         "messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label"
@@ -213,6 +229,38 @@ def _explain_unknown(record: Record, is_table: bool) -> RowError:
         "unknown_dialect",
         f"columns ({shown}) fit no known form ({forms}, ...); {remedy}{header} (in a preset: columns)",
     )
+
+
+def _explain_shape(record: Record) -> str:
+    """What a file is whose rows are not its rows: they lie in a list of its one object, or are turns, or columns."""
+    held = {name: value for name, value in record.items() if isinstance(value, dict | list)}
+    if record.keys() & {"role", "from"} and record.keys() & {"content", "value"}:
+        return 'turns, each a row of its own: a conversation is one row, {"messages": [...]}'
+    for name, value in held.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict) and not value[0].keys() & {"role", "from"}:
+            return (
+                f"rows lie in {name!r}, a list of {len(value):,}: save that list as the file (with jq: "
+                f"jq .{name} a.json > b.json)"
+            )
+    if held and len(held) == len(record):
+        kinds = {type(value) for value in held.values()}
+        if kinds == {dict} and not any(name in HINTS for name in record):
+            return "an object of objects: save their list as the file (with jq: jq '[.[]]' a.json > b.json)"
+    return ""
+
+
+def _list_hints(record: Record) -> list[str]:
+    """The fields that columns are perhaps meant for: ["text=评论", "label=标签"]."""
+    hints = []
+    for name, value in record.items():
+        bare = name.strip(BLANK).casefold().lstrip("#")
+        if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].keys() & {"role", "from"}:
+            hints.append(f"messages={name}")
+        elif bare in HINTS and HINTS[bare] not in record:
+            hints.append(f"{HINTS[bare]}={name}")
+        elif bare != name and bare in ("text", "label", "instruction", "output"):
+            hints.append(f"{bare}={name}")
+    return hints
 
 
 # The forms
@@ -323,7 +371,8 @@ def _read_label(label: Json, task: Task, context: Context) -> str | int:
     if not key:
         is_empty = label is None or isinstance(label, str)
         kind = "empty" if isinstance(label, str) else name_kind(label)
-        raise RowError("empty_answer" if is_empty else "unknown_label", f"label is {kind}")
+        remedy = "; a row has one label, as text or a number" if isinstance(label, list | dict) else ""
+        raise RowError("empty_answer" if is_empty else "unknown_label", f"label is {kind}{remedy}")
     recognised = context.recognised
     value = task.find_label(context.label_map.get(key, label))
     if value is None:
@@ -375,17 +424,15 @@ def _holds_list(*columns: str) -> Callable[[Record], bool]:
 
 
 def _make_pair(pair: Pair) -> Dialect:
-    names = {"instruction": pair.question, "output": pair.answer} | ({"input": pair.extra} if pair.extra else {})
-    taken = {column: name for name, column in names.items() if name != column}
-    shown = "/".join([pair.question, *([pair.extra] if pair.extra in ("input", "context") else []), pair.answer])
-    name = shown if pair.question == "instruction" else f"{pair.question}/{pair.answer}"
-    optional = BESIDE_PAIRS | ({pair.extra} if pair.extra else set())
-    required = frozenset((pair.question, pair.answer))
+    taken = {pair.question: "instruction", pair.answer: "output"} | dict.fromkeys(pair.extras, "input")
+    taken = {column: name for column, name in taken.items() if name != column}
 
     def convert(record: Record, context: Context) -> Row:
         return make_pair_row(record, pair, context.notes)
 
-    return Dialect(name, required, optional, convert, taken=taken)
+    return Dialect(
+        pair.name, frozenset((pair.question, pair.answer)), BESIDE_PAIRS.union(pair.extras), convert, taken=taken
+    )
 
 
 def _make_task_form(task: Task) -> Dialect:

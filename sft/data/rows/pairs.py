@@ -4,6 +4,7 @@ make_pair_row({"question": "6 x 7?", "answer": "42"}, Pair("question", "answer")
 """
 
 from collections import Counter
+from itertools import product
 from typing import NamedTuple
 
 from prompts.task import is_blank
@@ -11,31 +12,41 @@ from sft.data.rows.canonical import Json, Row, RowError
 from sft.data.rows.fields import Record, name_kind, read_list, read_optional_text, read_text
 from sft.data.rows.turns import Notes, is_chatml, make_chat_row, read_chatml, split_thought
 
+BY_COLUMNS = (
+    "the file holds a list or object a column, not an object a row (as pandas' to_json writes it without "
+    "orient='records', lines=True)"
+)
+
 
 class Pair(NamedTuple):
-    """Columns of a question and its answer, and of what the question is about."""
+    """Columns of a question and its answer, and those that hold what the question is about."""
 
     question: str
     answer: str
-    extra: str = ""
+    extras: tuple[str, ...] = ("context", "input")
+
+    @property
+    def name(self) -> str:
+        """Of the form: "instruction/input/output", "instruction/context/response", "question/answer"."""
+        if self.question != "instruction":
+            return f"{self.question}/{self.answer}"
+        return f"instruction/{'context' if self.answer == 'response' else 'input'}/{self.answer}"
 
 
-# The first is the canonical one. Those that others contain stand behind them.
-PAIRS = (
-    Pair("instruction", "output", "input"),
-    Pair("instruction", "response", "context"),
-    Pair("query", "response"),
-    Pair("question", "answer", "context"),
-    Pair("question", "response", "context"),
-    Pair("prompt", "completion"),
-    Pair("prompt", "response"),
-    Pair("prompt", "output", "input"),
-    Pair("instruction", "answer", "input"),
-    Pair("problem", "solution"),
-    Pair("inputs", "targets"),
-    Pair("input", "output"),
+QUESTIONS = ("instruction", "query", "question", "prompt", "problem", "inputs", "input")
+ANSWERS = ("output", "response", "answer", "completion", "solution", "targets", "target", "outputs", "generation")
+USUAL = (
+    ("instruction", "output"), ("instruction", "response"), ("query", "response"), ("question", "answer"),
+    ("question", "response"), ("prompt", "completion"), ("prompt", "response"), ("problem", "solution"),
+)  # fmt: skip
+SPEAKERS = tuple((user, assistant) for user in ("user", "human") for assistant in ("assistant", "gpt", "bot"))
+# Each question with each answer; the first is the canonical pair, and where rows fit several the earlier one counts.
+PAIRS = tuple(
+    Pair(question, answer, ("context",) if question == "input" else ("context", "input"))
+    for question, answer in dict.fromkeys((*USUAL, *product(QUESTIONS, ANSWERS), *SPEAKERS))
 )
-BESIDE_PAIRS = frozenset(("system", "system_prompt", "history", "reasoning_content"))
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+BESIDE_PAIRS = frozenset(("system", "system_prompt", "history", *THOUGHTS))
 
 
 def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
@@ -43,22 +54,20 @@ def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
     refuse_rejected(record)
     asked, answer = record.get(pair.question), record.get(pair.answer)
     system = record.get("system") or record.get("system_prompt")
+    if (isinstance(asked, dict) and isinstance(answer, dict)) or (_is_column(asked) and _is_column(answer)):
+        raise RowError("by_columns", BY_COLUMNS)
     if isinstance(asked, list):  # TRL's conversational form
         said = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
         return make_chat_row([*asked, *said], system, notes)
     if is_chatml(asked) and isinstance(asked, str) and isinstance(answer, str):
         header = "" if asked.rstrip().endswith("assistant") else "<|im_start|>assistant\n"
         return read_chatml(f"{asked}{header}{answer}", notes)
-    extra = read_optional_text(record, pair.extra) if pair.extra else ""
-    if extra and is_blank(extra):
-        extra = ""
+    extra = _read_extra(record, pair)
     if extra and (asked is None or (isinstance(asked, str) and is_blank(asked))):
         question, extra = extra, ""  # an empty instruction: the input is the question
     else:
         question = read_text(record, pair.question)
-    output, thought = read_text(record, pair.answer), record.get("reasoning_content")
-    if thought is not None and not isinstance(thought, str):
-        raise RowError("wrong_type", f"'reasoning_content' is {name_kind(thought)}, expected text")
+    output, thought = read_text(record, pair.answer), _read_thought(record)
     if thought or "think>" in output:
         output, thought = split_thought(f"{pair.answer!r}", output, thought, notes)
         if is_blank(output):
@@ -74,12 +83,36 @@ def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
     return _with_history(row, history) if history else row
 
 
+def _is_column(value: Json) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], str)
+
+
+def _read_extra(record: Record, pair: Pair) -> str:
+    """What the question is about: a text, or passages in a list, of one column or of both."""
+    texts = []
+    for name in pair.extras:
+        value = record.get(name)
+        if not value:
+            continue
+        if isinstance(value, list) and all(isinstance(passage, str) for passage in value):
+            value = "\n".join(value)  # type: ignore[arg-type]
+        if not isinstance(value, str):
+            raise RowError("wrong_type", f"{name!r} is {name_kind(value)}, expected text")
+        if not is_blank(value):
+            texts.append(value)
+    return "\n".join(texts)
+
+
+def _read_thought(record: Record) -> str | None:
+    """What stands in the first column of a thought that holds something."""
+    name = next((name for name in THOUGHTS if record.get(name)), None)
+    return read_optional_text(record, name) if name else None
+
+
 def _with_history(row: Row, history: list[Json]) -> Row:
     turns: list[Json] = []
     for exchange in history:
-        if not isinstance(exchange, list) or len(exchange) != 2:
-            raise RowError("wrong_type", "'history' must be a list of [question, answer] pairs")
-        turns += [{"role": "user", "content": exchange[0]}, {"role": "assistant", "content": exchange[1]}]
+        turns += _read_exchange(exchange)
     question = f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
     answer: dict[str, Json] = {"role": "assistant", "content": row["output"]}
     if "reasoning_content" in row:
@@ -89,12 +122,24 @@ def _with_history(row: Row, history: list[Json]) -> Row:
     return make_chat_row(turns, row.get("system"), counted_before)
 
 
+def _read_exchange(exchange: Json) -> list[Json]:
+    """The turns of an earlier exchange: ["Hi", "Hello"], {"query": "Hi", "response": "Hello"}, or a turn itself."""
+    if isinstance(exchange, dict) and exchange.keys() & {"role", "from"}:
+        return [exchange]
+    said = list(exchange.values()) if isinstance(exchange, dict) else exchange
+    if not isinstance(said, list) or len(said) != 2:
+        raise RowError("wrong_type", "'history' must be a list of [question, answer] pairs, or of turns")
+    return [{"role": "user", "content": said[0]}, {"role": "assistant", "content": said[1]}]
+
+
 def refuse_rejected(record: Record) -> None:
     """KTO's rows: an answer marked as bad is not to be learned."""
     for name in ("label", "kto_tag"):
-        if record.get(name) is False:
+        value = record.get(name)
+        is_kto = "completion" in record  # as TRL has it; elsewhere 0 may be any class
+        if value is False or (isinstance(value, str) and value.lower() == "false") or (is_kto and value in (0, "0")):
             raise RowError(
                 "rejected",
-                f"its answer is marked as rejected ({name} false, as KTO's); --on_bad_row quarantine leaves "
-                "such rows out",
+                f"its answer is marked as rejected ({name} {str(value).lower()}, as KTO's); --on_bad_row quarantine "
+                "leaves such rows out",
             )

@@ -134,3 +134,17 @@ def test_an_encoding_given_wrongly_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="there is none of this name"):
         choose_encoding(path, "gkb")
     assert choose_encoding(path, "utf8") == UTF8
+
+
+def test_text_that_was_decoded_wrongly_before_is_told(tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    rows = ["很好，推荐", "太差了", "还可以"]
+    path.write_text(
+        "text,label\n" + "".join(f"{text.encode().decode('latin-1')},1\n" for text in rows), encoding="utf-8"
+    )
+
+    assert choose_encoding(path) == UTF8
+    assert "its text is UTF-8 that was read in another encoding and saved again" in capsys.readouterr().err
+    path.write_text("text,label\ncafé,1\nüber,0\nnaïve,1\n", encoding="utf-8")
+    assert choose_encoding(path) == UTF8
+    assert capsys.readouterr().err == ""

@@ -1,5 +1,6 @@
 """The one reader: good files of every kind, and a corpus of bad ones, each problem with its line."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from sft.data.files import BadRecord, GoodRecord, read_records
 from sft.data.files.json_files import CHUNK_CHARACTERS, parse_line, read_array
 from sft.data.files.reader import BadRow, FoundRow, RowReader
 from sft.errors import DataError
@@ -32,7 +34,12 @@ def lines(*rows: str | bytes, end: bytes = b"\n") -> bytes:
 BAD_LINES = {
     "truncated line": (lines(GOOD, GOOD[:-6]), [(1, "ok"), (2, "not_json")]),
     "truncated in a key": (lines(GOOD, '{"instr'), [(1, "ok"), (2, "not_json")]),
-    "two objects on a line": (lines(GOOD + GOOD), [(1, "not_json")]),
+    "two objects on a line": (lines(GOOD, GOOD + GOOD), [(1, "ok"), (2, "not_json")]),
+    "objects behind each other": (lines(GOOD + GOOD, GOOD + ", " + GOOD), [(1, "ok")] * 2 + [(2, "ok")] * 2),
+    "a list of turns a line": (
+        lines('[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]', "[17]"),
+        [(1, "ok"), (2, "not_an_object")],
+    ),
     "single quotes": (lines("{'instruction': 'Q'}", GOOD), [(1, "not_json"), (2, "ok")]),
     "trailing comma": (lines('{"instruction": "Q",}'), [(1, "not_json")]),
     "invalid UTF-8": (
@@ -142,7 +149,7 @@ BAD_FILES = {
     "utf16be.csv": ("text,label\n很好,1\n".encode("utf-16-be"), "it looks like UTF-16BE without a byte-order mark"),
     "cp1252.csv": ("text,label\nDer Höhepunkt: schöne Gäste für Öl,1\n".encode("cp1252"), "it may be cp1252 (Western"),
     "sheet.xlsx": (b"PK\x03\x04", "not a sound Excel file (no zip archive, or cut off); save it again as .xlsx"),
-    "notes.txt": (b"hello", "unknown kind of file '.txt'; give one of: .jsonl, .json, .csv, .tsv, .parquet"),
+    "notes.rtf": (b"hello", "unknown kind of file '.rtf'; give one of: .jsonl, .json, .csv, .tsv, .parquet"),
     "broken.parquet": (b"PAR1", "not a sound Parquet file"),
     "quote.csv": (b'text,label\na,1\n"b,0\nc,1\n', "a quote opened here is never closed"),
     "twice.csv": (b"text,text\na,b\n", "column 'text' is there twice; rename one"),
@@ -152,7 +159,14 @@ BAD_FILES = {
     ),
     "cut.json": (f"[{GOOD},\n{GOOD[:-9]}".encode(), "not valid JSON: "),
     "open.json": (f"[{GOOD},\n".encode(), "not valid JSON: Expecting value at column 1 (cut off?); mend the file"),
-    "arrays.json": (f"[{GOOD}]\n[{GOOD}]".encode(), "more text after the array; keep one array in a file"),
+    "arrays.json": (f"[{GOOD}]\n  17".encode(), "more text after the array; keep one array in a file"),
+    "zeros.jsonl": (bytes(500), "holds zero bytes and nothing else"),
+    "sheet.csv": (b"PK\x03\x04\0\0", "is no .csv file, its bytes are those of .zip or .xlsx; rename it"),
+    "packed.jsonl": (gzip.compress(b"{}"), "is no .jsonl file, its bytes are those of .gz"),
+    "twice.jsonl.gz": (gzip.compress(gzip.compress(b"{}")), "is no .jsonl file, its bytes are those of .gz"),
+    "plain.jsonl.gz": (GOOD.encode(), "is not packed as its name says; rename it"),
+    "rows.tar.gz": (b"x", "an archive; unpack it, and name the files in it"),
+    "rows": (b"x", "its name does not end in what it holds; give one of: .jsonl, .json, .csv"),
 }
 
 
@@ -236,3 +250,37 @@ def test_any_clean_object_is_read_as_it_was_written(record, ascii_only):
     line = json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", errors="surrogatepass")
 
     assert parse_line(line) == record
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("// May", "a comment, which JSON does not have (column 1)"),
+        ("# May", "a comment, which JSON does not have (column 1)"),
+        ("{'a': 1}", "single quotes, as Python prints them"),
+        ('{"a": None}', "no JSON: write null, true, false"),
+        ('{"a": 1,}', "a comma too many before it (column 9)"),
+        ('{"a": "b\tc"}', "a line break, tab or other control character in a text (column 9)"),
+        ('{"a": "C:\\data"}', "a backslash that begins no escape"),
+        ("<!DOCTYPE html>", "a web page, not rows"),
+        ("version https://git-lfs.github.com/spec/v1", "a Git LFS pointer in place of the file: run git lfs pull"),
+        ("\0\0", "zero bytes"),
+        ('"{\\"a\\": 1}"', "text that is JSON itself (encoded twice), expected an object"),
+    ],
+)
+def test_what_is_no_json_is_called_by_its_name(line, what, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{GOOD}\n{line}\n", encoding="utf-8")
+
+    found = list(read_records(path))[1]
+
+    assert isinstance(found, BadRecord)
+    assert what in found.message
+
+
+@pytest.mark.parametrize("name", ["rows.ndjson", "rows.jsonlines", "rows.jl", "rows.NDJSON.gz"])
+def test_json_lines_have_several_names(name, tmp_path):
+    content = lines(GOOD, GOOD + ",")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+
+    assert [record.line for record in read_records(tmp_path / name) if isinstance(record, GoodRecord)] == [1, 2]

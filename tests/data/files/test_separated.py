@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sft.data.files import BadRecord, GoodRecord, read_records
+from sft.data.files import BadRecord, GoodRecord, read_records, separated
+from sft.data.files.opening import open_text
 from sft.errors import DataError
 
 
@@ -133,3 +134,45 @@ def test_no_two_rows_of_a_file_of_tabs_without_quoting_are_glued(texts, tmp_path
     records = read(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *lines]) + "\n")
 
     assert len(records) == len(lines)
+
+
+def test_cells_in_quotes_behind_blanks_are_read_without_either(tmp_path):
+    content = 'label, text\n1, "a, b"\n0, "he said ""no"""\n1, "c"\n'
+
+    assert cells(tmp_path / "rows.csv", content) == [["1", "a, b"], ["0", 'he said "no"'], ["1", "c"]]
+
+
+def test_single_quotes_enclose_cells_where_nearly_all_rows_have_them(tmp_path, capsys):
+    quoted = "text,label\n'good, really',1\n'it''s bad',0\n'fine',1\n"
+
+    assert cells(tmp_path / "a.csv", quoted) == [["good, really", "1"], ["it's bad", "0"], ["fine", "1"]]
+    assert "cells are enclosed in single quotes" in capsys.readouterr().err
+    assert cells(tmp_path / "b.csv", "text,label\n'tis bad,0\nit's good,1\n") == [["'tis bad", "0"], ["it's good", "1"]]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_cell_of_lines_that_hold_the_delimiter_stays_one_where_their_labels_are_none(suffix, tmp_path, capsys):
+    content = 'text;label\n"first;then\nsecond";1\nbad;0\ngood;1\nfine;1\n'.replace(
+        ";", "," if suffix == "csv" else "\t"
+    )
+    text = "first,then\nsecond" if suffix == "csv" else "first\tthen\nsecond"
+
+    assert cells(tmp_path / f"rows.{suffix}", content) == [[text, "1"], ["bad", "0"], ["good", "1"], ["fine", "1"]]
+    assert f"rows.{suffix}:2: read as one row up to line 3, as its quotes say" in capsys.readouterr().err
+
+
+def test_a_quote_that_may_have_swallowed_free_text_is_told_with_its_lines(tmp_path, capsys):
+    content = 'question,answer\nfirst,one\n"How long,A metre\nWhat is 24",A size\nlast,one\n'
+
+    assert len(read(tmp_path / "rows.csv", content)) == 3
+    assert "rows.csv:3: read as one row up to line 4, as its quotes say, though each line is like a row" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_file_of_tabs_without_a_quoted_cell_is_read_once(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(separated, "open_text", lambda *given, **more: opened.append(1) or open_text(*given, **more))
+
+    assert cells(tmp_path / "rows.tsv", 'text\tlabel\nsay "yes"\t1\nb\t0\n') == [['say "yes"', "1"], ["b", "0"]]
+    assert len(opened) == 2  # the sample, and the rows

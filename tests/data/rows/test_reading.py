@@ -239,7 +239,10 @@ def test_a_built_dataset_refuses_what_only_a_file_can_be_told(tmp_path):
         ({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "tools": [{"a": 1}]},
          "the row has 'tools': tool calls are not learned yet"),
         ({"instruction": "Q", "output": "A", "images": ["a.png"]}, "'images' holds something; only text is learned"),
-        ({"text": "plain text"}, "only 'text' is there, and nothing to answer"),
+        ({"text": "plain text"}, "'text' is there and nothing to answer: --task text learns whole documents"),
+        ({"chosen_messages": [1], "rejected_messages": [1]}, "chosen_messages and rejected_messages: this is prefer"),
+        ({"messages": [1], "rejected_response": "no"}, "rejected_response: this is preference data"),
+        ({"input_ids": [1, 2]}, "'input_ids': rows that are tokens already are not read"),
     ],
 )  # fmt: skip
 def test_data_for_another_training_is_refused_by_name(tmp_path, record, message):
@@ -258,12 +261,78 @@ def test_data_for_another_training_is_refused_by_name(tmp_path, record, message)
         {"id": "7", "source": "flan", "task": "qa", "instruction": "Q", "output": "A"},
         {"id": None, "source": None, "task": None, "instruction": "Q", "output": "A", "messages": None},
         {"task": "instruct", "instruction": "Q", "output": "A"},
+        {"question": "Q", "solution": "A"},
+        {"problem": "Q", "answer": "A"},
+        {"instruction": "Q", "completion": "A"},
+        {"input": "Q", "target": "A"},
+        {"user": "Q", "assistant": "A"},
+        {"human": "Q", "gpt": "A"},
+        {"prompt": "Q", "generation": "A"},
     ],
 )
 def test_names_that_people_use_are_read_as_a_question_and_its_answer(tmp_path, record):
     (row,) = read(write(tmp_path, "a.jsonl", record))
 
     assert (row["task"], row["instruction"], row["input"], row["output"]) == ("instruct", "Q", "", "A")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "Q", "input": "X", "response": "A"},
+        {"instruction": "Q", "context": "X", "output": "A"},
+        {"question": "Q", "context": ["X"], "answer": "A"},
+        {"prompt": "Q", "input": "X", "completion": "A"},
+    ],
+)
+def test_what_a_question_is_about_is_read_whatever_the_answer_is_called(tmp_path, record):
+    (row,) = read(write(tmp_path, "a.jsonl", record))
+
+    assert (row["instruction"], row["input"], row["output"]) == ("Q", "X", "A")
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_the_thought_before_an_answer_may_stand_in_a_column(tmp_path, name):
+    (row,) = read(write(tmp_path, "a.jsonl", {"question": "Q", "answer": "A", name: "Hm."}))
+
+    assert (row["output"], row["reasoning_content"]) == ("A", "Hm.")
+
+
+@pytest.mark.parametrize("exchange", [["Hi", "Hello"], {"query": "Hi", "response": "Hello"}])
+def test_a_history_holds_pairs_or_turns(tmp_path, exchange):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    rows = [{"query": "Q", "response": "A", "history": history} for history in ([exchange], turns)]
+
+    first, second = read(write(tmp_path, "a.jsonl", *rows))
+
+    assert first["messages"] == second["messages"] == [*turns, {"role": "user", "content": "Q"},
+                                                       {"role": "assistant", "content": "A"}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"data": [{"instruction": "Q", "output": "A"}]}, "rows lie in 'data', a list of 1: save that list as the"),
+        ({"r1": {"a": 1}, "r2": {"a": 2}}, "an object of objects: save their list as the file"),
+        ({"instruction": {"0": "Q"}, "output": {"0": "A"}}, "the file holds a list or object a column"),
+        ({"instruction": ["Q", "R"], "output": ["A", "B"]}, "the file holds a list or object a column"),
+        ({"role": "user", "content": "Q"}, "turns, each a row of its own: a conversation is one row"),
+        ({"talk": [{"role": "user", "content": "Q"}]}, "columns (talk) fit no known form"),
+        ({"text": "Good.", "sentiment": 1}, "columns (sentiment, text) fit no known form"),
+        ({"text": "Good.", "label": [1]}, "label is a list; a row has one label, as text or a number"),
+        ({"query": "Q", "response": "A", "history": ["Hi", "Hello"]}, "'history' must be a list of [question, answer]"),
+    ],
+)  # fmt: skip
+def test_a_file_whose_rows_lie_elsewhere_is_called_what_it_is(tmp_path, record, message):
+    assert refuse(write(tmp_path, "a.json", record)).removeprefix("a.json:1: ").startswith(message)
+
+
+def test_a_column_that_is_meant_for_a_field_is_hinted_at(tmp_path):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
+    assert "perhaps --columns messages=talk" in refuse(write(tmp_path, "a.jsonl", {"talk": turns}))
+    assert "perhaps --columns label=sentiment" in refuse(write(tmp_path, "b.jsonl", {"text": "a", "sentiment": 1}))
+    assert "perhaps --columns text=#text" in refuse(write(tmp_path, "c.jsonl", {"#text": "a", "label": 1}))
 
 
 def test_the_system_prompt_is_part_of_what_a_row_asks(tmp_path):

@@ -16,7 +16,6 @@ from sft.config.layers import load_settings
 from sft.config.talk import OR_UNTUNED, ChatSettings
 from sft.console import AnswerWriter, LineReader, has_cursor, run_command, say
 from sft.conversation import Conversation
-from sft.runs.run import open_run
 from sft.runs.system_prompts import tell_differing
 
 if TYPE_CHECKING:
@@ -26,7 +25,9 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """Parse, load, then question and answer until the user leaves."""
     settings = load_settings(ChatSettings, argv)
-    run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
+    from sft.models.adopted import open_tuned
+
+    run = None if settings.is_untuned else open_tuned(settings, or_else=OR_UNTUNED)
     if run:
         run.check_writes("chat.py")
         tell_differing(run, "/system TEXT sets another")
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         say("exit or Ctrl-D leaves, Ctrl-C stops an answer, /help lists the rest")
     session = Session(
         loaded,
-        Conversation(run.system_prompt if run else None),
+        Conversation(run.system_prompt if run else settings.system_prompt),
         settings.decoding_of(settings.decoding),
         reader,
         chats,

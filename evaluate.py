@@ -16,12 +16,14 @@ from sft.console import run_command, say, to_json
 from sft.console.commands import EXIT_FAILED
 from sft.console.narration import show_path
 from sft.files import held, lock_of
-from sft.runs.run import Run, open_run
+from sft.runs.run import Run
 
 
 def main(argv: list[str] | None = None) -> None:
     settings = load_settings(EvaluateSettings, argv)
-    run = open_run(settings.run)
+    from sft.models.adopted import open_tuned
+
+    run = open_tuned(settings)
     busy = f"{show_path(run.path)}: another evaluation of this run is at work"
     with held(lock_of(run.evaluation_dir), busy, "wait for it to end"):
         evaluate(run, settings)

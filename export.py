@@ -14,13 +14,14 @@ from pathlib import Path
 from sft.config.export import ExportSettings
 from sft.config.layers import load_settings
 from sft.console import run_command, say, to_json
-from sft.runs.run import open_run
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, export, push, print where things are."""
     settings = load_settings(ExportSettings, argv)
-    run = open_run(settings.run)
+    from sft.models.adopted import open_tuned
+
+    run = open_tuned(settings)
     settings.announce()
     output_dir = Path(settings.output_dir) if settings.output_dir else run.path / "export"
 

@@ -7,7 +7,6 @@ writes a line for each row to --output; stopped, the same command goes on where 
     python inference.py --text "What is LoRA?"
     python inference.py --task sentiment --text "房间很干净" --json
     python inference.py --task sentiment --file reviews.jsonl --output answers.jsonl
-    cat question.txt | python inference.py --temperature 0.7
 """
 
 import time
@@ -19,7 +18,7 @@ from sft.config.layers import load_settings
 from sft.config.talk import OR_UNTUNED, InferenceSettings
 from sft.console import LineReader, read_standard_input, run_command, say, to_json
 from sft.files import held, lock_of
-from sft.runs.run import Run, open_run
+from sft.runs.run import Run
 from sft.runs.system_prompts import tell_differing
 
 if TYPE_CHECKING:
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """Parse, find run and text, answer, print."""
     settings = load_settings(InferenceSettings, argv)
-    run = None if settings.model else open_run(settings.run, or_else=OR_UNTUNED)
+    from sft.models.adopted import open_tuned
+
+    run = None if settings.is_untuned else open_tuned(settings, or_else=OR_UNTUNED)
     settings.announce()
     tell_differing(run, "a row's own `system` sets another")
     if settings.file is not None and settings.output is not None:  # given together, or neither
@@ -49,6 +50,7 @@ def load(settings: InferenceSettings, run: Run | None) -> "Predictor":
     return Predictor(
         run,
         model=settings.model,
+        system_prompt=settings.system_prompt,
         task=settings.task,
         decoding=settings.decoding_of(settings.decoding),
         max_seq_length=settings.max_seq_length,
@@ -65,9 +67,8 @@ def answer_text(settings: InferenceSettings, run: Run | None) -> None:
     text = settings.text if settings.text is not None else read_standard_input()
     if text is None:
         row = example_row(task, input=settings.input, category=settings.category)
-        say(
-            f"no --text and nothing on standard input, so an example of task {task.name}: {to_json(show_question(row))}"
-        )
+        shown = to_json(show_question(row))
+        say(f"no --text and nothing on standard input, so an example of task {task.name}: {shown}")
     else:
         row = make_row(task, text, input=settings.input, category=settings.category)
     from sft.inference.asking import show_answer  # heavy

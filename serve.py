@@ -12,14 +12,15 @@ from sft.config.layers import load_settings
 from sft.config.serve import ServeSettings
 from sft.console import run_command
 from sft.errors import ConfigError
-from sft.runs.run import open_run
 from sft.runs.system_prompts import tell_differing
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse, find the run, serve until told to end."""
     settings = load_settings(ServeSettings, argv)
-    run = None if settings.model else open_run(settings.run)
+    from sft.models.adopted import open_tuned
+
+    run = None if settings.is_untuned else open_tuned(settings)
     settings.announce()
     tell_differing(run, "a system message of the client's sets another")
     if settings.backend == "vllm":

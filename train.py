@@ -25,6 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     settings = load_settings(TrainSettings, argv)
     if run := run_to_continue(settings):  # what it began with holds, where nothing else is given
         settings = load_settings(TrainSettings, argv, below=(show_path(run.path / RUN_FILE), run.began_with()))
+    elif settings.init_adapter is not None:
+        from sft.models.adopted import keep_shape, list_inherited
+
+        inherited = list_inherited(settings)
+        settings = load_settings(TrainSettings, argv, below=(settings.init_adapter, inherited))
+        settings = keep_shape(settings, inherited)
 
     from prompts.tasks import get_task
     from sft.backend import choose_backend

@@ -8,12 +8,13 @@ from pydantic_settings import CliToggleFlag
 from sft.config.conditions import parse_condition
 from sft.config.decoding import Preset
 from sft.config.layers import ResultSettings, read_boolean
+from sft.config.tuned import TunedSettings
 
 Turns = Literal["all", "last"]
 BASE = "base"  # --baseline: the model the run was tuned from
 
 
-class EvaluateSettings(ResultSettings):
+class EvaluateSettings(ResultSettings, TunedSettings):
     """Score a run on rows it was not trained on, beside the model it was tuned from."""
 
     prog: ClassVar[str] = "evaluate.py"
@@ -27,10 +28,9 @@ class EvaluateSettings(ResultSettings):
         "json_output",
     )  # fmt: skip
     sections: ClassVar[dict[str, str]] = {
-        "run": "Data", "turns": "Metrics", "baseline": "Comparison", "max_seq_length": "Model", "lang": "Output",
+        "data": "Data", "turns": "Metrics", "baseline": "Comparison", "max_seq_length": "Model", "lang": "Output",
     }  # fmt: skip
 
-    run: str | None = Field(None, description="run folder; default: outputs/latest")
     data: str | None = Field(None, description="dataset folder or file of rows; default: what the run was trained on")
     split: Literal["test", "validation"] | None = Field(
         None, description="rows to score; default: test, or validation if the data has no test rows"
@@ -108,10 +108,6 @@ class EvaluateSettings(ResultSettings):
     )
     num_samples: int | None = Field(
         None, ge=1, description="score at most this many rows, in proportion to the tasks; default: all"
-    )
-    allow_mismatch: bool = Field(False, description="continue even if model, tokenizer or prompt differ from training")
-    trust_remote_code: bool = Field(
-        False, description="run model code that comes with the weights; a run trained with it needs this flag again"
     )
 
     @property

@@ -5,11 +5,12 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sft.config.layers import ResultSettings
+from sft.config.tuned import TunedSettings
 
 GgufType = Literal["f16", "q8_0", "q4_k_m"]
 
 
-class ExportSettings(ResultSettings):
+class ExportSettings(ResultSettings, TunedSettings):
     """Turn a run into weights others can load: merged, GGUF, or a repository on the hub; each checked first."""
 
     prog: ClassVar[str] = "export.py"
@@ -18,8 +19,8 @@ class ExportSettings(ResultSettings):
         "python export.py --gguf q8_0,q4_k_m --modelfile",
         "python export.py --push ada/reviews --dry_run",
     )
+    sections: ClassVar[dict[str, str]] = {"output_dir": "Export"}
 
-    run: str | None = Field(None, description="run folder; default: outputs/latest")
     output_dir: str | None = Field(None, description="where the files go; default: outputs/<run>/export")
     merge: bool = Field(
         False,
@@ -42,10 +43,6 @@ class ExportSettings(ResultSettings):
     num_prompts: int = Field(50, ge=1, description="held-out rows that the merged model is compared on")
     max_new_tokens: int = Field(24, ge=1, description="tokens of each greedy answer in that comparison")
     data: str | None = Field(None, description="rows to compare on; default: those the run held out")
-    allow_mismatch: bool = Field(False, description="continue even if model, tokenizer or prompt differ from training")
-    trust_remote_code: bool = Field(
-        False, description="run model code that comes with the weights; a run trained with it needs this flag again"
-    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> "ExportSettings":

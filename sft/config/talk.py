@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from sft.config.decoding import DecodingSettings, Preset
 from sft.config.layers import ResultSettings
+from sft.config.tuned import TunedSettings
 
 MAX_SEQ_LENGTH = Field(
     None,
@@ -17,25 +18,8 @@ MAX_SEQ_LENGTH = Field(
 OR_UNTUNED = ", or talk to an untuned model with --model embedded"
 
 
-class TalkSettings(DecodingSettings):
-    """Whom to talk to; what inference.py and chat.py share."""
-
-    sections: ClassVar[dict[str, str]] = {"run": "Model"}
-
-    run: str | None = Field(None, description="run folder; default: outputs/latest")
-    model: str | None = Field(
-        None, description="talk to this untuned model instead of a run: embedded, a hub id, a folder, or auto"
-    )
-    allow_mismatch: bool = Field(False, description="continue even if model, tokenizer or prompt differ from training")
-    trust_remote_code: bool = Field(
-        False, description="run model code that comes with the weights; a run trained with it needs this flag again"
-    )
-
-    @model_validator(mode="after")
-    def _one_partner(self) -> "TalkSettings":
-        if self.run is not None and self.model is not None:
-            raise ValueError("run and model are both given; keep --run (a tuned model) or --model (an untuned one)")
-        return self
+class TalkSettings(TunedSettings, DecodingSettings):
+    """Whom to talk to and how it answers; what inference.py, chat.py and serve.py share."""
 
 
 class InferenceSettings(TalkSettings, ResultSettings):
@@ -51,7 +35,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
         "text", "file", "output", "task", "run", "model", "interactive", "demo", "max_new_tokens", "json_output",
     )  # fmt: skip
     sections: ClassVar[dict[str, str]] = {"text": "Question"}
-    texts: ClassVar[tuple[str, ...]] = ("text", "input")
+    texts: ClassVar[tuple[str, ...]] = ("text", "input", "system_prompt")
     verbatim: ClassVar[tuple[str, ...]] = ("text", "input")
 
     text: str | None = Field(

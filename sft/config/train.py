@@ -123,6 +123,11 @@ class TrainSettings(ResultSettings):
         0.1, ge=0, lt=1, description="head classification: share of its input that is dropped in training"
     )
 
+    init_adapter: str | None = Field(
+        None,
+        description="go on from this adapter instead of a fresh one: a run, an adapter's folder or a hub id; base, "
+        "shape and prompt are its own where nothing else is given",
+    )
     method: Literal["lora", "qlora", "freeze", "full"] = Field(
         "qlora",
         description="lora: an adapter; qlora: an adapter on a base in 4 bits (NF4); freeze: the last layers; full: all "

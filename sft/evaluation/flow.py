@@ -125,7 +125,9 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     stats = describe_data(selection, prepared, max_length, settings.turns)
     distinct = [row.row for row in prepared.last_turns]
     overlaps = find_overlaps(distinct, selection.training) if settings.leak_check else {}
-    leaks = describe_leaks(selection.training, overlaps, len(distinct), checked=settings.leak_check)
+    leaks = describe_leaks(
+        selection.training, overlaps, len(distinct), checked=settings.leak_check and not run.is_adopted
+    )
     references = {row.reference for row in prepared.rows}  # of every turn: conversations may end in the same words
     sole = references.pop() if len(references) == 1 < len(prepared.rows) else None
     _tell_plan(stats, budgets, settings, leaks, sole)

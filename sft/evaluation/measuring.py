@@ -23,7 +23,9 @@ from transformers import PretrainedConfig
 from prompts import ChatFormat, Head
 from sft.batches.layout import GIBIBYTE
 from sft.config.evaluate import BASE, EvaluateSettings
+from sft.config.layers import restore_settings
 from sft.config.train import TrainSettings
+from sft.config.tuned import TunedSettings
 from sft.console import say
 from sft.errors import ConfigError, RunError
 from sft.evaluation.figures import count_supervised_bytes
@@ -35,11 +37,12 @@ from sft.evaluation.robustness import Robustness, fit_temperatures, measure_robu
 from sft.evaluation.rows import Context, EvalRow, prepare_rows
 from sft.generation.backends import Writer, open_writer
 from sft.generation.batch import Room, usual_room
+from sft.models.adopted import open_tuned
 from sft.models.head import read_head
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
-from sft.models.source import describe_weights, find_source
-from sft.runs.run import RUN_FILE, Run, open_run, package_versions
+from sft.models.source import ADAPTER_CONFIG, describe_weights, find_source
+from sft.runs.run import RUN_FILE, Run, package_versions
 
 ON_CPU = Room(tokens=1024, cache_bytes=2**27)  # 5,800 tokens of SmolLM2-135M in bf16
 FEWEST_TOKENS = 256
@@ -134,10 +137,13 @@ def find_baseline(run: Run, settings: EvaluateSettings) -> Baseline | None:
     """
     if not settings.has_baseline:
         return None
+    if settings.baseline == BASE and not run.has_base:
+        say(f"{run.path.name}: nobody knows what it was tuned from, so it is compared with nothing; --base names it")
+        return None
     if settings.baseline == BASE:
         return Baseline("base", run.base["name"], run.base.get("weights", ""))
-    if (Path(settings.baseline) / RUN_FILE).is_file():
-        other = open_run(settings.baseline)
+    if any((Path(settings.baseline) / name).is_file() for name in (RUN_FILE, ADAPTER_CONFIG)):
+        other = open_tuned(restore_settings(TunedSettings, {"run": settings.baseline}, "--baseline"))
         if other.path == run.path:
             raise ConfigError(f"--baseline {settings.baseline}: is the run itself; name another run or a model")
         return Baseline("run", other.path.name, f"{other.adapter} on {other.base.get('weights', '')}", other)

@@ -17,14 +17,15 @@ from prompts.tasks import Task, get_task
 from sft.batches.encoding import encode_rows
 from sft.config.evaluate import EvaluateSettings, Turns
 from sft.config.train import TrainSettings
+from sft.console import say
 from sft.data import Dataset, Reading, Row, open_dataset, open_dataset_of
 from sft.data.dataset import SPLIT_RULE, find_parts, reading_of, splits_as_before
 from sft.data.named_files import hash_files, names_files
 from sft.data.quotas import largest_remainder
 from sft.data.rows.canonical import question_of
-from sft.errors import ConfigError, DataError
+from sft.errors import ConfigError, DataError, UserError
 from sft.models.loaded import LoadedModel
-from sft.runs.run import Run
+from sft.runs.run import Run, open_run
 from sft.text.languages import detect_language
 
 LENGTH_EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens of the whole row
@@ -103,6 +104,10 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     run's data changed since, and ConfigError for settings that would test on training rows.
     """
     trained = run.train_settings()
+    if settings.data is None and "path" not in run.data:
+        raise DataError(
+            f"nobody knows which rows {run.path.name} was trained on, or not; name rows to ask it: --data rows.jsonl"
+        )
     path = Path(settings.data or str(run.data["path"]))
     seed = trained.split_seed if settings.seed is None else settings.seed
     if settings.data is not None and names_files(path) and not _is_own(path, run):
@@ -111,13 +116,18 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     else:
         rows, split, sha256, training = _read_split(path, run, settings, seed)
     why_untrained = ""
-    if training is None and settings.leak_check:
+    if run.is_adopted:
+        why_untrained = "nobody knows which rows these weights were trained on"
+        say(f"{why_untrained}: leaks cannot be looked for")
+    elif training is None and settings.leak_check:
         training = _read_training_rows(run, ", so leaks cannot be looked for; restore it, or pass --no-leak_check")
     elif training is None and settings.yardsticks is not False and any(_has_form(row) for row in rows):
         try:
             training = _read_training_rows(run)
         except DataError as error:
             why_untrained = str(error)
+    if settings.leak_check:
+        training = [*(training or []), *_read_earlier_rows(run)]
     chosen = rows if settings.num_samples is None else sample_by_task(rows, settings.num_samples, seed)
     return Selection(chosen, split, path, sha256, len(rows), seed, training or [], why_untrained)
 
@@ -156,18 +166,18 @@ def _read_split(
         )
     on_bad_row = settings.on_bad_row or trained.on_bad_row  # the same rows as training saw, or ids and split differ
     dataset = _open_like(path, trained, eval_ratio=ratio, seed=seed, on_bad_row=on_bad_row)
-    if settings.data is None and dataset.sha256 != run.data["sha256"]:
+    if settings.data is None and dataset.sha256 != run.data.get("sha256"):
         raise DataError(
             f"{path} changed since the run was trained (sha256 {dataset.sha256[:12]}, then "
             f"{str(run.data['sha256'])[:12]}); restore it, or give the rows to use with --data"
         )
-    if dataset.sha256 == run.data["sha256"]:
+    if dataset.sha256 == run.data.get("sha256"):
         _check_split_rule(path, run, dataset)
     split = settings.split or ("test" if dataset.test else "validation")
     rows = dataset.test if split == "test" else dataset.validation
     if not rows:
         raise DataError(f"{path}: the {split} split has no rows; choose the other one with --split, or --data")
-    return rows, split, dataset.sha256, dataset.train if dataset.sha256 == run.data["sha256"] else None
+    return rows, split, dataset.sha256, dataset.train if dataset.sha256 == run.data.get("sha256") else None
 
 
 def _read_training_rows(run: Run, advice: str = "") -> list[Row]:
@@ -180,6 +190,19 @@ def _read_training_rows(run: Run, advice: str = "") -> list[Row]:
         raise DataError(f"{path}: changed since the run was trained{advice}")
     _check_split_rule(path, run, dataset)
     return dataset.train
+
+
+def _read_earlier_rows(run: Run) -> list[Row]:
+    """What the adapters that a run went on from were trained on; where that is not known any more, it is said."""
+    rows: list[Row] = []
+    for stage in run.lineage:
+        try:
+            if stage["run"] is None:
+                raise DataError("it was made elsewhere")
+            rows += _read_training_rows(open_run(str(stage["run"])))
+        except UserError as error:
+            say(f"leaks from what {stage['adapter']} was trained on cannot be looked for: {error}")
+    return rows
 
 
 def _check_split_rule(path: Path, run: Run, dataset: Dataset) -> None:
@@ -197,7 +220,7 @@ def _is_own(path: Path, run: Run) -> bool:
     """Whether files are those the run was trained on: by themselves, or with the splits that were given beside them."""
     trained = run.train_settings()
     given = find_parts(path, None, None), find_parts(path, trained.validation_data, trained.test_data)
-    return run.data["sha256"] in {hash_files(parts) for parts in given}
+    return run.data.get("sha256") in {hash_files(parts) for parts in given}
 
 
 def _open_like(path: Path, trained: TrainSettings, **how: object) -> Dataset:

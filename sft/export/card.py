@@ -151,6 +151,8 @@ def _prompt(run: Run) -> str:
 
 
 def _data(run: Run) -> str:
+    if "path" not in run.data:
+        return "Not known: the weights came without a record of their training."
     lines = [f"`{Path(str(run.data['path'])).name}`, sha256 {run.data['sha256']}, split {run.data['split']}."]
     for split in ("train", "validation"):
         counts = run.data.get(split)

@@ -16,6 +16,7 @@ from prompts import ChatFormat, conversation_of
 from sft.config.evaluate import EvaluateSettings
 from sft.config.export import ExportSettings, GgufType
 from sft.console import say
+from sft.data import Row
 from sft.errors import RunError
 from sft.evaluation.rows import EvalRow, prepare_rows, select_rows
 from sft.export.agreement import Agreement, Limits, Probe, compare, probe
@@ -31,10 +32,12 @@ from sft.export.gguf_file import (
 from sft.export.merge import load_merged, merge_adapter, save_merged, stored_dtype
 from sft.export.template import MODELFILE, build_modelfile, build_template, count_same_prompts
 from sft.files import check_disk_space, staging
+from sft.models.identity import check_fingerprint, tokenizer_folder
 from sft.models.loaded import LoadedModel
-from sft.models.loading import check_fingerprint, load_run, load_tokenizer
+from sft.models.loading import load_run, load_tokenizer
 from sft.models.precision import Precision, decide_precision, name_dtype
-from sft.models.source import FOUR_BIT, ModelSource, find_source, stored_quantisation
+from sft.models.source import FOUR_BIT, ModelSource, find_base, stored_quantisation
+from sft.robustness.hard_cases import load_hard_cases
 from sft.runs.run import Run
 
 EXPORT_FILE = "export.json"
@@ -70,7 +73,7 @@ def export_run(run: Run, settings: ExportSettings, output_dir: Path) -> dict[str
     """
     check_portable(run, settings)
     trained = run.train_settings()
-    source = find_source(run.base["name"], run.base.get("revision"))
+    source = find_base(run)
     dtype = stored_dtype(source, settings.dtype)
     if settings.gguf:
         check_convertible(source.folder)
@@ -118,20 +121,34 @@ def check_portable(run: Run, settings: ExportSettings) -> None:
 
 def check_run(run: Run, *, allow_mismatch: bool = False, trust_remote_code: bool = False) -> None:
     """Refuse a run whose base, tokenizer, prompt or weights are not what it was trained with; no weights are loaded."""
-    source = find_source(run.base["name"], run.base.get("revision"))
-    tokenizer = load_tokenizer(run.weights_dir, trust_remote_code=trust_remote_code)
+    source = find_base(run)
+    tokenizer = load_tokenizer(tokenizer_folder(run, source), trust_remote_code=trust_remote_code)
     chat = ChatFormat.from_tokenizer(tokenizer, think=run.train_settings().think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
 
 
 def read_rows(run: Run, settings: ExportSettings, loaded: LoadedModel) -> list[EvalRow]:
-    """Rows the run was not trained on, encoded as in training."""
+    """Rows the run was not trained on, encoded as in training; where nobody knows them, sentences of this project."""
     trained = run.train_settings()
-    selection = select_rows(run, EvaluateSettings(data=settings.data, num_samples=settings.num_prompts))
-    say(f"compared on {len(selection.rows)} rows of the {selection.split} split of {selection.path}")
-    return prepare_rows(
-        selection.rows, loaded.chat, run.system_prompt, trained, trained.max_seq_length, loaded.head
-    ).rows
+    if run.is_adopted and settings.data is None:
+        rows = [
+            Row(
+                id=case.case_id,
+                source="hard cases",
+                task="instruct",
+                instruction=case.text,
+                input="",
+                output=case.label,
+            )
+            for case in load_hard_cases()[: settings.num_prompts]
+        ]
+        say(f"compared on {len(rows)} sentences: nobody knows the rows of {run.path.name}; --data names others")
+    else:
+        selection = select_rows(run, EvaluateSettings(data=settings.data, num_samples=settings.num_prompts))
+        rows = selection.rows
+        say(f"compared on {len(rows)} rows of the {selection.split} split of {selection.path}")
+    max_length = min(trained.max_seq_length, loaded.max_context)
+    return prepare_rows(rows, loaded.chat, run.system_prompt, trained, max_length, loaded.head).rows
 
 
 def write_merged(exporter: Exporter, folder: Path, dtype: torch.dtype) -> dict[str, object]:

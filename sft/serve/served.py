@@ -47,10 +47,10 @@ class Asked:
 
 
 def list_served(name: str, run: Run | None) -> dict[str, Served]:
-    """Every model name. An untuned model (run None) is offered every task; it may be bad at them."""
+    """Every model name. An untuned model (run None), or one of which no task is known, is offered every task."""
     names: Sequence[object] = task_names()
-    if run is not None and isinstance(tasks := run.data["tasks"], list):
-        names = tasks
+    if run is not None and run.tasks:
+        names = run.tasks
     tasks = [get_task(str(task)) for task in names]
     special = [task for task in tasks if task.kind != "text"]
     is_classifier = (len(tasks) == 1 and tasks[0].kind == "label") or (run is not None and run.is_classifier)

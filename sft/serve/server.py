@@ -48,7 +48,9 @@ def serve_model(
     """Serve a model that is in memory."""
     engine = Engine(loaded, max_batch=settings.max_batch, max_waiting=settings.max_waiting)
     limits = limits_of(run, loaded.max_context, max_seq_length=settings.max_seq_length)
-    service = Service(engine, settings, list_served(name, run), run.system_prompt if run else None, api_key, limits)
+    service = Service(
+        engine, settings, list_served(name, run), run.system_prompt if run else settings.system_prompt, api_key, limits
+    )
     config = configure(service)
     host, port = listener.getsockname()[:2]
     say(f"models: {', '.join(service.served)}; {'with' if api_key else 'without'} an API key; Ctrl-C ends")

@@ -56,12 +56,14 @@ def build_command(run: Run, settings: ServeSettings) -> list[str]:
             f"`python export.py --run {run.path} --merge` first, then the merged weights are served"
         )
     from sft.export.template import build_template  # heavy: after it is known that vllm is there
-    from sft.models.loading import check_fingerprint, load_tokenizer
-    from sft.models.source import find_source
+    from sft.models.identity import check_fingerprint, tokenizer_folder
+    from sft.models.loading import load_tokenizer
+    from sft.models.source import find_base
 
     trusted = settings.trust_remote_code
-    chat = ChatFormat.from_tokenizer(load_tokenizer(run.weights_dir, trust_remote_code=trusted), think=trained.think)
-    source = find_source(run.base["name"], run.base.get("revision"))
+    source = find_base(run)
+    tokenizer = load_tokenizer(tokenizer_folder(run, source), trust_remote_code=trusted)
+    chat = ChatFormat.from_tokenizer(tokenizer, think=trained.think)
     check_fingerprint(run, chat, source, allow_mismatch=settings.allow_mismatch)
     export = run.path / "export"
     export.mkdir(exist_ok=True)

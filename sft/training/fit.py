@@ -30,6 +30,7 @@ from sft.data.rows.reading import described_tasks
 from sft.errors import ConfigError, DataError
 from sft.files import told_when_full
 from sft.metrics.loss import LARGEST_EXPONENT
+from sft.models.adopted import describe_lineage
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training, save_tuned
 from sft.models.source import hash_files
@@ -349,6 +350,7 @@ def describe_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, bef
         described_tasks=described_tasks(tasks),
         versions=package_versions(),
         git_revision=git_revision(),
+        lineage=before.lineage if before is not None else describe_lineage(settings),
     )
 
 

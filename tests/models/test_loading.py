@@ -13,7 +13,7 @@ from prompts import Fingerprint
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError, ModelError, RunError
-from sft.models import loading
+from sft.models import identity
 from sft.models.loading import load_base, load_for_training, load_run, load_weights, save_tuned
 from sft.models.precision import Precision, decide_precision, precision_for_answers
 from sft.models.source import describe_weights, find_source, hash_files
@@ -193,7 +193,7 @@ def test_any_byte_of_an_adapter_that_changed_is_told(tmp_path: Path, tiny_run: P
 
 
 def _differences(run) -> list[str]:
-    return [line for line in loading._differences_of_weights(run) if "lora_r" not in line and ": r was" not in line]
+    return [line for line in identity._differences_of_weights(run) if "lora_r" not in line and ": r was" not in line]
 
 
 @pytest.mark.parametrize(("name", "value"), [("lora_alpha", 64), ("r", 8), ("use_rslora", True), ("use_dora", True)])

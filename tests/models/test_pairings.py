@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from prompts import fingerprint as fingerprint_module
 from prompts.tasks import get_task
 from sft.errors import RunError
-from sft.models.loading import FINGERPRINT_FILE, load_run
+from sft.models.adopted import FINGERPRINT_FILE
+from sft.models.loading import load_run
 from sft.runs.run import RUN_FILE, open_run
 from tests.tiny import make_tiny_model
 

@@ -19,6 +19,9 @@ class ExportSettings(ResultSettings, TunedSettings):
         "python export.py --gguf q8_0,q4_k_m --modelfile",
         "python export.py --push ada/reviews --dry_run",
     )
+    common: ClassVar[tuple[str, ...]] = (
+        "run", "adapter", "base", "output_dir", "merge", "gguf", "modelfile", "push", "dry_run", "data", "json_output",
+    )  # fmt: skip
     sections: ClassVar[dict[str, str]] = {"output_dir": "Export"}
 
     output_dir: str | None = Field(None, description="where the files go; default: outputs/<run>/export")

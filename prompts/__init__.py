@@ -12,7 +12,7 @@ from prompts.family import THINK_POLICIES, ThinkPolicy
 from prompts.fingerprint import Fingerprint
 from prompts.head import Head
 from prompts.layout import Encoded, Piece
-from prompts.messages import Message
+from prompts.messages import Message, Tool, ToolCall
 from prompts.rows import EXPERT_SYSTEM_PROMPT, conversation_of
 
 __all__ = [
@@ -27,5 +27,7 @@ __all__ = [
     "PromptError",
     "ThinkPolicy",
     "TooLong",
+    "Tool",
+    "ToolCall",
     "conversation_of",
 ]

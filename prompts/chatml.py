@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 from prompts.errors import PromptError, TooLong
 from prompts.family import TEXT_END, THINK_END, THINK_POLICIES, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
 from prompts.layout import NEWLINE, Encoded, Piece, Supervise, lay_out, lay_out_answer, supervises_every_answer
-from prompts.messages import Message, check_conversation
+from prompts.messages import Message, Tool, ToolCall, check_conversation
 from prompts.shorten import ANSWER_ROOM, Room, fit_messages
 from prompts.template import read_family
 from prompts.text_encoder import TextEncoder
+from prompts.tools import CALL, CALL_END, MARKS, BrokenCall, join_content, read_answer_text, read_call
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -71,14 +72,14 @@ class ChatFormat:
             raise PromptError(f"think={think!r} is no policy; choose from {', '.join(THINK_POLICIES)}")
         if think == "keep" and not family.has_think_block:
             raise PromptError("think='keep', but the chat template knows no <think> block; use think='auto'")
-        if think == "keep" and family.opens_block:
-            raise PromptError("think='keep', but the chat template opens the <think> block itself; use 'auto' or 'off'")
+        if think == "keep" and not family.writes_thoughts:
+            raise PromptError("think='keep', but the chat template writes thoughts in another way; use 'auto' or 'off'")
         tokens = encoder.control_tokens
         needed = [TURN_START, TURN_END] + ([THINK_START, THINK_END] if family.has_think_block else [])
         missing = [token for token in needed if token not in tokens]
         if missing:
             raise PromptError(f"the tokenizer has no token {', '.join(missing)}; use a model of a ChatML family")
-        self.family = family
+        self.family = replace(family, marks=frozenset(mark for mark in MARKS if mark in tokens))
         self.think: ThinkPolicy = think
         self.template = template
         self.encoder = encoder
@@ -197,25 +198,73 @@ class ChatFormat:
 
     def encode_answer(self, text: str) -> list[int]:
         """What training supervises of an answer, behind encode_prompt's ids: its ids and the end token."""
-        return self._encode_pieces(lay_out_answer(self.think, {"role": "assistant", "content": text}), {}).input_ids
+        answer: Message = {"role": "assistant", "content": text}
+        return self._encode_pieces(lay_out_answer(self.family, self.think, answer), {}).input_ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids without control tokens: [5303, 2] -> "hi"."""
         return self.encoder.decode(ids)
 
-    def read_answer(self, ids: Sequence[int]) -> Message:
+    def read_answer(self, ids: Sequence[int], tools: Sequence[Tool] = ()) -> Message:
         """What the model wrote (generated ids) as a turn: {"role": "assistant", "content": "hello"}.
 
-        A think block, also one that was never closed, goes into reasoning_content.
+        A think block, also one that was never closed, goes into reasoning_content, calls of tools into tool_calls;
+        tools are those it was offered. A call that cannot be read stays text, marks and all.
         """
+        thought, said = self.split_thought(ids)
+        answer: Message = {"role": "assistant", "content": self._spell(said)}
+        if tools or self.family.marks.intersection((CALL, CALL_END)):
+            try:
+                content, calls = self._read_calls(said, tools)
+            except BrokenCall:
+                content, calls = answer["content"], []
+            answer["content"] = content
+            if calls:
+                answer["tool_calls"] = calls
+        if thought is not None:
+            answer["reasoning_content"] = self.decode(thought).strip("\n")
+            answer["content"] = answer["content"].removeprefix("\n\n")
+        return answer
+
+    def split_thought(self, ids: Sequence[int]) -> tuple[Sequence[int] | None, Sequence[int]]:
+        """The ids of a think block and those behind it; None where there is no block. An open one takes all."""
         start, end = (self.encoder.control_tokens.get(token) for token in (THINK_START, THINK_END))
         num_thought = next((place + 1 for place in reversed(range(len(ids))) if ids[place] == end), 0)
-        if not num_thought and start in ids:
+        if not num_thought and (start in ids or (self.think == "keep" and self.family.opens_block)):
             num_thought = len(ids)
-        if not num_thought:
-            return {"role": "assistant", "content": self.decode(ids)}
-        reasoning, content = self.decode(ids[:num_thought]).strip("\n"), self.decode(ids[num_thought:])
-        return {"role": "assistant", "content": content.removeprefix("\n\n"), "reasoning_content": reasoning}
+        return (ids[:num_thought], ids[num_thought:]) if num_thought else (None, ids)
+
+    def _read_calls(self, ids: Sequence[int], tools: Sequence[Tool]) -> tuple[str, list[ToolCall]]:
+        """Content and calls of an answer: where the marks are tokens, those tokens alone make a call."""
+        start, end = (self.encoder.control_tokens.get(mark) for mark in (CALL, CALL_END))
+        if start is None or end is None:
+            return read_answer_text(self.decode(ids), tools)
+        behind: list[int] = []
+        calls = []
+        first = next((index for index, token in enumerate(ids) if token in (start, end)), len(ids))
+        place = first
+        while place < len(ids):
+            if ids[place] == start:
+                closing = next((index for index in range(place + 1, len(ids)) if ids[index] in (start, end)), None)
+                if closing is None or ids[closing] == start:
+                    raise BrokenCall("a call is not closed")
+                calls.append(read_call(self.decode(ids[place + 1 : closing]), tools))
+                place = closing
+            elif ids[place] == end:
+                raise BrokenCall("a call ends that was not begun")
+            else:
+                behind.append(ids[place])
+            place += 1
+        before = self.decode(ids[:first])
+        return (join_content(before, self.decode(behind)) if calls else before), calls
+
+    def _spell(self, ids: Sequence[int]) -> str:
+        """The text of ids, the marks of calls spelled out among it."""
+        marks = {
+            index: mark for mark in (CALL, CALL_END) if (index := self.encoder.control_tokens.get(mark)) is not None
+        }
+        runs = groupby(ids, key=marks.get)
+        return "".join(self.decode(run) if mark is None else mark * len(list(run)) for mark, run in runs)
 
     def show(self, encoded: Encoded) -> list[Piece]:
         """The row for a reader: control tokens one by one, the text between them in one piece each."""
@@ -231,9 +280,9 @@ class ChatFormat:
     def _lay_out_row(self, messages: Sequence[Message], supervise: Supervise) -> list[Piece] | PromptError:
         try:
             check_conversation(messages, last_role="user" if supervise == "none" else "assistant")
+            return lay_out(self.family, self.think, messages, supervise)
         except PromptError as error:
             return error
-        return lay_out(self.family, self.think, messages, supervise)
 
     def _encode_row(
         self, messages: Sequence[Message], pieces: list[Piece] | PromptError, known: KnownTexts, rules: _Rules
@@ -344,7 +393,8 @@ class ChatFormat:
         newline = [NEWLINE] if self.family.ends_with_newline else []
         needed = 1
         for label in labels:
-            pieces = [*lay_out_answer(self.think, {"role": "assistant", "content": label}), *newline]
+            answer: Message = {"role": "assistant", "content": label}
+            pieces = [*lay_out_answer(self.family, self.think, answer), *newline]
             self._encode_texts([pieces], known)
             needed = max(needed, _count_ids(pieces, known))
         is_free = not labels or self.think == "keep"  # which thinks aloud first

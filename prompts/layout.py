@@ -4,12 +4,16 @@ No tokenizer is needed: for clean text the joined pieces are exactly what the fa
 is what becomes of them: one conversation as the model sees it, token by token.
 """
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from prompts.errors import PromptError
 from prompts.family import THINK_END, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
 from prompts.messages import Message
+from prompts.tools import MARKS, Span, ToolForm, write_calls, write_results, write_system
 
 Supervise = Literal["all", "last", "none"]  # none: a prompt, which ends with a user turn
 
@@ -25,6 +29,8 @@ class Piece(NamedTuple):
 START, END, NEWLINE = Piece(TURN_START, True), Piece(TURN_END, True), Piece("\n")  # made once: they are most pieces
 HEADER = (START, Piece("assistant\n"))
 EMPTY_BLOCK = (Piece(THINK_START, True), Piece("\n\n"), Piece(THINK_END, True), Piece("\n\n"))
+OPEN_BLOCK = (Piece(THINK_START, True), Piece("\n"))
+MARK = re.compile(f"({'|'.join(map(re.escape, MARKS))})")
 
 
 def lay_out(
@@ -37,60 +43,101 @@ def lay_out(
 ) -> list[Piece]:
     """The pieces of a conversation; if it ends with a user turn, they end with the header of the answer to come.
 
-    asks: they do so whoever spoke last.
+    asks: they do so whoever spoke last. Raises PromptError for tools that the family's template has another form for,
+    and for a call that its form cannot hold.
 
     [{"role": "user", "content": "hi"}] -> <|im_start|> "user\\nhi" <|im_end|> "\\n" <|im_start|> "assistant\\n"
     """
     asks = asks or messages[-1]["role"] != "assistant"
     if family.default_system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": family.default_system}, *messages]
+    last_question = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=-1)
     pieces: list[Piece] = []
-    for index, message in enumerate(messages, start=1):
-        is_last = index == len(messages) and not asks
-        if message["role"] == "assistant":
+    for index, message in enumerate(messages):
+        role, is_last = message["role"], index == len(messages) - 1 and not asks
+        neighbours = [turn["role"] for turn in messages[max(0, index - 1) : index + 2]]
+        if role == "assistant":
             is_supervised = is_last or (supervise == "all" and supervises_every_answer(family, think))
             is_supervised = is_supervised and message.get("supervised", True)
             # The header is encoded apart from the answer: so it was when the answer was asked for.
             pieces += [
-                *_lay_out_header(family, think, is_last),
-                *lay_out_answer(think, message, is_supervised),
+                *_lay_out_header(family, think, is_last=is_last, is_recent=index > last_question),
+                *lay_out_answer(family, think, message, is_supervised),
                 NEWLINE,
             ]
-        else:
-            pieces += [START, Piece(f"{message['role']}\n{message['content']}"), END, NEWLINE]
+        elif role == "tools":
+            system = family.clean(messages[index - 1]["content"]) if index else None
+            written = write_system(_form_of(family), message.get("tools", ()), system)
+            pieces += [START, *_join(family, [Span("system\n"), *written]), END, NEWLINE]
+        elif role == "tool" and neighbours[0] == "tool" and index:
+            continue  # told with the first of them
+        elif role == "tool":
+            results = itertools.takewhile(lambda turn: turn["role"] == "tool", itertools.islice(messages, index, None))
+            written = write_results([family.clean(turn["content"]) for turn in results])
+            pieces += [START, *_join(family, [Span("user\n"), *written]), END, NEWLINE]
+        elif role == "user" or neighbours[-1] != "tools":  # else told with the tools
+            pieces += [START, Piece(f"{role}\n{family.clean(message['content'])}"), END, NEWLINE]
     if asks:
-        pieces += _lay_out_header(family, think, is_last=True)
+        pieces += _lay_out_header(family, think, is_last=True, is_recent=True)
     elif not family.ends_with_newline:
         pieces.pop()
     return pieces
 
 
-def lay_out_answer(think: ThinkPolicy, message: Message, is_supervised: bool = True) -> list[Piece]:
+def lay_out_answer(family: Family, think: ThinkPolicy, message: Message, is_supervised: bool = True) -> list[Piece]:
     """All that the model writes itself, the end token included: "hello" <|im_end|>."""
+    content, calls = family.clean(message["content"]), message.get("tool_calls", ())
+    said = [Span(content), *(write_calls(_form_of(family), calls, content) if calls else ())]
     end = Piece(TURN_END, True, is_supervised)
     if think != "keep":
-        return [Piece(message["content"], False, is_supervised), end]
-    reasoning = message.get("reasoning_content", "").strip("\n")  # as Qwen3's template does
+        return [*_join(family, said, is_supervised), end]
+    reasoning = message.get("reasoning_content", "").strip(None if family.trims else "\n")  # as the templates do
+    opening = Piece(THINK_START, True, is_supervised), Piece(f"\n{reasoning}\n", False, is_supervised)
+    if family.opens_block:  # the prompt holds it already
+        opening = (Piece(f"{reasoning}\n", False, is_supervised),)  # type: ignore[assignment]
     return [
-        Piece(THINK_START, True, is_supervised),
-        Piece(f"\n{reasoning}\n", False, is_supervised),
+        *opening,
         Piece(THINK_END, True, is_supervised),
-        Piece(f"\n\n{message['content']}", False, is_supervised),
+        *_join(family, [Span("\n\n"), *said], is_supervised),
         end,
     ]
 
 
 def supervises_every_answer(family: Family, think: ThinkPolicy) -> bool:
     """Whether each answer of a row stands behind the context it is asked with; if not, only the last does."""
-    return not (think == "auto" and family.think_block == "last")
+    return not (think == "auto" and family.think_block in ("last", "recent"))
 
 
-def _lay_out_header(family: Family, think: ThinkPolicy, is_last: bool) -> tuple[Piece, ...]:
+def _lay_out_header(family: Family, think: ThinkPolicy, *, is_last: bool, is_recent: bool) -> tuple[Piece, ...]:
     """What stands before an answer: the turn's header and, where family and policy want one, an empty think block."""
-    has_block = is_last or think == "off" or family.think_block == "every"
-    if not family.has_think_block or think == "keep" or not has_block:
+    if not family.has_think_block:
         return HEADER
-    return HEADER + EMPTY_BLOCK
+    if think == "keep":
+        return HEADER + OPEN_BLOCK if family.opens_block else HEADER
+    has_block = is_last or think == "off" or family.think_block == "every"
+    return HEADER + EMPTY_BLOCK if has_block or (is_recent and family.think_block == "recent") else HEADER
+
+
+def _form_of(family: Family) -> ToolForm:
+    if family.tool_form is None:
+        raise PromptError(family.tool_problem)
+    return family.tool_form
+
+
+def _join(family: Family, spans: Sequence[Span], is_supervised: bool = False) -> list[Piece]:
+    """Spans as pieces: the words of markup that are the model's tokens apart, all text between two of them as one."""
+    if len(spans) == 1:
+        return [Piece(spans[0].text, False, is_supervised)]
+    pieces, text = [], ""
+    for span in spans:
+        for word in re.split(MARK, span.text) if span.is_markup else [span.text]:
+            if word in family.marks and span.is_markup:
+                pieces += [Piece(text, False, is_supervised)] if text else []
+                pieces.append(Piece(word, True, is_supervised))
+                text = ""
+            else:
+                text += word
+    return [*pieces, Piece(text, False, is_supervised)] if text else pieces
 
 
 @dataclass(frozen=True)

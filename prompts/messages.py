@@ -1,11 +1,34 @@
-"""A conversation: who says what, and which part may be shortened when it is too long."""
+"""A conversation: who says what, which functions may be called, and which part may be shortened when it is too long.
 
+[{"role": "system", "content": "Be brief."},
+ {"role": "tools", "content": "", "tools": [{"type": "function", "function": {"name": "get_weather", ...}}]},
+ {"role": "user", "content": "北京天气怎么样？"},
+ {"role": "assistant", "content": "", "tool_calls": [{"name": "get_weather", "arguments": {"city": "北京"}}]},
+ {"role": "tool", "content": "晴，25 °C"},
+ {"role": "assistant", "content": "北京今天晴，25 °C。"}]
+"""
+
+import json
+import re
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 from prompts.errors import PromptError
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "tools", "user", "assistant", "tool")
+ASKING = ("user", "tool")  # roles whose turn an answer follows
+LEADING = ("system", "tools")  # roles that stand before the exchanges and are never shortened
+NAME = re.compile(r"[^\s\"\\<>]+")  # of a function: every form of calls writes it without escaping
+
+Tool = dict[str, object]
+"""A function as OpenAI describes it: {"type": "function", "function": {"name", "description", "parameters"}}."""
+
+
+class ToolCall(TypedDict):
+    """A call of a function: {"name": "get_weather", "arguments": {"city": "北京"}}."""
+
+    name: str
+    arguments: dict[str, object]  # a JSON object
 
 
 class Message(TypedDict):
@@ -13,6 +36,11 @@ class Message(TypedDict):
 
     role: str
     content: str
+    # The functions that may be called: of the turn `tools` alone, which says nothing else and stands before the first
+    # exchange.
+    tools: NotRequired[Sequence[Tool]]
+    # What an assistant's turn calls, behind its content.
+    tool_calls: NotRequired[Sequence[ToolCall]]
     # Characters of a user's content that may be shortened, end exclusive. Without it all of the content may be;
     # (0, 0) = nothing may (named entities of a shortened text would no longer be in it).
     document: NotRequired[tuple[int, int]]
@@ -28,7 +56,8 @@ class Message(TypedDict):
 def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:
     """Raise PromptError unless the messages can be rendered and end with a turn of the last_role.
 
-    The system message, if there is one, must come first; what follows may be in any order, as templates allow it.
+    A system message must come first and tools before all but it; what follows may be in any order, as templates allow
+    it. last_role "user": a conversation that asks, so what a tool returned may be last, too.
     """
     if not messages:
         raise PromptError("the conversation is empty; it needs at least a user turn")
@@ -40,12 +69,30 @@ def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:
             raise PromptError(f"turn {index} ({role}) has no text but {type(content).__name__}; give a string")
         _check_text(content, f"turn {index} ({role})")
         _check_text(message.get("reasoning_content", ""), f"turn {index} ({role}), reasoning_content")
+        if "tools" in message or "tool_calls" in message:
+            _check_tools(message, f"turn {index} ({role})")
         if role == "system" and index > 1:
             raise PromptError(f"turn {index} is a system message; only the first turn can be one")
-    if messages[-1]["role"] != last_role:
-        raise PromptError(f"the last turn is {messages[-1]['role']!r}, expected {last_role!r}; mend the row")
+        if role == "tools" and any(before["role"] != "system" for before in messages[: index - 1]):
+            raise PromptError(f"turn {index} lists tools; they stand before the first exchange")
+    last = messages[-1]["role"]
+    if last != last_role and not (last_role == "user" and last in ASKING):
+        raise PromptError(f"the last turn is {last!r}, expected {last_role!r}; mend the row")
     if all(message["role"] != "user" for message in messages):
         raise PromptError("the conversation has no user turn; mend the row")
+
+
+def _check_tools(message: Message, where: str) -> None:
+    if message.get("tool_calls") and message["role"] != "assistant":
+        raise PromptError(f"{where} calls tools; only an assistant does")
+    for call in message.get("tool_calls", ()):
+        if not NAME.fullmatch(call["name"]):
+            raise PromptError(f"{where} calls {call['name']!r}, which is no function's name; mend the row")
+        if not isinstance(call["arguments"], dict):
+            raise PromptError(f"{where}: the arguments of {call['name']!r} are no JSON object; mend the row")
+        _check_text(json.dumps(call["arguments"], ensure_ascii=False), f"{where}, call of {call['name']!r}")
+    for tool in message.get("tools", ()):
+        _check_text(json.dumps(tool, ensure_ascii=False), f"{where}, a tool")
 
 
 def _check_text(text: str, where: str) -> None:

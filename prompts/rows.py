@@ -1,5 +1,6 @@
-"""Row -> conversation: the task's turns behind the system prompt."""
+"""Row -> conversation: the task's turns behind the system prompt and the tools."""
 
+from prompts.errors import PromptError
 from prompts.messages import Message
 from prompts.task import Row, text_of
 from prompts.tasks import get_task
@@ -12,7 +13,7 @@ EXPERT_SYSTEM_PROMPT = (
 
 
 def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = True) -> list[Message]:
-    """[system?, user, assistant] of a row, or without the answer what inference sends.
+    """[system?, tools?, user, assistant] of a row, or without the answer what inference sends.
 
     The row's own system message (`system`, or the first of its `messages`) wins over its task's, and both over
     system_prompt. None: no system message, so that the chat template's own default holds, if it has one. Raises
@@ -23,6 +24,10 @@ def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = 
     own = own_system_prompt(row)
     own = task.system_prompt if own is None else own
     system_prompt = system_prompt if own is None else own
+    if (tools := row.get("tools")) and "tools" in task.optional_fields:
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise PromptError("'tools' is no list of functions; mend the row")
+        messages = [{"role": "tools", "content": "", "tools": tools}, *messages]
     return messages if system_prompt is None else [{"role": "system", "content": system_prompt}, *messages]
 
 

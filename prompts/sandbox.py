@@ -31,15 +31,19 @@ class TemplateFailure(Exception):
 
 @dataclass(frozen=True)
 class Rendering:
-    """One text to be rendered: the messages, and what else the template may ask for by name."""
+    """One text to be rendered: the messages, and what else the template may ask for by name.
+
+    may_fail: a template that refuses the conversation gives None for it and is no failure.
+    """
 
     messages: Sequence[Mapping[str, object]]
-    settings: dict[str, bool] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    may_fail: bool = False
 
 
 def render_apart(
     template: str, renderings: Sequence[Rendering], special_tokens: Mapping[str, str] | None = None
-) -> list[str]:
+) -> list[str | None]:
     """The template's text of each conversation, as transformers renders it. Raises TemplateFailure."""
     asked = {
         "path": sys.path,
@@ -61,7 +65,7 @@ def render_apart(
     answer = json.loads(done.stdout)
     if "failure" in answer:
         raise TemplateFailure(answer["failure"])
-    texts: list[str] = answer["texts"]
+    texts: list[str | None] = answer["texts"]
     return texts
 
 
@@ -72,19 +76,25 @@ def _main() -> None:
     _limit_process(asked["cpu_seconds"])
     import jinja2
 
+    faults = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
     try:
         compiled = _compile(asked["template"])
-        texts = [
-            _render(compiled, {"messages": each["messages"], **asked["special_tokens"], **each["settings"]})
-            for each in asked["renderings"]
-        ]
+        texts: list[str | None] = []
+        for each in asked["renderings"]:
+            given = {"messages": each["messages"], **asked["special_tokens"], **each["settings"]}
+            try:
+                texts.append(_render(compiled, given))
+            except faults:
+                if not each["may_fail"]:
+                    raise
+                texts.append(None)
         answer: dict[str, object] = {"texts": texts}
     except (RecursionError, MemoryError) as error:
         what = "nests too deeply" if isinstance(error, RecursionError) else "takes too much memory"
         answer = {"failure": f"{what} for a short conversation"}
     except TemplateFailure as error:
         answer = {"failure": str(error)}
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+    except faults as error:
         answer = {"failure": f"fails on a plain conversation: {' '.join(str(error).split())[:300]}"}
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     json.dump(answer, sys.stdout)

@@ -2,8 +2,8 @@
 
 What is cut depends on the prompt alone. Room is left for whatever may be answered, not for what is the right answer:
 a prompt cut until the right one fits would tell its length, and a model learns to read that. Never touched: the system
-prompt and what surrounds the document (instruction, options). The shortened messages are encoded again like any
-others, so nothing can be cut inside a token or a character.
+prompt, the tools, their calls and results, and what surrounds the document (instruction, options). The shortened
+messages are encoded again like any others, so nothing can be cut inside a token or a character.
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from prompts.errors import TooLong
-from prompts.messages import Message
+from prompts.messages import LEADING, Message
 
 MIN_DOCUMENT_TOKENS = 8  # a document cut to less says nothing; the row is dropped instead
 ANSWER_ROOM = 512  # tokens kept free for a free answer: as many as evaluate.py and inference.py write by default
@@ -71,8 +71,8 @@ def fit_messages(
 
 
 def split_exchanges(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """The system message apart from the exchanges, each beginning with a user: [s, u, a, u] -> [s], [[u, a], [u]]."""
-    num_system = 1 if messages[0]["role"] == "system" else 0
+    """System message and tools apart from the exchanges, each begun by a user: [s, u, a, u] -> [s], [[u, a], [u]]."""
+    num_system = next((index for index, turn in enumerate(messages) if turn["role"] not in LEADING), len(messages))
     exchanges: list[list[Message]] = []
     for index in range(num_system, len(messages)):
         begins = messages[index]["role"] == "user" and messages[index - 1]["role"] != "user"

@@ -133,6 +133,8 @@ class Task:
             answer: Message = {"role": "assistant", "content": self.answer_of(row)}
             if reasoning := _reasoning_of(row):
                 answer["reasoning_content"] = reasoning
+            if calls := _last_of(row).get("tool_calls"):  # apart from the content, so that they are rendered as calls
+                answer |= {"content": text_of(_last_of(row), "content"), "tool_calls": calls}  # type: ignore[typeddict-item]
             messages = [*messages, answer]
         return messages
 
@@ -287,8 +289,14 @@ def ask(before: str, document: str, after: str = "") -> list[Message]:
 
 def _reasoning_of(row: Row) -> str:
     """What was thought before the row's last answer: a field of the row, or of the last of its messages."""
+    return text_of(_last_of(row), "reasoning_content")
+
+
+def _last_of(row: Row) -> Row:
+    """The last of a row's messages; a row that has none itself."""
     turns = row.get("messages")
-    return text_of(turns[-1] if isinstance(turns, list) and turns else row, "reasoning_content")
+    last = turns[-1] if isinstance(turns, list) and turns else row
+    return last if isinstance(last, Mapping) else {}
 
 
 def name_row(row: Row) -> str:

@@ -1,9 +1,14 @@
-"""Conversations as they are: {"messages": [{"role", "content"}, ...]}, the last turn an assistant's."""
+"""Conversations as they are: {"messages": [{"role", "content"}, ...]}, the last turn an assistant's.
+
+Of a row with `tools`, an assistant's turn may call them (`tool_calls`) and a turn of the role `tool` says what came
+back.
+"""
 
 from prompts.errors import PromptError
-from prompts.messages import Message
+from prompts.messages import Message, ToolCall
 from prompts.task import Row, Task, text_of
 from prompts.tasks.instruct import read_answer
+from prompts.tools import spell_answer
 
 
 def read_turns(row: Row) -> list[Message]:
@@ -18,22 +23,31 @@ def read_turns(row: Row) -> list[Message]:
             message["reasoning_content"] = text_of(turn, "reasoning_content")
         if turn.get("supervised") is False:
             message["supervised"] = False
+        if turn.get("tool_calls"):
+            message["tool_calls"] = [_read_call(call) for call in turn["tool_calls"]]
         messages.append(message)
     return messages[1:] if messages and messages[0]["role"] == "system" else messages
 
 
+def _read_call(call: object) -> ToolCall:
+    name, arguments = (call.get("name"), call.get("arguments")) if isinstance(call, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise PromptError("a call in 'messages' is no {name, arguments}; mend the row")
+    return {"name": name, "arguments": arguments}
+
+
 def build_prompt(row: Row) -> list[Message]:
-    """The turns up to the last user's."""
+    """The turns up to the last that is answered: a user's, or what a tool returned."""
     turns = read_turns(row)
     return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
 
 
 def write_answer(row: Row) -> str:
-    """What the assistant said last. Raises PromptError where the last turn is not the assistant's."""
+    """What the assistant said last, its calls spelled out. Raises PromptError where the last turn is another's."""
     turns = read_turns(row)
     if not turns or turns[-1]["role"] != "assistant":
         raise PromptError("the last turn of 'messages' is not the assistant's; mend the row")
-    return turns[-1]["content"]
+    return spell_answer(turns[-1]["content"], turns[-1].get("tool_calls", ()))
 
 
 TASK = Task(
@@ -41,6 +55,7 @@ TASK = Task(
     kind="text",
     prompt_fields=("messages",),
     answer_fields=(),
+    optional_fields=("tools",),
     example={
         "messages": [
             {"role": "user", "content": "你好"},

@@ -150,7 +150,16 @@ def test_more_rows_than_one_chunk_come_back_in_order(formats):
     [
         ([], "the conversation is empty; it needs at least a user turn"),
         ([QUESTION], "the last turn is 'user', expected 'assistant'; mend the row"),
-        ([{"role": "tool", "content": "x"}, ANSWER], "turn 1 has the role 'tool'; roles are system, user, assistant"),
+        ([{"role": "critic", "content": "x"}, ANSWER],
+         "turn 1 has the role 'critic'; roles are system, tools, user, assistant, tool"),
+        ([QUESTION, {"role": "tools", "content": "", "tools": []}, ANSWER],
+         "turn 2 lists tools; they stand before the first exchange"),
+        ([{**QUESTION, "tool_calls": [{"name": "f", "arguments": {}}]}, ANSWER],
+         "turn 1 (user) calls tools; only an assistant does"),
+        ([QUESTION, {**ANSWER, "tool_calls": [{"name": "a b", "arguments": {}}]}],
+         "turn 2 (assistant) calls 'a b', which is no function's name; mend the row"),
+        ([QUESTION, {**ANSWER, "tool_calls": [{"name": "f", "arguments": {"a": "\udc80"}}]}],
+         "turn 2 (assistant), call of 'f': character 8 is a lone surrogate, U+DC80; mend the row"),
         (
             [QUESTION, {"role": "assistant", "content": None}],
             "turn 2 (assistant) has no text but NoneType; give a string",

@@ -42,6 +42,7 @@ def test_families_are_read_off_their_templates(golden):
     assert found == {
         "qwen2.5": Family("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
         "qwen3": Family(None, think_block="last"),
+        "qwen3.5": Family(None, think_block="recent", opens_block=True, trims=True, tool_form="xml"),
         "smollm2": Family("You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
     }
 

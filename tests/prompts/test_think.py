@@ -73,11 +73,23 @@ def test_families_without_a_block_know_auto_and_off(tokenizers_by_family):
     assert str(caught.value) == "think='keep', but the chat template knows no <think> block; use think='auto'"
 
 
-def test_a_template_that_opens_the_block_itself_cannot_keep_it(formats):
+def test_a_template_that_opens_the_block_itself_has_it_in_the_prompt(formats):
+    keep = ChatFormat(Family(None, "recent", opens_block=True), formats["qwen3"].encoder, think="keep")
+
+    assert marked(keep, MESSAGES[:2]) == (
+        "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\n<think>\n«r1\n</think>\n\na1<|im_end|>»\n"
+    )
+    assert text_of(keep, keep.encode_prompt(MESSAGES[:1])).endswith("<|im_start|>assistant\n<think>\n")
+    written = [*keep.encode_text("r1\n"), keep.encoder.control_tokens["</think>"], *keep.encode_text("\n\na1")]
+    assert keep.read_answer(written) == MESSAGES[1] | {"reasoning_content": "r1"}
+    assert keep.read_answer(written[:1])["content"] == ""  # cut off while thinking
+
+
+def test_a_template_that_writes_thoughts_in_another_way_cannot_keep_them(formats):
     with pytest.raises(PromptError) as caught:
-        ChatFormat(Family(None, "last", opens_block=True), formats["qwen3"].encoder, think="keep")
+        ChatFormat(Family(None, "last", writes_thoughts=False), formats["qwen3"].encoder, think="keep")
     assert (
-        str(caught.value) == "think='keep', but the chat template opens the <think> block itself; use 'auto' or 'off'"
+        str(caught.value) == "think='keep', but the chat template writes thoughts in another way; use 'auto' or 'off'"
     )
 
 

@@ -9,7 +9,9 @@ import json
 from typing import NotRequired, TypedDict
 
 from prompts.errors import RowError
+from prompts.messages import Tool, ToolCall
 from prompts.tasks import get_task
+from prompts.tools import spell_answer, to_json
 from sft.text.normalise import normalise_text
 
 __all__ = [
@@ -39,10 +41,11 @@ class Entity(TypedDict):
 
 
 class Turn(TypedDict):
-    """One turn of a conversation; role is system (first only), user or assistant."""
+    """One turn of a conversation; role is system (first only), user, assistant, or tool (what a function returned)."""
 
     role: str
     content: str
+    tool_calls: NotRequired[list[ToolCall]]  # assistant: the functions it calls, behind its content
     reasoning_content: NotRequired[str]  # assistant: the thought before the answer, read where `--think keep`
     supervised: NotRequired[bool]  # assistant: False where the turn is context and not learned
 
@@ -65,6 +68,7 @@ class Row(TypedDict):
     output: NotRequired[str]  # instruct, news
     system: NotRequired[str]  # any task but chat; only where the row brings its own
     messages: NotRequired[list[Turn]]  # chat
+    tools: NotRequired[list[Tool]]  # chat: the functions that may be called, as OpenAI describes them
     reasoning_content: NotRequired[str]  # instruct: the thought before the output
     group: NotRequired[str]  # any task; rows of one group stay on one side of a split
     own_id: NotRequired[str]  # any task; the id that the row's file gave it, where `id` is another
@@ -91,11 +95,16 @@ def system_of(row: Row) -> str:
 
 
 def asked_of(row: Row) -> str:
-    """All that a row asks, its system prompt included: rows that ask the same must stand on one side of a split."""
+    """All that a row asks, its system prompt, its tools and their results included.
+
+    Rows that ask the same must stand on one side of a split.
+    """
     if "system" not in row and "messages" not in row:
         return question_of(row)
-    system, question = system_of(row), question_of(row)
-    return f"{system}\0{question}" if system else question
+    parts = [system_of(row), *map(to_json, row.get("tools", ()))]
+    if "messages" in row:  # what functions returned was asked with, too
+        parts += [turn["content"] for turn in row["messages"] if turn["role"] == "tool"]
+    return "\0".join([*filter(None, parts), question_of(row)])
 
 
 def thread_of(row: Row) -> str | None:
@@ -108,7 +117,7 @@ def thread_of(row: Row) -> str | None:
         return None
     turns = row["messages"]
     end = next((number for number, turn in enumerate(turns, start=1) if turn["role"] == "assistant"), 0)
-    return "\0thread\0" + "\0".join(turn["content"] for turn in turns[:end])
+    return "\0thread\0" + "\0".join(map(_spell, turns[:end]))
 
 
 def answer_of(row: Row) -> str:
@@ -118,12 +127,16 @@ def answer_of(row: Row) -> str:
     if "label" in row:
         return str(row["label"])
     if "messages" in row:
-        return "\n".join(turn["content"] for turn in row["messages"] if turn["role"] == "assistant")
+        return "\n".join(_spell(turn) for turn in row["messages"] if turn["role"] == "assistant")
     if "entities" in row:
         return "\n".join(
             f"{found['entity_text']}@{found['start_idx']}:{found['entity_label']}" for found in row["entities"]
         )
     return _join(row, get_task(row["task"]).answer_fields)
+
+
+def _spell(turn: Turn) -> str:
+    return spell_answer(turn["content"], turn.get("tool_calls", ()))
 
 
 def _join(row: Row, names: tuple[str, ...]) -> str:

@@ -1,0 +1,252 @@
+"""Tools: what a model is told of the functions it may call, how its calls are written, and how they are read back.
+
+Two forms are known, and a chat template is tried for which of them it writes (prompts.template):
+
+hermes   Qwen2.5, Qwen3 and, where a template knows no tools, everybody: a call is one JSON object
+         <tool_call>\\n{"name": "get_weather", "arguments": {"city": "北京"}}\\n</tool_call>
+xml      Qwen3.5, and with numbers and booleans as JSON Qwen3.6 (xml_json): each argument has a tag of its own
+         <tool_call>\\n<function=get_weather>\\n<parameter=city>\\n北京\\n</parameter>\\n</function>\\n</tool_call>
+
+What is written comes in spans, the renderer's own markup apart from everybody's text: only in markup does `<tool_call>`
+become a control token. A call that could not be read back as it was is refused.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from prompts.errors import PromptError
+from prompts.messages import NAME, Tool, ToolCall
+
+ToolForm = Literal["hermes", "xml", "xml_json"]
+TOOL_FORMS: tuple[ToolForm, ...] = ("hermes", "xml", "xml_json")
+
+CALL, CALL_END = "<tool_call>", "</tool_call>"
+RESULT, RESULT_END = "<tool_response>", "</tool_response>"
+MARKS = (CALL, CALL_END, RESULT, RESULT_END, "<tools>", "</tools>")  # what markup may hold that a tokenizer may know
+
+HERMES_HEAD = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+HERMES_TAIL = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
+    "</tool_call>"
+)
+XML_HEAD = "# Tools\n\nYou have access to the following functions:\n\n<tools>"
+XML_TAIL = (
+    "\n</tools>\n\nIf you choose to call a function ONLY reply in the following format with NO suffix:\n\n"
+    "<tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>\nvalue_1\n</parameter>\n"
+    "<parameter=example_parameter_2>\nThis is the value for the second parameter\nthat can span\nmultiple lines\n"
+    "</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\nReminder:\n"
+    "- Function calls MUST follow the specified format: an inner <function=...></function> block must be nested within "
+    "<tool_call></tool_call> XML tags\n- Required parameters MUST be specified\n"
+    "- You may provide optional reasoning for your function call in natural language BEFORE the function call, but NOT "
+    "after\n- If there is no function call available, answer the question like normal with your current knowledge and "
+    "do not tell the user about function calls\n</IMPORTANT>"
+)
+
+ARGUMENT = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|\Z)", re.DOTALL)
+FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\n?(.*?)</function>\s*\Z", re.DOTALL)
+PYTHON_WORDS = {"True": True, "False": False, "None": None}  # as Qwen3.5's template writes them
+
+
+class Span(NamedTuple):
+    """A stretch of a turn; markup is the renderer's own, in which tokens of the model become control tokens."""
+
+    text: str
+    is_markup: bool = False
+
+
+class BrokenCall(ValueError):
+    """What a model wrote as a call and nobody can carry out: which part of it is wrong."""
+
+
+# Writing
+
+
+def write_system(form: ToolForm, tools: Sequence[Tool], system: str | None) -> list[Span]:
+    """The system turn that offers tools, without its role: `Be brief.\\n\\n# Tools\\n\\n...`."""
+    listed = [Span(f"\n{to_json(tool)}") for tool in tools]
+    if form == "hermes":
+        own = [Span(f"{system}\n\n")] if system is not None else []
+        return [*own, Span(HERMES_HEAD, True), *listed, Span(HERMES_TAIL, True)]
+    own = [Span(f"\n\n{system}")] if system else []
+    return [Span(XML_HEAD, True), *listed, Span(XML_TAIL, True), *own]
+
+
+def write_calls(form: ToolForm, calls: Sequence[ToolCall], content: str) -> list[Span]:
+    """The calls that stand behind the content of an answer. Raises PromptError for one that could not be read back."""
+    spans = []
+    behind = {"hermes": "\n" if content else ""}.get(form, "\n\n" if content.strip() else "")
+    for number, call in enumerate(calls):
+        opens_with = "\n" if number else behind
+        body = _write_json(call) if form == "hermes" else _write_xml(form, call)
+        spans += [Span(f"{opens_with}{CALL}\n", True), Span(body), Span(f"\n{CALL_END}", True)]
+    return spans
+
+
+def write_results(results: Sequence[str]) -> list[Span]:
+    """What functions returned, as the user's turn that Qwen's templates make of it, without its role."""
+    spans = []
+    for number, result in enumerate(results):
+        opens_with = "\n" if number else ""
+        spans += [Span(f"{opens_with}{RESULT}\n", True), Span(result), Span(f"\n{RESULT_END}", True)]
+    return spans
+
+
+def to_json(value: object) -> str:
+    """JSON as transformers' `tojson` writes it: {"city": "北京", "days": 3}."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write_json(call: ToolCall) -> str:
+    return f'{{"name": "{call["name"]}", "arguments": {to_json(call["arguments"])}}}'
+
+
+def _write_xml(form: ToolForm, call: ToolCall) -> str:
+    values = {name: _write_value(form, value) for name, value in call["arguments"].items()}
+    parts = [f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items()]
+    body = f"<function={call['name']}>\n{''.join(parts)}</function>"
+    if any("<parameter=" in value for value in values.values()) and _split_xml(body) != (call["name"], values):
+        raise PromptError(
+            f"an argument of the call of {call['name']!r} holds </parameter> and <parameter=, which the model's form "
+            "of calls cannot tell from its own; mend or drop the row"
+        )
+    for name in values:
+        if not NAME.fullmatch(name):
+            raise PromptError(f"the argument {name!r} of {call['name']!r} has a name that the model's form cannot hold")
+    return body
+
+
+def _write_value(form: ToolForm, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return to_json(value) if form == "xml_json" or isinstance(value, dict | list) else str(value)
+
+
+# Reading
+
+
+def read_call(body: str, tools: Sequence[Tool] = ()) -> ToolCall:
+    """What stands between <tool_call> and </tool_call>, in either form; raises BrokenCall.
+
+    tools: whose parameters say of which types the arguments are that XML writes as bare text.
+    """
+    if body.lstrip().startswith("<function="):
+        name, texts = _split_xml(body)
+        schemas = _parameters_of(name, tools)
+        return {"name": name, "arguments": {key: _read_value(text, schemas.get(key)) for key, text in texts.items()}}
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BrokenCall(f"no valid JSON ({error})") from None
+    return _check_call(found)
+
+
+def read_answer_text(text: str, tools: Sequence[Tool] = ()) -> tuple[str, list[ToolCall]]:
+    """Content and calls of an answer whose marks are spelled out; raises BrokenCall where a call cannot be read.
+
+    'Let me see.\\n<tool_call>\\n{"name": "f", "arguments": {}}\\n</tool_call>' -> ("Let me see.", [{"name": "f", ...}])
+    """
+    bodies: list[str] = []
+    before, found, rest = text.partition(CALL)
+    after = ""
+    while found:
+        body, ended, rest = _cut_body(rest)
+        if not ended:
+            raise BrokenCall("a call is not closed")
+        bodies.append(body)
+        between, found, rest = rest.partition(CALL)
+        after += between.strip("\n") if found else between
+    return join_content(before, after), [read_call(body, tools) for body in bodies]
+
+
+def join_content(before: str, after: str) -> str:
+    """The content of an answer with calls: what stands before them, and what a model wrote behind them."""
+    before = before.rstrip("\n")
+    return f"{before}\n{after.strip()}".strip("\n") if after.strip() else before
+
+
+def spell_answer(content: str, calls: Sequence[ToolCall] = ()) -> str:
+    """An answer as one text, its calls as Hermes writes them: what reports show and scores are taken of."""
+    return content + "".join(span.text for span in write_calls("hermes", calls, content)) if calls else content
+
+
+def _cut_body(rest: str) -> tuple[str, bool, str]:
+    """What belongs to a call that has begun, whether it is closed, and what follows; JSON may hold the end's words."""
+    if rest.lstrip().startswith("{"):
+        start = len(rest) - len(rest.lstrip())
+        try:
+            _, end = json.JSONDecoder().raw_decode(rest, start)
+        except (ValueError, RecursionError):
+            end = start
+        if (closing := re.compile(rf"\s*{CALL_END}").match(rest, end)) is not None:
+            return rest[:end], True, rest[closing.end() :]
+    body, found, behind = rest.partition(CALL_END)
+    return body, bool(found), behind
+
+
+def _check_call(found: object) -> ToolCall:
+    if not isinstance(found, dict) or not isinstance(found.get("name"), str) or not found["name"]:
+        raise BrokenCall("a call without a name")
+    arguments = found.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError) as error:
+            raise BrokenCall(f"arguments that are no valid JSON ({error})") from None
+    if not isinstance(arguments, dict):
+        raise BrokenCall("arguments that are no JSON object")
+    return {"name": found["name"], "arguments": arguments}
+
+
+def _split_xml(body: str) -> tuple[str, dict[str, str]]:
+    function = FUNCTION.match(body)
+    if function is None:
+        raise BrokenCall("a call whose <function=...> is not closed")
+    name, inside = function.groups()
+    values: dict[str, str] = {}
+    position = 0
+    while inside[position:].strip():
+        found = ARGUMENT.match(inside, position)
+        if found is None:
+            raise BrokenCall(f"a call with something else than arguments: {inside[position:].strip()[:30]!r}")
+        values[found[1]] = found[2]
+        position = found.end()
+    return name, values
+
+
+def _parameters_of(name: str, tools: Sequence[Tool]) -> Mapping[str, object]:
+    """The schema of each argument of a function: {"city": {"type": "string"}}; {} where it is not known."""
+    for tool in tools:
+        function = tool.get("function", tool)
+        if isinstance(function, dict) and function.get("name") == name:
+            parameters = function.get("parameters")
+            properties = parameters.get("properties") if isinstance(parameters, dict) else None
+            return properties if isinstance(properties, dict) else {}
+    return {}
+
+
+def _read_value(text: str, schema: object) -> object:
+    """An argument's text as its schema's type: "3", {"type": "integer"} -> 3. Text stays text where none is named."""
+    if not isinstance(schema, dict):
+        return text
+    options = [schema, *(part for part in schema.get("anyOf") or () if isinstance(part, dict))]
+    types = {kind for option in options for kind in _listed(option.get("type"))}
+    if "null" in types and text in ("None", "null"):
+        return None
+    if "string" in types or not types:
+        return text
+    if text in PYTHON_WORDS:
+        return PYTHON_WORDS[text]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _listed(kind: object) -> list[object]:
+    return kind if isinstance(kind, list) else [kind] if isinstance(kind, str) else []

@@ -164,6 +164,26 @@ def read_answer_text(text: str, tools: Sequence[Tool] = ()) -> tuple[str, list[T
     return join_content(before, after), [read_call(body, tools) for body in bodies]
 
 
+def read_system(text: str) -> tuple[str | None, list[Tool]] | None:
+    """What write_system made a system turn of: the system prompt, None where there was none, and the tools.
+
+    None for a text that offers no tools, or in no form known here.
+    """
+    for head, tail in ((HERMES_HEAD, HERMES_TAIL), (XML_HEAD, XML_TAIL)):
+        before, found, rest = text.partition(f"{head}\n")
+        listed, ended, behind = rest.rpartition(tail)
+        system = (before or behind).strip("\n") or None
+        if not found or not ended or (before and behind):
+            continue
+        try:
+            tools = [json.loads(line) for line in listed.split("\n") if line]
+        except ValueError:
+            continue
+        if tools and all(isinstance(tool, dict) for tool in tools):
+            return system, tools
+    return None
+
+
 def join_content(before: str, after: str) -> str:
     """The content of an answer with calls: what stands before them, and what a model wrote behind them."""
     before = before.rstrip("\n")

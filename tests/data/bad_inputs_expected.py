@@ -70,7 +70,9 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "question_last.jsonl": (2, ["2: wrong_roles: last turn is 'user', expected 'assistant'"]),
     "unknown_speaker.jsonl": (
         2,
-        ["2: wrong_roles: turn 1 is by 'narrator'; expected one of: system, user, human, assistant, gpt"],
+        [
+            "2: wrong_roles: turn 1 is by 'narrator'; expected one of: system, user, human, assistant, gpt, tool, function_call, observation"
+        ],
     ),
     "null_turn.jsonl": (2, ["2: wrong_type: turn 2: content is missing, expected text"]),
     "turns_as_text.jsonl": (2, ["2: wrong_type: 'messages' is text that is no JSON list"]),

@@ -27,7 +27,8 @@ from sft.data.rows.mapping import MAY_BE_MISSING, find_value
 from sft.data.rows.pairs import BESIDE_PAIRS, PAIRS, USUAL, Pair, make_pair_row, refuse_rejected
 from sft.data.rows.reading import NO_GROUPS, Reading, known_task, word_tasks
 from sft.data.rows.recognised import LABELS_KEPT, Recognised
-from sft.data.rows.turns import NO_TOOLS, is_chatml, make_chat_row, read_chatml
+from sft.data.rows.tools import TOOL_COLUMNS, find_tools
+from sft.data.rows.turns import is_chatml, make_chat_row, read_chatml
 from sft.errors import ConfigError, nearest_name
 
 NUMBERS_ARE = "sentiment"  # the task whose class numbers a bare 0, 1, true or false is: ChnSentiCorp's, R2's
@@ -397,11 +398,8 @@ def read_instruct(record: Record) -> Row:
 
 def _convert_turns(column: str, record: Record, context: Context) -> Row:
     refuse_rejected(record)
-    tools = record.get("tools")
-    if tools and not (isinstance(tools, str) and tools.strip() in ("[]", "null", "{}")):
-        raise RowError("tools", f"the row has 'tools': {NO_TOOLS}")
     system = record.get("system") or record.get("system_prompt")
-    return make_chat_row(read_list(record, column), system, context.notes)
+    return make_chat_row(read_list(record, column), system, context.notes, find_tools(record))
 
 
 def _convert_text(record: Record, context: Context) -> Row:
@@ -409,8 +407,10 @@ def _convert_text(record: Record, context: Context) -> Row:
 
 
 CANONICAL = "id/source/task"
-BESIDE_TURNS = frozenset(("system", "system_prompt"))
-_FIELDS = "id source text label entities category output instruction input system messages reasoning_content own_id"
+BESIDE_TURNS = frozenset(("system", "system_prompt", *TOOL_COLUMNS))
+_FIELDS = (
+    "id source text label entities category output instruction input system messages tools reasoning_content own_id"
+)
 
 
 def _holds_list(*columns: str) -> Callable[[Record], bool]:
@@ -468,7 +468,7 @@ def _all_dialects(task_list: tuple[str, ...]) -> tuple[Dialect, ...]:
         def convert(record: Record, context: Context, column: str = column) -> Row:
             return _convert_turns(column, record, context)
 
-        forms.append(Dialect(column, frozenset((column,)), BESIDE_TURNS | {"tools"}, convert, _holds_list(column)))
+        forms.append(Dialect(column, frozenset((column,)), BESIDE_TURNS, convert, _holds_list(column)))
     forms += [_make_task_form(task) for task in tasks if task not in plain]
     forms += [_make_pair(pair) for pair in PAIRS]
     forms += [_make_label_form(task, names) for task in tasks for names in task.columns]

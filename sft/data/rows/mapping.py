@@ -18,7 +18,7 @@ from sft.data.rows.canonical import Json, RowError
 from sft.data.rows.fields import BadRecord, GoodRecord, Record
 from sft.errors import nearest_name
 
-MAY_BE_MISSING = ("system", "history", "attribution", "input", "group")  # a row of JSONL need not have them
+MAY_BE_MISSING = ("system", "tools", "history", "attribution", "input", "group")  # a row of JSONL need not have them
 CONVERSATION_FIELDS = ("messages", "conversations")
 
 
@@ -32,12 +32,15 @@ class Tags(BaseModel):
     user_tag: str = "human"
     assistant_tag: str = "gpt"
     system_tag: str = "system"
+    observation_tag: str = "observation"  # what a function returned
+    function_tag: str = "function_call"
 
     def rename(self, turn: Json) -> Json:
         """One turn in role and content; who is unknown stays, and the reader names him."""
         if not isinstance(turn, dict):
             return turn
         roles = {self.user_tag: "user", self.assistant_tag: "assistant", self.system_tag: "system"}
+        roles |= {self.observation_tag: "tool", self.function_tag: "function_call"}
         said_by = turn.get(self.role_tag)
         role = roles.get(said_by, said_by) if isinstance(said_by, str) else said_by
         others = {key: value for key, value in turn.items() if key not in (self.role_tag, self.content_tag)}

@@ -8,9 +8,11 @@ from itertools import product
 from typing import NamedTuple
 
 from prompts.task import is_blank
+from prompts.tools import CALL
 from sft.data.rows.canonical import Json, Row, RowError
 from sft.data.rows.fields import Record, name_kind, read_list, read_optional_text, read_text
-from sft.data.rows.turns import Notes, is_chatml, make_chat_row, read_chatml, split_thought
+from sft.data.rows.tools import TOOL_COLUMNS, find_tools
+from sft.data.rows.turns import SPELLED, UNREADABLE, Notes, is_chatml, make_chat_row, read_chatml, split_thought
 
 BY_COLUMNS = (
     "the file holds a list or object a column, not an object a row (as pandas' to_json writes it without "
@@ -46,7 +48,7 @@ PAIRS = tuple(
     for question, answer in dict.fromkeys((*USUAL, *product(QUESTIONS, ANSWERS), *SPEAKERS))
 )
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-BESIDE_PAIRS = frozenset(("system", "system_prompt", "history", *THOUGHTS))
+BESIDE_PAIRS = frozenset(("system", "system_prompt", "history", *TOOL_COLUMNS, *THOUGHTS))
 
 
 def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
@@ -54,11 +56,12 @@ def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
     refuse_rejected(record)
     asked, answer = record.get(pair.question), record.get(pair.answer)
     system = record.get("system") or record.get("system_prompt")
+    tools = find_tools(record)
     if (isinstance(asked, dict) and isinstance(answer, dict)) or (_is_column(asked) and _is_column(answer)):
         raise RowError("by_columns", BY_COLUMNS)
     if isinstance(asked, list):  # TRL's conversational form
         said = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
-        return make_chat_row([*asked, *said], system, notes)
+        return make_chat_row([*asked, *said], system, notes, tools)
     if is_chatml(asked) and isinstance(asked, str) and isinstance(answer, str):
         header = "" if asked.rstrip().endswith("assistant") else "<|im_start|>assistant\n"
         return read_chatml(f"{asked}{header}{answer}", notes)
@@ -80,7 +83,12 @@ def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
     if thought:
         row["reasoning_content"] = thought
     history = read_list(record, "history") if record.get("history") not in (None, "", "null") else None
-    return _with_history(row, history) if history else row
+    if not history and not tools and CALL not in output:
+        return row
+    again: Counter[str] = Counter()  # the answer's own thought was counted above
+    conversation = _make_conversation(row, history or [], tools, again)
+    notes.update({note: again[note] for note in (SPELLED, UNREADABLE)})
+    return conversation
 
 
 def _is_column(value: Json) -> bool:
@@ -109,7 +117,8 @@ def _read_thought(record: Record) -> str | None:
     return read_optional_text(record, name) if name else None
 
 
-def _with_history(row: Row, history: list[Json]) -> Row:
+def _make_conversation(row: Row, history: list[Json], tools: Json, notes: Notes) -> Row:
+    """An instruct row behind what was said before it, with the tools that it may call."""
     turns: list[Json] = []
     for exchange in history:
         turns += _read_exchange(exchange)
@@ -118,8 +127,7 @@ def _with_history(row: Row, history: list[Json]) -> Row:
     if "reasoning_content" in row:
         answer["reasoning_content"] = row["reasoning_content"]
     turns += [{"role": "user", "content": question}, answer]
-    counted_before: Counter[str] = Counter()  # the answer's own thought, when it was read
-    return make_chat_row(turns, row.get("system"), counted_before)
+    return make_chat_row(turns, row.get("system"), notes, tools)
 
 
 def _read_exchange(exchange: Json) -> list[Json]:

@@ -8,27 +8,32 @@ Every key of a turn is read, or counted in `notes`: nothing that stood in a row 
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 from prompts.family import TEXT_END, THINK_END, THINK_START, TURN_END, TURN_START
+from prompts.messages import Tool
 from prompts.task import is_blank
+from prompts.tools import CALL, RESULT, RESULT_END, read_system
 from sft.data.rows.canonical import Json, Row, RowError, Turn
 from sft.data.rows.fields import name_kind
+from sft.data.rows.tools import has_tools, read_calls, read_result, read_spelled_calls, read_tools
 
+CALLING_ROLES = ("function_call", "tool_call", "tool_calls")  # whose content is the JSON of a call, or of several
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "chatbot"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "chatbot", *CALLING_ROLES), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "tool_response", "tool_result", "ipython"), "tool"),
 }
-SHOWN_ROLES = "system, user, human, assistant, gpt"
-TOOL_ROLES = ("tool", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
+SHOWN_ROLES = "system, user, human, assistant, gpt, tool, function_call, observation"
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-WEIGHT_KEYS = ("weight", "train", "loss", "loss_scale", "loss_weight", "trainable")
+WEIGHT_KEYS = ("supervised", "weight", "train", "loss", "loss_scale", "loss_weight", "trainable")
 TOOL_KEYS = ("tool_calls", "function_call")
 READ_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *REASONING_KEYS, *WEIGHT_KEYS, *TOOL_KEYS))
+RESULT_KEYS = ("tool_call_id", "name", "id")  # of a result, which stands behind the call it belongs to
 PLAIN = ({"role", "content"}, {"from", "value"})  # turns of these keys have nothing else to be read
 WEIGHTS = {0: False, 1: True, "0": False, "1": True, "false": False, "true": True}
-NO_TOOLS = "tool calls are not learned yet; --on_bad_row quarantine leaves such rows out"
 
 # What is counted, and how a reader tells it: the count follows.
 UNLEARNED = "answers that are context and not learned (weight 0, train: false, ...)"
@@ -37,17 +42,36 @@ THOUGHTS = (
     "answers with a thought (<think>, reasoning_content, ...), which --think keep learns and auto and off leave out"
 )
 LONE_END = "answers that hold </think> without <think> before it, as ordinary text"
+UNOPENED = "answers whose thought ends with </think> and was opened by the prompt"
+LATE = "answers with <think> behind their head, as ordinary text"
+SPELLED = "answers whose text spells calls (<tool_call>), which are read as calls"
+OFFERED = "conversations whose system prompt lists tools as a chat template writes them, which are read as tools"
+UNREADABLE = "answers with <tool_call> in their text that is no readable call, as ordinary text"
 IGNORED_KEY = "turns whose {!r} is not read"
 WEIGHED_QUESTION = "turns by user or system with a weight of 1, though only answers are learned"
 
+RESULTS = re.compile(rf"{RESULT}\n(.*?)\n{RESULT_END}", re.DOTALL)
 CHATML_TURN = re.compile(rf"\s*{re.escape(TURN_START)}(\w+)\n(.*?)(?:{re.escape(TURN_END)}|\Z)", re.DOTALL)
+
+# A block that the prompt opened (DeepSeek-R1's, Qwen3.5's): its end stands in a line of its own, once.
+UNOPENED_THOUGHT = re.compile(rf"((?:(?!{THINK_END}).)*\n){THINK_END}[ \t]*(?:\n|\Z)(?!.*{THINK_END})", re.DOTALL)
 
 Notes = Counter[str]
 
 
-def make_chat_row(turns: list[Json], system: Json, notes: Notes) -> Row:
-    """A conversation: an optional system text, then user and assistant in turn, an assistant's that is learned last."""
-    messages = [turn for number, said in enumerate(turns) for turn in _read_turns(number, said, notes)]
+def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = None) -> Row:
+    """A conversation: an optional system text, then user and assistant in turn, an assistant's that is learned last.
+
+    tools: what may be called. Between a call and the answer stand the results of what was called.
+    """
+    offered, turns = _find_tools(tools, turns, notes)
+    messages: list[Turn] = []
+    for number, said in enumerate(turns):
+        for turn in _read_turns(number, said, notes, offered):
+            if messages and _continues(messages[-1], turn, said):
+                messages[-1] = _join_calls(number, messages[-1], turn)
+            else:
+                messages.append(turn)
     if system is not None and not isinstance(system, str):
         raise RowError("wrong_type", f"'system' is {name_kind(system)}, expected text")
     if system and (not messages or messages[0]["role"] != "system"):
@@ -55,22 +79,63 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes) -> Row:
     if messages and messages[0]["role"] == "system" and is_blank(messages[0]["content"]):
         del messages[0]  # SlimOrca marks "no system prompt" so
     _check_order(messages[1:] if messages and messages[0]["role"] == "system" else messages)
-    return {"id": "", "source": "", "task": "chat", "messages": _end_with_learned(messages, notes)}
+    row: Row = {"id": "", "source": "", "task": "chat", "messages": _end_with_learned(messages, notes)}
+    if offered:
+        row["tools"] = offered
+    return row
+
+
+def _find_tools(tools: Json, turns: list[Json], notes: Notes) -> tuple[list[Tool], list[Json]]:
+    """The tools of a row, and its turns: some data have them in the system turn, in a key or as a template did."""
+    first = turns[0] if turns else None
+    if has_tools(tools) or not isinstance(first, dict):
+        return (read_tools(tools) if has_tools(tools) else []), turns
+    if has_tools(first.get("tools")):
+        return read_tools(first["tools"]), turns
+    said = first.get("content", first.get("value"))
+    found = read_system(said) if isinstance(said, str) and "<tools>" in said else None
+    if found is None:
+        return [], turns
+    notes[OFFERED] += 1
+    return read_tools(found[1]), [{"role": "system", "content": found[0] or ""}, *turns[1:]]  # type: ignore[arg-type]
 
 
 def _check_order(exchanged: list[Turn]) -> None:
+    """Raise RowError unless users and assistants take turns, with what tools returned behind their calls."""
     if not exchanged:
         raise RowError("empty_text", "the conversation has no turns")
-    for number, turn in enumerate(exchanged):
-        expected = "user" if number % 2 == 0 else "assistant"
-        if turn["role"] != expected:
-            raise RowError("wrong_roles", f"turn {number + 1} is {turn['role']!r}, expected {expected!r}")
-        if is_blank(turn["content"]):
-            reason = "empty_answer" if expected == "assistant" else "empty_text"
+    before, has_called = "", False
+    for number, turn in enumerate(exchanged, start=1):
+        role = turn["role"]
+        allowed = {"": ["user"], "user": ["assistant"], "tool": ["tool", "assistant"]}.get(before)
+        allowed = allowed or (["tool"] if has_called else ["user"])
+        if role not in allowed:
+            expected = " or ".join(map(repr, allowed))
+            hint = "; nothing was called before it" if role == "tool" else ""
+            raise RowError("wrong_roles", f"turn {number} is {role!r}, expected {expected}{hint}")
+        before, has_called = role, bool(turn.get("tool_calls"))
+        if is_blank(turn["content"]) and not has_called and role != "tool":
+            reason = "empty_answer" if role == "assistant" else "empty_text"
             thought = " but for its thought" if turn.get("reasoning_content") else ""
-            raise RowError(reason, f"turn {number + 1} ({expected}) is empty{thought}")
-    if exchanged[-1]["role"] != "assistant":
-        raise RowError("wrong_roles", f"last turn is {exchanged[-1]['role']!r}, expected 'assistant'")
+            raise RowError(reason, f"turn {number} ({role}) is empty{thought}")
+    if before != "assistant":
+        raise RowError("wrong_roles", f"last turn is {before!r}, expected 'assistant'")
+
+
+def _continues(before: Turn, turn: Turn, said: Json) -> bool:
+    """Whether a turn is a further call of the answer before it: ms-swift writes a turn for each call."""
+    role = said.get("role", said.get("from")) if isinstance(said, dict) else None
+    return before["role"] == "assistant" and isinstance(role, str) and role.strip().lower() in CALLING_ROLES
+
+
+def _join_calls(number: int, before: Turn, turn: Turn) -> Turn:
+    if before.get("supervised", True) != turn.get("supervised", True) or turn["content"]:
+        raise RowError("wrong_weight", f"turn {number + 1} calls as part of the answer before it, and weighs otherwise")
+    joined: Turn = {**before, "tool_calls": [*before.get("tool_calls", []), *turn["tool_calls"]]}
+    if "reasoning_content" in turn:
+        thoughts = [part["reasoning_content"] for part in (before, turn) if "reasoning_content" in part]
+        joined["reasoning_content"] = "\n".join(thoughts)
+    return joined
 
 
 def _end_with_learned(messages: list[Turn], notes: Notes) -> list[Turn]:
@@ -87,64 +152,83 @@ def _end_with_learned(messages: list[Turn], notes: Notes) -> list[Turn]:
     return messages[: learned[-1]]
 
 
-def _read_turns(number: int, said: Json, notes: Notes) -> list[Turn]:
+def _read_turns(number: int, said: Json, notes: Notes, tools: Sequence[Tool]) -> list[Turn]:
     """One turn, or the two of an exchange that is written as one object: {"human": ..., "assistant": ...}."""
     if not isinstance(said, dict):
         raise RowError("wrong_type", f"turn {number + 1} is {name_kind(said)}, expected role and content")
     if said.keys() & {"role", "from"}:
-        return [_read_turn(number, said, notes)]
+        return [_read_turn(number, said, notes, tools)]
     speakers = {name: ROLES[name] for name in said if name in ROLES}
     if sorted(speakers.values()) != ["assistant", "user"]:
         raise RowError("wrong_roles", f"turn {number + 1} has no 'role' (it has: {', '.join(said) or 'nothing'})")
     for key in said.keys() - speakers.keys():
         notes[IGNORED_KEY.format(key)] += 1
     in_turn = sorted(speakers, key=lambda name: speakers[name], reverse=True)  # the user first
-    return [_read_turn(number, {"role": name, "content": said[name]}, notes) for name in in_turn]
+    return [_read_turn(number, {"role": name, "content": said[name]}, notes, tools) for name in in_turn]
 
 
-def _read_turn(number: int, said: dict[str, Json], notes: Notes) -> Turn:
-    role = _read_role(number, said)
-    is_plain = said.keys() in PLAIN
-    if not is_plain:
-        _refuse_tools(number, said)
+def _read_turn(number: int, said: dict[str, Json], notes: Notes, tools: Sequence[Tool]) -> Turn:
+    where = f"turn {number + 1}"
+    word, is_plain = _read_speaker(where, said), said.keys() in PLAIN
+    turn: Turn = {"role": ROLES[word], "content": ""}
     content = said.get("content", said.get("value"))
-    thought = None
-    if isinstance(content, list):
-        content, thought = join_parts(f"turn {number + 1}", content)
-    if not isinstance(content, str):
-        raise RowError("wrong_type", f"turn {number + 1}: content is {name_kind(content)}, expected text")
-    turn: Turn = {"role": role, "content": content}
-    if role == "assistant":
-        thought = thought or (None if is_plain else _read_reasoning(number, said))
-        turn["content"], thought = split_thought(f"turn {number + 1}", content, thought, notes)
-        if thought:
-            turn["reasoning_content"] = thought
+    if turn["role"] == "tool":
+        is_text = isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content)
+        turn["content"] = join_parts(where, content)[0] if is_text else read_result(where, content)  # type: ignore[arg-type]
+    elif turn["role"] == "assistant":
+        _read_answer(where, word, said, turn, notes, tools)
+    else:
+        turn["content"], _ = _read_words(where, content)
     if not is_plain:
         _read_other_keys(number, said, turn, notes)
     return turn
 
 
-def _read_role(number: int, said: dict[str, Json]) -> str:
+def _read_answer(where: str, word: str, said: dict[str, Json], turn: Turn, notes: Notes, tools: Sequence[Tool]) -> None:
+    """What an assistant says, thought before it and calls: put into its turn."""
+    content, calls, thought = said.get("content", said.get("value")), said.get("tool_calls"), None
+    calls = calls or said.get("function_call")
+    if word in CALLING_ROLES and not isinstance(content, str):
+        content, calls = "", content
+    text, thought = ("", None) if calls and content is None else _read_words(where, content)
+    text, thought = split_thought(where, text, thought or _read_reasoning(where, said), notes)
+    if word in CALLING_ROLES and not calls:
+        text, calls = "", text
+    if calls:
+        turn["tool_calls"] = read_calls(where, calls)
+    elif CALL in text:
+        spelled = read_spelled_calls(text, tools)
+        notes[SPELLED if spelled else UNREADABLE] += 1
+        if spelled:
+            text, turn["tool_calls"] = spelled
+    turn["content"] = text
+    if thought:
+        turn["reasoning_content"] = thought
+
+
+def _read_words(where: str, content: Json) -> tuple[str, str | None]:
+    """The text of a turn, and a thought that stands among its parts."""
+    if isinstance(content, list):
+        return join_parts(where, content)
+    if not isinstance(content, str):
+        raise RowError("wrong_type", f"{where}: content is {name_kind(content)}, expected text")
+    return content, None
+
+
+def _read_speaker(where: str, said: dict[str, Json]) -> str:
+    """The word for who speaks, a key of ROLES."""
     said_by = said.get("role", said.get("from"))
     word = said_by.strip().lower() if isinstance(said_by, str) else ""
-    if word in TOOL_ROLES:
-        raise RowError("tools", f"turn {number + 1} is by {said_by!r}: {NO_TOOLS}")
     if word not in ROLES:
-        raise RowError("wrong_roles", f"turn {number + 1} is by {said_by!r}; expected one of: {SHOWN_ROLES}")
-    return ROLES[word]
+        raise RowError("wrong_roles", f"{where} is by {said_by!r}; expected one of: {SHOWN_ROLES}")
+    return word
 
 
-def _refuse_tools(number: int, said: dict[str, Json]) -> None:
-    for key in TOOL_KEYS:
-        if said.get(key):
-            raise RowError("tools", f"turn {number + 1} has {key!r}: {NO_TOOLS}")
-
-
-def _read_reasoning(number: int, said: dict[str, Json]) -> str | None:
+def _read_reasoning(where: str, said: dict[str, Json]) -> str | None:
     for key in REASONING_KEYS:
         thought = said.get(key)
         if thought is not None and not isinstance(thought, str):
-            raise RowError("wrong_type", f"turn {number + 1}: {key} is {name_kind(thought)}, expected text")
+            raise RowError("wrong_type", f"{where}: {key} is {name_kind(thought)}, expected text")
         if thought:
             return thought
     return None
@@ -152,7 +236,7 @@ def _read_reasoning(number: int, said: dict[str, Json]) -> str | None:
 
 def _read_other_keys(number: int, said: dict[str, Json], turn: Turn, notes: Notes) -> None:
     for key, value in said.items():
-        if value is None or value == "" or value == []:
+        if value is None or value == "" or value == [] or (turn["role"] == "tool" and key in RESULT_KEYS):
             continue
         if key in WEIGHT_KEYS:
             is_learned = WEIGHTS.get(value.lower() if isinstance(value, str) else value) if _is_scalar(value) else None
@@ -162,6 +246,10 @@ def _read_other_keys(number: int, said: dict[str, Json], turn: Turn, notes: Note
                 notes[WEIGHED_QUESTION] += is_learned
             elif not is_learned:
                 turn["supervised"] = False
+        elif key in TOOL_KEYS and turn["role"] != "assistant":
+            raise RowError("wrong_roles", f"turn {number + 1} ({turn['role']}) has {key!r}; only an assistant calls")
+        elif key == "tools" and turn["role"] == "system":
+            continue
         elif key not in READ_KEYS or (key in REASONING_KEYS and turn["role"] != "assistant"):
             notes[IGNORED_KEY.format(key)] += 1
 
@@ -181,7 +269,7 @@ def join_parts(where: str, parts: list[Json]) -> tuple[str, str | None]:
         kind = part.get("type") if isinstance(part, dict) else "text"
         text = part.get("text", part.get("value", part.get(str(kind)))) if isinstance(part, dict) else part
         if kind in ("tool_call", "tool_calls", "tool_use", "tool_result", "function_call", "tools"):
-            raise RowError("tools", f"{where} has a part of type {kind!r}: {NO_TOOLS}")
+            raise RowError("tools", f"{where} has a part of type {kind!r}; calls are read from 'tool_calls'")
         if kind not in ("text", "reasoning", "thinking"):
             raise RowError("media", f"{where} has a part of type {kind!r}; only text is learned")
         if not isinstance(text, str):
@@ -195,12 +283,16 @@ def split_thought(where: str, answer: str, thought: str | None, notes: Notes) ->
 
     "<think>\\nhm\\n</think>\\n\\n42" -> ("42", "hm"). Raises RowError for a block that is never closed.
     """
-    if THINK_END not in answer and THINK_START not in answer[:32]:
+    if THINK_END not in answer and THINK_START not in answer:
         notes[THOUGHTS] += bool(thought)
         return answer, thought
     start = answer.lstrip()
+    if not thought and THINK_START not in answer and (unopened := UNOPENED_THOUGHT.match(answer)):
+        notes[UNOPENED] += 1
+        notes[THOUGHTS] += 1
+        return answer[unopened.end() :].lstrip("\n"), unopened[1].strip("\n")
     if not start.startswith(THINK_START):
-        notes[LONE_END] += THINK_START not in answer
+        notes[LATE if THINK_START in answer else LONE_END] += 1
         notes[THOUGHTS] += bool(thought)
         return answer, thought
     inside, end, rest = start.removeprefix(THINK_START).partition(THINK_END)
@@ -229,8 +321,15 @@ def read_chatml(text: str, notes: Notes) -> Row:
             if text[position:].strip() == TEXT_END:
                 break
             raise RowError("not_chatml", f"is no ChatML from character {position + 1} on: {text[position:][:30]!r}")
-        turns.append({"role": found[1], "content": found[2]})
+        turns += _unfold(found[1], found[2])
         position = found.end()
     if turns and turns[-1] == {"role": "assistant", "content": ""}:
         raise RowError("empty_answer", "the ChatML text ends where the answer would begin")
     return make_chat_row(turns, None, notes)
+
+
+def _unfold(role: str, content: str) -> list[Json]:
+    """A turn as it was before a template wrote it: what tools returned stands in a turn of the user's."""
+    if role == "user" and content.startswith(RESULT) and content.rstrip().endswith(RESULT_END):
+        return [{"role": "tool", "content": result} for result in RESULTS.findall(content)]
+    return [{"role": role, "content": content}]

@@ -28,11 +28,12 @@ SHIPPED = PROJECT_ROOT / "recipes" / "datasets.yaml"
 OWN = (Path("datasets.yaml"), Path("dataset_info.json"), Path("data/dataset_info.json"))
 Entry = dict[str, object]  # keys of a source: {"kind": "hub", "id": "Open-Orca/SlimOrca"}
 OTHER_HUBS = {"ms_hub_url": "ModelScope", "om_hub_url": "Openmind", "script_url": "a script", "cloud_file_name": "S3"}
-ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
-IGNORED_COLUMNS = ("images", "videos", "audios", "tools", "chosen", "rejected", "kto_tag")
+ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
+ALPACA |= {name: name for name in ("system", "history", "tools")}
+IGNORED_COLUMNS = ("images", "videos", "audios", "chosen", "rejected", "kto_tag")
 KNOWN = {"file_name", "file_sha1", "hf_hub_url", "subset", "split", "folder", "num_samples", "formatting", "columns",
          "tags", "ranking", *OTHER_HUBS}  # fmt: skip
-TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
+TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag", "observation_tag", "function_tag")
 
 
 def find_registries(given: Path | None = None) -> list[Path]:
@@ -142,8 +143,7 @@ def make_entry(folder: Path, info: dict[str, object]) -> Entry:
     if formatting == "openai":
         tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"} | tags
     mapped = {"messages": columns.get("messages") or "conversations"}
-    if columns.get("system"):
-        mapped["system"] = columns["system"]
+    mapped |= {name: columns[name] for name in ("system", "tools") if columns.get(name)}
     return entry | {"columns": mapped, "tags": tags}
 
 

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.data.rows.canonical import RowError
-from sft.data.rows.turns import IGNORED_KEY, THOUGHTS, UNLEARNED, WEIGHED_QUESTION, make_chat_row, read_chatml
+from sft.data.rows.turns import (
+    IGNORED_KEY,
+    LATE,
+    LONE_END,
+    THOUGHTS,
+    UNLEARNED,
+    UNOPENED,
+    WEIGHED_QUESTION,
+    make_chat_row,
+    read_chatml,
+)
 
 HI = {"role": "user", "content": "Hi"}
 HELLO = {"role": "assistant", "content": "Hello"}
@@ -20,7 +30,7 @@ def read(*turns: object, system: str | None = None) -> tuple[list[dict[str, obje
     return row["messages"], {note: count for note, count in notes.items() if count}
 
 
-@pytest.mark.parametrize("key", ["weight", "train", "loss", "loss_scale", "loss_weight", "trainable"])
+@pytest.mark.parametrize("key", ["supervised", "weight", "train", "loss", "loss_scale", "loss_weight", "trainable"])
 @pytest.mark.parametrize("value", [0, 0.0, False, "0", "false"])
 def test_an_answer_of_weight_0_is_context_and_told_in_every_spelling(key, value):
     turns, notes = read(HI, HELLO | {key: value}, HI, HELLO | {key: 1})
@@ -42,11 +52,10 @@ def test_what_follows_the_last_learned_answer_is_left_out_and_told():
         ([HI, HELLO | {"weight": 0}], "nothing_to_learn", "no answer of the conversation is to be learned"),
         ([HI, HELLO | {"weight": 0.5}], "wrong_weight", "turn 2: weight is 0.5; only 0 and 1 are read"),
         (
-            [HI, HELLO | {"tool_calls": [{"id": "c"}]}],
-            "tools",
-            "turn 2 has 'tool_calls': tool calls are not learned yet",
+            [HI, {"from": "observation", "value": "5 C"}, HELLO],
+            "wrong_roles",
+            "turn 2 is 'tool', expected 'assistant'; nothing was called before it",
         ),
-        ([HI, {"from": "observation", "value": "5 C"}, HELLO], "tools", "turn 2 is by 'observation': tool calls are"),
         ([HI, {"role": "assistant", "content": "<think>\nhm"}], "open_thought", "turn 2 begins with <think>, which is"),
         (
             [HI, {"role": "assistant", "content": "<think>hm</think>\n"}],
@@ -140,3 +149,27 @@ def test_ready_chatml_is_split_into_the_turns_it_was_made_of(exchanges, ends_wit
 def test_what_is_no_whole_chatml_is_refused(text):
     with pytest.raises(RowError):
         read_chatml(text, Counter())
+
+
+def test_a_thought_that_the_prompt_opened_is_the_thought_as_the_template_parses_it():
+    answer = {"role": "assistant", "content": "6 x 7 is 42.\n</think>\n\n42"}
+
+    assert read(HI, answer) == (
+        [HI, {"role": "assistant", "content": "42", "reasoning_content": "6 x 7 is 42."}],
+        {UNOPENED: 1, THOUGHTS: 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        ("Close it with </think> then.", LONE_END),
+        ("So <think> comes first, then </think>.", LATE),
+        ("Use <think>.", LATE),
+    ],
+)
+def test_a_mark_of_thinking_that_opens_no_block_is_text_and_told(content, note):
+    turns, notes = read(HI, {"role": "assistant", "content": content})
+
+    assert turns == [HI, {"role": "assistant", "content": content}]
+    assert notes == {note: 1}

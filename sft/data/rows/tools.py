@@ -1,0 +1,141 @@
+"""Tools as files write them -> tools and calls as prompts/ takes them.
+
+    read_tools('[{"name": "clock", "parameters": {}}]')           # [{"type": "function", "function": {"name": ...}}]
+    read_calls("turn 2", [{"function": {"name": "clock", "arguments": "{}"}}])   # [{"name": "clock", "arguments": {}}]
+
+A list may be one or the JSON text of one, and so may what is in it: `datasets` makes one struct of all arguments of a
+column, with null for those a call does not have, and a file that keeps JSON text is the way around it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from prompts.messages import NAME, Tool, ToolCall
+from prompts.task import is_blank
+from prompts.tools import CALL, BrokenCall, read_answer_text, to_json
+from sft.data.rows.canonical import Json, RowError
+from sft.data.rows.fields import name_kind
+
+NOTHING: tuple[Json, ...] = (None, "", [], {}, "[]", "{}", "null", "none", "None")
+TOOL_COLUMNS = ("tools", "functions")
+NAME_KEYS = ("name", "function_name", "tool_name")
+ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # of a call, the first that is there
+
+
+def read_tools(value: Json) -> list[Tool]:
+    """The functions of a row in OpenAI's form, whichever of the usual ones they were in; raises RowError."""
+    found = _parse("'tools'", value)
+    listed = found if isinstance(found, list) else [found]
+    return [_read_tool(f"tool {number}", tool) for number, tool in enumerate(listed, start=1)]
+
+
+def find_tools(record: Mapping[str, Json]) -> Json:
+    """What a record holds of functions, under the first of the usual names that has any; None where none has."""
+    return next((record[name] for name in TOOL_COLUMNS if has_tools(record.get(name))), None)
+
+
+def has_tools(value: Json) -> bool:
+    """Whether a column `tools` names any function."""
+    return (value.strip() if isinstance(value, str) else value) not in NOTHING
+
+
+def read_calls(where: str, value: Json) -> list[ToolCall]:
+    """The calls of a turn: a list of them or one alone, nested as OpenAI has them or flat; raises RowError."""
+    found = _parse(where, value)
+    listed = found if isinstance(found, list) else [found]
+    if not listed:
+        raise RowError("wrong_call", f"{where} calls nothing")
+    return [_read_call(where, _parse(where, call)) for call in listed]
+
+
+def read_result(where: str, content: Json) -> str:
+    """What a tool returned, as text: an object or a number as JSON, null as nothing."""
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        content = _write_json(where, content)
+    inside = content.strip()
+    if inside.startswith("<tool_response>") and inside.endswith("</tool_response>"):  # as a template wrote it
+        return inside.removeprefix("<tool_response>").removesuffix("</tool_response>").strip("\n")
+    return content
+
+
+def read_spelled_calls(text: str, tools: Sequence[Tool]) -> tuple[str, list[ToolCall]] | None:
+    """Content and calls of an answer whose calls its text spells (`<tool_call>{...}</tool_call>`); None: it does not.
+
+    Hermes' own data set writes its calls so, and text that a chat template made of a row.
+    """
+    if CALL not in text:
+        return None
+    try:
+        content, calls = read_answer_text(text, tools)
+    except BrokenCall:
+        return None
+    return (content, calls) if calls and all(NAME.fullmatch(call["name"]) for call in calls) else None
+
+
+def _read_tool(where: str, value: Json) -> Tool:
+    tool = _parse(where, value)
+    function = tool.get("function") if isinstance(tool, dict) and isinstance(tool.get("function"), dict) else tool
+    if not isinstance(tool, dict) or not isinstance(function, dict):
+        raise RowError("wrong_tools", f"{where} is {name_kind(tool)}, expected an object with name and parameters")
+    name = function.get("name")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise RowError("wrong_tools", f"{where} has the name {name!r}, expected a function's name")
+    _write_json(where, tool)
+    return {**tool} if function is not tool else {"type": "function", "function": tool}
+
+
+def _read_call(where: str, call: Json) -> ToolCall:
+    if isinstance(call, dict) and isinstance(call.get("function"), dict | str) and "name" not in call:
+        inside = call["function"]
+        call = inside if isinstance(inside, dict) else {**call, "name": inside}
+    if not isinstance(call, dict):
+        raise RowError(
+            "wrong_call", f"{where}: a call is {name_kind(call)}, expected an object with name and arguments"
+        )
+    name = next((call[key] for key in NAME_KEYS if key in call), None)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise RowError("wrong_call", f"{where} calls {name!r}, expected a function's name")
+    arguments = next((call[key] for key in ARGUMENT_KEYS if key in call), None)
+    if isinstance(arguments, str):
+        arguments = {} if is_blank(arguments) else _parse(f"{where}: the arguments of {name!r}", arguments)
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, dict):
+        raise RowError(
+            "wrong_call", f"{where}: the arguments of {name!r} are {name_kind(arguments)}, expected an object"
+        )
+    _write_json(f"{where}: the arguments of {name!r}", arguments)
+    return {"name": name, "arguments": dict(arguments)}
+
+
+def _parse(where: str, value: Json) -> Json:
+    """The value, or what its JSON text says: numbers stay as they are written, and no key may come twice."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found: Json = json.loads(value, object_pairs_hook=_make_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        hint = "; it looks like Python's repr: write it with json.dumps" if value.lstrip()[:2] in ("{'", "[{") else ""
+        raise RowError("wrong_call", f"{where}: no valid JSON ({error}){hint}") from None
+    return found
+
+
+def _make_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"the key {twice!r} twice")
+    return found
+
+
+def _refuse_constant(word: str) -> Json:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _write_json(where: str, value: Json) -> str:
+    try:
+        return to_json(value)
+    except (TypeError, ValueError) as error:
+        raise RowError("wrong_type", f"{where} holds what JSON cannot: {error}") from None

@@ -86,7 +86,7 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
 
 
 def _find_tools(tools: Json, turns: list[Json], notes: Notes) -> tuple[list[Tool], list[Json]]:
-    """The tools of a row, and its turns: some data have them in the system turn, in a key or as a template did."""
+    """The tools of a row, and its turns: some data have them in the system turn, by key or in a template's words."""
     first = turns[0] if turns else None
     if has_tools(tools) or not isinstance(first, dict):
         return (read_tools(tools) if has_tools(tools) else []), turns

@@ -71,7 +71,8 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "unknown_speaker.jsonl": (
         2,
         [
-            "2: wrong_roles: turn 1 is by 'narrator'; expected one of: system, user, human, assistant, gpt, tool, function_call, observation"
+            "2: wrong_roles: turn 1 is by 'narrator'; expected one of: system, user, human, assistant, gpt, tool, "
+            "function_call, observation"
         ],
     ),
     "null_turn.jsonl": (2, ["2: wrong_type: turn 2: content is missing, expected text"]),

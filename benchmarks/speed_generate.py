@@ -32,7 +32,7 @@ from sft.data.dataset import open_dataset
 from sft.evaluation.model_answers import plan_budgets
 from sft.evaluation.rows import prepare_rows, sample_by_task
 from sft.generation import generate_batch
-from sft.generation.streaming import cut_at_end
+from sft.generation.stock import cut_at_end
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base
 from sft.training.log import peak_memory_gb

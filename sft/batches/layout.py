@@ -162,19 +162,27 @@ class Predictors(NamedTuple):
 
 
 def plan_batches(
-    lengths: Sequence[int], max_tokens: int, max_rows: int | None = None, *, padded: bool = False
+    lengths: Sequence[int],
+    max_tokens: int,
+    max_rows: int | None = None,
+    *,
+    padded: bool = False,
+    growing_by: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Indices of rows in batches of at most max_tokens tokens, longest rows first: [3, 9, 2], 10 -> [[1], [0, 2]].
 
     A row longer than max_tokens is a batch of its own. padded: a row counts as long as the longest beside it.
+    growing_by: tokens that each row will have more (answers to be written), the same number in all rows of a batch.
     """
     batches: list[list[int]] = []
-    used = 0
+    used, growth = 0, growing_by or [0] * len(lengths)
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        cost = lengths[batches[-1][0]] if padded and batches else lengths[index]  # the first is the longest
-        if not batches or used + cost > max_tokens or (max_rows and len(batches[-1]) >= max_rows):
+        longest = batches[-1][0] if batches else index
+        cost = lengths[longest if padded else index] + growth[index]
+        is_full = used + cost > max_tokens or (max_rows and len(batches[-1]) >= max_rows) if batches else True
+        if is_full or growth[index] != growth[longest]:
             batches.append([])
-            used, cost = 0, lengths[index]
+            used, cost = 0, lengths[index] + growth[index]
         batches[-1].append(index)
         used += cost
     return batches

@@ -16,7 +16,7 @@ from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.errors import ConfigError, ModelError, one_line
 from sft.generation.batch import NOTHING_KNOWN, Generated, Room, generate_batch, read_answer
-from sft.generation.streaming import count_room
+from sft.generation.decode import count_room
 from sft.models.loaded import LoadedModel
 
 GeneratorName = Literal["transformers", "vllm"]

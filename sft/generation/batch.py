@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 
 from sft.backend import UNSLOTH
-from sft.batches.layout import GIBIBYTE, TOKENS_PER_BATCH
+from sft.batches.layout import GIBIBYTE, TOKENS_PER_BATCH, plan_batches
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.generation.cache import bytes_per_token
-from sft.generation.decode import decode
+from sft.generation.decode import count_room, decode
 from sft.generation.prefix import compute_prefix
 from sft.generation.selfcheck import Caching, find_caching
-from sft.generation.streaming import call_generate, count_room
+from sft.generation.stock import call_generate
 from sft.models.loaded import LoadedModel, in_eval_mode
 
 MAX_BATCH_ROWS = 256
@@ -66,7 +66,7 @@ def generate_batch(
     caching = Caching.NOT if loaded.backend == UNSLOTH or not prompts else find_caching(loaded)
     is_batched = loaded.backend == UNSLOTH or caching is Caching.TOGETHER
     budget = room.cache_bytes // bytes_per_token(loaded.causal_lm.config, loaded.precision.dtype) if is_batched else 0
-    batches = plan_batches([len(prompt) for prompt in prompts], rooms, budget)
+    batches = plan_batches([len(prompt) for prompt in prompts], budget, MAX_BATCH_ROWS, padded=True, growing_by=rooms)
     answers = {place: known[place] for places in batches if all(place in known for place in places) for place in places}
     with in_eval_mode(loaded.model):
         shared = prompts if is_batched else prompts[:1]  # of one alone nothing is shared
@@ -100,27 +100,6 @@ def usual_room(loaded: LoadedModel) -> Room:
     free = int(FREE_SHARE * torch.cuda.mem_get_info(loaded.device)[0])
     whole = free // GIBIBYTE * GIBIBYTE  # so that a little more or less of it free plans the same batches
     return Room(TOKENS_PER_BATCH["cuda"], whole or free)
-
-
-def plan_batches(lengths: Sequence[int], rooms: Sequence[int], budget: int) -> list[list[int]]:
-    """Which prompts go together: like lengths, one limit of new tokens, at most `budget` tokens with padding.
-
-    The longest come first, so that a lack of memory shows at once: [3, 9, 8], [5, 5, 5], 28 -> [[1, 2], [0]].
-    """
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        batch = batches[-1] if batches else []
-        fits = (
-            batch
-            and rooms[place] == rooms[batch[0]]
-            and len(batch) < MAX_BATCH_ROWS
-            and (len(batch) + 1) * (lengths[batch[0]] + rooms[batch[0]]) <= budget
-        )
-        if fits:
-            batch.append(place)
-        else:
-            batches.append([place])
-    return batches
 
 
 def read_answer(loaded: LoadedModel, ids: list[int]) -> Generated:

@@ -5,20 +5,24 @@ the ever larger pieces leave a CPU's memory in fragments: 4.7 GB where 1.3 are n
 
     cache = BatchCache(model.config, num_rows=16, num_columns=150)
     model(..., past_key_values=cache.rows(slice(0, 8), length=0))     # the first eight, in the same memory
-    cache.keep([0, 3, 5])
+    cache.keep([0, 3, 5])                                             # the other rows leave
+    cache.join(another)                                               # its rows come behind these
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
+
+GROWTH = 256  # columns that are taken at least where there are too few, so that not every token copies all before it
 
 
 @dataclass
 class Memory:
-    """Of one layer: keys and values, (num_rows, H, num_columns, D) each, taken when the first ones come.
+    """Keys and values of one layer, (num_rows, H, num_columns, D) each, taken when the first ones come.
 
     Zeros, for columns of padding are read, too: times a weight of zero, anything finite is nothing.
     """
@@ -36,6 +40,15 @@ class Memory:
             )
         return self.keys, self.values
 
+    def make_room(self, num_columns: int) -> None:
+        """Have at least so many columns; what is written stays where it is."""
+        if num_columns <= self.num_columns:
+            return
+        more = max(num_columns - self.num_columns, GROWTH)
+        self.num_columns += more
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = pad(self.keys, (0, 0, 0, more)), pad(self.values, (0, 0, 0, more))
+
 
 class WrittenLayer(DynamicLayer):
     """The rows `first` to `last` of a layer's memory, of which `length` columns are written."""
@@ -49,6 +62,7 @@ class WrittenLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write columns (B, H, N, D) behind those there are; all of them, (B, H, T, D) each."""
         start, self.length = self.length, self.length + key_states.shape[2]
+        self.memory.make_room(self.length)
         memory = self.memory.take(key_states, value_states)
         rows = [part[self.first : self.last] for part in memory]
         for part, new in zip(rows, (key_states, value_states), strict=True):
@@ -65,14 +79,30 @@ class WrittenLayer(DynamicLayer):
         """Forget the last columns; their number is negative, as transformers wants it."""
         self.length += tokens_to_remove
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Only these rows go on."""
-        before = self.memory
-        if before.keys is None or before.values is None:
-            return
-        self.memory, self.first, self.last = Memory(len(indices), before.num_columns), 0, len(indices)
-        for old, new in zip((before.keys, before.values), self.memory.take(before.keys, before.values), strict=True):
-            new[:, :, : self.length] = old[indices.to(old.device), :, : self.length]
+    def keep(self, indices: torch.Tensor, padding: int = 0) -> None:
+        """Carry on these rows alone, without the first columns."""
+        old, length = self.memory, self.length
+        self.length -= padding
+        self.memory, self.first, self.last = Memory(len(indices), old.num_columns - padding), 0, len(indices)
+        if old.keys is not None and old.values is not None:
+            for part, new in zip((old.keys, old.values), self.memory.take(old.keys, old.values), strict=True):
+                new[:, :, : self.length] = part[indices.to(part.device), :, padding:length]
+
+    def join(self, other: "WrittenLayer") -> None:
+        """Take in the rows of another layer behind these; all of them end in the same column."""
+        parts, num_rows = (self, other), self.memory.num_rows + other.memory.num_rows
+        length = max(self.length, other.length)
+        memory = Memory(num_rows, max(length + GROWTH, *(part.memory.num_columns for part in parts)))
+        start = 0
+        for part in parts:
+            written = part.memory
+            assert written.keys is not None
+            assert written.values is not None
+            rows = slice(start, start + written.num_rows)
+            for old, new in zip((written.keys, written.values), memory.take(written.keys, written.values), strict=True):
+                new[rows, :, length - part.length : length] = old[:, :, : part.length]
+            start = rows.stop
+        self.memory, self.first, self.last, self.length = memory, 0, num_rows, length
 
 
 class BatchCache(DynamicCache):
@@ -107,11 +137,16 @@ class BatchCache(DynamicCache):
         for layer in self.layers:
             layer.length, layer.is_initialized = num_columns, True
 
-    def keep(self, places: Sequence[int]) -> None:
-        """Only these rows go on."""
-        indices = torch.tensor(places)
+    def keep(self, indices: Sequence[int], padding: int = 0) -> None:
+        """Carry on these rows alone, without the first columns, if any (only where the cache keeps_all)."""
+        rows = torch.tensor(indices)
         for layer in self.layers:
-            layer.batch_select_indices(indices) if type(layer) is WrittenLayer else layer.reorder_cache(indices)
+            layer.keep(rows, padding) if type(layer) is WrittenLayer else layer.reorder_cache(rows)
+
+    def join(self, other: "BatchCache") -> None:
+        """Take in the rows of another cache behind these, padded on the left; only where both keep_all."""
+        for layer, new in zip(self.layers, other.layers, strict=True):
+            layer.join(new)
 
 
 def bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:

@@ -1,31 +1,177 @@
-"""The decoding loop: many answers at once, one token per row and step; rows join and leave between two tokens.
+"""The decoding loop, one for all: rows join and leave between two tokens, and every step writes a token of each.
 
-    batch.add(row)      # its prompt is read, its first token drawn
-    batch.step()        # one more token for every row
+    batch = RunningBatch(loaded)
+    batch.join([row, another])      # their prompts are read, their first tokens drawn
+    batch.step()                    # one more token for every row
+    decode(loaded, prompts, ...)    # many prompts from the first token to the last
+    write_answer(loaded, row)       # one answer, each token handed on as it is drawn
 
-transformers' `generate`, which sft.generation.streaming calls for one answer, carries every row on until the longest
-answer ends; here a finished row leaves the batch. Each row has its own decoding settings and random draws; tests
-compare its tokens with those of the row alone (equal up to rounding).
+The server lets rows come and go (sft.serve.engine), batch generation and evaluation let all begin together
+(sft.generation.batch), chat.py watches one (sft.generation.streaming). Each row has its own decoding settings and
+random draws; tests compare its tokens with those of transformers' generate for the row alone (equal up to rounding).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch.nn.functional import pad
-from transformers import DynamicCache, LogitsProcessorList
 
+from sft.backend import UNSLOTH
+from sft.batches.layout import TOKENS_PER_BATCH
 from sft.config.decoding import Decoding
 from sft.console import say
 from sft.errors import ModelError
 from sft.generation.cache import BatchCache
 from sft.generation.prefix import pad_behind, read_prompts, run_cached
-from sft.generation.sampling import keep_rows, make_processors
+from sft.generation.sampling import Sampler, weigh
 from sft.generation.selfcheck import Caching, find_caching
+from sft.generation.stock import call_generate
 from sft.models.loaded import LoadedModel, in_eval_mode
 
-LEAVING_SHARE = 0.25  # so much of a batch leaves at once: what the others have in the cache is copied for it
-FEW_ROWS = 8  # take about as long as one
+LEAVING_SHARE = 0.25  # so much of the rows or columns leaves at once: what the others have in the cache is copied
+FEW_ROWS = 8  # below so many, a step of a batch that only shrinks takes about as long as that of one row
+
+Deliver = Callable[[int | Exception | None], None]
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer in the making. `deliver` gets each token id, and None at the end; it must not block."""
+
+    prompt_ids: Sequence[int]
+    decoding: Decoding
+    max_new_tokens: int
+    deliver: Deliver = lambda item: None
+    is_cancelled: Callable[[], bool] = lambda: False
+    token_ids: list[int] = field(default_factory=list)
+    has_ended: bool = False
+
+    def take(self, token_id: int, end_ids: Sequence[int]) -> None:
+        """Write a token; the answer ends with an end token, or where there is no room for more."""
+        self.token_ids.append(token_id)
+        self.deliver(token_id)
+        if token_id in end_ids or len(self.token_ids) >= self.max_new_tokens:
+            self.end()
+
+    def end(self) -> None:
+        """Say that no more tokens come."""
+        self.has_ended = True
+        self.deliver(None)
+
+
+class RunningBatch:
+    """The rows being written and their key-value cache, in which all of them end in the same column.
+
+    Rows that have ended leave when they are a good part of the batch, or when others join.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        prefix: BatchCache | None = None,
+        max_tokens: int | None = None,
+        reserve: int | None = None,
+        few_rows: int = 0,
+    ) -> None:
+        """prefix: what all prompts begin with (sft.generation.prefix). max_tokens: of prompts, read in one pass.
+
+        reserve: tokens of the answers that memory is taken for at once; None: as they come. few_rows: so many rows stay
+        together to the end.
+        """
+        self.loaded = loaded
+        self.prefix = prefix or BatchCache(loaded.causal_lm.config, 0, 0)
+        self.max_tokens = max_tokens or TOKENS_PER_BATCH[loaded.device.type]
+        self.reserve, self.few_rows = reserve, few_rows
+        self._rows: list[Row] = []  # a row of the cache each
+        self._samplers: list[Sampler] = []
+        self._cache: BatchCache | None = None
+        self._mask = torch.zeros((0, 0), dtype=torch.long, device=loaded.device)  # (B, T)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The answers being written."""
+        return [row for row in self._rows if not row.has_ended]
+
+    @torch.inference_mode()
+    def join(self, rows: Sequence[Row]) -> None:
+        """Read the prompts of new rows and draw their first tokens; they join unless that ended them all.
+
+        Where that fails the other rows stay as they were, or the batch is empty. Rows join others only where the cache
+        keeps_all.
+        """
+        prompts, loaded = [row.prompt_ids for row in rows], self.loaded
+        ids, mask = pad_behind(prompts, self.prefix.get_seq_length(), loaded.chat.pad_id)
+        num_columns = ids.shape[1] + (self.reserve or 0)
+        cache, hidden = read_prompts(loaded, self.prefix, ids, mask, num_columns, self.max_tokens)
+        samplers = [Sampler(row.decoding, row.prompt_ids, hidden.device) for row in rows]
+        self._take(rows, samplers, hidden)
+        if all(row.has_ended for row in rows):
+            return
+        try:
+            self._join(list(rows), samplers, cache, mask.to(loaded.device))
+        except Exception:
+            self.clear()  # some layers have the rows and some have not: nobody can go on with this cache
+            raise
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One token more for every row; finished and cancelled rows leave."""
+        for row in self.rows:
+            if row.is_cancelled():
+                row.end()
+        self._let_leave()
+        if self._cache is None:
+            return
+        last = torch.tensor([row.token_ids[-1:] for row in self._rows], device=self.loaded.device)  # (B, 1)
+        self._mask = pad(self._mask, (0, 1), value=1)
+        hidden = run_cached(self.loaded, last, self._mask, self._cache)[:, -1]  # (B, D)
+        self._take(self._rows, self._samplers, hidden)
+        self._let_leave()
+
+    def clear(self) -> list[Row]:
+        """Drop everything, after an error of the model; the answers that were being written."""
+        rows = self.rows
+        self._rows, self._samplers, self._cache, self._mask = [], [], None, self._mask[:0, :0]
+        return rows
+
+    def _take(self, rows: Sequence[Row], samplers: Sequence[Sampler], hidden: torch.Tensor) -> None:
+        """Draw the next token of each row from what the layers return, (B, D), and hand it on."""
+        logits = self.loaded.output_layer(hidden)  # (B, D) -> (B, V)
+        tokens = weigh(samplers, [row.token_ids for row in rows], logits).argmax(-1)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if not row.has_ended:
+                row.take(token, self.loaded.chat.end_ids)
+
+    def _join(self, rows: list[Row], samplers: list[Sampler], cache: BatchCache, mask: torch.Tensor) -> None:
+        if not self.rows or self._cache is None:
+            self._rows, self._samplers, self._cache, self._mask = rows, samplers, cache, mask
+            return
+        self._keep([index for index, row in enumerate(self._rows) if not row.has_ended])
+        self._cache.join(cache)
+        width = max(mask.shape[1], self._mask.shape[1])
+        self._mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self._mask, mask)])
+        self._rows, self._samplers = self._rows + rows, self._samplers + samplers
+
+    def _let_leave(self) -> None:
+        going = [index for index, row in enumerate(self._rows) if not row.has_ended]
+        if not going:
+            self.clear()
+        elif len(self._rows) > self.few_rows and len(going) <= (1 - LEAVING_SHARE) * len(self._rows):
+            self._keep(going)
+
+    def _keep(self, indices: list[int]) -> None:
+        """Carry on these rows alone; columns that are padding for all of them are cut off where they are many."""
+        if len(indices) == len(self._rows) or self._cache is None:
+            return
+        self._rows, self._samplers = [self._rows[i] for i in indices], [self._samplers[i] for i in indices]
+        self._mask = self._mask[torch.tensor(indices, device=self._mask.device)]
+        padding = int(self._mask.any(0).nonzero()[0, 0]) if self._cache.keeps_all else 0
+        padding = padding if padding >= LEAVING_SHARE * self._mask.shape[1] else 0
+        self._mask = self._mask[:, padding:]
+        self._cache.keep(indices, padding)
 
 
 def decode(
@@ -43,143 +189,49 @@ def decode(
     prefix: what the prompts share (sft.generation.prefix); the rest is read max_tokens at a time. on_step hears after
     each token how much of the work is done, in rows: at most what is left where answers end early.
     """
-    width, end_ids = max(map(len, prompts)), loaded.chat.end_ids
-    ids, mask = pad_behind(prompts, prefix.get_seq_length(), loaded.chat.pad_id)
-    answers: list[list[int]] = [[] for _ in prompts]
-    ended = [False] * len(prompts)
-    rows = list(range(len(prompts)))  # which prompt each row of the batch answers
-    with in_eval_mode(loaded.model), torch.inference_mode():
-        cache, hidden = read_prompts(loaded, prefix, ids, mask, width + max_new_tokens, max_tokens)
-        written, mask = ids.to(loaded.device), mask.to(loaded.device)  # (B, T), growing
-        processors = make_processors(decoding, prompts, width, written.device)
-        while True:
-            scores = loaded.output_layer(hidden)  # (B, D) -> (B, V)
-            tokens = (processors(written, scores.float()) if processors else scores).argmax(-1)
-            for row, token in zip(rows, tokens.tolist(), strict=True):
-                if not ended[row]:
-                    answers[row].append(token)
-                    ended[row] = token in end_ids or len(answers[row]) == max_new_tokens
-            going = [place for place, row in enumerate(rows) if not ended[row]]
-            num_written = written.shape[1] + 1 - width
-            on_step(len(prompts) - len(going) * (1 - num_written / max_new_tokens))
-            if not going:
-                return answers
-            written = torch.cat([written, tokens[:, None]], dim=1)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            if len(rows) > FEW_ROWS and len(going) <= (1 - LEAVING_SHARE) * len(rows):
-                cache.keep(going)
-                keep_rows(processors, going)
-                rows = [rows[place] for place in going]
-                written, mask = written[going], mask[going]
-            hidden = run_cached(loaded, written[:, -1:], mask, cache)[:, -1]
+    rows = [Row(prompt, decoding, max_new_tokens) for prompt in prompts]
+    batch = RunningBatch(loaded, prefix=prefix, max_tokens=max_tokens, reserve=max_new_tokens, few_rows=FEW_ROWS)
+    with in_eval_mode(loaded.model):
+        batch.join(rows)
+        for num_written in count(1):
+            on_step(len(rows) - len(batch.rows) * (1 - num_written / max_new_tokens))
+            if not batch.rows:
+                break
+            batch.step()
+    return [row.token_ids for row in rows]
 
 
-@dataclass(eq=False)
-class Row:
-    """One answer in the making. `deliver` gets each token id, and None at the end; it must not block."""
+def write_answer(loaded: LoadedModel, row: Row) -> None:
+    """Write one answer to its end, or until it is cancelled."""
+    if loaded.backend == UNSLOTH or find_caching(loaded) is Caching.NOT:
+        call_generate(
+            loaded,
+            [row.prompt_ids],
+            row.decoding,
+            row.max_new_tokens,
+            deliver=row.deliver,
+            is_cancelled=row.is_cancelled,
+        )
+        return
+    with in_eval_mode(loaded.model):
+        batch = RunningBatch(loaded)
+        batch.join([row])
+        while batch.rows:
+            batch.step()
 
-    prompt_ids: Sequence[int]
-    decoding: Decoding
-    max_new_tokens: int
-    deliver: Callable[[int | Exception | None], None]
-    is_cancelled: Callable[[], bool]
-    token_ids: list[int] = field(default_factory=list)
-    processors: LogitsProcessorList | None = None
 
+def count_room(loaded: LoadedModel, prompt: Sequence[int], decoding: Decoding) -> int:
+    """Tokens the answer to a prompt may have: decoding.max_new_tokens, fewer where the model's context ends.
 
-class RunningBatch:
-    """The rows being written and their key-value cache, padded on the left to one width."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.loaded = loaded
-        self.rows: list[Row] = []
-        self._cache: DynamicCache | None = None
-        self._mask = torch.zeros((0, 0), dtype=torch.long, device=loaded.device)  # (B, T)
-
-    @torch.inference_mode()
-    def add(self, row: Row) -> None:
-        """Read a row's prompt and draw its first token; the row joins unless that ended it.
-
-        Where that fails the other rows stay as they were, or the batch is empty.
-        """
-        row.processors = make_processors(row.decoding, [row.prompt_ids], len(row.prompt_ids), self.loaded.device)
-        ids = torch.tensor([list(row.prompt_ids)], device=self.loaded.device)  # (1, T)
-        cache = DynamicCache(config=self.loaded.causal_lm.config)
-        logits = self.loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        if not self._take(row, logits[0, -1]):
-            return
-        try:
-            self._join(row, cache, ids.shape[1])
-        except Exception:
-            self.clear()  # some layers have the row and some have not: no row can go on with this cache
-            raise
-
-    @torch.inference_mode()
-    def step(self) -> None:
-        """One token more for every row; finished and cancelled rows leave."""
-        self._keep([index for index, row in enumerate(self.rows) if not row.is_cancelled()])
-        if not self.rows:
-            return
-        last = torch.tensor([[row.token_ids[-1]] for row in self.rows], device=self.loaded.device)  # (B, 1)
-        self._mask = pad(self._mask, (0, 1), value=1)
-        logits = self.loaded.model(
-            input_ids=last,
-            attention_mask=self._mask,
-            position_ids=self._mask.sum(1, keepdim=True) - 1,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).logits  # (B, 1, V)
-        self._keep([index for index, row in enumerate(self.rows) if self._take(row, logits[index, -1])])
-
-    def clear(self) -> list[Row]:
-        """Drop everything, after an error of the model; the rows that were in it."""
-        rows, self.rows, self._cache = self.rows, [], None
-        self._mask = self._mask[:0, :0]
-        return rows
-
-    def _take(self, row: Row, logits: torch.Tensor) -> bool:
-        """Draw a row's next token from logits (V,) and hand it on; False where the answer ends with it."""
-        assert row.processors is not None
-        so_far = torch.tensor([[*row.prompt_ids, *row.token_ids]], device=logits.device)
-        token_id = int(row.processors(so_far, logits.float()[None].clone())[0].argmax())
-        row.token_ids.append(token_id)
-        row.deliver(token_id)
-        if token_id in self.loaded.chat.end_ids or len(row.token_ids) >= row.max_new_tokens:
-            row.deliver(None)
-            return False
-        return True
-
-    def _join(self, row: Row, cache: DynamicCache, length: int) -> None:
-        mask = torch.ones((1, length), dtype=torch.long, device=self.loaded.device)
-        if self._cache is None or not self.rows:
-            self.rows, self._cache, self._mask = [row], cache, mask
-            return
-        width = max(length, self._mask.shape[1])
-        ours, theirs = width - self._mask.shape[1], width - length
-        for layer, new in zip(self._cache.layers, cache.layers, strict=True):
-            layer.keys = torch.cat([pad(layer.keys, (0, 0, ours, 0)), pad(new.keys, (0, 0, theirs, 0))])
-            layer.values = torch.cat([pad(layer.values, (0, 0, ours, 0)), pad(new.values, (0, 0, theirs, 0))])
-        self._mask = torch.cat([pad(self._mask, (ours, 0)), pad(mask, (theirs, 0))])
-        self.rows.append(row)
-
-    def _keep(self, places: list[int]) -> None:
-        """Only these rows go on; columns that were padding for all of them are cut off."""
-        if len(places) == len(self.rows):
-            return
-        for index, row in enumerate(self.rows):
-            if index not in places and row.is_cancelled():
-                row.deliver(None)
-        self.rows = [self.rows[place] for place in places]
-        if not self.rows or self._cache is None:
-            self.clear()
-            return
-        indices = torch.tensor(places, device=self._mask.device)
-        self._mask = self._mask[indices]
-        first = int(self._mask.any(0).nonzero()[0, 0])
-        self._mask = self._mask[:, first:]
-        for layer in self._cache.layers:
-            layer.keys = layer.keys[indices, :, first:]
-            layer.values = layer.values[indices, :, first:]
+    Raises ModelError where the prompt leaves no room at all.
+    """
+    room = loaded.max_context - len(prompt)
+    if room < 1 or not prompt:
+        raise ModelError(
+            f"the prompt takes {len(prompt):,} tokens, the model reads {loaded.max_context:,}, question and answer "
+            "together; shorten the text"
+        )
+    return min(decoding.max_new_tokens, room)
 
 
 def can_batch(loaded: LoadedModel) -> bool:

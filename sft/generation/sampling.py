@@ -3,67 +3,101 @@
 transformers' own penalties count the prompt in, so that words of the question (and padding) are punished. And its draw
 takes random numbers for the whole batch at once, so that a row's answer depends on its neighbours. Here each row has a
 generator of its own: an answer is the same alone, in any batch, in any order and on any thread.
+
+    sampler = Sampler(decoding, prompt_ids, device)                      # one for each row of the batch
+    weigh([sampler], [[5, 7, 9]], logits).argmax(-1)                     # (B, V) -> (B,)
 """
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from sft.config.decoding import Decoding
+from sft.config.decoding import DECODING, Decoding
 
 
-def make_processors(
-    decoding: Decoding, prompts: Sequence[Sequence[int]], padded_length: int, device: torch.device
-) -> LogitsProcessorList:
-    """What turns logits (B, V) into scores whose argmax is the next token; made anew for every batch.
+class Kind(NamedTuple):
+    """What decides the scores of a row's next token beside its answer so far: rows of one kind are weighed together."""
 
-    padded_length is the width of the padded prompts: what stands behind it is the answer.
+    temperature: float
+    top_p: float
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+
+    @classmethod
+    def of(cls, decoding: Decoding) -> "Kind":
+        """That of some settings: of the same in all but seed and length, the same."""
+        return cls(*(getattr(decoding, name) for name in cls._fields))
+
+
+GREEDY = Kind.of(DECODING["precise"])  # the scores are the logits
+
+
+class Sampler:
+    """How the tokens of one row are drawn: by its own settings, and its own random numbers where it needs some."""
+
+    def __init__(self, decoding: Decoding, prompt_ids: Sequence[int], device: torch.device) -> None:
+        self.kind = Kind.of(decoding)
+        self.generator: torch.Generator | None = None
+        if decoding.temperature > 0:
+            self.generator = torch.Generator(device).manual_seed(row_seed(decoding.seed, prompt_ids))
+
+
+def weigh(samplers: Sequence[Sampler], answers: Sequence[Sequence[int]], logits: torch.Tensor) -> torch.Tensor:
+    """Logits (B, V) -> scores (B, V) whose argmax is each row's next token. answers: each row's tokens so far."""
+    rows_of: dict[Kind, list[int]] = {}
+    for row, sampler in enumerate(samplers):
+        rows_of.setdefault(sampler.kind, []).append(row)
+    if rows_of.keys() == {GREEDY}:
+        return logits
+    scores = logits.to(torch.float32, copy=True)
+    for kind, rows in rows_of.items():
+        generators, written = [samplers[row].generator for row in rows], [answers[row] for row in rows]
+        if len(rows_of) == 1:
+            return _weigh_alike(kind, generators, written, scores)
+        scores[rows] = _weigh_alike(kind, generators, written, scores[rows])
+    return scores
+
+
+def _weigh_alike(
+    kind: Kind, generators: Sequence[torch.Generator | None], answers: Sequence[Sequence[int]], scores: torch.Tensor
+) -> torch.Tensor:
+    """Scores (B, V) of rows of one kind, in fp32 -> (B, V); the given ones may be written over."""
+    if kind.repetition_penalty != 1.0:
+        punish_repeated(scores, answers, kind.repetition_penalty)
+    if kind.no_repeat_ngram_size > 0:
+        rule_out_repeated_ngrams(scores, answers, kind.no_repeat_ngram_size)
+    if kind.temperature > 0:
+        if kind.temperature != 1.0:
+            scores = TemperatureLogitsWarper(float(kind.temperature))(None, scores)
+        if kind.top_p < 1.0:
+            scores = TopPLogitsWarper(kind.top_p)(None, scores)
+        scores = draw(generators, scores)
+    return scores
+
+
+def punish_repeated(scores: torch.Tensor, answers: Sequence[Sequence[int]], penalty: float) -> None:
+    """Tokens that an answer holds become less likely (above 1), in place: scores (B, V) / penalty, or * where negative.
+
+    As the CTRL paper has it (1909.05858), within the answer alone.
     """
-    processors = LogitsProcessorList()
-    if decoding.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty, padded_length))
-    if decoding.no_repeat_ngram_size > 0:
-        processors.append(NoRepeatedNgrams(decoding.no_repeat_ngram_size, padded_length))
-    if decoding.temperature > 0:
-        if decoding.temperature != 1.0:
-            processors.append(TemperatureLogitsWarper(float(decoding.temperature)))
-        if decoding.top_p < 1.0:
-            processors.append(TopPLogitsWarper(decoding.top_p))
-        processors.append(DrawPerRow([row_seed(decoding.seed, prompt) for prompt in prompts], device))
-    return processors
+    held = [(row, token) for row, answer in enumerate(answers) for token in set(answer)]
+    if held:
+        rows, tokens = torch.tensor(held, device=scores.device).T
+        found = scores[rows, tokens]
+        scores[rows, tokens] = torch.where(found < 0, found * penalty, found / penalty)
 
 
-def keep_rows(processors: LogitsProcessorList, places: Sequence[int]) -> None:
-    """Only these rows of a batch go on."""
-    for processor in processors:
-        if isinstance(processor, DrawPerRow):
-            processor.generators = [processor.generators[place] for place in places]
-
-
-class NoRepeatedNgrams(LogitsProcessor):
-    """No run of `size` tokens occurs twice in an answer; prompt and padding do not count.
+def rule_out_repeated_ngrams(scores: torch.Tensor, answers: Sequence[Sequence[int]], size: int) -> None:
+    """No run of `size` tokens occurs twice in an answer; scores (B, V) become -inf in place.
 
     size 2, answer so far [5, 7, 9, 5]: 7 is ruled out, since 5 7 has been said.
     """
-
-    def __init__(self, size: int, padded_length: int) -> None:
-        self.size = size
-        self.padded_length = padded_length
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        for row, answer in enumerate(input_ids[:, self.padded_length :].tolist()):
-            ruled_out = repeating_tokens(answer, self.size)
-            if ruled_out:
-                scores[row, ruled_out] = -torch.inf
-        return scores
+    for row, answer in enumerate(answers):
+        if ruled_out := repeating_tokens(list(answer), size):
+            scores[row, ruled_out] = -torch.inf
 
 
 def repeating_tokens(answer: list[int], size: int) -> list[int]:
@@ -73,17 +107,15 @@ def repeating_tokens(answer: list[int], size: int) -> list[int]:
     return [answer[start + size - 1] for start in starts if answer[start : start + size - 1] == last]
 
 
-class DrawPerRow(LogitsProcessor):
-    """Draws one token per row: the argmax of p / e with e ~ Exp(1) is a draw from p (the Gumbel-max trick)."""
+def draw(generators: Sequence[torch.Generator | None], scores: torch.Tensor) -> torch.Tensor:
+    """Scores (B, V) -> (B, V) whose argmax is a draw from p = softmax(scores) with each row's own random numbers.
 
-    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        noise = torch.empty_like(scores)  # (B, V)
-        for row, generator in zip(noise, self.generators, strict=True):
-            row.exponential_(generator=generator)
-        return torch.softmax(scores, dim=-1) / noise
+    The argmax of p / e with e ~ Exp(1) is a draw from p (the Gumbel-max trick).
+    """
+    noise = torch.empty_like(scores)
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    return torch.softmax(scores, dim=-1) / noise
 
 
 def row_seed(seed: int, prompt: Sequence[int]) -> int:

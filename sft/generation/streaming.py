@@ -1,8 +1,6 @@
-"""One answer, read while it is written: transformers' generate in a thread, with every setting spelled out.
+"""One answer, read while it is written: the decoding loop (sft.generation.decode) in a thread, its tokens as text.
 
     for piece in stream(loaded, prompt_ids, decoding): print(piece, end="")
-
-For many answers at once see sft.generation.decode.
 """
 
 import queue
@@ -12,17 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
-import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
-
 from prompts import Message
 from prompts.family import THINK_END, THINK_START
 from sft.config.decoding import Decoding
-from sft.errors import ModelError
-from sft.generation.prefix import pad_behind
-from sft.generation.sampling import make_processors
-from sft.models.loaded import LoadedModel, in_eval_mode
+from sft.generation.decode import Row, count_room, write_answer
+from sft.models.loaded import LoadedModel
 
 INCOMPLETE = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
 THINK_TOKENS = (THINK_START, THINK_END)
@@ -146,24 +138,30 @@ def _read_pieces(
     written: _Written,
     lock: "threading.Lock | None",
 ) -> Generator[str, None, None]:
-    tokens = _TokenQueue()
+    tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+
+    def hand_on(token_id: int | Exception | None) -> None:
+        if token_id is not None:  # the end is told below, when the lock is free again
+            tokens.put(token_id)
 
     def generate() -> None:
         try:
             with _held(lock, written.stop) as may_write:
                 if may_write:
-                    stopping = StoppingCriteriaList([_StopOnEvent(written.stop)])
-                    call_generate(loaded, [prompt_ids], decoding, max_new_tokens, streamer=tokens, stopping=stopping)
-            tokens.close(None)
+                    row = Row(prompt_ids, decoding, max_new_tokens, hand_on, written.stop.is_set)
+                    write_answer(loaded, row)
+            tokens.put(None)
         except BaseException as error:  # raised again where the text is read
-            tokens.close(error)
+            tokens.put(error)
 
     assembler = TextAssembler(loaded.chat.decode)
     think_ids = {loaded.chat.encoder.control_tokens.get(token): token == THINK_START for token in THINK_TOKENS}
     written.thread = threading.Thread(target=generate, name="generation")
     try:
         written.thread.start()
-        for token_id in tokens:
+        while (token_id := tokens.get()) is not None:
+            if isinstance(token_id, BaseException):
+                raise token_id
             written.finished = token_id in loaded.chat.end_ids
             if written.finished:
                 continue
@@ -194,110 +192,3 @@ def _held(lock: "threading.Lock | None", stop: threading.Event) -> Iterator[bool
         yield not stop.is_set()
     finally:
         lock.release()
-
-
-class _TokenQueue(BaseStreamer):
-    """Where generate() puts its tokens, on one thread, and the text is made of them, on another."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[list[int] | BaseException | None] = queue.SimpleQueue()
-        self._is_prompt = True  # generate() puts the prompt first
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self._is_prompt:
-            self._queue.put(value.flatten().tolist())
-        self._is_prompt = False
-
-    def end(self) -> None:
-        """generate() is through; close() says so, or what went wrong."""
-
-    def close(self, error: BaseException | None) -> None:
-        self._queue.put(error)
-
-    def __iter__(self) -> Iterator[int]:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield from item
-
-
-class _StopOnEvent(StoppingCriteria):
-    """Ends the answer as soon as an event is set."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: object) -> torch.BoolTensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
-
-
-class ExplicitConfig(GenerationConfig):
-    """A generation config that takes over nothing from the one in the model's folder.
-
-    generate() fills every value that is None from model.generation_config: a Qwen2.5 folder would add its own
-    repetition penalty, another one suppressed tokens. Here such values stay what transformers' neutral defaults say.
-    """
-
-    def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **values: object) -> dict:
-        """Set values, as transformers' own; with defaults_only, neutral ones in the place of the model's."""
-        if defaults_only:
-            values = GenerationConfig._get_default_generation_params()
-            del values["max_length"]  # it would only raise a warning beside max_new_tokens
-        return super().update(defaults_only=defaults_only, **values)
-
-
-def call_generate(
-    loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    decoding: Decoding,
-    max_new_tokens: int,
-    *,
-    streamer: BaseStreamer | None = None,
-    stopping: StoppingCriteriaList | None = None,
-) -> list[list[int]]:
-    """New token ids of each prompt, up to and with its end token where it wrote one: [[5303, 2], [17, 4, 2]].
-
-    The prompts are padded on the left, so that every answer continues from the last column.
-    """
-    width = max(map(len, prompts))
-    pad_id, end_ids = loaded.chat.pad_id, loaded.chat.end_ids
-    ids, mask = pad_behind(prompts, 0, pad_id)
-    device = torch.device(loaded.device)
-    config = ExplicitConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,  # the last processor draws; what is left to do is an argmax
-        num_beams=1,
-        eos_token_id=list(end_ids),
-        pad_token_id=pad_id,
-        use_cache=True,
-    )
-    with in_eval_mode(loaded.model):
-        output = loaded.model.generate(
-            input_ids=ids.to(device),  # (B, width)
-            attention_mask=mask.to(device),
-            generation_config=config,
-            logits_processor=make_processors(decoding, prompts, width, device),
-            stopping_criteria=stopping,
-            streamer=streamer,
-        )  # (B, width + new)
-    return [cut_at_end(row, end_ids) for row in output[:, width:].tolist()]
-
-
-def cut_at_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
-    """Ids up to and with the first end token; padding follows it in a batch: [7, 8, 2, 0, 0], (2,) -> [7, 8, 2]."""
-    end = next((place for place, token in enumerate(ids) if token in end_ids), len(ids) - 1)
-    return ids[: end + 1]
-
-
-def count_room(loaded: LoadedModel, prompt: Sequence[int], decoding: Decoding) -> int:
-    """Tokens the answer to a prompt may have: decoding.max_new_tokens, fewer where the model's context ends.
-
-    Raises ModelError where the prompt leaves no room at all.
-    """
-    room = loaded.max_context - len(prompt)
-    if room < 1 or not prompt:
-        raise ModelError(
-            f"the prompt takes {len(prompt):,} tokens, the model reads {loaded.max_context:,}, question and answer "
-            "together; shorten the text"
-        )
-    return min(decoding.max_new_tokens, room)

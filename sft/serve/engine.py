@@ -153,7 +153,8 @@ class Engine:
                 rows, scorings = [*self._waiting, *self._batch.rows], list(self._scorings)
                 self._waiting.clear()
                 self._scorings.clear()
-                self._batch.rows, self._is_busy = [], False
+                self._batch.clear()
+                self._is_busy = False
             for row in rows:
                 _tell(row, EngineError("the model failed on this request"))
             _fail([future for *_, future in scorings if future.set_running_or_notify_cancel()])
@@ -183,7 +184,7 @@ class Engine:
                 if row.is_cancelled():
                     _tell(row, None)
                 else:
-                    self._guarded(lambda row=row: self._batch.add(row), row)  # type: ignore[misc]
+                    self._guarded(lambda row=row: self._batch.join([row]), row)  # type: ignore[misc]
             self._progressed_at = time.monotonic()
             self._guarded(self._batch.step)
 

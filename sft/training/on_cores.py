@@ -29,8 +29,8 @@ Result = tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]  # a part's loss a
 
 
 def can_compute_apart(loaded: LoadedModel, objective: Objective[Any]) -> bool:
-    """Whether the rows of a model on a CPU can be: nothing in its layers draws random numbers, its input embeddings are
-    not trained, and the objective takes hidden states."""
+    """Whether the rows of a model on a CPU can be: nothing in its layers or its head draws random numbers (cores would
+    take them in no order), its input embeddings are not trained, and the objective takes hidden states."""
     embeddings = loaded.causal_lm.get_input_embeddings()
     return (
         loaded.device.type == "cpu"
@@ -39,6 +39,7 @@ def can_compute_apart(loaded: LoadedModel, objective: Objective[Any]) -> bool:
         and loaded.layers.embeds
         and objective.takes_hidden_states
         and not has_dropout(loaded.causal_lm)
+        and not getattr(loaded.causal_lm.config, "head_dropout", 0)
     )
 
 

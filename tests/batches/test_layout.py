@@ -72,3 +72,22 @@ def test_batches_hold_every_row_once_and_keep_the_budget(lengths, max_tokens):
 
 def test_batches_are_tensors_of_whole_numbers():
     assert flatten_rows([FIVE])["cu_seq_lens_q"].dtype is torch.int32
+
+
+def test_batches_of_answers_hold_prompts_of_like_length_longest_first():
+    assert plan_batches([3, 9, 8], 28, padded=True, growing_by=[5, 5, 5]) == [[1, 2], [0]]
+    assert plan_batches([3, 9, 8], 1, padded=True, growing_by=[5, 5, 5]) == [[1], [2], [0]]
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 300), st.sampled_from([1, 8, 64])), max_size=150),
+    budget=st.integers(1, 5000),
+)
+def test_every_prompt_is_in_one_batch_within_the_budget(rows, budget):
+    lengths, rooms = [length for length, _ in rows], [room for _, room in rows]
+    batches = plan_batches(lengths, budget, 20, padded=True, growing_by=rooms)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(rows)))
+    for batch in batches:
+        assert len({rooms[place] for place in batch}) == 1
+        size = len(batch) * (max(lengths[place] for place in batch) + rooms[batch[0]])
+        assert len(batch) == 1 or (size <= budget and len(batch) <= 20)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from sft.generation.selfcheck import Caching, find_caching
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base
 
@@ -51,6 +52,7 @@ def say_with(tiny):
 
     def script(rows: list[list[int]]) -> ScriptedHead:
         assert tiny.output_layer.is_plain  # proven with its own head, before the scripted one counts calls
+        assert find_caching(tiny) is Caching.TOGETHER  # the same
         tiny.model.lm_head = ScriptedHead(len(tiny.tokenizer), rows)
         return tiny.model.lm_head
 

@@ -1,14 +1,12 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from sft.batches.layout import plan_batches
 from sft.config.decoding import DECODING
 from sft.errors import ModelError
 from sft.generation import Generated, generate_batch, stream
-from sft.generation.batch import MAX_BATCH_ROWS, plan_batches
-from sft.generation.streaming import cut_at_end
+from sft.generation.stock import cut_at_end
 
 TEXTS = ["hello", "中文 and more text", "x", "the rain in spain " * 4, "b", "hello"]
 SHORT = {name: preset.model_copy(update={"max_new_tokens": 12}) for name, preset in DECODING.items()}
@@ -163,7 +161,9 @@ def test_an_interrupted_run_generates_only_the_batches_that_are_missing(tiny, mo
     prompts, kept = prompts_of(tiny, TEXTS), {}
     whole = generate_batch(tiny, prompts, SHORT["precise"], on_answers=kept.update)
     assert [kept[place] for place in range(len(prompts))] == whole
-    first, second, third = plan_batches([len(prompt) for prompt in prompts], [12] * 6, 10_000)
+    first, second, third = plan_batches(
+        [len(prompt) for prompt in prompts], 10_000, 2, padded=True, growing_by=[12] * 6
+    )
     known = {place: Generated("known", [], True) for place in (*first, second[0])}  # of the second batch one is missing
     new: dict[int, Generated] = {}
     again = generate_batch(tiny, prompts, SHORT["precise"], known=known, on_answers=new.update)
@@ -185,22 +185,3 @@ def test_ids_end_with_the_first_end_token():
     assert cut_at_end([7, 8, 2, 0, 0], (2, 0)) == [7, 8, 2]
     assert cut_at_end([7, 8], (2, 0)) == [7, 8]
     assert cut_at_end([2], (2,)) == [2]
-
-
-def test_batches_hold_prompts_of_like_length_longest_first():
-    assert plan_batches([3, 9, 8], [5, 5, 5], 28) == [[1, 2], [0]]
-    assert plan_batches([3, 9, 8], [5, 5, 5], 1) == [[1], [2], [0]]
-
-
-@given(
-    rows=st.lists(st.tuples(st.integers(1, 300), st.sampled_from([1, 8, 64])), max_size=150),
-    budget=st.integers(1, 5000),
-)
-def test_every_prompt_is_in_one_batch_within_the_budget(rows, budget):
-    lengths, rooms = [length for length, _ in rows], [room for _, room in rows]
-    batches = plan_batches(lengths, rooms, budget)
-    assert sorted(place for batch in batches for place in batch) == list(range(len(rows)))
-    for batch in batches:
-        assert len({rooms[place] for place in batch}) == 1
-        size = len(batch) * (max(lengths[place] for place in batch) + rooms[batch[0]])
-        assert len(batch) == 1 or (size <= budget and len(batch) <= MAX_BATCH_ROWS)

@@ -1,9 +1,13 @@
+import random
+from itertools import pairwise
+
 import pytest
 
 from sft.config.decoding import DECODING
-from sft.generation import generate_batch
+from sft.generation import generate_batch, stream
+from sft.generation.decode import Row, RunningBatch
 from sft.generation.selfcheck import find_caching
-from sft.generation.streaming import call_generate
+from sft.generation.stock import call_generate
 
 LONG = {name: preset.model_copy(update={"max_new_tokens": 24}) for name, preset in DECODING.items()}
 
@@ -47,3 +51,51 @@ def test_progress_tells_of_answers_in_the_making(brief, capsys):
     assert len(shares) > 3
     assert shares == sorted(shares)
     assert shares[-1] == 100
+
+
+@pytest.mark.parametrize("preset", ["precise", "chat"])
+def test_rows_that_join_and_leave_between_two_tokens_write_what_each_writes_alone(brief, preset, monkeypatch):
+    monkeypatch.setattr("sft.generation.cache.GROWTH", 8)
+    rng = random.Random(3)
+    texts = ["很长的问题" * (20 if number % 4 == 0 else 1) + str(number) for number in range(16)]
+    prompts = [brief.chat.encode_prompt([{"role": "user", "content": text}]) for text in texts]
+    waiting = [Row(prompt, LONG[preset], rng.randint(1, 24)) for prompt in prompts]
+    batch, rows, widths = RunningBatch(brief), list(waiting), []
+    while waiting or batch.rows:
+        if waiting and len(batch.rows) < 4:
+            batch.join([waiting.pop(0) for _ in range(min(len(waiting), rng.randint(1, 2)))])
+        batch.step()
+        widths.append(batch._mask.shape[1])
+    for row in rows:
+        assert row.token_ids == call_generate(brief, [row.prompt_ids], LONG[preset], row.max_new_tokens)[0]
+    assert any(after < before / 2 for before, after in pairwise(widths) if after)  # padding goes
+
+
+def test_a_cancelled_row_is_told_its_end_and_the_others_go_on(brief):
+    first, second = prompts_of(brief, 2)
+    told, is_cancelled = [], [False]
+    batch = RunningBatch(brief)
+    rows = [Row(first, LONG["chat"], 24, told.append, lambda: is_cancelled[0]), Row(second, LONG["chat"], 24)]
+    batch.join(rows)
+    is_cancelled[0] = True
+    batch.step()
+    assert told == [rows[0].token_ids[0], None]
+    while batch.rows:
+        batch.step()
+    assert rows[1].token_ids == call_generate(brief, [second], LONG["chat"], 24)[0]
+
+
+@pytest.mark.parametrize("preset", ["precise", "chat"])
+def test_a_model_that_only_transformers_can_continue_streams_the_same_and_can_be_stopped(brief, preset):
+    prompt, decoding = prompts_of(brief, 3)[2], LONG[preset]
+    with stream(brief, prompt, decoding) as pieces:
+        expected = "".join(pieces), pieces.token_ids, pieces.finished
+    brief.caching = "NOT"
+    with stream(brief, prompt, decoding) as pieces:
+        assert ("".join(pieces), pieces.token_ids, pieces.finished) == expected
+    brief.chat.end_ids = ()
+    with stream(brief, prompt, decoding.model_copy(update={"max_new_tokens": 400})) as pieces:
+        next(pieces)
+        pieces.stop()
+        list(pieces)
+    assert len(pieces.token_ids) < 400

@@ -137,7 +137,7 @@ def test_health_is_503_where_the_engine_has_ended_or_hangs(loaded, tiny_run, mon
 def test_a_step_that_runs_out_of_memory_is_500_for_its_requests_and_the_next_are_answered(server, monkeypatch):
     create = server.client().chat.completions.create
     before = create(model="tiny", messages=HI).choices[0].message.content
-    for where in ("add", "step"):
+    for where in ("join", "step"):
         with monkeypatch.context() as broken:
             broken.setattr(server.service.engine._batch, where, lambda *_: torch.empty(2**62))
             with pytest.raises(openai.InternalServerError) as found:

@@ -102,7 +102,7 @@ def test_a_fault_of_the_model_is_told_to_its_requests_and_the_next_ones_are_answ
     engine = Engine(loaded, max_batch=2, max_waiting=2)
     prompt = prompts_of(loaded, 1)[0]
     with one_line_per_kind(), monkeypatch.context() as broken:
-        broken.setattr(loaded.model, "forward", lambda *args, **kwargs: 1 / 0)
+        broken.setattr(loaded.causal_lm.base_model, "forward", lambda *args, **kwargs: 1 / 0)
         received = collect(engine, prompt, GREEDY, 3)[1]
         assert isinstance(received.get(timeout=30), EngineError)
     assert read(collect(engine, prompt, GREEDY, 3)[1])

@@ -7,12 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prompts import Head
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
 from sft.training import on_cores, trainer
 from sft.training.arguments import build_arguments
+from sft.training.classification import Classification
 from sft.training.on_cores import FEWEST_TOKENS, SLACK, share_out
 from sft.training.trainer import RowTrainer
 
@@ -116,6 +118,19 @@ def test_layers_that_draw_random_numbers_and_whole_models_are_not_shared_out(
     assert build(tiny_model_folder, tmp_path).shares_cores
     assert not build(tiny_model_folder, tmp_path, "--lora_dropout", "0.1").shares_cores
     assert not build(tiny_model_folder, tmp_path, "--method", "full").shares_cores
+
+
+def test_a_head_with_dropout_draws_in_the_order_of_its_rows_so_its_parts_are_not_computed_at_the_same_time(
+    tied_model_folder: Path, two_threads
+):
+    def can_share(dropout: str) -> bool:
+        flags = ["--model", str(tied_model_folder), "--dtype", "fp32", "--head", "classification"]
+        settings = load_settings(TrainSettings, [*flags, "--head_dropout", dropout])
+        loaded = load_for_training(settings, "transformers", Head(("a", "b")))
+        return on_cores.can_compute_apart(loaded, Classification(loaded))
+
+    assert can_share("0")
+    assert not can_share("0.1")
 
 
 def test_without_gradients_rows_stay_together(tiny_model_folder: Path, tmp_path: Path, two_threads, shared):

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-HAVE_TO_MOVE = ("sentiment accuracy", "ner f1", "eval_loss")
+HAVE_TO_MOVE = ("topic accuracy", "rougeL", "eval_loss")
 
 
 def has_helped(figures: dict[str, float]) -> bool:

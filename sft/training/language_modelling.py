@@ -21,7 +21,9 @@ from sft.backend import UNSLOTH, is_launched_sharded
 from sft.batches.encoding import EncodedRows
 from sft.batches.layout import IGNORED, Batch, Predictors, tensor_of
 from sft.config.decoding import choose_decoding
+from sft.data.rows.canonical import Row
 from sft.generation import generate_batch
+from sft.generation.prefix import shared_length
 from sft.kernels.chunked_loss import chunked_nll, head_left_out, is_frozen_linear
 from sft.metrics.classification import summarise_labels
 from sft.models.loaded import LoadedModel
@@ -103,25 +105,32 @@ class LanguageModelling:
 
 
 class LabelMeasure:
-    """A Measure (sft.training.trainer). Of several label tasks the classes are told apart by the tasks' names."""
+    """A Measure (sft.training.trainer). Of several label tasks the classes are told apart by the tasks' names.
+
+    most: rows that are measured, spread evenly over the validation rows with labels; None: all of them.
+    num_tokens: computed by one measurement, of labels and what prompts do not begin with in common.
+    """
 
     figures: Sequence[str] = ("eval_accuracy", "eval_macro_f1")
 
-    def __init__(self, validation: EncodedRows) -> None:
+    def __init__(self, validation: EncodedRows, most: int | None = None) -> None:
+        asked = [pair for pair in zip(validation.rows, validation.encoded, strict=True) if _labels_of(pair[0])]
+        if most is not None and len(asked) > most:
+            asked = [asked[number * len(asked) // most] for number in range(most)]
         self.prompts: list[list[int]] = []
         self.labels: list[tuple[str, ...]] = []  # the answers each row allows
         self.classes: list[tuple[str, ...]] = []  # what they stand for, in their order
         self.right: list[str] = []
-        for row, encoded in zip(validation.rows, validation.encoded, strict=True):
-            task = get_task(str(row["task"]))
-            labels = task.allowed_labels(row)
-            if not labels:
-                continue
+        for row, encoded in asked:
+            task, labels = get_task(str(row["task"])), _labels_of(row)
             classes = tuple(f"{task.name}: {name}" for name in task.classes_of(labels, row))
             self.prompts.append(encoded.prompt_ids)
             self.labels.append(labels)
             self.classes.append(classes)
             self.right.append(classes[labels.index(task.answer_of(row))])
+        shared = shared_length(self.prompts) if self.prompts else 0
+        own = (len(found.prompt_ids) - shared + len(_labels_of(row)) * found.num_supervised for row, found in asked)
+        self.num_tokens = sum(own)
 
     def __bool__(self) -> bool:
         """Whether there are such rows."""
@@ -135,3 +144,7 @@ class LabelMeasure:
         known = list(dict.fromkeys(name for classes in self.classes for name in classes))
         found = summarise_labels(self.right, said, known)
         return {"eval_accuracy": found["accuracy"], "eval_macro_f1": found["macro_f1"]}
+
+
+def _labels_of(row: Row) -> tuple[str, ...]:
+    return get_task(str(row["task"])).allowed_labels(row)

@@ -144,7 +144,8 @@ def cut_behind(path: Path, step: int) -> None:
 
 
 def plot_losses(log_file: Path, image: Path, unit: str = "nats per supervised token") -> None:
-    """Training loss of each step and validation loss against the step, as a PNG."""
+    """Training loss of each step and validation loss against the step, and accuracy on the right where it was
+    measured, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -158,7 +159,13 @@ def plot_losses(log_file: Path, image: Path, unit: str = "nats per supervised to
     axes.plot(*zip(*validation, strict=True), marker="o", label="validation") if validation else None
     axes.set(xlabel="optimiser step", ylabel=f"loss ({unit})", ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend()
+    accuracy = [(line["step"], line["eval_accuracy"]) for line in lines if "eval_accuracy" in line]
+    if accuracy:
+        right = axes.twinx()
+        right.plot(*zip(*accuracy, strict=True), marker="s", color="tab:green", label="validation accuracy")
+        right.set(ylabel="accuracy", ylim=(0, 1))
+        right.legend(loc="lower right")
+    axes.legend(loc="upper right")
     figure.tight_layout()
     figure.savefig(image)
     pyplot.close(figure)

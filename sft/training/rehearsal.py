@@ -58,6 +58,8 @@ class Rehearsal:
     peak_gb: float
     total_gb: float
     step_s: float
+    num_validations: int
+    validation_s: float
     estimated_duration_s: int
 
     def report(self) -> str:
@@ -66,7 +68,16 @@ class Rehearsal:
             f"plan: {self.rows_per_step} rows a step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
             f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; {self._savings()}"
             f"peak {self.peak_gb:.1f} of {self.total_gb:.1f} GB; {self.step_s:.2f} s a step, "
-            f"{self.num_steps:,} steps and their validations in about {format_duration(self.estimated_duration_s)}"
+            f"{self.num_steps:,} steps and {self._validations()} in about {format_duration(self.estimated_duration_s)}"
+        )
+
+    def _validations(self) -> str:
+        """`a validation (4 s)`, `7 validations (4 s each)`."""
+        seconds = f"{self.validation_s:.0f} s" if self.validation_s >= 1 else "under 1 s"
+        return (
+            f"a validation ({seconds})"
+            if self.num_validations == 1
+            else (f"{self.num_validations:,} validations ({seconds} each)")
         )
 
     def _savings(self) -> str:
@@ -285,9 +296,10 @@ def _extrapolate(
     rows = min(trainer.rows_per_step, len(lengths)) / args.world_size
     usual_tokens = sum(trainer.lengths_of(usual))
     step_s = usual_s * (rows * sum(lengths) / len(lengths)) / usual_tokens
-    validation_tokens = sum(len(row.input_ids) for row in trainer.validation_rows) / args.world_size
+    validation_tokens = sum(len(row.input_ids) for row in trainer.validation_rows)
+    validation_tokens += sum(getattr(measure, "num_tokens", 0) for measure in trainer.measures)
     num_validations = math.ceil(num_steps / args.eval_steps)
-    validation_s = validation_tokens * FORWARD_SHARE * usual_s / usual_tokens
+    validation_s = validation_tokens / args.world_size * FORWARD_SHARE * usual_s / usual_tokens
     return Rehearsal(
         num_steps=num_steps,
         rows_per_step=trainer.rows_per_step,
@@ -301,6 +313,8 @@ def _extrapolate(
         peak_gb=round(peak, 2),
         total_gb=round(total_memory_gb(), 1),
         step_s=round(step_s, 3),
+        num_validations=num_validations,
+        validation_s=round(validation_s, 1),
         estimated_duration_s=round((num_steps - trainer.state.global_step) * step_s + num_validations * validation_s),
     )
 

@@ -18,6 +18,7 @@ may call them at another point or not at all.
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -460,11 +461,17 @@ class RowTrainer(CheckpointedTrainer):
         scores = self.score_validation()
         check_validation([score.nll for score in scores], self.validation_names, self.state.global_step)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.objective.summarise(scores).items()}
-        for measure in self.measures:
-            metrics |= measure(self.loaded)
+        with self._as_scored():
+            for measure in self.measures:
+                metrics |= measure(self.loaded)
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _as_scored(self) -> AbstractContextManager[None]:
+        """An adapter is scored as evaluate.py does it; weights of two types (freeze, full on a GPU) need autocast."""
+        is_alone = self.loaded.has_adapter or self.is_sharded
+        return contextlib.nullcontext() if is_alone else self.accelerator.autocast()
 
     def score_validation(self) -> list[Score]:
         """Score of every validation row, in order, gathered from the processes."""
@@ -472,7 +479,6 @@ class RowTrainer(CheckpointedTrainer):
         if self.is_sharded:
             scores = self.objective.score(part or self.validation_rows[:1], sharded=self.model_wrapped)
             return gather_parts(scores[: len(part)])
-        # Weights of two types (freeze and full on a GPU) need autocast; an adapter is scored as evaluate.py does it.
-        with contextlib.nullcontext() if self.loaded.has_adapter else self.accelerator.autocast():
+        with self._as_scored():
             scores = self.objective.score(part)
         return gather_parts(scores)

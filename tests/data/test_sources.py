@@ -7,10 +7,10 @@ from sft.data.building.build import build_dataset
 from sft.data.building.manifest import BuildOptions
 from sft.data.building.preset import Preset
 from sft.data.rows.canonical import Row
-from sft.data.sources import Dialogues, FoundRow, LabelledLines, TaggedNewspaper
+from sft.data.sources import Articles, Dialogues, FoundRow, LabelledLines, TaggedNewspaper
 from sft.data.sources.base import BadRow, Strata, StratumFinder
 from sft.data.sources.filters import Filters, RowFilter
-from sft.data.sources.packaged import make_ner_row, parse_line, split_sentences
+from sft.data.sources.packaged import make_ner_row, parse_line, share_of, split_sentences
 from sft.errors import DataError
 
 
@@ -101,6 +101,55 @@ def test_labelled_lines_give_a_row_a_line(write_package):
 
 def sentiment_row(text: str) -> Row:
     return {"id": "", "source": "", "task": "sentiment", "text": text, "label": "正面"}
+
+
+ARTICLES = {
+    "tech/1.txt": b"Ink helps\n\nA pen was shown. \n\nMore.\n",
+    "tech/2.txt": b"Alone\n",
+    "tech/3.txt": b"\xa35\nx",
+}
+
+
+def test_an_article_gives_its_headline_with_its_section_or_its_first_paragraph_with_the_headline(write_package):
+    given = {"kind": "articles", "package": write_package("news", ARTICLES), "files": {"tech": "tech/*.txt"}}
+    bad = [
+        BadRow("news/tech/2.txt", 1, "no_article", "has no line of text below its headline"),
+        BadRow("news/tech/3.txt", 1, "invalid_utf8", "byte 1 of the file is not UTF-8"),
+    ]
+
+    [section, *others] = Articles(**given, task="topic").read()
+    assert (section.row["task"], section.row["text"], section.row["label"]) == ("topic", "Ink helps", "tech")
+    assert others == bad
+    [written, *others] = Articles(**given, instruction="Write the headline.").read()
+    assert [written.row[name] for name in ("task", "instruction", "input", "output")] == [
+        "instruct", "Write the headline.", "A pen was shown.", "Ink helps",
+    ]  # fmt: skip
+    assert others == bad
+
+
+def test_two_sources_of_the_same_articles_share_no_headline(write_package):
+    texts = {f"tech/{number}.txt": f"Headline {number % 30}\nText".encode() for number in range(60)}
+    given = {"kind": "articles", "package": write_package("shared", texts), "files": {"tech": "tech/*.txt"}}
+
+    sections = list(Articles(**given, task="topic", titles=[0, 0.6]).read())
+    written = list(Articles(**given, instruction="Write it.", titles=[0.6, 1]).read())
+    assert len(sections) + len(written) == 60
+    assert 20 < len(sections) < 50
+    assert {found.row["text"] for found in sections} & {found.row["output"] for found in written} == set()
+    assert share_of("UK growth 'slows'") == share_of("uk growth slows")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, "either 'task'"),
+        ({"task": "topic", "instruction": "Write it."}, "either 'task'"),
+        ({"task": "topic", "titles": [0.5, 0.5]}, r"titles is \[0.5, 0.5\]"),
+    ],
+)
+def test_articles_that_ask_nothing_or_two_things_are_refused(keys, said):
+    with pytest.raises(ValueError, match=said):
+        Articles(kind="articles", package="news", files={"tech": "*.txt"}, **keys)
 
 
 def test_dialogues_give_the_first_exchange_as_text(write_package):

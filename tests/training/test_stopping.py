@@ -97,6 +97,21 @@ def test_a_model_that_writes_labels_is_chosen_by_their_macro_f1_as_evaluate_has_
     assert evaluated[1] > 0
 
 
+def test_a_validation_tells_the_accuracy_of_label_rows_unasked(train, reviews_file, tmp_path, monkeypatch, capsys):
+    flags = ("--data", reviews_file, "--eval_ratio", "0.3", "--max_steps", "2", "--eval_steps", "1")
+    result = train(*flags)
+    told = [line["eval_accuracy"] for line in read_log(tmp_path / "run/log.jsonl") if "eval_loss" in line]
+    assert len(told) == 2
+    assert result.metrics["best_checkpoint"] in ("checkpoint-1", "checkpoint-2")
+    assert f"accuracy {told[-1]:.4f}, macro_f1 " in capsys.readouterr().err
+    assert (tmp_path / "run/loss.png").stat().st_size > 10_000
+
+    monkeypatch.setattr("sft.training.fit.MEASURED_LABELS", 2)
+    train(*flags, folder="few")
+    few = [line["eval_accuracy"] for line in read_log(tmp_path / "few/log.jsonl") if "eval_loss" in line]
+    assert set(few) <= {0.0, 0.5, 1.0}
+
+
 def test_a_figure_that_no_validation_reports_is_refused(train, tmp_path):
     with pytest.raises(ConfigError) as caught:
         train("--metric_for_best_model", "eval_f1")

@@ -11,10 +11,11 @@ from sft.data.sources.base import FoundRow, Origin, Source
 from sft.data.sources.hub import HubDataset
 from sft.data.sources.local_file import LocalFile
 from sft.data.sources.mongodb import MongoDB
-from sft.data.sources.packaged import Dialogues, LabelledLines, TaggedNewspaper
+from sft.data.sources.packaged import Articles, Dialogues, LabelledLines, TaggedNewspaper
 
 __all__ = [
     "AnySource",
+    "Articles",
     "Dialogues",
     "FoundRow",
     "HubDataset",
@@ -27,5 +28,6 @@ __all__ = [
 ]
 
 AnySource = Annotated[
-    LocalFile | HubDataset | LabelledLines | TaggedNewspaper | Dialogues | MongoDB, Field(discriminator="kind")
+    LocalFile | HubDataset | LabelledLines | Articles | TaggedNewspaper | Dialogues | MongoDB,
+    Field(discriminator="kind"),
 ]

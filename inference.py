@@ -1,11 +1,10 @@
 """Answer a text with a tuned model, streamed as it is written; or every row of a file, or line after line.
 
 Reads the run folder (model, prompt) and the text: --text, else standard input, else an example of the task. The answer
-goes to stdout, everything else to stderr: a label with its confidence, entities with their places, or text. --file
-writes a line for each row to --output; stopped, the same command goes on where it was.
+goes to stdout, all else to stderr: a label with its confidence, entities with their places, or text. --file writes a
+line for each row to --output; stopped, the same command goes on where it was.
 
     python inference.py --text "What is LoRA?"
-    python inference.py --task sentiment --text "房间很干净" --json
     python inference.py --task sentiment --file reviews.jsonl --output answers.jsonl
 """
 
@@ -38,7 +37,10 @@ def main(argv: list[str] | None = None) -> None:
     elif settings.interactive:
         answer_typed_lines(settings, run)
     elif settings.demo:
-        answer_demo(settings, run)
+        from sft.inference.asking import answer_examples, choose_examples
+
+        examples = choose_examples(predictor := load(settings, run), settings.task)
+        answer_examples(predictor, examples, as_json=settings.json_output)
     else:
         answer_text(settings, run)
 
@@ -67,8 +69,7 @@ def answer_text(settings: InferenceSettings, run: Run | None) -> None:
     text = settings.text if settings.text is not None else read_standard_input()
     if text is None:
         row = example_row(task, input=settings.input, category=settings.category)
-        shown = to_json(show_question(row))
-        say(f"no --text and nothing on standard input, so an example of task {task.name}: {shown}")
+        say(f"no --text and no standard input, so an example of task {task.name}: {to_json(show_question(row))}")
     else:
         row = make_row(task, text, input=settings.input, category=settings.category)
     from sft.inference.asking import show_answer  # heavy
@@ -80,20 +81,11 @@ def answer_typed_lines(settings: InferenceSettings, run: Run | None) -> None:
     """Line after line, each by itself."""
     from sft.inference.asking import answer_lines, make_maker
 
-    predictor = load(settings, run)
-    reader = LineReader(f"{predictor.task.name}> ")
+    reader = LineReader(f"{(predictor := load(settings, run)).task.name}> ")
     if reader.is_terminal:
         say("each line is answered by itself; exit, quit or Ctrl-D leaves")
-    maker = make_maker(predictor, settings.input, settings.category)
-    answer_lines(predictor, reader, maker, as_json=settings.json_output)
-
-
-def answer_demo(settings: InferenceSettings, run: Run | None) -> None:
-    """A handful of held-out rows."""
-    from sft.inference.asking import answer_examples, choose_examples
-
-    predictor = load(settings, run)
-    answer_examples(predictor, choose_examples(predictor, settings.task), as_json=settings.json_output)
+    make = make_maker(predictor, settings.input, settings.category)
+    answer_lines(predictor, reader, make, as_json=settings.json_output)
 
 
 def answer_file(settings: InferenceSettings, run: Run | None, source: Path, target: Path) -> None:
@@ -111,8 +103,17 @@ def answer_file(settings: InferenceSettings, run: Run | None, source: Path, targ
         made_from = describe_source(source, predictor, settings.decoding_of(settings.decoding).model_dump())
         summary = answer_rows(predictor, rows, target, made_from)
     say(f"{summary.rows:,} rows answered, {summary.problems:,} of them without a valid answer")
-    fields = asdict(summary) | {"duration_s": round(time.monotonic() - started, 3)}
-    print(to_json(fields) if settings.json_output else summary.output)
+    duration = {"duration_s": round(time.monotonic() - started, 3)}
+    print(to_json(asdict(summary) | duration) if settings.json_output else summary.output)
+
+
+def __getattr__(name: str) -> object:
+    """`from inference import SentimentPredictor`, as an earlier project's users write it (sft.inference.sentiment)."""
+    if name == "SentimentPredictor":
+        from sft.inference.sentiment import SentimentPredictor
+
+        return SentimentPredictor
+    raise AttributeError(f"module 'inference' has no attribute {name!r}")
 
 
 if __name__ == "__main__":

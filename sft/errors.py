@@ -36,6 +36,36 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def nearest_setting(name: str, known: Iterable[str]) -> str:
+    """What to say of a mistyped setting: as nearest_name, but only of a slip of the fingers.
+
+    "--learning_rte" is --learning_rate, while --save_steps is not --max_steps: a name that means something else would
+    mislead. Words are compared one by one, and a name may be a beginning of two words or more.
+    """
+    close = difflib.get_close_matches(name, list(known), n=5, cutoff=0.6)
+    near = [other for other in close if _is_slip(name.lstrip("-").split("_"), other.lstrip("-").split("_"))]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _is_slip(typed: list[str], meant: list[str]) -> bool:
+    if len(typed) == len(meant):
+        return all(_count_slips(one, other) <= min(2, len(other) // 3) for one, other in zip(typed, meant, strict=True))
+    return "".join(typed) == "".join(meant) or (len(typed) > 1 and typed == meant[: len(typed)])
+
+
+def _count_slips(typed: str, meant: str) -> int:
+    """Letters left out, added, changed or exchanged with their neighbour (optimal string alignment)."""
+    rows = [list(range(len(meant) + 1))]
+    for i, letter in enumerate(typed, 1):
+        row = [i]
+        for j, wanted in enumerate(meant, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted)))
+            if i > 1 and j > 1 and letter == meant[j - 2] and typed[i - 2] == wanted:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
+
+
 def one_line(error: BaseException | str, limit: int | None = None) -> str:
     """What an error says, without line breaks and cut to `limit` characters: "no\\n  room" -> "no room"."""
     return " ".join(str(error).split())[:limit]

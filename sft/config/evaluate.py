@@ -1,5 +1,6 @@
 """Settings of evaluate.py. What the run folder knows (model, prompt, data and split) has no second default here."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import AliasChoices, Field, field_validator
@@ -87,6 +88,9 @@ class EvaluateSettings(ResultSettings, TunedSettings):
     )
     generator: Literal["transformers", "vllm"] = Field(
         "transformers", description="what generates the answers; vllm: a separate package, not yet tried on a GPU"
+    )
+    output_file: Path | None = Field(
+        None, description="also write the labels' figures of base and tuned (baseline_comparison.json) to this file"
     )
     lang: Literal["en", "zh"] = Field(
         "en", description="language of report.md, and the one report.html opens in (it has both)"

@@ -32,10 +32,11 @@ from pydantic_settings import (
 )
 
 from sft.config.help import render_help, wanted_help
+from sft.config.other_names import BY_SCRIPT, other_names, translate
 from sft.config.yaml_files import read_yaml
 from sft.console import say
 from sft.console.narration import show_path
-from sft.errors import ConfigError, nearest_name
+from sft.errors import ConfigError, nearest_setting
 from sft.files import PROJECT_ROOT
 
 ENV_PREFIX = "SFT_"
@@ -77,6 +78,7 @@ class Settings(BaseSettings):
     config: str | None = Field(None, description="recipe: a YAML file with any of these settings")
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _notes: list[str] = PrivateAttr(default_factory=list)  # names of other tools that were given, and ours for them
 
     @property
     def origins(self) -> dict[str, str]:
@@ -84,13 +86,15 @@ class Settings(BaseSettings):
         return dict(self._origins)
 
     def describe(self) -> list[str]:
-        """The values that are not defaults, one line for each origin: `flags: lora_r=8 dry_run=true`."""
+        """The values that are not defaults, one line for each origin: `flags: lora_r=8 dry_run=true`.
+
+        Before them stands what names of other tools were taken for: `flags: num_epochs is num_train_epochs here`.
+        """
         by_origin: dict[str, list[str]] = {}
         for name, origin in self._origins.items():
             if not (name == "config" and self.config in self._origins.values()):  # its values name it
-                where = "flags" if origin == "flag" else origin
-                by_origin.setdefault(where, []).append(f"{name}={_show(getattr(self, name))}")
-        return [f"{origin}: {' '.join(values)}" for origin, values in by_origin.items()]
+                by_origin.setdefault(_name_layer(origin), []).append(f"{name}={_show(getattr(self, name))}")
+        return [*self._notes, *(f"{origin}: {' '.join(values)}" for origin, values in by_origin.items())]
 
     def announce(self) -> None:
         """Print the values that are not defaults as one block; called once nothing more is to be refused."""
@@ -141,9 +145,19 @@ def load_settings(
     environment = _read_environment(cls)
     layers = [below] if below else []
     if config := flags.get("config", environment.get("config")):
-        layers.append((str(config), _read_none(cls, _read_recipe(cls, Path(str(config))))))
-    layers += [("environment", _read_none(cls, environment)), ("flag", _read_none(cls, flags))]
-    return _merge(cls, layers)
+        layers.append((str(config), _read_recipe(cls, Path(str(config)))))
+    layers += [("environment", environment), ("flag", flags)]
+    notes: list[str] = []
+    for index, (origin, values) in enumerate(layers):
+        try:
+            found, said = translate(cls.prog, values, field_names(cls))
+        except ConfigError as error:
+            raise ConfigError(str(error) if origin == "flag" else f"{origin}: {error}") from None
+        layers[index] = (origin, _read_none(cls, found))
+        notes += [f"{_name_layer(origin)}: {'; '.join(said)}"] if said else []
+    settings = _merge(cls, layers)
+    settings._notes.extend(notes)
+    return settings
 
 
 def restore_settings(cls: type[S], values: Mapping[str, object], origin: str) -> S:
@@ -168,10 +182,11 @@ def field_names(cls: type[Settings]) -> dict[str, str]:
 
 
 def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
+    own, others = _take_other_names(cls, argv)
     try:
-        words = _spell_out_booleans(cls, argv)
+        words = _spell_out_booleans(cls, own)
         _refuse_two_names(cls, words)
-        return CliSettingsSource(cls, cli_parse_args=words, cli_prog_name=cls.prog or None)()
+        return {**CliSettingsSource(cls, cli_parse_args=words, cli_prog_name=cls.prog or None)(), **others}
     except SettingsError as error:
         text = " ".join(str(error).split(": ", 1)[-1].split())
     if not text.startswith(UNKNOWN_FLAG):
@@ -182,8 +197,35 @@ def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
     if flag is None:
         raise ConfigError(f"{unknown}: {cls.prog} takes flags only; {_flag_for(cls, unknown)}")
     flags = [f"--{name}" if len(name) > 1 else f"-{name}" for name in field_names(cls)]
-    near = nearest_name("--" + flag.lstrip("-").replace("-", "_").lower(), flags).replace("'", "")
+    near = nearest_setting("--" + flag.lstrip("-").replace("-", "_").lower(), flags).replace("'", "")
     raise ConfigError(f"{flag}: unknown flag{near or f'; see {cls.prog} --help all'}")
+
+
+def _name_layer(origin: str) -> str:
+    return "flags" if origin == "flag" else origin
+
+
+def _take_other_names(cls: type[S], argv: list[str]) -> tuple[list[str], dict[str, object]]:
+    """The words of a command line, and apart from them the flags that other tools name so: {"num_epochs": "3"}."""
+    own = field_names(cls)
+    known = {f"--{name}": meant for name, meant in other_names(cls.prog, own).items() if name not in own}
+    words, others = list[str](), dict[str, object]()
+    rest = list(argv)
+    while rest:
+        flag, equals, value = (word := rest.pop(0)).partition("=")
+        meant = known.get(flag)
+        if meant is None:
+            words.append(word)
+            continue
+        if not equals:
+            if rest and not rest[0].startswith("--"):
+                value = rest.pop(0)
+            elif meant.is_switch:
+                value = "true"
+            else:
+                raise ConfigError(f"argument {flag}: expected one argument")
+        others[flag[2:]] = value
+    return words, others
 
 
 def _flag_for(cls: type[Settings], word: str) -> str:
@@ -240,9 +282,12 @@ def _read_environment(cls: type[S]) -> Mapping[str, object]:
     own = {name.upper(): name for name in field_names(cls)}
     if not given.keys() <= own.keys():
         known = _names_of_all_scripts()
-        for name in given:
-            if name not in known:
-                near = nearest_name(name.upper(), known).replace("'", ENV_PREFIX, 1).replace("'", "")
+        others = other_names(cls.prog, field_names(cls))
+        for name in given.keys() - known:
+            if name.lower() in others:
+                own[name] = name.lower()
+            elif not any(name.lower() in names for names in BY_SCRIPT.values()):
+                near = nearest_setting(name.upper(), known).replace("'", ENV_PREFIX, 1).replace("'", "")
                 raise ConfigError(f"environment variable {ENV_PREFIX}{name}: no such setting{near or '; unset it'}")
     return {own[name]: value for name, value in given.items() if name in own}
 
@@ -279,9 +324,10 @@ def _read_recipe(cls: type[S], path: Path) -> Mapping[str, object]:
     if not path.exists() and shipped.is_file():
         raise ConfigError(f"--config {path}: no such file; did you mean {show_path(shipped)}?")
     recipe = read_yaml(path)
+    known = {*names, *other_names(cls.prog, names)}
     for key in recipe:
-        if key not in names:
-            raise ConfigError(f"{path}: {key!r} is no setting of {cls.prog}{nearest_name(str(key).lower(), names)}")
+        if key not in known:
+            raise ConfigError(f"{path}: {key!r} is no setting of {cls.prog}{nearest_setting(str(key).lower(), names)}")
     if "config" in recipe:
         raise ConfigError(f"{path}: a recipe cannot name another recipe; write the settings of {recipe['config']} here")
     return recipe
@@ -333,7 +379,7 @@ def _explain(cls: type[S], error: ValidationError, origins: dict[str, str]) -> s
         name = field_names(cls).get(name, name)
         message = finding["msg"].removeprefix("Input ").removeprefix("Value error, ")
         if finding["type"] == "extra_forbidden":
-            findings.append(f"{name}: no such setting{nearest_name(name, field_names(cls))}")
+            findings.append(f"{name}: no such setting{nearest_setting(name, field_names(cls))}")
         elif name:
             findings.append(f"{name} ({origins.get(name, 'default')}): {_shorten(finding['input'])} {message}")
         else:

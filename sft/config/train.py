@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prompts import EXPERT_SYSTEM_PROMPT
 from prompts.shorten import ANSWER_ROOM
@@ -36,12 +36,10 @@ class TrainSettings(ResultSettings):
         "data/mixed",
         description="dataset folder, or rows in any accepted form: a file, a folder, a pattern, or several separated "
         "by commas",
-        validation_alias=AliasChoices("data", "train_data"),
     )
     validation_data: str | None = Field(
         None,
         description="rows to validate on, as files like --data; default: eval_ratio of the rows of --data",
-        validation_alias=AliasChoices("validation_data", "val_data"),
     )
     test_data: str | None = Field(None, description="rows that evaluate.py will score, as files like --data")
     max_samples: int | None = Field(
@@ -86,7 +84,6 @@ class TrainSettings(ResultSettings):
         2048,
         ge=16,
         description="most tokens of a row; longer documents are shortened",
-        validation_alias=AliasChoices("max_seq_length", "max_length"),
     )
     on_too_long: Literal["shorten", "drop", "error"] = Field(
         "shorten", description="what to do with a row that is too long; shorten cuts inside the document only"
@@ -132,12 +129,9 @@ class TrainSettings(ResultSettings):
         "qlora",
         description="lora: an adapter; qlora: an adapter on a base in 4 bits (NF4); freeze: the last layers; full: all "
         "weights",
-        validation_alias=AliasChoices("method", "finetuning_type"),
     )
     use_qlora: bool | None = Field(None, description="short for --method qlora, and --no-use_qlora for --method lora")
-    lora_r: int = Field(
-        16, ge=1, description="rank of the adapter", validation_alias=AliasChoices("lora_r", "lora_rank")
-    )
+    lora_r: int = Field(16, ge=1, description="rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="the adapter's output is scaled by lora_alpha / lora_r")
     lora_layers: int | None = Field(None, ge=1, description="adapt only this many of the last layers; faster on a CPU")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped in training")
@@ -169,7 +163,6 @@ class TrainSettings(ResultSettings):
         ge=1,
         description="rows per step of one device, before gradient_accumulation_steps multiplies them; how many are "
         "computed at once is planned",
-        validation_alias=AliasChoices("per_device_train_batch_size", "batch_size"),
     )
     gradient_accumulation_steps: int = Field(4, ge=1, description="multiplies the rows per step: 2 x 4 = 8")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
@@ -194,6 +187,9 @@ class TrainSettings(ResultSettings):
     metric_for_best_model: str = Field(
         "eval_loss",
         description="validation metric that chooses the best checkpoint; eval_loss is token-weighted",
+    )
+    compute_accuracy: bool = Field(
+        False, description="also report the share of supervised tokens that are the likeliest, at every validation"
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="stop after this many validations without improvement"

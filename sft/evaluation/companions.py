@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from sft.console import say
+from sft.console.narration import show_path
 from sft.evaluation.figures import ModelFigures
 from sft.evaluation.label_figures import TaskCalibration, chosen_figures
 from sft.metrics.calibration import HIGH, LOW
@@ -79,6 +81,16 @@ def write_companions(
         else:
             text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
             write_atomically(folder / name, text + "\n")
+
+
+def copy_comparison(folder: Path, target: Path) -> None:
+    """Write baseline_comparison.json to a file of the user's as well; says so where there is none to write."""
+    if not (folder / BASELINE_FILE).is_file():
+        say(f"{target}: not written, for there are no labels that base and tuned could be compared on")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, (folder / BASELINE_FILE).read_text(encoding="utf-8"))
+    say(f"written: {show_path(target)}")
 
 
 def compare_with_base(tuned: ModelFigures, base: ModelFigures) -> Json | None:

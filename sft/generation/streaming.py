@@ -1,6 +1,6 @@
 """One answer, read while it is written: the decoding loop (sft.generation.decode) in a thread, its tokens as text.
 
-    for piece in stream(loaded, prompt_ids, decoding): print(piece, end="")
+for piece in stream(loaded, prompt_ids, decoding): print(piece, end="")
 """
 
 import queue

@@ -111,6 +111,7 @@ def adopt(weights: ModelSource, base: str | None, system_prompt: str | None = No
         adapter=describe_weights(folder),
         quantisation="nf4" if settings["method"] == "qlora" else None,
         weights=folder,
+        has_base=base is not None,
     )
     run.train_settings()  # what its configuration says, if it cannot be read, is told at once
     say_once(_describe(run, weights, has_record=saved is not None, unknown=unknown), about=folder)

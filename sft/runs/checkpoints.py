@@ -14,15 +14,15 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import RunError
 from sft.files import STAGE_PREFIX, adopt, find_damage, held, remove
-from sft.runs.run import COMPLETE, OUTPUTS, RUN_FILE, Run, make_run_dir, read_run
+from sft.runs.run import COMPLETE, LATEST, OUTPUTS, RUN_FILE, Run, make_run_dir, read_run
 
 NONE, AUTO = "none", "auto"
 STATE_FILE = "trainer_state.json"
 LOCK_FILE = ".training.lock"
 # What a step does, and what the optimizer's saved state belongs to; the other settings may change half-way.
 KEPT = (
-    "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora", "use_rslora",
-    "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "head", "labels",
+    "init_adapter", "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora",
+    "use_rslora", "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "head", "labels",
     "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share", "answer_room",
     "learning_rate", "lr_scheduler_type", "seed", "metric_for_best_model",
     "task", "label_map", "columns", "group_by", "form", "encoding", "validation_data", "max_samples",
@@ -55,11 +55,14 @@ def claimed_run_dir(settings: TrainSettings) -> Iterator[Path]:
 
 
 def find_run_dir(settings: TrainSettings) -> Path | None:
-    """Where the run goes: --output_dir, else the run that a named checkpoint is from; None: to a folder of its own."""
+    """Where the run goes: --output_dir, else the run that a named checkpoint is from; None: to a folder of its own.
+
+    auto without --output_dir takes the newest run in outputs/ that was not finished.
+    """
     if settings.output_dir:
         return Path(settings.output_dir)
     if settings.resume_from_checkpoint == AUTO:
-        raise RunError("--resume_from_checkpoint auto needs --output_dir: the run folder to continue")
+        return _newest_unfinished()
     if settings.resume_from_checkpoint == NONE:
         return None
     return _run_of(_named_checkpoint(settings.resume_from_checkpoint))
@@ -74,7 +77,10 @@ def run_to_continue(settings: TrainSettings) -> Run | None:
     if wanted == NONE:
         return None
     folder = find_run_dir(settings) if wanted == AUTO else _run_of(_named_checkpoint(wanted))
-    assert folder is not None
+    if folder is None:
+        return None
+    if not settings.output_dir and wanted == AUTO:
+        say(f"--resume_from_checkpoint auto: {folder}, the newest unfinished run")
     return read_run(folder) if wanted != AUTO or (folder / RUN_FILE).exists() else None
 
 
@@ -165,7 +171,21 @@ def _holds_nothing(run_dir: Path) -> bool:
     return run.status != COMPLETE and not saved and not run.weights_dir.exists()
 
 
+def _newest_unfinished() -> Path | None:
+    """The run in outputs/ that began last among those that were not finished; None where there is none."""
+    found = []
+    for path in OUTPUTS.glob(f"*/{RUN_FILE}"):
+        if path.parent.name != LATEST:
+            with suppress(RunError):  # another version's: not for this one to continue
+                if (run := read_run(path.parent)).status != COMPLETE:
+                    found.append((run.created, path.parent))
+    return max(found)[1] if found else None
+
+
 def _named_checkpoint(wanted: str) -> Path:
+    inner = Path(wanted).parent / "checkpoints" / Path(wanted).name
+    if not Path(wanted).exists() and inner.is_dir():  # elsewhere they lie in the run folder itself
+        wanted = str(inner)
     if not Path(wanted).is_dir() or not re.fullmatch(r"checkpoint-\d+", Path(wanted).name):
         raise RunError(f"{wanted}: no checkpoint; name a folder like outputs/demo/checkpoints/checkpoint-50, or auto")
     if damage := find_damage(Path(wanted)):

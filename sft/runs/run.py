@@ -37,7 +37,7 @@ OF_ONE_CALL = (
     *("output_dir", "json_output", "resume_from_checkpoint", "allow_mismatch", "dry_run", "use_qlora"),
     "trust_remote_code",  # a run may come from anybody: code beside its weights runs where this call asks for it
 )
-IN_MEMORY = ("weights", "base_now")  # what a run.json does not hold
+IN_MEMORY = ("weights", "base_now", "has_base")  # what a run.json does not hold
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "tokenizers")
 
 
@@ -78,16 +78,12 @@ class Run:
     # Not written down:
     weights: Path | None = None  # where the tuned weights lie that came without a run.json (sft.models.adopted)
     base_now: str | None = None  # where the base is now, if not where training found it (--base)
+    has_base: bool = True  # whether anybody knows what it was tuned from; not of a whole model that came alone
 
     @property
     def is_adopted(self) -> bool:
         """Whether it was made up for weights that came without a run.json: its data is not known."""
         return self.weights is not None
-
-    @property
-    def has_base(self) -> bool:
-        """Whether it is known what it was tuned from; of a whole model that came alone nobody knows."""
-        return not (self.is_adopted and self.adapter == self.base.get("weights"))
 
     @property
     def tasks(self) -> list[str]:

@@ -58,6 +58,23 @@ def score_rows(
 
 def score_batch(loaded: LoadedModel, rows: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows -> nll of each (B,), float64, and its number of supervised tokens (B,). Call within loaded.flat_rows()."""
+    found = _find_supervised(loaded, rows)
+    nll = nll_of(loaded, found.hidden, found.positions, found.targets).double()
+    sums = torch.zeros(len(rows), dtype=torch.float64)
+    sums.index_add_(0, found.rows, nll)
+    return sums, torch.bincount(found.rows, minlength=len(rows))
+
+
+class _Supervised(NamedTuple):
+    """Hidden states (T, D) of a batch, the positions (N,) that predict its supervised tokens, these, and whose row."""
+
+    hidden: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    rows: torch.Tensor
+
+
+def _find_supervised(loaded: LoadedModel, rows: Sequence[Encoded]) -> _Supervised:
     batch = loaded.lay_out(rows, shares=True)
     batch.pop("logits_to_keep", None)
     batch.pop("row_lengths")
@@ -71,10 +88,27 @@ def score_batch(loaded: LoadedModel, rows: Sequence[Encoded]) -> tuple[torch.Ten
         row_of_token = torch.arange(len(rows)).repeat_interleave(labels.shape[1])
     targets = labels.flatten()
     positions = (targets != IGNORED).nonzero()[:, 0] - 1  # the positions that predict the supervised tokens
-    nll = nll_of(loaded, hidden, positions, targets[positions + 1]).double()
-    sums = torch.zeros(len(rows), dtype=torch.float64)
-    sums.index_add_(0, row_of_token[positions], nll)
-    return sums, torch.bincount(row_of_token[positions], minlength=len(rows))
+    return _Supervised(hidden, positions, targets[positions + 1], row_of_token[positions])
+
+
+def count_first_choices(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list[tuple[int, int]]:
+    """Of each row, how many supervised tokens are the model's likeliest next ones, and how many there are: (3, 5)."""
+    counts: list[tuple[int, int]] = [(0, 0)] * len(encoded)
+    lengths = [len(row.input_ids) for row in encoded]
+    batches = plan_batches(lengths, TOKENS_PER_BATCH[loaded.device.type], None, padded=not loaded.takes_flat_rows)
+    vocabulary = loaded.causal_lm.config.get_text_config().vocab_size
+    at_once = max(1, FP32_BYTES[loaded.device.type] // (torch.float32.itemsize * vocabulary))
+    with in_eval_mode(loaded.model), torch.inference_mode(), loaded.flat_rows():
+        for indices in batches:
+            found = _find_supervised(loaded, [encoded[index] for index in indices])
+            hidden = found.hidden.to(loaded.causal_lm.get_output_embeddings().weight.dtype)
+            parts = found.positions.to(hidden.device).split(at_once)
+            first = torch.cat([loaded.output_layer(hidden[part]).argmax(1).cpu() for part in parts])  # (N,)
+            hits = torch.bincount(found.rows[first == found.targets], minlength=len(indices))
+            totals = torch.bincount(found.rows, minlength=len(indices))
+            for index, num_hits, total in zip(indices, hits.tolist(), totals.tolist(), strict=True):
+                counts[index] = (num_hits, total)
+    return counts
 
 
 def nll_of(loaded: LoadedModel, hidden: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -50,7 +50,7 @@ from sft.runs.system_prompts import SystemPrompts, survey_system_prompts
 from sft.training.arguments import build_arguments
 from sft.training.classification import Classification
 from sft.training.guard import check_kept
-from sft.training.language_modelling import LabelMeasure, LanguageModelling
+from sft.training.language_modelling import LabelMeasure, LanguageModelling, TokenAccuracy
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
 from sft.training.memory import limit_memory
 from sft.training.objective import Objective
@@ -58,7 +58,7 @@ from sft.training.processes import check_settings, from_first, is_first, join, t
 from sft.training.rehearsal import Rehearsal, rehearsing
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog, mend_trackers
-from sft.training.trainer import RowTrainer
+from sft.training.trainer import Measure, RowTrainer
 
 SHOWN_OF_REHEARSAL = (
     "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "recomputed_layers", "unpacks",
@@ -291,7 +291,7 @@ def build_trainer(
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,
-        measures=[by_label] if by_label else [],
+        measures=choose_measures(settings, prepared, by_label),
         callbacks=callbacks,
         before_first_step=rehearsing(on_rehearsed) if on_rehearsed else None,
     )
@@ -302,6 +302,15 @@ def build_trainer(
         if isinstance(callback, SampleLog):
             callback.trackers = trainer.callback_handler.callbacks
     return trainer
+
+
+def choose_measures(settings: TrainSettings, prepared: Prepared, by_label: LabelMeasure | None) -> list[Measure]:
+    """What is measured at every validation beside the objective's own figures."""
+    measures: list[Measure] = [by_label] if by_label else []
+    is_asked = settings.compute_accuracy or settings.metric_for_best_model in TokenAccuracy.figures
+    if is_asked and not settings.is_classifier:
+        measures.append(TokenAccuracy(prepared.validation))
+    return measures
 
 
 def choose_label_measure(settings: TrainSettings, prepared: Prepared) -> LabelMeasure | None:

@@ -28,7 +28,7 @@ from sft.kernels.chunked_loss import chunked_nll, head_left_out, is_frozen_linea
 from sft.metrics.classification import summarise_labels
 from sft.models.loaded import LoadedModel
 from sft.scoring.labels import score_labels
-from sft.scoring.loss import RowScore, score_rows, token_weighted_loss
+from sft.scoring.loss import RowScore, count_first_choices, score_rows, token_weighted_loss
 from sft.training.objective import Sample
 from sft.training.processes import gather_parts, rank, score_in_step, world_size
 
@@ -102,6 +102,25 @@ class LanguageModelling:
     def _reference_of(self, row: Encoded) -> str:
         ids = row.input_ids[len(row.prompt_ids) :]
         return self.loaded.chat.decode([token for token in ids if token not in self.loaded.chat.end_ids]).strip("\n")
+
+
+class TokenAccuracy:
+    """A Measure (sft.training.trainer): the share of supervised validation tokens that are the likeliest ones.
+
+    Over all tokens of all rows, the answer's form among them: of short answers in a fixed form it is high as soon as
+    the form is learned.
+    """
+
+    figures: Sequence[str] = ("eval_token_accuracy",)
+
+    def __init__(self, validation: EncodedRows) -> None:
+        self.rows = validation.encoded
+
+    def __call__(self, loaded: LoadedModel) -> dict[str, float]:
+        """Each row counted in one of the processes; the figure is of all rows."""
+        counts = gather_parts(count_first_choices(loaded, self.rows[rank() :: world_size()]))
+        hits, tokens = (sum(column) for column in zip(*counts, strict=True))
+        return {"eval_token_accuracy": hits / tokens}
 
 
 class LabelMeasure:

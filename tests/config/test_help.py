@@ -82,7 +82,7 @@ def test_help_of_a_group_or_a_setting_shows_that_alone(help_of):
     adapter = help_of(train, "--help", "adapter")
     assert adapter.startswith("Adapter\n  --method lora|qlora|freeze|full\n")
     assert "--learning_rate" not in adapter
-    expected = "  --lora_r N               rank of the adapter (default 16; also --lora_rank)\n"
+    expected = "  --lora_r N               rank of the adapter (default 16)\n"
     assert help_of(train, "--help=lora_r", columns=200) == expected
     assert help_of(train, "-h") == help_of(train, "--dry_run", "--help")
 

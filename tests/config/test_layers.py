@@ -41,6 +41,7 @@ def test_only_values_that_are_not_a_default_have_an_origin_and_are_told_as_one_w
     path = recipe("lora_r: 16\nlora_rank: 16\nsystem_prompt: |\n  a\n  b\n")
     flags = ["--config", path, "--target_modules", "q_proj, v_proj", "--learning_rate", "0.0002", "--dry_run"]
     assert load_settings(TrainSettings, flags).describe() == [
+        f"{path}: lora_rank is lora_r here",
         f'{path}: system_prompt="a\\nb\\n"',
         "flags: target_modules=q_proj,v_proj dry_run=true",
     ]

@@ -104,7 +104,7 @@ def test_all_ill_typed_values_are_told_at_once_each_with_its_own_origin(recipe, 
     ("content", "message"),
     [
         ("lora_r: 4\nseed: 1\nlora_r: 5\n", "{}:3: not YAML (key 'lora_r' is given twice); mend the line"),
-        ("lora_r: 4\nlora_rank: 5\n", "'lora_rank' and another name of 'lora_r' are both given ({}); keep one"),
+        ("lora_r: 4\nlora_rank: 5\n", "{}: lora_r and lora_rank are two names of lora_r; keep one"),
         ("lora_r: [\n", "{}:2: not YAML (expected the node content, but found '<stream end>'); mend the line"),
         (
             "lora_r: !!python/object:os.system x",
@@ -153,7 +153,7 @@ def test_whatever_a_recipe_holds_it_is_read_or_refused(content):
 
 
 def test_two_names_of_one_setting_are_a_conflict_and_one_name_given_twice_is_not():
-    line = "--lora_rank and --lora_r are two names of one setting; keep one"
+    line = "lora_r and lora_rank are two names of lora_r; keep one"
     assert refusal(TrainSettings, "--lora_rank", "8", "--lora_r", "9") == line
     assert refusal(TrainSettings, "--lora_rank=8", "--lora_r=9") == line
     assert load_settings(TrainSettings, ["--lora_r", "8", "--lora_r", "9"]).lora_r == 9

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from sft.models.loading import load_base, load_run
 from sft.runs.run import RUN_FILE, open_run
 from sft.scoring import loss as scoring
 from sft.scoring.labels import score_labels
-from sft.scoring.loss import RowScore, score_rows, token_weighted_loss
+from sft.scoring.loss import RowScore, count_first_choices, score_rows, token_weighted_loss
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,24 @@ def in_float64(loaded: LoadedModel) -> torch.nn.Module:
     model = type(loaded.causal_lm)(loaded.causal_lm.config).double()
     model.load_state_dict(loaded.causal_lm.state_dict())
     return model.eval()
+
+
+def test_first_choices_are_those_of_all_logits_row_by_row(loaded: LoadedModel, rows, in_float64: torch.nn.Module):
+    """Three rows end as the model itself would: some of their tokens are its likeliest."""
+    rows = deepcopy(rows)
+    for row in rows[:3]:
+        with torch.no_grad():
+            first = in_float64(input_ids=torch.tensor([row.input_ids])).logits[0].argmax(-1).tolist()
+        row.input_ids[-2] = first[-3]
+    expected = []
+    for row in rows:
+        with torch.no_grad():
+            first = in_float64(input_ids=torch.tensor([row.input_ids])).logits[0].argmax(-1).tolist()
+        places = [place for place, flag in enumerate(row.loss_mask) if flag]
+        expected.append((sum(first[place - 1] == row.input_ids[place] for place in places), len(places)))
+    found = count_first_choices(loaded, rows)
+    assert found == expected
+    assert sum(hits for hits, _ in found) >= 3
 
 
 def nll_in_float64(model: torch.nn.Module, row: Encoded) -> float:

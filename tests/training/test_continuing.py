@@ -142,6 +142,7 @@ def test_each_setting_is_known_to_be_kept_checked_by_other_means_or_free_to_chan
     free |= {"backend", "dtype", "optim", "gradient_checkpointing", "trust_remote_code"}
     free |= {"eval_steps", "save_total_limit", "early_stopping_patience", "early_stopping_threshold", "warmup_ratio"}
     free |= {"micro_batch_tokens", "max_memory_gb", "cuda_graphs", "max_dropped", "report_to", "num_sample_predictions"}
+    free |= {"compute_accuracy"}
     free |= {"test_data"}  # is evaluate.py's
     free |= {"on_bad_row"}  # gives the same rows, or an error
     assert sorted([*KEPT, *checked, *free]) == sorted(TrainSettings.model_fields)
@@ -182,22 +183,19 @@ def test_auto_without_a_checkpoint_begins_but_not_over_a_finished_run(copy, tmp_
         find_checkpoint(settings_of("--output_dir", copy, *CONTINUE), copy)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (CONTINUE, "--resume_from_checkpoint auto needs --output_dir: the run folder to continue"),
-        (
-            ("--resume_from_checkpoint", "no/such"),
-            "no/such: no checkpoint; name a folder like outputs/demo/checkpoints/checkpoint-50, or auto",
-        ),
-    ],
-)
-def test_what_is_no_checkpoint_is_refused_before_anything_is_loaded(flags, message, tmp_path, monkeypatch):
+def test_what_is_no_checkpoint_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for find in (find_run_dir, run_to_continue):
         with pytest.raises(RunError) as caught:
-            find(settings_of(*flags))
-        assert str(caught.value) == message
+            find(settings_of("--resume_from_checkpoint", "no/such"))
+        line = "no/such: no checkpoint; name a folder like outputs/demo/checkpoints/checkpoint-50, or auto"
+        assert str(caught.value) == line
+
+
+def test_auto_begins_a_run_where_none_is_unfinished(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(*CONTINUE)
+    assert (find_run_dir(settings), run_to_continue(settings)) == (None, None)
 
 
 def test_a_checkpoint_outside_of_a_run_is_refused(copy, tmp_path):

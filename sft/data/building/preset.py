@@ -12,12 +12,12 @@ from typing import Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sft.config.layers import nearest_name, read_yaml
+from sft.config.yaml_files import read_yaml
 from sft.data.quotas import Cell, SplitPlan, largest_remainder, parse_label_quota, scale_plans
 from sft.data.sources import AnySource, Source
 from sft.data.sources.base import Strata
 from sft.data.sources.registry import find_entry, insert_named
-from sft.errors import ConfigError
+from sft.errors import ConfigError, nearest_name
 from sft.files import PROJECT_ROOT
 
 PRESETS_FOLDER = PROJECT_ROOT / "recipes" / "data"

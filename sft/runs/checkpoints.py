@@ -22,9 +22,9 @@ LOCK_FILE = ".training.lock"
 # What a step does, and what the optimizer's saved state belongs to; the other settings may change half-way.
 KEPT = (
     "init_adapter", "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora",
-    "use_rslora", "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "head", "labels",
-    "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share", "answer_room",
-    "learning_rate", "lr_scheduler_type", "seed", "metric_for_best_model",
+    "use_rslora", "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules",
+    "head", "labels", "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share",
+    "answer_room", "learning_rate", "lr_scheduler_type", "seed", "metric_for_best_model",
     "task", "label_map", "columns", "group_by", "form", "encoding", "validation_data", "max_samples",
 )  # fmt: skip
 # What decides, of equal rows and rows a step, how many steps a run has.

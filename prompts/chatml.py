@@ -15,10 +15,11 @@ from dataclasses import replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from prompts.documents import cut_windows
 from prompts.errors import PromptError, TooLong
 from prompts.family import TEXT_END, THINK_END, THINK_POLICIES, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
 from prompts.layout import NEWLINE, Encoded, Piece, Supervise, lay_out, lay_out_answer, supervises_every_answer
-from prompts.messages import Message, Tool, ToolCall, check_conversation
+from prompts.messages import Message, Tool, ToolCall, check_conversation, is_document
 from prompts.shorten import ANSWER_ROOM, Room, fit_messages
 from prompts.template import read_family
 from prompts.text_encoder import TextEncoder
@@ -184,8 +185,11 @@ class ChatFormat:
         It ends with the assistant's header (and, if the model shall not think, an empty think block). With max_length
         it is shortened as encode_batch does; raises TooLong where that does not help. A prompt that has less than
         max_length tokens stays whole where on_too_long is `drop` or `error`: so do the rows it was trained on.
-        is_answered: False where a head reads it and nothing is written, so that no room is left.
+        is_answered: False where a head reads it and nothing is written, so that no room is left. Of a document, which
+        is continued, the ids are those of its text; of one that is too long the last, with the same room behind them.
         """
+        if is_document(messages):
+            return self._begin_document(messages[0]["content"], max_length, answer_room)
         check_conversation(messages, last_role="user")
         if max_length is not None:
             rules = _Rules("last" if is_answered else "none", max_length, on_too_long, head_share, answer_room)
@@ -277,9 +281,16 @@ class ChatFormat:
             pieces += [Piece(text, is_control, is_supervised) for text in texts]
         return pieces
 
+    def _begin_document(self, text: str, max_length: int | None, answer_room: int) -> list[int]:
+        ids = self.encode_text(text)
+        return ids if max_length is None else ids[-max(1, max_length - min(answer_room, max_length // 2)) :]
+
     def _lay_out_row(self, messages: Sequence[Message], supervise: Supervise) -> list[Piece] | PromptError:
         try:
             check_conversation(messages, last_role="user" if supervise == "none" else "assistant")
+            if is_document(messages):
+                end = TEXT_END if TEXT_END in self.encoder.control_tokens else TURN_END
+                return [Piece(messages[0]["content"], False, True), Piece(end, True, True)]
             return lay_out(self.family, self.think, messages, supervise)
         except PromptError as error:
             return error
@@ -290,6 +301,8 @@ class ChatFormat:
         """The examples of a conversation whose pieces are laid out."""
         if isinstance(pieces, PromptError):
             return pieces
+        if is_document(messages):
+            return self._encode_document(pieces, known, rules)
         try:
             if rules.supervise == "none":
                 return [self._encode_last(messages, known, rules, pieces)]
@@ -311,6 +324,13 @@ class ChatFormat:
             ]
         except PromptError as error:
             return error
+
+    def _encode_document(self, pieces: list[Piece], known: KnownTexts, rules: _Rules) -> list[Encoded] | PromptError:
+        ids = self._encode_pieces(pieces, known).input_ids
+        if rules.max_length is not None and len(ids) > rules.max_length and rules.on_too_long != "shorten":
+            too_long = TooLong(len(ids), rules.max_length, "a document is split where on_too_long is shorten")
+            return too_long if rules.on_too_long == "drop" else PromptError(str(too_long))
+        return cut_windows(ids, rules.max_length)
 
     def _count_together(
         self, messages: Sequence[Message], ends: Sequence[int], known: KnownTexts, rules: _Rules

@@ -19,6 +19,7 @@ ROLES = ("system", "tools", "user", "assistant", "tool")
 ASKING = ("user", "tool")  # roles whose turn an answer follows
 LEADING = ("system", "tools")  # roles that stand before the exchanges and are never shortened
 NAME = re.compile(r"[^\s\"\\<>]+")  # of a function: every form of calls writes it without escaping
+DOCUMENT = "document"  # the role of a text that is learned whole and stands alone; see prompts.documents
 
 Tool = dict[str, object]
 """A function as OpenAI describes it: {"type": "function", "function": {"name", "description", "parameters"}}."""
@@ -61,6 +62,9 @@ def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:
     """
     if not messages:
         raise PromptError("the conversation is empty; it needs at least a user turn")
+    if is_document(messages):
+        _check_text(messages[0]["content"], "the document")
+        return
     for index, message in enumerate(messages, start=1):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
@@ -80,6 +84,11 @@ def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:
         raise PromptError(f"the last turn is {last!r}, expected {last_role!r}; mend the row")
     if all(message["role"] != "user" for message in messages):
         raise PromptError("the conversation has no user turn; mend the row")
+
+
+def is_document(messages: Sequence[Message]) -> bool:
+    """Whether this is a document and no conversation."""
+    return len(messages) == 1 and messages[0].get("role") == DOCUMENT
 
 
 def _check_tools(message: Message, where: str) -> None:

@@ -16,11 +16,13 @@ def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = 
     """[system?, tools?, user, assistant] of a row, or without the answer what inference sends.
 
     The row's own system message (`system`, or the first of its `messages`) wins over its task's, and both over
-    system_prompt. None: no system message, so that the chat template's own default holds, if it has one. Raises
-    PromptError for an unusable row.
+    system_prompt. None: no system message, so that the chat template's own default holds, if it has one. A document
+    stands alone. Raises PromptError for an unusable row.
     """
     task = get_task(text_of(row, "task"))
     messages = task.build_messages(row, with_answer=with_answer)
+    if task.kind == "document":
+        return messages
     own = own_system_prompt(row)
     own = task.system_prompt if own is None else own
     system_prompt = system_prompt if own is None else own

@@ -63,7 +63,7 @@ class Task:
     """
 
     name: str
-    kind: Literal["text", "label", "entities"]
+    kind: Literal["text", "label", "entities", "document"]  # document: learned whole, nothing is asked
     prompt_fields: tuple[str, ...]
     answer_fields: tuple[str, ...]
     example: Row
@@ -84,6 +84,11 @@ class Task:
             return self.list_labels({})
         except (PromptError, LookupError, TypeError, AttributeError):  # they are looked for in the row
             return ()
+
+    @property
+    def has_form(self) -> bool:
+        """Whether its answers have a form that one may miss, and are right or wrong: labels and entities."""
+        return self.kind in ("label", "entities")
 
     @property
     def is_of_one_label(self) -> bool:
@@ -124,12 +129,15 @@ class Task:
         return self.prompt_fields + self.answer_fields
 
     def build_messages(self, row: Row, *, with_answer: bool = True) -> list[Message]:
-        """[user, assistant] of a row, without the system message. Raises PromptError naming a missing field."""
+        """[user, assistant] of a row, without the system message. Raises PromptError naming a missing field.
+
+        Of a document the document, with_answer or without.
+        """
         self._check(row, self.required if with_answer else self.prompt_fields)
         messages = self.build_prompt(row)
         if labels := self.allowed_labels(row):
             messages = [*messages[:-1], {**messages[-1], "answers": labels}]
-        if with_answer:
+        if with_answer and self.kind != "document":
             answer: Message = {"role": "assistant", "content": self.answer_of(row)}
             if reasoning := _reasoning_of(row):
                 answer["reasoning_content"] = reasoning

@@ -31,6 +31,7 @@ class EncodedRows:
     encoded: list[Encoded] = field(default_factory=list)
     num_read: int = 0
     shortened: dict[str, int] = field(default_factory=dict)  # id -> tokens cut
+    windows: dict[str, int] = field(default_factory=dict)  # id of a document that is too long -> its examples
     dropped: dict[str, str] = field(default_factory=dict)  # id -> reason
 
     @property
@@ -60,6 +61,7 @@ class EncodedRows:
             "tokens": self.num_tokens,
             "supervised_tokens": self.num_supervised,
         }
+        counts |= {"split_documents": len(self.windows)} if self.windows else {}
         return counts | ({"labels": self.count_labels()} if self.head else {})
 
     def report(self) -> str:
@@ -69,6 +71,10 @@ class EncodedRows:
         line += f"labels {labels}" if self.head else f"{self.num_supervised:,} of them supervised"
         if self.shortened:
             line += f"; {len(self.shortened):,} shortened by {sum(self.shortened.values()):,} tokens"
+        if self.windows:
+            line += (
+                f"; {len(self.windows):,} long documents split into {sum(self.windows.values()):,} windows, none lost"
+            )
         if self.dropped:
             named = ", ".join(f"{name} ({reason})" for name, reason in list(self.dropped.items())[:MAX_NAMED])
             line += f"; {len(self.dropped):,} dropped: {named}{', ...' if len(self.dropped) > MAX_NAMED else ''}"
@@ -115,6 +121,8 @@ def encode_rows(
             label = None if head is None else _class_of(row, head)
             result.rows += [row] * len(examples)
             result.encoded += [replace(example, label=label) for example in examples]
+            if get_task(row["task"]).kind == "document" and len(examples) > 1:
+                result.windows[name] = len(examples)
             if num_cut := sum(example.num_cut for example in examples):
                 result.shortened[name] = num_cut
     return result

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orjson
 
+from prompts.task import is_blank
+from prompts.tasks import get_task
 from sft.console import say, warn
 from sft.data.building.candidates import join_sides
 from sft.data.building.preset import make_source
@@ -33,6 +35,7 @@ from sft.files import sha256_of
 if TYPE_CHECKING:
     from sft.config.train import TrainSettings
 
+SHORTEST_PARTED = 200  # characters of a document whose end may be held out
 SHOWN_BAD_ROWS = 5
 SHOWN_LABELS = 8
 READ_ON = 10_000  # rows read on behind a label that nothing knows, to name all that stand there
@@ -252,9 +255,11 @@ def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[lis
     """Train and validation rows, each in the order of the file; the sides of lowest seeded key are validation.
 
     Rows that ask the same, and those of one group or conversation, are one side; whole ones are taken until
-    round(rows * eval_ratio) is reached, at least one row where the ratio is above 0. Raises DataError where nothing
-    would be left to train on.
+    round(rows * eval_ratio) is reached, at least one row where the ratio is above 0. Of a single document the end is
+    held out. Raises DataError where nothing would be left to train on.
     """
+    if len(rows) == 1 and eval_ratio > 0 and (parts := part_document(rows[0], eval_ratio)):
+        return [parts[0]], [parts[1]]
     keys = _find_sides(rows, seed)
     wanted = max(1, round(len(rows) * eval_ratio)) if eval_ratio > 0 else 0
     sizes: dict[int, int] = {}
@@ -277,6 +282,23 @@ def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[lis
         warn(f"{told}: whole ones are held out, {taken:,} rows where {wanted:,} were asked for (--validation_data)")
     train = [row for row, key in zip(rows, keys, strict=True) if key not in held_out]
     return train, [row for row, key in zip(rows, keys, strict=True) if key in held_out]
+
+
+def part_document(row: Row, eval_ratio: float) -> tuple[Row, Row] | None:
+    """A document that stands alone, and its end, which is held out: parted at a line or sentence, if there is one.
+
+    None for a row that is no document, or a short one.
+    """
+    text = row.get("text", "")
+    if get_task(row["task"]).kind != "document" or len(text) < SHORTEST_PARTED:
+        return None
+    place = round(len(text) * (1 - eval_ratio))
+    place = max((text.rfind(mark, place // 2, place) + len(mark) for mark in ("\n", "。", ". ")), default=0) or place
+    parts = text[:place], text[place:]
+    if any(is_blank(part) for part in parts):
+        return None
+    say(f"one document: its last {len(parts[1]):,} of {len(text):,} characters are held out")
+    return {**row, "text": parts[0]}, {**row, "id": f"{row['id']}.end", "text": parts[1]}
 
 
 def _find_sides(rows: list[Row], seed: int) -> list[int]:

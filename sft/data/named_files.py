@@ -103,6 +103,8 @@ def _expand(path: Path) -> list[Path]:
             raise DataError(f"{path}: a built dataset; several are mixed by a preset, one is read alone: --data {path}")
         found = [file for file in path.rglob("*") if file.is_file() and kind_of_file(file) in READABLE]
         found = [file for file in found if not _is_beside(file, path)]
+        if rows := [file for file in found if kind_of_file(file) != ".txt"]:  # beside rows a text is a note on them
+            found = rows
         if own := [file for file in found if file.parent == path]:  # below them other things may lie: runs, models
             if below := len(found) - len(own):
                 say_once(f"{path}: {below} files in folders below it are not read; name those: {path}/**", about=path)

@@ -103,7 +103,7 @@ def compare_models(
     """
     headlines = headline_metrics(rows, base, tuned, num_bytes)
     found = compare_metrics([headline.metric for headline in headlines], seed=seed)
-    outcome, verdict = judge(found, len(rows), against)
+    outcome, verdict = judge(found, len(rows), against, of_documents=all(row.is_document for row in rows))
     return {
         "outcome": outcome,
         "verdict": verdict["en"],
@@ -230,11 +230,16 @@ class Verdict(TypedDict):
 
 
 def judge(
-    metrics: Mapping[str, PairedFigures], num_rows: int, against: tuple[str, str] | None = None
+    metrics: Mapping[str, PairedFigures],
+    num_rows: int,
+    against: tuple[str, str] | None = None,
+    *,
+    of_documents: bool = False,
 ) -> tuple[Conclusion, Verdict]:
     """The verdict from the findings that hold after Holm's adjustment.
 
     against: names of the run and of what it is compared with, where that is not the model it was tuned from.
+    of_documents: all rows are documents, of which the loss is all there is.
     ("helped", {"en": "Tuning helped: sentiment accuracy 0.520 -> 0.910; nothing got worse (240 rows).", "zh": ...})
     """
     found = {word: [name for name, figure in metrics.items() if figure["finding"] == word] for word in FINDINGS}
@@ -270,6 +275,9 @@ def judge(
         outcome = "helped"
         en = f"{words['helped'][0]}: {better}{en_undecided or '; nothing got worse'}{rows_en}"
         zh = f"{words['helped'][1]}：{zh_better}{zh_undecided or '；没有变差的指标'}{rows_zh}"
+    elif better and of_documents:
+        outcome = "loss_only"
+        en, zh = f"The documents became likelier ({better}){rows_en}", f"文档的概率提高了（{zh_better}）{rows_zh}"
     elif better:
         outcome = "loss_only"
         en, zh = _say_loss_only(better, unclear, en_few, zh_few)

@@ -128,7 +128,7 @@ def summarise_model(
         "teacher_forcing": _summarise_losses(rows, measured.answers, sizes),
         "intervals": measure_intervals(rows, measured),
     }
-    if measured.answers.chosen_by is None:
+    if measured.answers.chosen_by is None and not all(row.is_document for row in rows):
         figures["generation"] = _summarise_answers(rows, measured, chat)
     if other_metrics and "generation" in figures:
         texts, outcomes = measured.answers.texts, measured.outcomes
@@ -193,6 +193,8 @@ def _summarise_losses(rows: Sequence[EvalRow], answers: Answers, num_bytes: Sequ
 
 def count_supervised_bytes(row: EvalRow, chat: ChatFormat) -> int:
     """UTF-8 length of the text that the supervised tokens spell; chat: of the tokenizer that the row was encoded by."""
+    if row.is_document:  # a window may end within a character
+        return len(chat.decode(token for window in row.encoded for token in supervised_ids(window)).encode())
     return sum(len(chat.decode(supervised_ids(piece)).encode()) for piece in row.encoded)
 
 
@@ -212,13 +214,15 @@ def _summarise_answers(rows: Sequence[EvalRow], measured: Measured, chat: ChatFo
     with_form = [
         outcome.unparseable
         for row, outcome in zip(rows, measured.outcomes, strict=True)
-        if row.task.kind != "text"  # only labels and entities have a form to miss
+        if row.task.has_form  # only labels and entities have a form to miss
     ]
+    written = [place for place, row in enumerate(rows) if not row.is_document]
+    tasks = places_by([rows[place] for place in written], lambda row: row.task.name)
     group: GenerationGroup = {
-        **summarise(range(len(rows))),
+        **summarise(written),
         "unparseable_rate": sum(with_form) / len(with_form) if with_form else 0.0,
         "distinct_signature": DISTINCT_SIGNATURE,
-        "by_task": {task: summarise(places) for task, places in places_by(rows, lambda row: row.task.name).items()},
+        "by_task": {task: summarise([written[place] for place in places]) for task, places in tasks.items()},
     }
     if text := text_places(rows):
         group["text"] = _summarise_text(rows, answers.texts, text)

@@ -34,6 +34,7 @@ from sft.runs.labels import describe_sole_answer
 from sft.runs.run import Run, git_revision, package_versions, write_atomically
 from sft.training.log import LOG_FILE, read_log
 
+DOCUMENTS = "text"  # the task whose rows are learned whole
 METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE = (
     *("metrics.json", "predictions.jsonl", "report.html"),
     "report.md",
@@ -114,13 +115,15 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     baseline = find_baseline(run, settings)
     head = choose_classes(run, baseline)
     if head:
-        check_written(settings)
+        check_written(settings, "a classification head writes no answers")
     selection = select_rows(run, settings)
     trusted = settings.trust_remote_code
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch, trust_remote_code=trusted)
     trained, chat = run.train_settings(), loaded.chat
     max_length = min(settings.max_seq_length or trained.max_seq_length, loaded.max_context)
     prepared = prepare_rows(selection.rows, chat, run.system_prompt, trained, max_length, head, turns=settings.turns)
+    if not head and all(row.is_document for row in prepared.rows):
+        check_written(settings, "documents have a loss, and no answer is written")
     budgets = {} if head else plan_budgets(prepared.rows, loaded, settings.max_new_tokens)
     stats = describe_data(selection, prepared, max_length, settings.turns)
     distinct = [row.row for row in prepared.last_turns]
@@ -193,12 +196,12 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     )
 
 
-def check_written(settings: EvaluateSettings) -> None:
-    """Raises ConfigError for what is asked of written answers, where a classification head writes none."""
+def check_written(settings: EvaluateSettings, why: str) -> None:
+    """Raises ConfigError for what is asked of written answers, where none are written."""
     asked = {"--rouge": settings.rouge, "--metric": settings.metric, "--generator": settings.generator == "vllm"}
     asked["--decoding"] = settings.decoding != "precise"
     if given := [flag for flag, is_asked in asked.items() if is_asked]:
-        raise ConfigError(f"{', '.join(given)}: a classification head writes no answers; leave it out")
+        raise ConfigError(f"{', '.join(given)}: {why}; leave it out")
 
 
 def _ways(measured: Measurements) -> dict[str, str]:
@@ -285,7 +288,9 @@ def _tell_plan(
     manner = (
         "greedy answers" if settings.decoding == "precise" else f"answers drawn as preset {settings.decoding} says,"
     )
-    if budgets:
+    if stats["by_task"].keys() == {DOCUMENTS}:
+        say("documents: the loss of every token but a document's first is measured, and nothing is written")
+    elif budgets:
         say(f"{manner} of at most so many tokens, by the longest reference: {limits}")
     else:
         say("classes are chosen among the labels, and nothing is written: one of the models has a classification head")

@@ -1,9 +1,11 @@
 """How far each figure of one model may lie from the true one: the group `intervals` of metrics.json.
 
-The loss has none: a few long answers carry it, and 50 rows that hold three of them cannot tell how large it is. The
-difference of two models has one (sft.evaluation.compare), since the same rows stand on both sides.
+The loss of answers has none: a few long ones carry it, and 50 rows that hold three of them cannot tell how large it is.
+The difference of two models has one (sft.evaluation.compare), since the same rows stand on both sides; and so has the
+loss of documents, which is all that is measured of them.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -15,7 +17,8 @@ from sft.evaluation.rows import EvalRow
 from sft.metrics.calibration import brier_of
 from sft.metrics.classification import interval_of_area
 from sft.metrics.generations import is_exact
-from sft.metrics.resampling import Interval, Sums, Values, bounded_interval, sum_by_group
+from sft.metrics.loss import LARGEST_EXPONENT
+from sft.metrics.resampling import Interval, Sums, Values, bounded_interval, studentised_interval, sum_by_group
 
 MOST_BRIER = 2.0  # of one row: sure of one label where another is right
 
@@ -32,7 +35,7 @@ def measure_intervals(rows: Sequence[EvalRow], measured: Measured) -> dict[str, 
     """{"sentiment accuracy": {"low": 0.61, "high": 0.73, "num_units": 240}, "sentiment macro f1": ..., "ner f1": ...}.
 
     Per label task accuracy, macro f1 and brier by label scoring or head, auc where both sides occur, and accuracy
-    (generated); ner f1; rouge1, rouge2, rougeL; exact match of free text.
+    (generated); ner f1; rouge1, rouge2, rougeL; exact match of free text; text loss and text perplexity of documents.
     """
     groups = [cluster_of(row) for row in rows]
     found: dict[str, FigureInterval] = {}
@@ -67,10 +70,23 @@ def measure_intervals(rows: Sequence[EvalRow], measured: Measured) -> dict[str, 
     for name, values in (measured.rouge or {}).items():
         places = [place for place, value in enumerate(values) if value is not None]
         add(name, places, _means([values[place] or 0.0 for place in places]))
+    found |= _of_documents(rows, measured, groups)
     texts = measured.answers.texts
     if measured.answers.chosen_by is None and (places := text_places(rows)):
         add("exact match", places, _means([is_exact(rows[place].reference, texts[place]) for place in places]))
     return found
+
+
+def _of_documents(rows: Sequence[EvalRow], measured: Measured, groups: Sequence[str]) -> dict[str, FigureInterval]:
+    """Loss and perplexity per token of the documents among the rows."""
+    places = [place for place, row in enumerate(rows) if row.is_document]
+    sums = np.array([[[measured.answers.nll[place], measured.answers.num_tokens[place]]] for place in places], float)
+    totals = sum_by_group(sums, [groups[place] for place in places]) if places else sums
+    interval = studentised_interval(totals, np.ones(1), np.random.default_rng(0)) if len(totals) > 1 else None
+    if interval is None:
+        return {}
+    perplexity = Interval(*(math.exp(min(end, LARGEST_EXPONENT)) for end in interval))
+    return {"text loss": _describe(interval, len(totals)), "text perplexity": _describe(perplexity, len(totals))}
 
 
 def _describe(interval: Interval, num_units: int) -> FigureInterval:

@@ -101,6 +101,8 @@ def plan_budgets(rows: Sequence[EvalRow], loaded: LoadedModel, max_new_tokens: i
     longest: dict[str, int] = defaultdict(int)
     longest_prompt = 0
     for row in rows:
+        if row.is_document:  # nothing is asked
+            continue
         references = row.labels or (row.reference,)
         length = max(len(loaded.chat.encode_answer(reference)) for reference in references)
         longest[row.task.name] = max(longest[row.task.name], length)
@@ -176,7 +178,7 @@ def _reference_from_labels(loaded: LoadedModel, row: EvalRow, scores: list[float
 def _generate(
     rows: Sequence[EvalRow], budgets: dict[str, int], name: Side, asking: Asking, writer: Writer
 ) -> tuple[list[str], list[bool]]:
-    texts, finished = [""] * len(rows), [False] * len(rows)
+    texts, finished = [""] * len(rows), [row.is_document for row in rows]
     for task, budget in budgets.items():
         places = [place for place, row in enumerate(rows) if row.task.name == task]
         ids = {place: rows[place].row["id"] for place in places}

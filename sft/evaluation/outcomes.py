@@ -46,7 +46,7 @@ def read_outcomes(rows: Sequence[EvalRow], answers: Answers, chat: ChatFormat) -
     """Parse every answer and pick every row's best label."""
     if answers.chosen_by is not None:
         return [_read_choice(row, scores) for row, scores in zip(rows, answers.label_scores, strict=True)]
-    readers = {"label": _read_label, "entities": _read_entities, "text": _read_text}
+    readers = {"label": _read_label, "entities": _read_entities, "text": _read_text, "document": _read_text}
     return [
         readers[row.task.kind](row, scores, text, chat)
         for row, scores, text in zip(rows, answers.label_scores, answers.texts, strict=True)
@@ -83,7 +83,7 @@ def _read_entities(row: EvalRow, scores: list[float], text: str, chat: ChatForma
 
 
 def _read_text(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -> Outcome:
-    """A free answer has no form to miss; that it is empty is counted elsewhere."""
+    """A free answer has no form to miss; that it is empty is counted elsewhere. A document has no answer."""
     return Outcome()
 
 
@@ -97,7 +97,8 @@ def text_places(rows: Sequence[EvalRow], *, asked: bool = False) -> list[int]:
 
     asked: where there is none, all rows, because the user named the metric.
     """
-    return [place for place, row in enumerate(rows) if row.task.kind == "text"] or list(range(len(rows) * asked))
+    written = [place for place, row in enumerate(rows) if not row.is_document]
+    return [place for place in written if rows[place].task.kind == "text"] or written[: len(written) * asked]
 
 
 def cluster_of(row: EvalRow) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from prompts import ChatFormat, Encoded, Head, conversation_of
 from prompts.head import answers_of
+from prompts.messages import DOCUMENT
 from prompts.tasks import Task, get_task
 from sft.batches.encoding import encode_rows
 from sft.config.evaluate import EvaluateSettings, Turns
@@ -76,7 +77,14 @@ class EvalRow:
     @property
     def num_tokens(self) -> int:
         """Tokens of the whole row before anything was cut."""
+        if self.is_document:  # a window begins with the last token of the one before it
+            return sum(len(window.input_ids) for window in self.encoded) - len(self.encoded) + 1
         return len(self.encoded[-1].input_ids) + self.encoded[-1].num_cut
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is learned whole: it has a loss, and nothing is asked or written."""
+        return self.task.kind == "document"
 
     @property
     def num_cut(self) -> int:
@@ -133,7 +141,7 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
 
 
 def _has_form(row: Row) -> bool:
-    return get_task(row["task"]).kind != "text"
+    return get_task(row["task"]).has_form
 
 
 def _read_new_file(path: Path, settings: EvaluateSettings, seed: int, run: Run) -> tuple[list[Row], str, str]:
@@ -324,7 +332,7 @@ def _prepare_part(part: _Part, encoded: tuple[Encoded, ...], system_prompt: str 
     return EvalRow(
         row=part.row,
         task=task,
-        question=next(turn["content"] for turn in reversed(asked) if turn["role"] == "user"),
+        question=next(turn["content"] for turn in reversed(asked) if turn["role"] in ("user", DOCUMENT)),
         reference=task.answer_of(row),
         encoded=encoded,
         prompt_ids=encoded[-1].prompt_ids,

@@ -94,7 +94,7 @@ def apply_yardsticks(
     asked: True fits however many training rows there are. why_untrained: why there are none to fit on.
     """
     tasks = {task: [rows[place] for place in places] for task, places in places_by(rows, _task_of).items()}
-    tasks = {task: part for task, part in tasks.items() if part[0].task.kind != "text"}
+    tasks = {task: part for task, part in tasks.items() if part[0].task.has_form}
     if not tasks or asked is False:
         return None
     material = {task: [row for row in training if row["task"] == task] for task in tasks}

@@ -46,12 +46,12 @@ def count_same_prompts(
     """(rows whose ids by the exported template are the run's, rows compared): (50, 50).
 
     messages[i] are those of rows[i] without the run's system prompt. Texts that spell a control token are left out:
-    the run encodes them as text, a template cannot.
+    the run encodes them as text, a template cannot. So are documents, which stand in no template.
     """
     same = compared = 0
     for row, turns in zip(rows, messages, strict=True):
         text = "".join(turn["content"] for turn in turns)
-        if any(token in text for token in chat.encoder.control_tokens) or row.num_cut:
+        if any(token in text for token in chat.encoder.control_tokens) or row.num_cut or row.is_document:
             continue
         plain = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
         ids = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)  # type: ignore[attr-defined]

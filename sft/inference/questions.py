@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from prompts import PromptError, conversation_of
+from prompts.messages import DOCUMENT
 from prompts.tasks import Row, Task, get_task, task_names, text_of
 from sft.data.files import BadRecord, read_records
 from sft.errors import ConfigError, DataError
@@ -71,7 +72,7 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
         names = [name for name in others if record.get(name) is not None]
         row |= {asked: record[names[0]]} if names else {}
     messages = conversation_of(row, None, with_answer=False)  # raises for what is missing or of another type
-    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+    if not messages or messages[-1]["role"] not in ("user", DOCUMENT) or not messages[-1]["content"].strip():
         raise PromptError(f"there is nothing to answer in {asked!r}; mend the row")
     if asked != "messages" and not text_of(row, asked).strip():
         raise PromptError(f"{asked!r} is empty; mend the row")

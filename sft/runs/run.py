@@ -95,6 +95,11 @@ class Run:
         """Whether it classifies and cannot write."""
         return self.head is not None
 
+    @property
+    def learned_documents(self) -> bool:
+        """Whether it learned whole documents and nothing else: it continues a text, and was never asked anything."""
+        return self.tasks == ["text"]
+
     def check_writes(self, what: str) -> None:
         """Raises RunError where the run cannot write, so that `what` (chat.py, --gguf) can do nothing with it."""
         if self.is_classifier:

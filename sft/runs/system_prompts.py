@@ -54,7 +54,8 @@ def survey_system_prompts(rows: Iterable[Row], asked_for: str | None) -> SystemP
 
     A task that brings a system prompt brings it wherever it is asked: its rows count where there are no others.
     """
-    brought = [(own_system_prompt(row), get_task(text_of(row, "task")).system_prompt) for row in rows]
+    asked = [(row, get_task(text_of(row, "task"))) for row in rows]
+    brought = [(own_system_prompt(row), task.system_prompt) for row, task in asked if task.kind != "document"]
     own = [prompt for prompt, told in brought if prompt is not None or told is None] or [told for _, told in brought]
     used = {asked_for if prompt is None else prompt for prompt in own}
     chosen = next(iter(used)) if len(used) == 1 else asked_for

@@ -52,7 +52,7 @@ def list_served(name: str, run: Run | None) -> dict[str, Served]:
     if run is not None and run.tasks:
         names = run.tasks
     tasks = [get_task(str(task)) for task in names]
-    special = [task for task in tasks if task.kind != "text"]
+    special = [task for task in tasks if task.has_form]
     is_classifier = (len(tasks) == 1 and tasks[0].kind == "label") or (run is not None and run.is_classifier)
     served = [Served(name, tasks[0] if is_classifier else None)]
     served += [Served(f"{name}:{task.name}", task) for task in special]

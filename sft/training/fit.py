@@ -19,6 +19,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from prompts import ChatFormat, Fingerprint, Head
+from prompts.tasks import get_task
 from sft.backend import TRANSFORMERS, is_launched_sharded
 from sft.batches.encoding import EncodedRows, encode_rows
 from sft.config.train import TrainSettings
@@ -54,6 +55,7 @@ from sft.training.language_modelling import LabelMeasure, LanguageModelling, Tok
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
 from sft.training.memory import limit_memory
 from sft.training.objective import Objective
+from sft.training.order import pack_rows
 from sft.training.processes import check_settings, from_first, is_first, join, tell_of_copies, world_size
 from sft.training.rehearsal import Rehearsal, rehearsing
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
@@ -112,6 +114,7 @@ class Prepared:
     dataset: Dataset
     train: EncodedRows
     validation: EncodedRows
+    packs: list[list[int]]  # training rows that count as one of a step
     num_steps: int
     system_prompts: SystemPrompts
 
@@ -140,14 +143,27 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
             )
         encoded.append(part)
     train, validation = encoded
-    steps_per_epoch = math.ceil(len(train.encoded) / (settings.rows_per_step * world_size()))
+    packs = pack_documents(train, settings)
+    steps_per_epoch = math.ceil(len(packs) / (settings.rows_per_step * world_size()))
     num_steps = settings.max_steps or math.ceil(steps_per_epoch * settings.num_train_epochs)
     for doubt in list_doubts(settings, dataset, num_steps):
         say(f"WARNING {doubt}")
     if rare := [label for label, count in train.count_labels().items() if count == 0]:
         say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn to say it")
     objective: Objective[Any] = Classification(loaded) if head else LanguageModelling(loaded)
-    return Prepared(loaded, objective, dataset, train, validation, num_steps, system_prompts)
+    return Prepared(loaded, objective, dataset, train, validation, packs, num_steps, system_prompts)
+
+
+def pack_documents(rows: EncodedRows, settings: TrainSettings) -> list[list[int]]:
+    """The rows of a step: documents are packed to max_seq_length, other rows stand alone. Says how many packs."""
+    is_document = [get_task(row["task"]).kind == "document" for row in rows.rows]
+    packs = pack_rows([len(row.input_ids) for row in rows.encoded], is_document, settings.max_seq_length)
+    if count := sum(is_document):
+        say(
+            f"{count:,} documents or windows packed into {len(packs) - len(is_document) + count:,} rows of at most "
+            f"{settings.max_seq_length:,} tokens; none of them sees another"
+        )
+    return packs
 
 
 def list_doubts(settings: TrainSettings, dataset: Dataset, num_steps: int) -> list[str]:
@@ -164,6 +180,8 @@ def list_doubts(settings: TrainSettings, dataset: Dataset, num_steps: int) -> li
             f"the warm-up takes {warmup:,.0f} steps and the run has {num_steps:,}, so the learning rate never reaches "
             f"{settings.learning_rate:g}: lower --warmup_steps"
         )
+    if settings.neftune_noise_alpha and any(get_task(row["task"]).kind == "document" for row in dataset.train):
+        doubts.append("NEFTune's noise is made for answers to instructions; for documents pass --neftune_noise_alpha 0")
     for name, rows in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
         if (answer := find_sole_answer(rows)) is not None:
             doubts.append(describe_sole_answer(answer, len(rows), name))
@@ -236,9 +254,10 @@ def choose_callbacks(
 ) -> list[TrainerCallback]:
     """What the settings add to a trainer: samples, early stopping, and the end on request, which comes last."""
     callbacks: list[TrainerCallback] = []
-    if settings.num_sample_predictions:
-        rows = prepared.validation.encoded[: settings.num_sample_predictions]
-        names = [str(row["id"]) for row in prepared.validation.rows[: settings.num_sample_predictions]]
+    asked = [place for place, row in enumerate(prepared.validation.rows) if get_task(row["task"]).kind != "document"]
+    if chosen := asked[: settings.num_sample_predictions]:
+        rows = [prepared.validation.encoded[place] for place in chosen]
+        names = [str(prepared.validation.rows[place]["id"]) for place in chosen]
         callbacks.append(SampleLog(prepared.objective.answer, rows, names, run_dir / SAMPLES_FILE))
     if settings.early_stopping_patience:
         metric = settings.metric_for_best_model
@@ -285,6 +304,7 @@ def build_trainer(
             settings, loaded.precision, checkpoints_dir, num_steps=prepared.num_steps, backend=loaded.backend
         ),
         objective=prepared.objective,
+        packs=prepared.packs,
         micro_batch_tokens=settings.micro_batch_tokens,
         recomputes=settings.gradient_checkpointing,
         replays=bool(settings.cuda_graphs),  # not asked for: benchmarks/soak.py has not passed everywhere yet

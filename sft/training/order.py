@@ -1,5 +1,6 @@
 """Which rows each optimiser step sees: the same for any number of processes, micro-batches, cuts and resumes."""
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -10,14 +11,22 @@ class StepOrder(Sampler[list[int]]):
     """Places of the rows of every step of an epoch, of one process: a permutation by seed and epoch, cut into steps.
 
     10 rows, 4 a step, 2 processes: steps of 4, 4 and 2 rows, dealt so that both have about as many tokens. A process
-    may get none of a last step; no row is seen twice to fill up.
+    may get none of a last step; no row is seen twice to fill up. Rows that are packed count as one.
     """
 
     def __init__(
-        self, lengths: Sequence[int], rows_per_step: int, *, seed: int, rank: int = 0, num_processes: int = 1
+        self,
+        lengths: Sequence[int],
+        rows_per_step: int,
+        *,
+        seed: int,
+        packs: Sequence[Sequence[int]] | None = None,
+        rank: int = 0,
+        num_processes: int = 1,
     ) -> None:
-        """lengths: tokens of every row. rows_per_step: of all processes together."""
+        """lengths: tokens of every row. rows_per_step: of all processes together. packs: see pack_rows."""
         self.lengths, self.rows_per_step, self.seed = lengths, rows_per_step, seed
+        self.packs = [(place,) for place in range(len(lengths))] if packs is None else packs
         self.rank, self.num_processes = rank, num_processes
         self.epoch = 0
 
@@ -31,12 +40,34 @@ class StepOrder(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.num_rows // self.rows_per_step)
+        return -(-len(self.packs) // self.rows_per_step)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
-        for start in range(0, self.num_rows, self.rows_per_step):
-            yield deal_rows(order[start : start + self.rows_per_step], self.lengths, self.num_processes)[self.rank]
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.packs), generator=generator).tolist()
+        for start in range(0, len(order), self.rows_per_step):
+            places = [place for pack in order[start : start + self.rows_per_step] for place in self.packs[pack]]
+            yield deal_rows(places, self.lengths, self.num_processes)[self.rank]
+
+
+def pack_rows(lengths: Sequence[int], is_packed: Sequence[bool], capacity: int) -> list[list[int]]:
+    """Rows that count as one of a step: of those that are packed, as many as have `capacity` tokens together.
+
+    Best fit, the longest first; a row that is not packed is one by itself. What is packed stays rows of its own for the
+    layers: none sees another. [5, 9, 3, 4], all packed, 10 -> [[0, 3], [1], [2]]; only which rows share a step changes.
+    """
+    packs = [[place] for place, packed in enumerate(is_packed) if not packed]
+    open_packs: list[tuple[int, int]] = []  # (room left, index in packs), sorted
+    for place in sorted((place for place, packed in enumerate(is_packed) if packed), key=lambda place: -lengths[place]):
+        found = bisect_left(open_packs, (lengths[place], -1))
+        if found < len(open_packs):
+            room, index = open_packs.pop(found)
+            packs[index].append(place)
+        else:
+            room, index = max(capacity, lengths[place]), len(packs)
+            packs.append([place])
+        insort(open_packs, (room - lengths[place], index))
+    return sorted(packs)
 
 
 def deal_rows(places: Sequence[int], lengths: Sequence[int] | Mapping[int, int], num_processes: int) -> list[list[int]]:

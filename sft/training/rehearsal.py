@@ -102,11 +102,10 @@ def rehearse(trainer: RowTrainer, model: torch.nn.Module, *, is_resumed: bool) -
     Raises OutOfMemoryError where not even one row fits.
     """
     trials = _Trials(trainer, model, updates=not is_resumed)
-    lengths = [len(row.input_ids) for row in trainer.train_rows]
-    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    order = sorted(trainer.packs, key=lambda pack: -sum(trainer.lengths_of(pack)))
     per_process = max(1, trainer.rows_per_step // trainer.args.world_size)
-    longest_step = order[:per_process]
-    usual = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
+    places = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
+    longest_step, usual = (_longest_first(trainer, packs) for packs in (order[:per_process], places))
     trainer.passes = None  # trials are launched, not replayed: how they are to be computed is not decided yet
     with trials.undone():
         trainer.follow(trials.choose_plan(longest_step))
@@ -119,6 +118,14 @@ def rehearse(trainer: RowTrainer, model: torch.nn.Module, *, is_resumed: bool) -
         usual_s = time.monotonic() - began
         peak_gb = peak_memory_gb()
     return _extrapolate(trainer, usual, usual_s, longest, peak_gb)
+
+
+def _longest_first(trainer: RowTrainer, packs: Sequence[Sequence[int]]) -> list[int]:
+    """Places of all rows of some packs."""
+    places = [place for pack in packs for place in pack]
+    return [
+        place for _, place in sorted(zip(trainer.lengths_of(places), places, strict=True), key=lambda pair: -pair[0])
+    ]
 
 
 def record_ahead(trainer: RowTrainer, num_steps: int, *others: Sequence[int]) -> None:
@@ -293,9 +300,9 @@ def _extrapolate(
     """From a usual step to the whole run: time follows the tokens."""
     args, planned, lengths = trainer.args, trainer.micro_batches, [len(row.input_ids) for row in trainer.train_rows]
     num_steps = _count_steps(trainer)
-    rows = min(trainer.rows_per_step, len(lengths)) / args.world_size
+    packs = min(trainer.rows_per_step, len(trainer.packs)) / args.world_size
     usual_tokens = sum(trainer.lengths_of(usual))
-    step_s = usual_s * (rows * sum(lengths) / len(lengths)) / usual_tokens
+    step_s = usual_s * (packs * sum(lengths) / len(trainer.packs)) / usual_tokens
     validation_tokens = sum(len(row.input_ids) for row in trainer.validation_rows)
     validation_tokens += sum(getattr(measure, "num_tokens", 0) for measure in trainer.measures)
     num_validations = math.ceil(num_steps / args.eval_steps)

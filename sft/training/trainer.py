@@ -89,6 +89,7 @@ class RowTrainer(CheckpointedTrainer):
         args: SFTConfig,
         *,
         objective: Objective[Any] | None = None,
+        packs: Sequence[Sequence[int]] | None = None,
         micro_batch_tokens: int | None = None,
         recomputes: bool | None = None,
         replays: bool = False,
@@ -99,7 +100,8 @@ class RowTrainer(CheckpointedTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         before_first_step: BeforeFirstStep | None = None,
     ) -> None:
-        """objective: None is that of a chat model. micro_batch_tokens: None plans them. recomputes: whether
+        """objective: None is that of a chat model. packs: places of training rows that count as one of a step
+        (sft.training.order.pack_rows); None: each by itself. micro_batch_tokens: None plans them. recomputes: whether
         layers are computed twice to spare memory; None: as many as it takes. replays: passes are recorded as CUDA
         graphs, where that can be done. measures: more figures of every validation, beside the objective's.
 
@@ -108,6 +110,7 @@ class RowTrainer(CheckpointedTrainer):
         self.loaded = loaded
         self.objective: Objective[Any] = objective or LanguageModelling(loaded)
         self.train_rows, self.validation_rows = list(train_rows), list(validation_rows)
+        self.packs = [(place,) for place in range(len(train_rows))] if packs is None else packs
         self.validation_names = validation_names or [str(place) for place in range(len(validation_rows))]
         self.guard = FiniteGuard(train_names or [str(place) for place in range(len(train_rows))])
         self.noise_alpha = neftune_noise_alpha
@@ -179,6 +182,7 @@ class RowTrainer(CheckpointedTrainer):
             [len(row.input_ids) for row in self.train_rows],
             self.rows_per_step,
             seed=self.args.data_seed,
+            packs=self.packs,
             rank=self.args.process_index,
             num_processes=self.args.world_size,
         )
@@ -380,7 +384,7 @@ class RowTrainer(CheckpointedTrainer):
         if self.wants_replay and self.can_replay:
             self.passes = ReplayedPasses(
                 self.loaded,
-                max_rows=self.rows_per_step,
+                max_rows=self.rows_per_step * max(map(len, self.packs)),
                 max_tokens=plan.micro_batch_tokens,
                 longest=max(len(row.input_ids) for row in self.train_rows),
                 noise_alpha=self.noise_alpha,

@@ -19,6 +19,7 @@ from pathlib import Path
 from sft.data.files.encoding import UTF8, choose_encoding
 from sft.data.files.json_files import is_one_row_a_line, parse_lines, read_json
 from sft.data.files.opening import PACKED, is_packed, kind_of_bytes, kind_of_file, open_bytes
+from sft.data.files.plain_text import read_plain_text
 from sft.data.files.separated import read_separated
 from sft.data.files.tables import declared_classes, read_parquet
 from sft.data.rows.fields import BadRecord, GoodRecord
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 BLOCK_BYTES = 1 << 20
-READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
+READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt")
 BINARY = (".parquet", ".xlsx")
 # What is not read, and what helps.
 REMEDIES = {
@@ -146,4 +147,6 @@ def _read_kind(path: Path, kind: str, encoding: str | None) -> Iterator[GoodReco
 
         return read_xlsx(path)
     codec = choose_encoding(path, encoding)
+    if kind == ".txt":
+        return read_plain_text(path, codec)
     return read_separated(path, codec) if kind in (".csv", ".tsv") else read_json(path, codec)

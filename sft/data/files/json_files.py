@@ -100,6 +100,14 @@ def parse_lines(lines: Iterable[bytes], first_line: int) -> Iterator[GoodRecord 
             yield BadRecord(number, error.reason, str(error))
 
 
+def is_record(line: str) -> bool:
+    """Whether a line of text is a JSON object."""
+    try:
+        return line.lstrip().startswith("{") and isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
 def parse_line(line: bytes) -> Record:
     """One line of JSONL as a record; raises RowError with the reason."""
     try:

@@ -56,7 +56,8 @@ class Context:
         self.task = reading.open_task()
         self.label_map = dict(reading.label_map)
         self.group = "group" if reading.group_by is None else reading.group_by
-        self.dialects = _all_dialects(task_names())
+        learns_documents = self.task is not None and self.task.kind == "document"
+        self.dialects = _document_forms() if learns_documents else _all_dialects(task_names())
         self.plans: dict[tuple[str, ...], Plan] = {}
         if reading.form is not None and reading.form not in (names := [dialect.name for dialect in self.dialects]):
             unusual = {pair.name for pair in PAIRS[len(USUAL) :]}
@@ -106,8 +107,8 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
     if dialect is None:  # what is empty may be what the row lacks: "'output' is empty" says more than "no form"
         plan = _make_plan(tuple(record), context)
         dialect = _choose(plan, record) or next(iter(plan.dialects), None)
-        if dialect is None or dialect.name == "text":
-            raise _explain_unknown(record, is_table)
+        if dialect is None or dialect.name == "text":  # which reads ready ChatML alone
+            raise _explain_unknown(record, context, is_table)
         row = dialect.convert(record, context)
     elif dialect.name not in plan.told_of:
         row = dialect.convert(record, context)
@@ -143,7 +144,9 @@ def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
         raise RowError("media", f"{media[0]!r} holds something; only text is learned here")
     form, task = context.reading.form, context.task
     fitting = [dialect for dialect in context.dialects if dialect.required <= given and form in (None, dialect.name)]
-    if task is not None and not task.takes_text_and_label:  # the user's word goes before the columns'
+    if (
+        task is not None and not task.takes_text_and_label and task.kind != "document"
+    ):  # the user's word goes before the columns'
         fitting.sort(key=lambda dialect: dialect.name != "/".join(task.required))
     has_common = not given.isdisjoint({*COMMON, context.group})
     return Plan(tuple(fitting), renamed, set(), has_common)
@@ -202,8 +205,13 @@ def _keep_common(record: Record, row: Row, context: Context) -> None:
         row["attribution"] = attribution
 
 
-def _explain_unknown(record: Record, is_table: bool) -> RowError:
+def _explain_unknown(record: Record, context: Context, is_table: bool) -> RowError:
     """What stands there in place of a known form, and what to do about it."""
+    if context.task is not None and context.task.kind == "document":
+        texts = {name: value for name, value in record.items() if isinstance(value, str) and name != "id"}
+        longest = max(texts, key=lambda name: len(texts[name]), default="...")
+        shown = ", ".join(sorted(record)[:8]) or "none"
+        return RowError("unknown_dialect", f"no 'text' among the columns ({shown}); perhaps --columns text={longest}")
     if problem := _explain_shape(record):
         return RowError("unknown_dialect", problem)
     hints = _list_hints(record)
@@ -286,7 +294,9 @@ def _convert_canonical(record: Record, context: Context) -> Row:
 
 def _accept_canonical(record: Record) -> bool:
     task = known_task(record.get("task"))
-    return task is not None and all(record.get(name) is not None for name in task.required)
+    if task is None or any(record.get(name) is None for name in task.required):
+        return False
+    return task.kind != "document" or not any(record.get(name) for name in ANSWERED)
 
 
 def _read_fields(record: Record, task: Task, context: Context) -> Row:
@@ -406,7 +416,20 @@ def _convert_text(record: Record, context: Context) -> Row:
     return read_chatml(read_text(record, "text"), context.notes)
 
 
+def _convert_document(record: Record, context: Context) -> Row:
+    return {"id": "", "source": "", "task": "text", "text": read_text(record, "text")}
+
+
+def _convert_lone_answer(record: Record, context: Context) -> Row:
+    """ms-swift's form of a document: a conversation that is one answer and nothing else."""
+    turns = read_list(record, "messages")
+    if len(turns) != 1 or not isinstance(turns[0], dict) or turns[0].get("role") != "assistant":
+        raise RowError("wrong_roles", "a conversation, and --task text learns whole documents; leave it out")
+    return {"id": "", "source": "", "task": "text", "text": read_text(turns[0], "content")}
+
+
 CANONICAL = "id/source/task"
+ANSWERED = ("label", "labels", "output", "entities", "category", "messages", "instruction")  # no document has these
 BESIDE_TURNS = frozenset(("system", "system_prompt", *TOOL_COLUMNS))
 _FIELDS = (
     "id source text label entities category output instruction input system messages tools reasoning_content own_id"
@@ -469,7 +492,7 @@ def _all_dialects(task_list: tuple[str, ...]) -> tuple[Dialect, ...]:
             return _convert_turns(column, record, context)
 
         forms.append(Dialect(column, frozenset((column,)), BESIDE_TURNS, convert, _holds_list(column)))
-    forms += [_make_task_form(task) for task in tasks if task not in plain]
+    forms += [_make_task_form(task) for task in tasks if task not in plain and task.kind != "document"]
     forms += [_make_pair(pair) for pair in PAIRS]
     forms += [_make_label_form(task, names) for task in tasks for names in task.columns]
     forms.append(_make_label_form(None, {"text": "text", "label": "label"}))
@@ -484,6 +507,14 @@ def _all_dialects(task_list: tuple[str, ...]) -> tuple[Dialect, ...]:
         )
     )
     return tuple(forms)
+
+
+@cache
+def _document_forms() -> tuple[Dialect, ...]:
+    return (
+        Dialect("text of documents", frozenset(("text",)), frozenset(("task",)), _convert_document),
+        Dialect("messages of documents", frozenset(("messages",)), frozenset(("task",)), _convert_lone_answer),
+    )
 
 
 @cache

@@ -136,6 +136,8 @@ def make_entry(folder: Path, info: dict[str, object]) -> Entry:
             raise ConfigError(f"columns.{column} is not supported; only text is trained on here")
     if formatting == "alpaca":
         renamed = {ALPACA[key]: column for key, column in columns.items() if key in ALPACA and column}
+        if renamed.keys() == {"instruction"}:  # without a response: LLaMA-Factory's stage pt
+            return entry | {"task": "text", "columns": {"text": renamed["instruction"]}}
         return entry | ({"columns": renamed} if renamed else {})
     if formatting not in ("sharegpt", "openai"):
         raise ConfigError(f"formatting {formatting!r} is unknown; expected alpaca, sharegpt or openai")

@@ -31,8 +31,6 @@ def main(argv: list[str] | None = None) -> None:
     if run:
         run.check_writes("chat.py")
         tell_differing(run, "/system TEXT sets another")
-        if run.learned_documents:
-            say("the run learned whole documents, no answers: it chats as its base does; inference.py continues a text")
     settings.announce()
 
     from sft.models.loading import load_base, load_run  # heavy: after --help, and after a run was found

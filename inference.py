@@ -32,8 +32,6 @@ def main(argv: list[str] | None = None) -> None:
     run = None if settings.is_untuned else open_tuned(settings, or_else=OR_UNTUNED)
     settings.announce()
     tell_differing(run, "a row's own `system` sets another")
-    if run and run.learned_documents and settings.task in (None, "text"):
-        say("the run learned whole documents: a text is continued, not answered")
     if settings.file is not None and settings.output is not None:  # given together, or neither
         answer_file(settings, run, settings.file, settings.output)
     elif settings.interactive:

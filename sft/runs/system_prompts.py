@@ -69,10 +69,15 @@ def tell_differing(run: Run | None, how: str) -> None:
 
 
 def describe_differing(run: Run, how: str) -> str:
-    """One line where a run's rows stood behind several system prompts; "" where behind one, or where it is not known.
+    """One line where a run's rows stood behind several system prompts, or, as documents, behind none; else "".
 
     how: what sets another one, e.g. "/system TEXT sets another".
     """
+    if run.learned_documents:
+        return (
+            "the run learned whole documents and was asked nothing: inference.py continues a text, chat.py and "
+            "serve.py talk as the base model does"
+        )
     found = run.data.get("system_prompts")
     if not isinstance(found, dict) or found["distinct"] < 2:
         return ""

@@ -167,7 +167,7 @@ CONTENT: dict[str, bytes] = {
     "missing_text.xlsx": with_part(SHEET, "xl/worksheets/sheet1.xml", MISSING_TEXT),
     # other kinds
     "old.xls": b"\xd0\xcf\x11\xe0",
-    "notes.txt": b"hello",
+    "notes.rtf": b"hello",
     "no_suffix": b"hello",
     "rows.jsonl.gz": b"\x1f\x8b",
 }  # fmt: skip

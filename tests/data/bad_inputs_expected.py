@@ -10,7 +10,7 @@ FORMS = (
 IN_A_PRESET = "(in a preset: columns)"
 HEADER = "if the first line is a row and no header, write one above it"
 NO_EXCEL = "not a sound Excel file"
-READABLE = ".jsonl, .json, .csv, .tsv, .parquet, .xlsx"
+READABLE = ".jsonl, .json, .csv, .tsv, .parquet, .xlsx, .txt"
 NO_NAME = "not valid JSON: Expecting property name enclosed in double quotes at column"
 CUT_ARRAY = "(cut off?); mend the file, an array cannot be read past this"
 
@@ -94,7 +94,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         [
             (
                 "2: unknown_task: task 'nerr' is unknown; did you mean 'ner'?; expected one of: chat, instruct, "
-                "moderation, ner, news, sentiment, sentiment_json"
+                "moderation, ner, news, sentiment, sentiment_json, text"
             )
         ],
     ),
@@ -214,7 +214,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     ),
     "missing_text.xlsx": (0, [f"missing_text.xlsx: {NO_EXCEL} (a cell names text 99 of 0); save it again as .xlsx"]),
     "old.xls": (0, ["old.xls: of the spreadsheets only .xlsx is read; save it as that, or as CSV (UTF-8)"]),
-    "notes.txt": (0, [f"notes.txt: unknown kind of file '.txt'; give one of: {READABLE}"]),
+    "notes.rtf": (0, [f"notes.rtf: unknown kind of file '.rtf'; give one of: {READABLE}"]),
     "no_suffix": (0, [f"no_suffix: its name does not end in what it holds; give one of: {READABLE}"]),
     "rows.jsonl.gz": (
         0,

@@ -120,7 +120,7 @@ def test_the_page_that_adds_a_task_can_be_followed_literally(project):
     row = blocks["json"].strip()
     used = subprocess.run([sys.executable, "-c", use, row], cwd=project, capture_output=True, text=True, check=True)
     assert used.stdout.splitlines() == [
-        "('chat', 'instruct', 'moderation', 'ner', 'news', 'sentiment', 'sentiment_json', 'urgency')",
+        "('chat', 'instruct', 'moderation', 'ner', 'news', 'sentiment', 'sentiment_json', 'text', 'urgency')",
         "[{'role': 'user', 'content': 'How urgent is this ticket, low or high?\\nThe printer is slow.', "
         "'document': (40, 60), 'answers': ('low', 'high')}, {'role': 'assistant', 'content': 'low'}]",
         "('low', 'high')",

@@ -22,6 +22,7 @@ from prompts import PromptError
 from prompts.task import BLANK, Task, is_blank, label_key
 from prompts.tasks import get_task, task_names
 from sft.data.rows.canonical import Json, Row, RowError
+from sft.data.rows.explaining import COMMON, explain_unknown
 from sft.data.rows.fields import Record, name_kind, read_entities, read_list, read_optional_text, read_text
 from sft.data.rows.mapping import MAY_BE_MISSING, find_value
 from sft.data.rows.pairs import BESIDE_PAIRS, PAIRS, USUAL, Pair, make_pair_row, refuse_rejected
@@ -32,17 +33,8 @@ from sft.data.rows.turns import is_chatml, make_chat_row, read_chatml
 from sft.errors import ConfigError, nearest_name
 
 NUMBERS_ARE = "sentiment"  # the task whose class numbers a bare 0, 1, true or false is: ChnSentiCorp's, R2's
-COMMON = frozenset(("id", "group", "attribution"))  # columns that any row may have beside its form's
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 PREFERRED, REJECTED = ("chosen", "chosen_messages"), ("rejected", "rejected_response", "rejected_messages")
-# Columns that people call otherwise, to be named where nothing fits.
-HINTS = {
-    **dict.fromkeys(("文本", "评论", "内容", "正文", "句子", "review", "comment", "content", "sentence"), "text"),
-    **dict.fromkeys(("标签", "类别", "分类", "情感", "category", "class", "sentiment", "target", "labels"), "label"),
-    **dict.fromkeys(("问题", "提问", "指令"), "instruction"),
-    **dict.fromkeys(("回答", "答案", "输出", "回复"), "output"),
-    "输入": "input",
-}
 TABLES = (".csv", ".tsv", ".xlsx")
 
 
@@ -108,7 +100,7 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
         plan = _make_plan(tuple(record), context)
         dialect = _choose(plan, record) or next(iter(plan.dialects), None)
         if dialect is None or dialect.name == "text":  # which reads ready ChatML alone
-            raise _explain_unknown(record, context, is_table)
+            raise explain_unknown(record, context.task, is_table=is_table)
         row = dialect.convert(record, context)
     elif dialect.name not in plan.told_of:
         row = dialect.convert(record, context)
@@ -203,73 +195,6 @@ def _keep_common(record: Record, row: Row, context: Context) -> None:
     attribution = record.get("attribution")
     if isinstance(attribution, str) and attribution:
         row["attribution"] = attribution
-
-
-def _explain_unknown(record: Record, context: Context, is_table: bool) -> RowError:
-    """What stands there in place of a known form, and what to do about it."""
-    if context.task is not None and context.task.kind == "document":
-        texts = {name: value for name, value in record.items() if isinstance(value, str) and name != "id"}
-        longest = max(texts, key=lambda name: len(texts[name]), default="...")
-        shown = ", ".join(sorted(record)[:8]) or "none"
-        return RowError("unknown_dialect", f"no 'text' among the columns ({shown}); perhaps --columns text={longest}")
-    if problem := _explain_shape(record):
-        return RowError("unknown_dialect", problem)
-    hints = _list_hints(record)
-    if isinstance(record.get("text"), str) and not hints:
-        others = sorted(name for name in record.keys() - COMMON - {"text"} if record[name])[:4]
-        beside = f" (beside it: {', '.join(others)})" if others else ""
-        return RowError(
-            "unknown_dialect",
-            f"'text' is there and nothing to answer{beside}: --task text learns whole documents; else give label, "
-            "output or turns, or name their column with --columns",
-        )
-    shown = ", ".join(sorted(record)[:8]) or "none"
-    if hints:
-        remedy = f"perhaps --columns {','.join(hints)}"
-    else:
-        remedy = "name the columns: --columns instruction=...,output=... or text=...,label=..."
-    if is_table and len(record) == 1:
-        remedy = "cells are separated by commas, semicolons, tabs or vertical bars"
-    header = "; if the first line is a row and no header, write one above it" if is_table else ""
-    forms = (
-        "messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label"
-    )
-    return RowError(
-        "unknown_dialect",
-        f"columns ({shown}) fit no known form ({forms}, ...); {remedy}{header} (in a preset: columns)",
-    )
-
-
-def _explain_shape(record: Record) -> str:
-    """What a file is whose rows are not its rows: they lie in a list of its one object, or are turns, or columns."""
-    held = {name: value for name, value in record.items() if isinstance(value, dict | list)}
-    if record.keys() & {"role", "from"} and record.keys() & {"content", "value"}:
-        return 'turns, each a row of its own: a conversation is one row, {"messages": [...]}'
-    for name, value in held.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict) and not value[0].keys() & {"role", "from"}:
-            return (
-                f"rows lie in {name!r}, a list of {len(value):,}: save that list as the file (with jq: "
-                f"jq .{name} a.json > b.json)"
-            )
-    if held and len(held) == len(record):
-        kinds = {type(value) for value in held.values()}
-        if kinds == {dict} and not any(name in HINTS for name in record):
-            return "an object of objects: save their list as the file (with jq: jq '[.[]]' a.json > b.json)"
-    return ""
-
-
-def _list_hints(record: Record) -> list[str]:
-    """The fields that columns are perhaps meant for: ["text=评论", "label=标签"]."""
-    hints = []
-    for name, value in record.items():
-        bare = name.strip(BLANK).casefold().lstrip("#")
-        if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].keys() & {"role", "from"}:
-            hints.append(f"messages={name}")
-        elif bare in HINTS and HINTS[bare] not in record:
-            hints.append(f"{HINTS[bare]}={name}")
-        elif bare != name and bare in ("text", "label", "instruction", "output"):
-            hints.append(f"{bare}={name}")
-    return hints
 
 
 # The forms

@@ -284,3 +284,30 @@ def test_json_lines_have_several_names(name, tmp_path):
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
 
     assert [record.line for record in read_records(tmp_path / name) if isinstance(record, GoodRecord)] == [1, 2]
+
+
+LONG = "A document of its own. " * 20
+
+
+@pytest.mark.parametrize(
+    ("text", "documents", "said"),
+    [
+        (f"{LONG}\n{LONG}2\n", [LONG, f"{LONG}2"], "2 documents, one a line"),
+        (f"{LONG}\n\n{LONG}2\n", [f"{LONG}\n\n{LONG}2"], "one document of 2 lines"),
+        ("Some verse,\r\nand more of it.\r\n", ["Some verse,\nand more of it."], "one document of 2 lines"),
+        ("\ufeff一行", ["一行"], ""),
+    ],
+)
+def test_a_text_file_is_a_document_or_one_a_line(text, documents, said, tmp_path, capsys):
+    path = tmp_path / "notes.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+
+    assert [record.fields["text"] for record in read_records(path) if isinstance(record, GoodRecord)] == documents
+    assert said in capsys.readouterr().err
+
+
+def test_a_text_file_of_json_lines_is_told_to_be_named_so(tmp_path):
+    (tmp_path / "rows.txt").write_text(f"{GOOD}\n{GOOD}\n", encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"its lines are JSON objects, so rows; name it \.jsonl"):
+        list(read_records(tmp_path / "rows.txt"))

@@ -342,3 +342,39 @@ def test_the_system_prompt_is_part_of_what_a_row_asks(tmp_path):
     dataset = open_dataset(path, eval_ratio=0.2)
 
     assert (len(dataset.train), len(dataset.validation)) == (5, 1)
+
+
+def test_whole_documents_are_read_only_where_the_task_says_so(tmp_path):
+    path = write(tmp_path, "a.jsonl", {"text": "One.", "url": "u", "label": 1}, {"text": " Two.\n", "url": "u"})
+
+    rows = read(path, task="text")
+
+    assert [(row["task"], row["text"]) for row in rows] == [("text", "One."), ("text", " Two.\n")]
+    assert read(write(tmp_path, "b.jsonl", {"task": "text", "text": "Three."}))[0]["task"] == "text"
+    assert "no 'text' among the columns (content, url); perhaps --columns text=content" in refuse(
+        write(tmp_path, "c.jsonl", {"url": "u", "content": "A long text."}), task="text"
+    )
+    assert refuse(write(tmp_path, "d.jsonl", {"task": "text", "text": "a", "label": "b"})).startswith("d.jsonl")
+
+
+def test_a_conversation_of_one_answer_is_a_document_where_the_task_says_so(tmp_path):
+    alone, asked = [{"role": "assistant", "content": "I love music."}], [{"role": "user", "content": "Q"}]
+
+    assert read(write(tmp_path, "a.jsonl", {"messages": alone}), task="text")[0]["text"] == "I love music."
+    assert "--task text learns whole documents; leave it out" in refuse(
+        write(tmp_path, "b.jsonl", {"messages": asked}), task="text"
+    )
+
+
+def test_the_end_of_a_document_that_stands_alone_is_held_out(tmp_path, capsys):
+    text = "\n".join(f"Line {number} of a book." for number in range(40))
+    (tmp_path / "book.txt").write_text(text, encoding="utf-8")
+
+    dataset = open_dataset(tmp_path / "book.txt", eval_ratio=0.2, reading=make_reading(task="text"))
+
+    (train,), (validation,) = dataset.train, dataset.validation
+    assert train["text"] + validation["text"] == text
+    assert train["text"].endswith("\n")
+    assert validation["id"] == "book-1.end"
+    assert 0.1 < len(validation["text"]) / len(text) < 0.5
+    assert "one document: its last" in capsys.readouterr().err

@@ -188,13 +188,19 @@ def run_trial(trial: Trial, folder: Path, *, yardsticks: bool = False) -> dict[s
 
 
 def measure(prepared: Any, settings: Any, *, yardsticks: bool = False) -> dict[str, Any]:
-    """Figures of the validation rows as evaluate.py has them: accuracy and macro F1, strict F1 by type, ROUGE-L."""
-    from sft.evaluation.model_answers import answer_rows, plan_budgets
+    """Figures of the validation rows as evaluate.py has them: accuracy and macro F1, strict F1 by type, ROUGE-L.
+
+    accuracy_clean: without the rows whose text stands in the training rows, where there are any.
+    """
+    from sft.data.rows.canonical import question_of
+    from sft.evaluation.model_answers import Asking, answer_rows, plan_budgets
     from sft.evaluation.outcomes import classes_of, read_outcomes
     from sft.evaluation.rows import prepare_rows
     from sft.evaluation.yardsticks import apply_yardsticks
+    from sft.generation.backends import TransformersWriter
     from sft.metrics.classification import summarise_labels
     from sft.metrics.entities import summarise_entities
+    from sft.text.normalise import normalise_text
 
     loaded = prepared.loaded
     loaded.model.eval()
@@ -208,8 +214,11 @@ def measure(prepared: Any, settings: Any, *, yardsticks: bool = False) -> dict[s
     ).rows
     written = [row for row in rows if row.task.kind != "label"]
     budgets = {} if loaded.head else plan_budgets(written, loaded, 256) if written else {}
-    answers = answer_rows(loaded, rows, budgets, "tuned", asking=None)
+    asking = Asking(None if loaded.head else TransformersWriter(loaded))
+    answers = answer_rows(loaded, rows, budgets, "tuned", asking=asking)
     outcomes = read_outcomes(rows, answers, loaded.chat)
+    seen = {normalise_text(question_of(row)) for row in prepared.dataset.train}
+    in_training = [normalise_text(question_of(row.row)) in seen for row in rows]
     figures: dict[str, Any] = {"loss": round(sum(answers.nll) / sum(answers.num_tokens), 4)}
     for task in dict.fromkeys(row.task.name for row in rows):
         places = [place for place, row in enumerate(rows) if row.task.name == task]
@@ -219,6 +228,9 @@ def measure(prepared: Any, settings: Any, *, yardsticks: bool = False) -> dict[s
             said = [one.scored or "" for one in part]
             found = summarise_labels([one.reference or "" for one in part], said, classes_of([rows[p] for p in places]))
             figures |= {"accuracy": round(found["accuracy"], 4), "macro_f1": round(found["macro_f1"], 4)}
+            if any(in_training[place] for place in places):
+                hits = [outcomes[p].scored == outcomes[p].reference for p in places if not in_training[p]]
+                figures["accuracy_clean"] = round(sum(hits) / len(hits), 4)
             figures["most_said"] = round(max(map(said.count, set(said))) / len(said), 3)
         elif kind == "entities":
             ner = summarise_entities([one.entities for one in part if one.entities])

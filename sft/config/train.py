@@ -156,7 +156,9 @@ class TrainSettings(ResultSettings):
         (), description="method freeze: modules outside the layers, by their exact name, e.g. embed_tokens,norm"
     )
 
-    num_train_epochs: float = Field(3, gt=0, description="passes over the training rows")
+    num_train_epochs: float | None = Field(
+        None, gt=0, description="passes over the training rows; default: 3, and up to 20 where rows are few (150 steps)"
+    )
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
     per_device_train_batch_size: int = Field(
         2,

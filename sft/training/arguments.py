@@ -12,6 +12,7 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ConfigError, nearest_name
 from sft.models.precision import Precision
+from sft.training.epochs import USUAL_EPOCHS
 from sft.training.stopping import is_greater_better
 from sft.training.trackers import check_trackers
 
@@ -37,8 +38,8 @@ def build_arguments(
         # recipe
         per_device_train_batch_size=settings.rows_per_step,  # a whole step; RowTrainer cuts it into micro-batches
         gradient_accumulation_steps=1,
-        num_train_epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps or -1,
+        num_train_epochs=settings.num_train_epochs or USUAL_EPOCHS,
+        max_steps=settings.max_steps or (-1 if settings.num_train_epochs else num_steps),
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=settings.warmup_steps,

@@ -50,6 +50,7 @@ from sft.runs.run import TRAINING, Run, continue_command, git_revision, package_
 from sft.runs.system_prompts import SystemPrompts, survey_system_prompts
 from sft.training.arguments import build_arguments
 from sft.training.classification import Classification
+from sft.training.epochs import choose_epochs
 from sft.training.guard import check_kept
 from sft.training.language_modelling import LabelMeasure, LanguageModelling, TokenAccuracy
 from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
@@ -92,6 +93,9 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
         run_dir = from_first(lambda: claimed.enter_context(claimed_run_dir(settings)))
         checkpoint = from_first(lambda: find_checkpoint(settings, run_dir))
         prepared = prepare(settings, dataset, backend)
+        settings = settings.model_copy(
+            update={"num_train_epochs": prepared.num_epochs}
+        )  # the run keeps what was chosen
         if settings.dry_run:
             return TrainResult(None, rehearse_only(settings, prepared))
         before = run_to_continue(settings) if checkpoint else None
@@ -115,6 +119,7 @@ class Prepared:
     train: EncodedRows
     validation: EncodedRows
     packs: list[list[int]]  # training rows that count as one of a step
+    num_epochs: float
     num_steps: int
     system_prompts: SystemPrompts
 
@@ -144,14 +149,15 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
         encoded.append(part)
     train, validation = encoded
     packs = pack_documents(train, settings)
-    steps_per_epoch = math.ceil(len(packs) / (settings.rows_per_step * world_size()))
-    num_steps = settings.max_steps or math.ceil(steps_per_epoch * settings.num_train_epochs)
+    rows_per_step = settings.rows_per_step * world_size()
+    num_epochs = settings.num_train_epochs or choose_epochs(len(packs), rows_per_step)
+    num_steps = settings.max_steps or math.ceil(math.ceil(len(packs) / rows_per_step) * num_epochs)
     for doubt in list_doubts(settings, dataset, num_steps):
         say(f"WARNING {doubt}")
     if rare := [label for label, count in train.count_labels().items() if count == 0]:
         say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn to say it")
     objective: Objective[Any] = Classification(loaded) if head else LanguageModelling(loaded)
-    return Prepared(loaded, objective, dataset, train, validation, packs, num_steps, system_prompts)
+    return Prepared(loaded, objective, dataset, train, validation, packs, num_epochs, num_steps, system_prompts)
 
 
 def pack_documents(rows: EncodedRows, settings: TrainSettings) -> list[list[int]]:

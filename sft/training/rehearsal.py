@@ -47,6 +47,8 @@ class Rehearsal:
     """What the longest micro-batch and a usual step took, and what a run of num_steps will."""
 
     num_steps: int
+    num_epochs: float  # 0 where a number of steps was asked for
+    num_rows: int
     rows_per_step: int
     micro_batch_tokens: int
     micro_batches_per_step: float
@@ -68,8 +70,13 @@ class Rehearsal:
             f"plan: {self.rows_per_step} rows a step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
             f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; {self._savings()}"
             f"peak {self.peak_gb:.1f} of {self.total_gb:.1f} GB; {self.step_s:.2f} s a step, "
-            f"{self.num_steps:,} steps and {self._validations()} in about {format_duration(self.estimated_duration_s)}"
+            f"{self.num_steps:,} steps{self._epochs()} and {self._validations()} in about "
+            f"{format_duration(self.estimated_duration_s)}"
         )
+
+    def _epochs(self) -> str:
+        """` (20 epochs of 60 rows)`; nothing where steps were asked for."""
+        return f" ({self.num_epochs:g} epochs of {self.num_rows:,} rows)" if self.num_epochs else ""
 
     def _validations(self) -> str:
         """`a validation (4 s)`, `7 validations (4 s each)`."""
@@ -309,6 +316,8 @@ def _extrapolate(
     validation_s = validation_tokens / args.world_size * FORWARD_SHARE * usual_s / usual_tokens
     return Rehearsal(
         num_steps=num_steps,
+        num_epochs=0 if args.max_steps > 0 else args.num_train_epochs,
+        num_rows=len(lengths),
         rows_per_step=trainer.rows_per_step,
         micro_batch_tokens=planned.max_tokens,
         micro_batches_per_step=len(planned.plan(trainer.lengths_of(usual))),

@@ -1,7 +1,7 @@
 """The embedded model on published data: every method with three seeds, official figures and those without leaks.
 
-ChnSentiCorp (train.parquet and validation.parquet in a folder), ccfbdci (one JSONL file of entities; every tenth text is
-held out, by its hash) and the demo's rows (a dataset folder) are written as the sweep reads them, trained as
+ChnSentiCorp (train.parquet and validation.parquet in a folder), ccfbdci (one JSONL file of entities; every tenth text
+is held out, by its hash) and the demo's rows (a dataset folder) are written as the sweep reads them, trained as
 benchmarks/studies/real_data.yaml says, and told as a table on stderr: mean and range over the seeds, time and memory.
 One JSON line for each training on stdout. Test splits are not read: settings are chosen on these rows.
     python -m benchmarks.real_data --chnsenticorp data/chnsenticorp --ccfbdci data/ccfbdci.jsonl --demo data/mixed

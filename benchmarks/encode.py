@@ -19,7 +19,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from prompts import EXPERT_SYSTEM_PROMPT, ChatFormat, Message, PromptError, conversation_of
+from prompts import EXPERT_SYSTEM_PROMPT, ChatFormat, Message, PromptError, Rules, conversation_of
 from sft.models.source import embedded_model_folder
 
 MAX_LENGTH = 1024
@@ -68,7 +68,7 @@ def main() -> None:
     num_tokens = num_shortened = num_dropped = 0
     memory_mb = {}
     start, start_cpu = time.perf_counter(), time.process_time()
-    for number, examples in enumerate(chat.encode_batch(conversations, max_length=MAX_LENGTH), start=1):
+    for number, examples in enumerate(chat.encode_batch(conversations, Rules(max_length=MAX_LENGTH)), start=1):
         if isinstance(examples, PromptError):
             num_dropped += 1
         else:

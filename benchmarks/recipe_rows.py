@@ -8,8 +8,8 @@ import random
 from prompts import Encoded
 from sft.config.train import TrainSettings
 from sft.data import open_dataset
+from sft.encoding import encode_rows
 from sft.models.loading import load_chat_format
-from sft.training.fit import encode_as_set
 
 
 def read_rows(settings: TrainSettings, count: int) -> list[Encoded]:
@@ -18,7 +18,7 @@ def read_rows(settings: TrainSettings, count: int) -> list[Encoded]:
         settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed, on_bad_row=settings.on_bad_row
     )
     chat = load_chat_format(settings.model, think=settings.think)
-    found = encode_as_set(dataset.train, chat, settings).encoded
+    found = encode_rows(dataset.train, chat, settings.system_prompt, settings.rules).encoded
     if len(found) < count:
         raise SystemExit(f"{settings.data}: {len(found)} rows, {count} wanted; fewer --steps")
     return random.Random(0).sample(found, count)

@@ -6,7 +6,7 @@
 Imports no torch and nothing of sft/, so that anything may import it.
 """
 
-from prompts.chatml import ChatFormat
+from prompts.chatml import ChatFormat, Rules
 from prompts.errors import PromptError, TooLong
 from prompts.family import THINK_POLICIES, ThinkPolicy
 from prompts.fingerprint import Fingerprint
@@ -25,6 +25,7 @@ __all__ = [
     "Message",
     "Piece",
     "PromptError",
+    "Rules",
     "ThinkPolicy",
     "TooLong",
     "Tool",

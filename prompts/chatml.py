@@ -34,14 +34,24 @@ OnTooLong = Literal["shorten", "drop", "error"]
 KnownTexts = dict[str, list[int]]  # what was encoded already: {"user\nhi": [4093, 198, 5303]}
 
 
-class _Rules(NamedTuple):
-    """How rows are encoded; see ChatFormat.encode."""
+class Rules(NamedTuple):
+    """How conversations become tokens: Rules("last", max_length=2048).
 
-    supervise: Supervise
-    max_length: int | None
-    on_too_long: OnTooLong
-    head_share: float
-    answer_room: int
+    Supervised are all answers, the last one, or none: what is encoded is a prompt then. Over max_length tokens (None:
+    no limit), `shorten` drops a prompt's oldest whole exchanges, then the middle of the document in the user turn, of
+    which head_share stays at the head, and leaves room for the longest of the answers that the user turn allows, or
+    answer_room tokens for free text (less where the fixed parts of the prompt leave less than twice that); `drop`
+    leaves the row out, `error` ends the command.
+    """
+
+    supervise: Supervise = "all"
+    max_length: int | None = None
+    on_too_long: OnTooLong = "shorten"
+    head_share: float = 0.5
+    answer_room: int = ANSWER_ROOM
+
+
+NO_LIMIT = Rules()
 
 
 class _Started(NamedTuple):
@@ -112,53 +122,32 @@ class ChatFormat:
         """Whether one example can supervise all answers of a row; if not, each gets its own (see ThinkPolicy)."""
         return supervises_every_answer(self.family, self.think)
 
-    def encode(
-        self,
-        messages: Sequence[Message],
-        *,
-        supervise: Supervise = "all",
-        max_length: int | None = None,
-        on_too_long: OnTooLong = "shorten",
-        head_share: float = 0.5,
-        answer_room: int = ANSWER_ROOM,
-    ) -> Encoded:
+    def encode(self, messages: Sequence[Message], rules: Rules = NO_LIMIT) -> Encoded:
         """A conversation that ends with an answer (supervise "none": with a user turn, a prompt) -> ids and mask.
 
         Of a conversation that makes several examples, as encode_batch says, the last one. Raises TooLong where it does
         not fit and cannot be shortened, or at once with `drop`; PromptError with `error`, and for a conversation that
         cannot be rendered.
         """
-        rules = _Rules(supervise, max_length, on_too_long, head_share, answer_room)
-        examples = self._encode_row(messages, self._lay_out_row(messages, supervise), {}, rules)
+        examples = self._encode_row(messages, self._lay_out_row(messages, rules.supervise), {}, rules)
         if isinstance(examples, PromptError):
             raise examples
         return examples[-1]
 
     def encode_batch(
-        self,
-        conversations: Iterable[Sequence[Message]],
-        *,
-        supervise: Supervise = "all",
-        max_length: int | None = None,
-        on_too_long: OnTooLong = "shorten",
-        head_share: float = 0.5,
-        answer_room: int = ANSWER_ROOM,
+        self, conversations: Iterable[Sequence[Message]], rules: Rules = NO_LIMIT
     ) -> Iterator[list[Encoded] | PromptError]:
         """The examples that each conversation makes, in order, on all cores; an error stands in its row's place.
 
         Supervised are each answer (or the last) and its end token: one example holds all of them where each stands
-        behind the prompt it is asked with, encode_prompt's; the others get one of their own. Over max_length tokens,
-        `shorten` drops a prompt's oldest whole exchanges, then the middle of the document in the user turn, of which
-        head_share stays at the head, and leaves room for the longest of the answers that the user turn allows, or
-        answer_room tokens for free text (less where the fixed parts of the prompt leave less than twice that).
+        behind the prompt it is asked with, encode_prompt's; the others get one of their own.
         """
-        rules = _Rules(supervise, max_length, on_too_long, head_share, answer_room)
         remaining = iter(conversations)
         # While the rows of one chunk are put together, the texts of the next are encoded: tokenizers needs no GIL.
         with ThreadPoolExecutor(max_workers=1) as beside:
 
             def start(chunk: list[Sequence[Message]]) -> _Started:
-                rows = [self._lay_out_row(messages, supervise) for messages in chunk]
+                rows = [self._lay_out_row(messages, rules.supervise) for messages in chunk]
                 texts = _texts_of(row for row in rows if not isinstance(row, PromptError))
                 return _Started(chunk, rows, texts, beside.submit(self.encoder.encode, texts))
 
@@ -170,29 +159,19 @@ class ChatFormat:
                 for messages, row in zip(current.chunk, current.rows, strict=True):
                     yield self._encode_row(messages, row, known, rules)
 
-    def encode_prompt(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_length: int | None = None,
-        on_too_long: OnTooLong = "shorten",
-        head_share: float = 0.5,
-        answer_room: int = ANSWER_ROOM,
-        is_answered: bool = True,
-    ) -> list[int]:
+    def encode_prompt(self, messages: Sequence[Message], rules: Rules = NO_LIMIT) -> list[int]:
         """A conversation that ends with a user turn -> the ids after which the model answers.
 
         It ends with the assistant's header (and, if the model shall not think, an empty think block). With max_length
         it is shortened as encode_batch does; raises TooLong where that does not help. A prompt that has less than
         max_length tokens stays whole where on_too_long is `drop` or `error`: so do the rows it was trained on.
-        is_answered: False where a head reads it and nothing is written, so that no room is left. Of a document, which
+        Supervise "none" says that a head reads it and nothing is written, so that no room is left. Of a document, which
         is continued, the ids are those of its text; of one that is too long the last, with the same room behind them.
         """
         if is_document(messages):
-            return self._begin_document(messages[0]["content"], max_length, answer_room)
+            return self._begin_document(messages[0]["content"], rules.max_length, rules.answer_room)
         check_conversation(messages, last_role="user")
-        if max_length is not None:
-            rules = _Rules("last" if is_answered else "none", max_length, on_too_long, head_share, answer_room)
+        if rules.max_length is not None:
             messages = self._fit(messages, rules, {})
         return self._encode_pieces(lay_out(self.family, self.think, messages), {}).input_ids
 
@@ -296,7 +275,7 @@ class ChatFormat:
             return error
 
     def _encode_row(
-        self, messages: Sequence[Message], pieces: list[Piece] | PromptError, known: KnownTexts, rules: _Rules
+        self, messages: Sequence[Message], pieces: list[Piece] | PromptError, known: KnownTexts, rules: Rules
     ) -> list[Encoded] | PromptError:
         """The examples of a conversation whose pieces are laid out."""
         if isinstance(pieces, PromptError):
@@ -325,16 +304,14 @@ class ChatFormat:
         except PromptError as error:
             return error
 
-    def _encode_document(self, pieces: list[Piece], known: KnownTexts, rules: _Rules) -> list[Encoded] | PromptError:
+    def _encode_document(self, pieces: list[Piece], known: KnownTexts, rules: Rules) -> list[Encoded] | PromptError:
         ids = self._encode_pieces(pieces, known).input_ids
         if rules.max_length is not None and len(ids) > rules.max_length and rules.on_too_long != "shorten":
             too_long = TooLong(len(ids), rules.max_length, "a document is split where on_too_long is shorten")
             return too_long if rules.on_too_long == "drop" else PromptError(str(too_long))
         return cut_windows(ids, rules.max_length)
 
-    def _count_together(
-        self, messages: Sequence[Message], ends: Sequence[int], known: KnownTexts, rules: _Rules
-    ) -> int:
+    def _count_together(self, messages: Sequence[Message], ends: Sequence[int], known: KnownTexts, rules: Rules) -> int:
         """How many of the answers, which end at these indices, can be learned from one example: all where it fits.
 
         Later ones stand behind a prompt that is shortened, or would make the example too long.
@@ -354,7 +331,7 @@ class ChatFormat:
         return len(ends)
 
     def _encode_last(
-        self, messages: Sequence[Message], known: KnownTexts, rules: _Rules, pieces: list[Piece] | None = None
+        self, messages: Sequence[Message], known: KnownTexts, rules: Rules, pieces: list[Piece] | None = None
     ) -> Encoded:
         """An example of the last answer alone, behind its prompt; or of a prompt that nothing answers.
 
@@ -390,7 +367,7 @@ class ChatFormat:
             )
         return replace(encoded, num_cut=len(whole.input_ids) - len(encoded.input_ids))
 
-    def _fit(self, asked: Sequence[Message], rules: _Rules, known: KnownTexts) -> list[Message]:
+    def _fit(self, asked: Sequence[Message], rules: Rules, known: KnownTexts) -> list[Message]:
         """The turns of a prompt, shortened where they have to be; raises TooLong."""
         assert rules.max_length is not None
         room = self._room_behind(asked, known, rules)
@@ -405,7 +382,7 @@ class ChatFormat:
 
         return fit_messages(asked, rules.max_length, room, count_tokens, self.encoder.locate, rules.head_share)
 
-    def _room_behind(self, asked: Sequence[Message], known: KnownTexts, rules: _Rules) -> Room:
+    def _room_behind(self, asked: Sequence[Message], known: KnownTexts, rules: Rules) -> Room:
         """What the turns of a prompt must leave: exactly the longest label that the last one allows, or free text."""
         if rules.supervise == "none":
             return Room(0, 0)

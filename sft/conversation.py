@@ -6,12 +6,10 @@ chat.keep_answer("A low-rank adapter.")
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from prompts import ChatFormat, Head, Message, PromptError
-from prompts.chatml import OnTooLong
+from prompts import ChatFormat, Head, Message, PromptError, Rules
 from prompts.messages import check_conversation
-from prompts.shorten import ANSWER_ROOM
 from sft.runs.run import Run
 
 LEAVING = ("exit", "quit", "/exit", "/quit")  # what leaves wherever lines are typed
@@ -129,26 +127,15 @@ class Conversation:
         self._question = self._replaced = None
 
 
-@dataclass(frozen=True)
-class PromptLimits:
-    """How long a prompt may be, its answer included, and what is cut from a longer one; see ChatFormat.encode_batch."""
-
-    max_length: int
-    on_too_long: OnTooLong = "shorten"
-    head_share: float = 0.5
-    answer_room: int = ANSWER_ROOM
-
-
-def limits_of(run: Run | None, max_context: int, *, max_seq_length: int | None = None) -> PromptLimits:
+def limits_of(run: Run | None, max_context: int, *, max_seq_length: int | None = None) -> Rules:
     """The limits that a run's rows were trained and are evaluated with; of an untuned model (None) its own context.
 
     max_seq_length: instead of the run's.
     """
     if run is None:
-        return PromptLimits(min(max_seq_length or max_context, max_context))
+        return Rules(max_length=min(max_seq_length or max_context, max_context))
     trained = run.train_settings()
-    length = min(max_seq_length or trained.max_seq_length, max_context)
-    return PromptLimits(length, trained.on_too_long, trained.head_share, trained.answer_room)
+    return trained.rules._replace(max_length=min(max_seq_length or trained.max_seq_length, max_context))
 
 
 @dataclass(frozen=True)
@@ -160,12 +147,12 @@ class FittedPrompt:
 
 
 def fit_prompt(
-    chat: ChatFormat, messages: Sequence[Message], limits: PromptLimits, *, head: Head | None = None
+    chat: ChatFormat, messages: Sequence[Message], limits: Rules, *, head: Head | None = None
 ) -> FittedPrompt:
     """The prompt of a conversation, shortened as in training where it would leave no room for the answer.
 
     head: what reads it, where it is a classification head, which needs no room. Raises prompts.TooLong where the last
     question alone is too long and cannot be shortened.
     """
-    ids = chat.encode_prompt(messages, **asdict(limits), is_answered=head is None)
+    ids = chat.encode_prompt(messages, limits._replace(supervise="last" if head is None else "none"))
     return FittedPrompt(ids, len(chat.encode_prompt(messages)) - len(ids))

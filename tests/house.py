@@ -19,12 +19,19 @@ ROOMS = (
     "errors", "text", "console", "files", "config", "metrics", "html",
     "data.rows", "data.files", "data.quotas", "data.ledger", "data.folder", "data.named_files", "data.mongo",
     "data.sources", "data.likeness", "data.building", "data.extraction", "data",
-    "runs", "conversation", "robustness", "inspection",
+    "runs", "conversation", "encoding", "robustness", "inspection",
     "backend", "batches", "kernels", "models", "generation", "scoring", "training", "evaluation", "report", "inference",
     "talk", "export", "serve",
 )  # fmt: skip
+# Modules of prompts in the same order; last what `import prompts` brings, which asks for them all.
+PROMPTS = (
+    "errors", "messages", "tools", "family", "layout", "sandbox", "template", "text_encoder", "shorten", "documents",
+    "chatml",
+    "task", "head", "label_task", "tasks", "rows", "fingerprint",
+)  # fmt: skip
 # These stand on a framework; every room before them is pure and imports none.
 FRAMEWORK_ROOMS = ROOMS[ROOMS.index("backend") :]
+FLOORS = (*(f"prompts.{module}" for module in PROMPTS), "prompts", *(f"sft.{room}" for room in ROOMS))
 MAX_LINES_SCRIPT = 120
 MAX_LINES = 500
 LONGER_FOR_A_REASON: dict[str, str] = {}  # path: why it holds one thing all the same
@@ -115,12 +122,12 @@ def find_script_imports(modules: list[Module]) -> list[str]:
 
 
 def floor_of(name: str) -> int:
-    """Index in ROOMS of the room that a module of sft lies in, -1 for none: floor_of("sft.errors") is 0."""
-    return next((floor for floor, room in enumerate(ROOMS) if _is_within(name, f"sft.{room}")), -1)
+    """Index in FLOORS of what a module of prompts or sft lies in, -1 for none: floor_of("prompts.errors") is 0."""
+    return next((floor for floor, room in enumerate(FLOORS) if _is_within(name, room)), -1)
 
 
 def find_backward_imports(modules: list[Module]) -> list[str]:
-    """Arrows that run against scripts -> sft -> prompts, or from a room of sft to one behind it in ROOMS."""
+    """Arrows that run against scripts -> sft -> prompts, or from what stands in FLOORS to what stands behind it."""
     findings = []
     for module in modules:
         forbidden = ["tests", "benchmarks"] if module.area in ("prompts", "sft") else []
@@ -128,8 +135,9 @@ def find_backward_imports(modules: list[Module]) -> list[str]:
         own = floor_of(".".join(module.path.with_suffix("").parts))
         for found in read_imports(module):
             targets = [target for target in forbidden if _is_within(found.name, target)]
-            if module.area == "sft" and floor_of(found.name) > own:
-                targets.append(f"sft.{ROOMS[floor_of(found.name)]}")
+            floor = floor_of(found.name)
+            if module.area in ("prompts", "sft") and floor > own and _is_within(FLOORS[floor], module.area):
+                targets.append(FLOORS[floor])
             findings += [f"{module.path}:{found.line}: imports {t}, which stands above it" for t in targets]
     return list(dict.fromkeys(findings))  # `from sft import x` reads as "sft" and "sft.x": one finding is enough
 

@@ -1,7 +1,7 @@
 import pytest
 
-from prompts import PromptError, TooLong
-from sft.conversation import Conversation, Exchange, PromptLimits, fit_prompt
+from prompts import PromptError, Rules, TooLong
+from sft.conversation import Conversation, Exchange, fit_prompt
 
 
 def test_a_conversation_remembers_every_answered_question_behind_the_system_prompt():
@@ -100,27 +100,27 @@ def talk_of(*texts: str) -> list[dict[str, str]]:
 
 def test_a_prompt_that_fits_is_sent_whole(tiny_chat):
     messages = talk_of("hello")
-    fitted = fit_prompt(tiny_chat, messages, PromptLimits(512, answer_room=100))
+    fitted = fit_prompt(tiny_chat, messages, Rules(max_length=512, answer_room=100))
     assert (fitted.ids, fitted.num_cut) == (tiny_chat.encode_prompt(messages), 0)
 
 
 def test_the_oldest_exchanges_go_where_the_answer_needs_room(tiny_chat):
     messages = talk_of("a" * 150, "b" * 150, "c" * 40, "d" * 40, "e")
-    fitted = fit_prompt(tiny_chat, messages, PromptLimits(512, answer_room=200))
+    fitted = fit_prompt(tiny_chat, messages, Rules(max_length=512, answer_room=200))
     assert fitted.ids == tiny_chat.encode_prompt(messages[2:])
     assert fitted.num_cut == len(tiny_chat.encode_prompt(messages)) - len(fitted.ids) > 300
 
 
 def test_half_of_the_context_is_always_left_for_the_question(tiny_chat):
     messages = talk_of("a" * 200)
-    fitted = fit_prompt(tiny_chat, messages, PromptLimits(512, answer_room=10_000))
+    fitted = fit_prompt(tiny_chat, messages, Rules(max_length=512, answer_room=10_000))
     assert fitted.num_cut == 0
 
 
 def test_a_question_that_cannot_be_shortened_enough_is_refused(tiny_chat):
     messages = [{"role": "system", "content": "s" * 520}, *talk_of("hello")]
     with pytest.raises(TooLong):
-        fit_prompt(tiny_chat, messages, PromptLimits(512, answer_room=200))
+        fit_prompt(tiny_chat, messages, Rules(max_length=512, answer_room=200))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from tests.house import (
     FRAMEWORK_ROOMS,
     HEAVY,
+    PROMPTS,
     ROOMS,
     Import,
     Module,
@@ -84,6 +85,8 @@ def test_no_model_is_loaded_without_saying_whether_its_own_code_may_run():
 
 def test_every_room_has_its_place_in_the_order_and_every_place_its_room():
     parts = {m.path.with_suffix("").parts[1:] for m in MODULES if m.area == "sft" and m.path.name != "__init__.py"}
+    of_prompts = {m.path.with_suffix("").parts[1] for m in MODULES if m.area == "prompts"} - {"__init__"}
+    assert sorted(of_prompts ^ set(PROMPTS)) == []
     assert sorted({words[0] for words in parts} ^ {room.partition(".")[0] for room in ROOMS}) == []
     assert [room for room in ROOMS if not any(".".join(words).startswith(room) for words in parts)] == []
 
@@ -185,6 +188,8 @@ def test_importing_a_script_is_found_in_sft_in_tests_and_in_another_script():
         ("sft/data/building/digest.py", "from sft.data.dataset import open_dataset", "sft.data"),
         ("sft/data/dataset.py", "from sft.runs import run", "sft.runs"),
         ("sft/__init__.py", "import sft.errors", "sft.errors"),
+        ("prompts/task.py", "def f():\n    from prompts.tasks import get_task", "prompts.tasks"),
+        ("prompts/tasks/ner.py", "import prompts", "prompts"),
     ],
 )
 def test_an_arrow_that_runs_back_is_found(path, source, target):
@@ -209,6 +214,7 @@ def test_arrows_that_run_forward_are_no_finding():
         module("sft/training/fit.py", "from sft.models import loading\nfrom sft.data import rows\nimport prompts"),
         module("sft/data/rows.py", "from sft.errors import DataError\nfrom prompts import tasks"),
         module("prompts/tasks/ner.py", "from prompts.task import Task"),
+        module("prompts/__init__.py", "from prompts.tasks import get_task"),
         module("tests/test_x.py", "import sft.models"),
     ]
     assert find_backward_imports(modules) == []

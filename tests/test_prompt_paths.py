@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from prompts import Rules
 from prompts.tasks import get_task
-from sft.batches.encoding import encode_rows
 from sft.config.decoding import DECODING
 from sft.config.serve import ServeSettings
 from sft.conversation import Conversation, limits_of
+from sft.encoding import encode_rows
 from sft.evaluation.rows import prepare_rows
 from sft.inference import Predictor
 from sft.inference.files import describe_source
@@ -57,8 +58,8 @@ def predictor(run):
 def test_training_evaluation_inference_and_server_ask_the_same_whatever_is_right(answers, run, predictor):
     trained, loaded, prompt = run.train_settings(), predictor.loaded, run.system_prompt
     rows = [{"id": f"r{n}", "source": "s", **row} for n, row in enumerate(answers)]
-    task, how = get_task(rows[0]["task"]), {"max_length": trained.max_seq_length}
-    encoded = encode_rows(rows, loaded.chat, prompt, **how)
+    task = get_task(rows[0]["task"])
+    encoded = encode_rows(rows, loaded.chat, prompt, Rules(max_length=trained.max_seq_length))
     last = {row["id"]: example.prompt_ids for row, example in zip(encoded.rows, encoded.encoded, strict=True)}
     assert len(last) == len(rows)
     prompts = list(last.values())
@@ -107,7 +108,7 @@ def test_a_head_reads_the_same_in_training_and_inference(head_run):
         {"id": right, "source": "s", "task": "sentiment", "text": LONG, "label": right} for right in loaded.head.labels
     ]
     prompt = predictor.run.system_prompt
-    encoded = encode_rows(rows, loaded.chat, prompt, max_length=trained.max_seq_length, head=loaded.head)
+    encoded = encode_rows(rows, loaded.chat, prompt, Rules(max_length=trained.max_seq_length), head=loaded.head)
     asked = predictor._ask({"task": "sentiment", "text": LONG})
     assert [example.input_ids for example in encoded.encoded] == [asked.ids] * len(rows)
     assert asked.num_cut > 0

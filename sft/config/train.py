@@ -4,7 +4,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prompts import EXPERT_SYSTEM_PROMPT
+from prompts import EXPERT_SYSTEM_PROMPT, Rules
+from prompts.layout import Supervise
 from prompts.shorten import ANSWER_ROOM
 from sft.config.layers import ResultSettings, read_boolean
 from sft.errors import ConfigError
@@ -285,6 +286,12 @@ class TrainSettings(ResultSettings):
     def label_by_word(self) -> dict[str, str]:
         """What stands in the label column, and the label it means: {"1": "good"}."""
         return dict(pair.split("=", 1) for pair in self.label_map)
+
+    @property
+    def rules(self) -> Rules:
+        """How rows become tokens."""
+        supervise: Supervise = "none" if self.is_classifier else self.supervise
+        return Rules(supervise, self.max_seq_length, self.on_too_long, self.head_share, self.answer_room)
 
     @property
     def is_classifier(self) -> bool:

@@ -15,7 +15,6 @@ from prompts import ChatFormat, Encoded, Head, conversation_of
 from prompts.head import answers_of
 from prompts.messages import DOCUMENT
 from prompts.tasks import Task, get_task
-from sft.batches.encoding import encode_rows
 from sft.config.evaluate import EvaluateSettings, Turns
 from sft.config.train import TrainSettings
 from sft.console import say
@@ -24,6 +23,7 @@ from sft.data.dataset import SPLIT_RULE, find_parts, reading_of, splits_as_befor
 from sft.data.named_files import hash_files, names_files
 from sft.data.quotas import largest_remainder
 from sft.data.rows.canonical import question_of
+from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError, UserError
 from sft.models.loaded import LoadedModel
 from sft.runs.run import Run, open_run
@@ -280,17 +280,9 @@ def prepare_rows(
     parts = [_Part(row, row) for row in rows]
     if turns == "all":
         parts = [part for row in rows for part in _split_turns(row)]
-    encoded = encode_rows(
-        [part.ends_here for part in parts],
-        chat,
-        system_prompt,
-        max_length=max_length,
-        supervise=trained.supervise if turns == "last" else "last",
-        on_too_long=trained.on_too_long,
-        head_share=trained.head_share,
-        answer_room=trained.answer_room,
-        head=head,
-    )
+    supervise = trained.supervise if turns == "last" else "last"
+    rules = trained.rules._replace(max_length=max_length, supervise=supervise)
+    encoded = encode_rows([part.ends_here for part in parts], chat, system_prompt, rules, head)
     examples: dict[int, list[Encoded]] = defaultdict(list)
     for source, example in zip(encoded.rows, encoded.encoded, strict=True):
         examples[id(source)].append(example)  # the object itself: turns of a conversation share the row's name

@@ -93,7 +93,7 @@ class Predictor:
     @property
     def reads_less(self) -> bool:
         """Whether texts are cut to the length that the run was trained with, below what the model can read."""
-        return self.limits.max_length < self.loaded.max_context
+        return (self.limits.max_length or self.loaded.max_context) < self.loaded.max_context
 
     def predict(self, question: Question) -> Prediction:
         """The answer to a text, or to a row of a task.

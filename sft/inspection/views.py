@@ -9,17 +9,15 @@ print(table(length_rows(survey), header=LENGTH_HEADER))
 import statistics
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 
-from prompts import ChatFormat, Head, Message, Piece, PromptError, conversation_of
-from prompts.layout import Supervise
-from prompts.tasks import get_task
+from prompts import ChatFormat, Head, Piece, PromptError
 from sft.config.train import TrainSettings
 from sft.console import make_visible
-
-Row = Mapping[str, object]
+from sft.data.rows.canonical import Row
+from sft.encoding import encode_each
 
 LIMITS = (512, 1024, 2048, 4096)  # tokens; what truncation would cost is told for these
 EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # of the histogram, inclusive
@@ -99,25 +97,20 @@ def view_row(row: Row, chat: ChatFormat, settings: TrainSettings, head: Head | N
     head: the classification head that is to learn it; it reads the prompt and says a label.
     """
     identity = (str(row["id"]), str(row["source"]), str(row["task"]))
-    views = []
-    try:
-        label = head.labels[head.class_of_row(get_task(str(row["task"])), row)] if head else ""
-        (examples,) = chat.encode_batch(
-            [_conversation_of(row, settings)],
-            supervise=_supervise(settings),
-            max_length=settings.max_seq_length,
-            on_too_long=settings.on_too_long,
-            head_share=settings.head_share,
-            answer_room=settings.answer_room,
+    ((_, examples),) = encode_each([row], chat, settings.system_prompt, settings.rules, head)
+    if isinstance(examples, PromptError):
+        return [View(*identity, problem=str(examples))]
+    return [
+        View(
+            *identity,
+            tuple(chat.show(encoded)),
+            len(encoded.input_ids),
+            encoded.num_supervised,
+            encoded.num_cut,
+            label=head.labels[encoded.label] if head and encoded.label is not None else "",
         )
-        if isinstance(examples, PromptError):
-            raise examples
-        for encoded in examples:
-            counts = (len(encoded.input_ids), encoded.num_supervised, encoded.num_cut)
-            views.append(View(*identity, tuple(chat.show(encoded)), *counts, label=label))
-    except PromptError as error:
-        views.append(View(*identity, problem=str(error)))
-    return views
+        for encoded in examples
+    ]
 
 
 def choose_rows(rows: Sequence[Row], count: int) -> list[Row]:
@@ -133,10 +126,9 @@ def survey_rows(rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings) 
     """Lengths of every row, and for each of LIMITS what it would cost with documents shortened as the settings say."""
     survey = Survey(defaultdict(Lengths), [Cost(limit) for limit in LIMITS], {})
     for start in range(0, len(rows), CHUNK_ROWS):
-        usable = list(_usable_rows(rows[start : start + CHUNK_ROWS], settings, survey))
-        batch = chat.encode_batch((messages for _, messages in usable), supervise=_supervise(settings))
-        long: list[tuple[list[Message], int]] = []
-        for (row, messages), examples in zip(usable, batch, strict=True):
+        chunk = rows[start : start + CHUNK_ROWS]
+        long: list[tuple[Row, int]] = []
+        for row, examples in encode_each(chunk, chat, settings.system_prompt, settings.rules._replace(max_length=None)):
             if isinstance(examples, PromptError):
                 survey.unusable[str(row["id"])] = str(examples)
                 continue
@@ -145,43 +137,22 @@ def survey_rows(rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings) 
             source.lengths += lengths
             source.num_supervised += sum(encoded.num_supervised for encoded in examples)
             if max(lengths) + settings.answer_room > LIMITS[0]:  # a shorter row is shortened by no limit
-                long.append((messages, sum(lengths)))
+                long.append((row, sum(lengths)))
         for cost in survey.costs:
             _add_cost(cost, long, chat, settings)
     return survey
 
 
-def _usable_rows(rows: Sequence[Row], settings: TrainSettings, survey: Survey) -> Iterator[tuple[Row, list[Message]]]:
-    for row in rows:
-        try:
-            yield row, _conversation_of(row, settings)
-        except PromptError as error:
-            survey.unusable[str(row["id"])] = str(error)
-
-
-def _conversation_of(row: Row, settings: TrainSettings) -> list[Message]:
-    return conversation_of(row, settings.system_prompt, with_answer=_supervise(settings) != "none")
-
-
-def _supervise(settings: TrainSettings) -> Supervise:
-    return "none" if settings.is_classifier else settings.supervise
-
-
-def _add_cost(cost: Cost, rows: list[tuple[list[Message], int]], chat: ChatFormat, settings: TrainSettings) -> None:
+def _add_cost(cost: Cost, rows: Sequence[tuple[Row, int]], chat: ChatFormat, settings: TrainSettings) -> None:
     """Encode the rows that may be over the limit, and count those that are, and what goes of them."""
-    batch = chat.encode_batch(
-        (messages for messages, _ in rows),
-        supervise=_supervise(settings),
-        max_length=cost.limit,
-        head_share=settings.head_share,
-        answer_room=settings.answer_room,
-    )
-    for (_, num_tokens), examples in zip(rows, batch, strict=True):
+    rules = settings.rules._replace(max_length=cost.limit, on_too_long="shorten")
+    encoded = encode_each([row for row, _ in rows], chat, settings.system_prompt, rules)
+    for (_, num_tokens), (_, examples) in zip(rows, encoded, strict=True):
         if isinstance(examples, PromptError):
             cost.num_over += 1
             cost.num_dropped += 1
             cost.tokens_dropped += num_tokens
-        elif num_cut := sum(encoded.num_cut for encoded in examples):
+        elif num_cut := sum(example.num_cut for example in examples):
             cost.num_over += 1
             cost.num_shortened += 1
             cost.tokens_cut += num_cut

@@ -16,9 +16,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from prompts import PromptError
+from prompts import PromptError, Rules
 from sft.config.serve import ServeSettings
-from sft.conversation import PromptLimits
 from sft.serve.engine import Engine
 from sft.serve.guard import LOCAL_HOSTS, Guard, error_response
 from sft.serve.metrics import ServerMetrics
@@ -47,7 +46,7 @@ class Service:
     served: dict[str, Served]
     system_prompt: str | None
     api_key: str | None
-    limits: PromptLimits  # of the texts of tasks
+    limits: Rules  # of the texts of tasks
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     started: int = field(default_factory=lambda: int(time.time()))
     preparing: asyncio.Lock = field(default_factory=asyncio.Lock)  # texts become tokens one request after another

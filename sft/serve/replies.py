@@ -8,10 +8,11 @@ import math
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+from prompts import Rules
 from prompts.tasks import Unparseable
 from sft.config.decoding import Decoding
 from sft.config.serve import ServeSettings
-from sft.conversation import FittedPrompt, PromptLimits, fit_prompt
+from sft.conversation import FittedPrompt, fit_prompt
 from sft.generation.streaming import TextAssembler
 from sft.models.loaded import LoadedModel
 from sft.serve.engine import Engine, EngineEnded, EngineError, QueueFull
@@ -36,7 +37,7 @@ class Answer:
 
 
 def prepare_answer(
-    loaded: LoadedModel, settings: ServeSettings, request: ChatRequest, asked: Asked, limits: PromptLimits
+    loaded: LoadedModel, settings: ServeSettings, request: ChatRequest, asked: Asked, limits: Rules
 ) -> Answer:
     """Prompt and limits of a request. Raises ApiError 400 for what does not fit the model or the server's limits.
 
@@ -64,7 +65,7 @@ def prepare_answer(
     return Answer(asked, prompt_ids, decoding, min(wanted, room), request.stops, extra=extra)
 
 
-def _prompt_of(loaded: LoadedModel, asked: Asked, limits: PromptLimits) -> FittedPrompt:
+def _prompt_of(loaded: LoadedModel, asked: Asked, limits: Rules) -> FittedPrompt:
     if asked.task is None:
         return FittedPrompt(loaded.chat.encode_prompt(asked.messages), 0)
     return fit_prompt(loaded.chat, asked.messages, limits, head=loaded.head)

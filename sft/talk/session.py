@@ -14,11 +14,11 @@ from typing import Protocol
 import torch
 from pydantic import ValidationError
 
-from prompts import Encoded, Message, PromptError
+from prompts import Encoded, Message, PromptError, Rules
 from sft.config.decoding import Decoding
 from sft.console import AnswerWriter, has_cursor, make_visible, on_interrupt, quiet_keyboard, say, tell
 from sft.console.markdown import show_columns
-from sft.conversation import Conversation, FittedPrompt, PromptLimits, fit_prompt
+from sft.conversation import Conversation, FittedPrompt, fit_prompt
 from sft.errors import ConfigError, ModelError, UserError, nearest_name
 from sft.generation import TextStream, stream
 from sft.models.loaded import LoadedModel
@@ -99,8 +99,10 @@ class Session:
 
     def fit(self, messages: list[Message]) -> FittedPrompt:
         """The prompt of messages; says what had to be left out."""
-        limits = PromptLimits(
-            self.loaded.max_context, head_share=self._head_share, answer_room=self.decoding.max_new_tokens
+        limits = Rules(
+            max_length=self.loaded.max_context,
+            head_share=self._head_share,
+            answer_room=self.decoding.max_new_tokens,
         )
         prompt = fit_prompt(self.loaded.chat, messages, limits)
         if prompt.num_cut:

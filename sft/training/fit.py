@@ -18,16 +18,15 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from prompts import ChatFormat, Fingerprint, Head
+from prompts import Fingerprint
 from prompts.tasks import get_task
 from sft.backend import TRANSFORMERS, is_launched_sharded
-from sft.batches.encoding import EncodedRows, encode_rows
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data import Dataset
 from sft.data.dataset import SPLIT_RULE
-from sft.data.rows.canonical import Row
 from sft.data.rows.reading import described_tasks
+from sft.encoding import EncodedRows, encode_rows
 from sft.errors import ConfigError, DataError
 from sft.files import told_when_full
 from sft.metrics.loss import LARGEST_EXPONENT
@@ -138,7 +137,7 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
     loaded = load_for_training(settings, backend, head)
     encoded = []
     for name, rows in (("train", dataset.train), ("validation", dataset.validation)):
-        part = encode_as_set(rows, loaded.chat, settings, head)
+        part = encode_rows(rows, loaded.chat, settings.system_prompt, settings.rules, head)
         say(f"{name}: {part.report()}")
         if name == "train" and part.encoded:
             check_kept(part.num_read - len(part.dropped), part.num_read, settings.max_dropped, part.report())
@@ -192,23 +191,6 @@ def list_doubts(settings: TrainSettings, dataset: Dataset, num_steps: int) -> li
         if (answer := find_sole_answer(rows)) is not None:
             doubts.append(describe_sole_answer(answer, len(rows), name))
     return doubts
-
-
-def encode_as_set(
-    rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings, head: Head | None = None
-) -> EncodedRows:
-    """Rows -> tokens, with the prompt, length and masks that the settings ask for."""
-    return encode_rows(
-        rows,
-        chat,
-        settings.system_prompt,
-        max_length=settings.max_seq_length,
-        supervise=settings.supervise,
-        on_too_long=settings.on_too_long,
-        head_share=settings.head_share,
-        answer_room=settings.answer_room,
-        head=head,
-    )
 
 
 def train_and_finish(

@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 from prompts import Encoded
 from prompts.tasks import get_task
 from sft.backend import UNSLOTH, is_launched_sharded
-from sft.batches.encoding import EncodedRows
 from sft.batches.layout import IGNORED, Batch, Predictors, tensor_of
 from sft.config.decoding import choose_decoding
 from sft.data.rows.canonical import Row
+from sft.encoding import EncodedRows
 from sft.generation import generate_batch
 from sft.generation.prefix import shared_length
 from sft.kernels.chunked_loss import chunked_nll, head_left_out, is_frozen_linear

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from prompts import Rules
 from sft.evaluation import evaluate_run, write_evaluation
 from sft.evaluation.model_answers import Asking, answer_rows
 from sft.evaluation.outcomes import cluster_of
@@ -76,11 +77,11 @@ def test_turns_of_one_conversation_are_one_unit_of_the_intervals(run, loaded):
 
 
 def test_a_turn_that_has_to_be_shortened_is_the_example_that_training_learns(run, loaded):
-    from sft.batches.encoding import encode_rows
+    from sft.encoding import encode_rows
 
     long = talk("long", *("word " * 12 for _ in range(12)))
     rows = prepare(run, loaded, [long], 300, turns="all").rows
-    trained = encode_rows([long], loaded.chat, SYSTEM, max_length=300)
+    trained = encode_rows([long], loaded.chat, SYSTEM, Rules(max_length=300))
     learned = []
     for example in trained.encoded:
         starts = [i for i, flag in enumerate(example.loss_mask) if flag and not example.loss_mask[i - 1]]

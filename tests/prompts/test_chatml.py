@@ -2,7 +2,7 @@
 
 import pytest
 
-from prompts import Encoded, Piece, PromptError, TooLong
+from prompts import Encoded, Piece, PromptError, Rules, TooLong
 
 QUESTION = {"role": "user", "content": "hi"}
 ANSWER = {"role": "assistant", "content": "hello"}
@@ -48,8 +48,8 @@ def test_every_answer_of_a_conversation_is_supervised_or_only_the_last(formats):
     messages = [QUESTION, {"role": "assistant", "content": "one"}, QUESTION, {"role": "assistant", "content": "two"}]
 
     assert supervised_text(chat, chat.encode(messages)) == "one<|im_end|>two<|im_end|>"
-    assert supervised_text(chat, chat.encode(messages, supervise="last")) == "two<|im_end|>"
-    assert chat.encode(messages).input_ids == chat.encode(messages, supervise="last").input_ids
+    assert supervised_text(chat, chat.encode(messages, Rules(supervise="last"))) == "two<|im_end|>"
+    assert chat.encode(messages).input_ids == chat.encode(messages, Rules(supervise="last")).input_ids
 
 
 def test_an_empty_answer_still_learns_to_end(formats):
@@ -187,11 +187,11 @@ def test_a_row_that_is_too_long_is_dropped_or_an_error_as_asked(formats):
     messages = [{"role": "user", "content": "long " * 100}, ANSWER]
     length = len(chat.encode(messages).input_ids)
 
-    assert chat.encode(messages, max_length=length, on_too_long="drop") == chat.encode(messages)
+    assert chat.encode(messages, Rules(max_length=length, on_too_long="drop")) == chat.encode(messages)
     with pytest.raises(TooLong) as dropped:
-        chat.encode(messages, max_length=length - 1, on_too_long="drop")
+        chat.encode(messages, Rules(max_length=length - 1, on_too_long="drop"))
     assert (dropped.value.num_tokens, dropped.value.max_length) == (length, length - 1)
     with pytest.raises(PromptError) as refused:
-        chat.encode(messages, max_length=length - 1, on_too_long="error")
+        chat.encode(messages, Rules(max_length=length - 1, on_too_long="error"))
     assert not isinstance(refused.value, TooLong)
     assert str(refused.value) == f"{length} tokens, but at most {length - 1} are allowed; raise the length or shorten"

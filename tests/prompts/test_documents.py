@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts import PromptError, TooLong, conversation_of
+from prompts import PromptError, Rules, TooLong, conversation_of
 from prompts.documents import cut_windows
 
 
@@ -41,16 +41,18 @@ def test_a_document_that_is_continued_keeps_its_end_where_it_is_too_long(formats
     row = {"task": "text", "text": " ".join(map(str, range(200)))}
     ids = chat.encode_text(row["text"])
 
-    assert chat.encode_prompt(conversation_of(row, None), max_length=60, answer_room=20) == ids[-40:]
-    assert chat.encode_prompt(conversation_of(row, None), max_length=60, answer_room=512) == ids[-30:]
+    assert chat.encode_prompt(conversation_of(row, None), Rules(max_length=60, answer_room=20)) == ids[-40:]
+    assert chat.encode_prompt(conversation_of(row, None), Rules(max_length=60, answer_room=512)) == ids[-30:]
 
 
 def test_a_long_document_is_left_out_or_refused_where_the_settings_say_so(formats):
     document = conversation_of({"task": "text", "text": "word " * 100}, None)
 
-    assert len(next(formats["smollm2"].encode_batch([document], max_length=20))) > 5
-    assert isinstance(next(formats["smollm2"].encode_batch([document], max_length=20, on_too_long="drop")), TooLong)
+    assert len(next(formats["smollm2"].encode_batch([document], Rules(max_length=20)))) > 5
+    assert isinstance(
+        next(formats["smollm2"].encode_batch([document], Rules(max_length=20, on_too_long="drop"))), TooLong
+    )
     with pytest.raises(PromptError, match="do not fit 20"):
-        formats["smollm2"].encode(document, max_length=20, on_too_long="error")
+        formats["smollm2"].encode(document, Rules(max_length=20, on_too_long="error"))
     with pytest.raises(PromptError, match="the document: character 2 is a lone surrogate"):
         formats["smollm2"].encode([{"role": "document", "content": "a\ud83d"}])

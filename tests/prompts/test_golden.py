@@ -2,7 +2,7 @@
 
 import pytest
 
-from prompts import ChatFormat
+from prompts import ChatFormat, Rules
 from prompts.template import read_family
 
 FAMILIES = ["qwen2.5", "qwen3", "qwen3.5", "smollm2"]
@@ -46,7 +46,7 @@ def test_recorded_rows_supervise_the_answer_and_the_end_token(golden, name):
     chat = ChatFormat(read_family(golden[name]["template"]), RecordedEncoder(golden[name]))
     end = chat.encoder.control_tokens["<|im_end|>"]
     for row in golden[name]["conversations"]:
-        encoded = chat.encode(row["messages"], supervise="last")
+        encoded = chat.encode(row["messages"], Rules(supervise="last"))
         supervised = [index for index, learned in zip(encoded.input_ids, encoded.loss_mask, strict=True) if learned]
         assert supervised == [*golden[name]["texts"][chat.family.clean(row["messages"][-1]["content"])], end]
         assert encoded.prompt_ids == row["prompt_ids"]

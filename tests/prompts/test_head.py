@@ -2,7 +2,7 @@
 
 import pytest
 
-from prompts import Fingerprint, Head, PromptError, conversation_of
+from prompts import Fingerprint, Head, PromptError, Rules, conversation_of
 from prompts.head import classes_of_rows
 from prompts.tasks import get_task
 
@@ -44,17 +44,17 @@ def test_the_classes_of_rows_stand_in_the_order_of_their_first_mention():
 def test_what_it_reads_is_what_inference_sends_and_nothing_of_it_is_learned(formats):
     for chat in formats.values():
         messages = conversation_of({"task": "sentiment", "text": "房间很干净"}, "Be brief.", with_answer=False)
-        ((encoded,),) = chat.encode_batch([messages], supervise="none")
+        ((encoded,),) = chat.encode_batch([messages], Rules(supervise="none"))
         assert encoded.input_ids == encoded.prompt_ids == chat.encode_prompt(messages)
-        assert encoded == chat.encode(messages, supervise="none")
+        assert encoded == chat.encode(messages, Rules(supervise="none"))
         assert encoded.num_supervised == 0
 
 
 def test_a_long_prompt_is_shortened_as_inference_shortens_it(formats):
     chat = formats["qwen3"]
     messages = conversation_of({"task": "sentiment", "text": "房间很干净，" * 60}, None, with_answer=False)
-    ((encoded,),) = chat.encode_batch([messages], supervise="none", max_length=64, head_share=0.25)
-    assert encoded.input_ids == chat.encode_prompt(messages, max_length=64, head_share=0.25, is_answered=False)
+    ((encoded,),) = chat.encode_batch([messages], Rules(supervise="none", max_length=64, head_share=0.25))
+    assert encoded.input_ids == chat.encode_prompt(messages, Rules("none", max_length=64, head_share=0.25))
     assert len(encoded.input_ids) <= 64
     assert encoded.num_cut == len(chat.encode_prompt(messages)) - len(encoded.input_ids)
 
@@ -62,7 +62,7 @@ def test_a_long_prompt_is_shortened_as_inference_shortens_it(formats):
 def test_a_conversation_with_an_answer_is_no_prompt(formats):
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     with pytest.raises(PromptError, match="the last turn is 'assistant', expected 'user'"):
-        formats["smollm2"].encode(turns, supervise="none")
+        formats["smollm2"].encode(turns, Rules(supervise="none"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prompts import ChatFormat, TooLong, conversation_of
+from prompts import ChatFormat, Rules, TooLong, conversation_of
 from prompts.tasks import get_task, task_names
 
 QWEN3_TOKENS = [
@@ -74,7 +74,7 @@ def structure(chat: ChatFormat, messages: list[dict]) -> list[str]:
 def controls_of(chat: ChatFormat, messages: list[dict], **settings: object) -> list[str]:
     """The control tokens there are in the ids of a conversation."""
     names = {index: token for token, index in chat.encoder.control_tokens.items()}
-    return [names[index] for index in chat.encode(messages, **settings).input_ids if index in names]
+    return [names[index] for index in chat.encode(messages, Rules(**settings)).input_ids if index in names]
 
 
 def test_every_added_token_whole_and_split_is_text_in_every_role(formats, golden):
@@ -120,7 +120,7 @@ def test_no_text_in_any_role_becomes_a_control_token(formats, messages):
 @given(conversations(hostile_text), st.sampled_from(["all", "last"]))
 def test_exactly_the_answers_and_one_end_token_each_are_supervised(formats, messages, supervise):
     for chat in formats.values():
-        encoded = chat.encode(messages, supervise=supervise)
+        encoded = chat.encode(messages, Rules(supervise=supervise))
         answers = [message for message in messages if message["role"] == "assistant"]
         if supervise == "last" or not chat.supervises_every_answer:
             answers = answers[-1:]
@@ -198,7 +198,7 @@ def test_an_over_long_row_fits_and_only_its_document_is_shorter(formats, texts, 
         whole = chat.encode(messages)
         max_length = len(whole.input_ids) - num_over
         how = {"max_length": max_length, "head_share": head_share, "answer_room": 1}
-        found = next(chat.encode_batch([messages], **how))
+        found = next(chat.encode_batch([messages], Rules(**how)))
         if isinstance(found, TooLong):
             assert (found.num_tokens, found.max_length) == (len(whole.input_ids), max_length)
             assert len(chat.encode_text(document)) < num_over + 40  # there was little to give up
@@ -208,7 +208,7 @@ def test_an_over_long_row_fits_and_only_its_document_is_shorter(formats, texts, 
         assert [i for i in encoded.input_ids if i in chat.control_ids] == [
             i for i in whole.input_ids if i in chat.control_ids
         ]
-        assert encoded.prompt_ids == chat.encode_prompt(messages[:2], **how)
+        assert encoded.prompt_ids == chat.encode_prompt(messages[:2], Rules(**how))
         asked, is_whole = (unicodedata.normalize("NFC", chat.decode(one.prompt_ids)) for one in (encoded, whole))
         assert any(is_whole.startswith(asked[:i]) and is_whole.endswith(asked[i:]) for i in range(len(asked) + 1))
 
@@ -257,12 +257,14 @@ def test_the_answer_never_shapes_the_prompt(formats, rows, max_length, answer_ro
     how = {"max_length": max_length, "answer_room": answer_room, "on_too_long": on_too_long}
     for chat in formats.values():
         whole = [conversation_of(row, "Be brief.") for row in rows]
-        kept = [found for found in chat.encode_batch(whole, supervise=supervise, **how) if isinstance(found, list)]
+        kept = [
+            found for found in chat.encode_batch(whole, Rules(supervise=supervise, **how)) if isinstance(found, list)
+        ]
         if get_task(rows[0]["task"]).allowed_labels(rows[0]) and chat.think != "keep":
             assert len(kept) in (0, len(rows))  # nor whether the row is kept
         prompts = [found[-1].prompt_ids for found in kept]
         for row, prompt in zip(rows, prompts, strict=False):
-            assert prompt == chat.encode_prompt(conversation_of(row, "Be brief.", with_answer=False), **how)
+            assert prompt == chat.encode_prompt(conversation_of(row, "Be brief.", with_answer=False), Rules(**how))
         assert all(prompt == prompts[0] for prompt in prompts)
         assert all(len(example.input_ids) <= max_length for found in kept for example in found)
 
@@ -274,7 +276,7 @@ def test_each_answer_of_a_conversation_is_learned_once_behind_the_prompt_it_is_a
 ):
     how = {"max_length": max_length, "answer_room": answer_room}
     for chat in formats.values():
-        examples = next(chat.encode_batch([messages], **how))
+        examples = next(chat.encode_batch([messages], Rules(**how)))
         if isinstance(examples, TooLong):
             continue
         ends = [index for index, message in enumerate(messages, start=1) if message["role"] == "assistant"]
@@ -282,7 +284,7 @@ def test_each_answer_of_a_conversation_is_learned_once_behind_the_prompt_it_is_a
         for encoded in examples:
             starts = [i for i, flag in enumerate(encoded.loss_mask) if flag and not encoded.loss_mask[i - 1]]
             prompts += [encoded.input_ids[:start] for start in starts]
-        assert prompts == [chat.encode_prompt(messages[: end - 1], **how) for end in ends]
+        assert prompts == [chat.encode_prompt(messages[: end - 1], Rules(**how)) for end in ends]
 
 
 @many

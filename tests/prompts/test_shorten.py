@@ -2,7 +2,7 @@
 
 import pytest
 
-from prompts import PromptError, TooLong
+from prompts import PromptError, Rules, TooLong
 from prompts.shorten import MIN_DOCUMENT_TOKENS, Room, fit_messages, split_exchanges
 
 SYSTEM = {"role": "system", "content": "Answer with one of the options."}
@@ -36,7 +36,7 @@ def user_text(chat, encoded) -> str:
 def test_the_middle_of_the_document_goes_and_all_else_stays(formats):
     chat = formats["smollm2"]
     document = "".join(f" word{number}" for number in range(400))
-    encoded = chat.encode([SYSTEM, question(document, "Sports", "Economy"), ANSWER], max_length=100)
+    encoded = chat.encode([SYSTEM, question(document, "Sports", "Economy"), ANSWER], Rules(max_length=100))
     shortened = user_text(chat, encoded)
 
     assert 90 <= len(encoded.input_ids) <= 100
@@ -50,7 +50,7 @@ def test_the_middle_of_the_document_goes_and_all_else_stays(formats):
 def test_the_share_of_the_head_is_as_asked(formats, head_share, starts, ends):
     chat = formats["smollm2"]
     document = "first " + "x " * 500 + "last"
-    encoded = chat.encode([SYSTEM, question(document), ANSWER], max_length=100, head_share=head_share)
+    encoded = chat.encode([SYSTEM, question(document), ANSWER], Rules(max_length=100, head_share=head_share))
     shortened = user_text(chat, encoded)
 
     assert shortened.startswith(BEFORE + "first") == starts
@@ -59,16 +59,16 @@ def test_the_share_of_the_head_is_as_asked(formats, head_share, starts, ends):
 
 def test_a_share_of_the_head_beyond_one_is_a_mistake_of_the_caller(formats):
     with pytest.raises(ValueError, match=r"head_share is 1\.5, expected 0 to 1"):
-        formats["smollm2"].encode_prompt([SYSTEM, question("x " * 500)], max_length=100, head_share=1.5)
+        formats["smollm2"].encode_prompt([SYSTEM, question("x " * 500)], Rules(max_length=100, head_share=1.5))
 
 
 def test_what_was_cut_is_counted(formats):
     chat = formats["smollm2"]
     messages = [SYSTEM, question("好 " * 300, "Sports", "Go"), ANSWER]
-    whole, short = chat.encode(messages), chat.encode(messages, max_length=200)
+    whole, short = chat.encode(messages), chat.encode(messages, Rules(max_length=200))
 
     assert (whole.num_cut, short.num_cut) == (0, len(whole.input_ids) - len(short.input_ids))
-    assert chat.encode(messages, max_length=len(whole.input_ids)) == whole
+    assert chat.encode(messages, Rules(max_length=len(whole.input_ids))) == whole
 
 
 def test_a_row_in_which_nothing_may_be_shortened_is_too_long(formats):
@@ -77,7 +77,7 @@ def test_a_row_in_which_nothing_may_be_shortened_is_too_long(formats):
     length = len(chat.encode([user, ANSWER]).input_ids)
 
     with pytest.raises(TooLong) as caught:
-        chat.encode([user, ANSWER], max_length=64)
+        chat.encode([user, ANSWER], Rules(max_length=64))
     assert str(caught.value) == (
         f"{length} tokens do not fit 64: it has no part that may be shortened; raise the length or shorten the row"
     )
@@ -88,14 +88,14 @@ def test_a_document_is_not_cut_to_a_meaningless_rest(formats):
     messages = [SYSTEM, question("word " * 50, "Sports"), ANSWER]
     frame = len(chat.encode([SYSTEM, question("", "Sports"), ANSWER]).input_ids)
 
-    assert len(chat.encode(messages, max_length=frame + MIN_DOCUMENT_TOKENS + 4).input_ids) <= frame + 12
+    assert len(chat.encode(messages, Rules(max_length=frame + MIN_DOCUMENT_TOKENS + 4)).input_ids) <= frame + 12
     with pytest.raises(TooLong):
-        chat.encode(messages, max_length=frame + MIN_DOCUMENT_TOKENS - 1)
+        chat.encode(messages, Rules(max_length=frame + MIN_DOCUMENT_TOKENS - 1))
 
 
 def test_without_a_mark_the_whole_user_turn_may_be_shortened(formats):
     chat = formats["smollm2"]
-    encoded = chat.encode([{"role": "user", "content": "a " * 300 + "end"}, ANSWER], max_length=80)
+    encoded = chat.encode([{"role": "user", "content": "a " * 300 + "end"}, ANSWER], Rules(max_length=80))
 
     assert len(encoded.input_ids) <= 80
     assert user_text(chat, encoded).startswith("a a ")
@@ -108,9 +108,9 @@ def test_of_a_shortened_row_the_last_answer_is_learned_behind_its_prompt(formats
 
     for supervise in ("all", "last"):
         for max_length in (200, 700):
-            encoded = chat.encode(messages, supervise=supervise, max_length=max_length)
+            encoded = chat.encode(messages, Rules(supervise=supervise, max_length=max_length))
             assert encoded.num_cut > 0
-            assert encoded.prompt_ids == chat.encode_prompt(messages[:-1], max_length=max_length)
+            assert encoded.prompt_ids == chat.encode_prompt(messages[:-1], Rules(max_length=max_length))
             assert encoded.loss_mask == [0] * len(encoded.prompt_ids) + [1] * len(chat.encode_answer("Sports")) + [0]
 
 
@@ -149,9 +149,9 @@ def test_room_is_left_for_the_longest_label_and_not_for_the_right_one(formats):
             continue
         options = ("Go", "Sports", "the weather of the day before yesterday")
         messages = [SYSTEM, question("x " * 400, *options)]
-        prompt = chat.encode_prompt(messages, max_length=120)
-        longest = max(len(chat.encode([*messages, {"role": "assistant", "content": option}],
-                                      max_length=120).input_ids) for option in options)  # fmt: skip
+        prompt = chat.encode_prompt(messages, Rules(max_length=120))
+        answered = [[*messages, {"role": "assistant", "content": option}] for option in options]
+        longest = max(len(chat.encode(row, Rules(max_length=120)).input_ids) for row in answered)
         assert longest == 120
         assert len(prompt) == 120 - len(chat.encode_answer(options[-1])) - 1  # the line break behind the end token
 
@@ -161,9 +161,9 @@ def test_room_for_free_text_is_what_was_asked_or_half_of_what_is_left(formats):
     messages = [SYSTEM, question("x " * 400)]
     fixed = len(chat.encode_prompt([SYSTEM, question("")]))
 
-    assert len(chat.encode_prompt(messages, max_length=300, answer_room=40)) == 260
-    assert len(chat.encode_prompt(messages, max_length=fixed + 60, answer_room=40)) == fixed + 30
-    assert len(chat.encode_prompt(messages, max_length=fixed + 61, answer_room=40)) == fixed + 31
+    assert len(chat.encode_prompt(messages, Rules(max_length=300, answer_room=40))) == 260
+    assert len(chat.encode_prompt(messages, Rules(max_length=fixed + 60, answer_room=40))) == fixed + 30
+    assert len(chat.encode_prompt(messages, Rules(max_length=fixed + 61, answer_room=40))) == fixed + 31
 
 
 def test_an_answer_longer_than_its_room_is_too_long_for_the_row_and_says_so(formats):
@@ -171,9 +171,9 @@ def test_an_answer_longer_than_its_room_is_too_long_for_the_row_and_says_so(form
     messages = [SYSTEM, question("x " * 400), {"role": "assistant", "content": "y " * 60}]
     num_answer = len(chat.encode_answer("y " * 60)) + 1
 
-    assert len(chat.encode(messages, max_length=300, answer_room=num_answer).input_ids) == 300
+    assert len(chat.encode(messages, Rules(max_length=300, answer_room=num_answer)).input_ids) == 300
     with pytest.raises(TooLong) as caught:
-        chat.encode(messages, max_length=300, answer_room=num_answer - 5)
+        chat.encode(messages, Rules(max_length=300, answer_room=num_answer - 5))
     assert caught.value.reason == (
         f"its prompt leaves {num_answer - 5}, its answer has 5 more; raise the length or the room for answers, or "
         "shorten the row"
@@ -187,10 +187,10 @@ def test_where_no_row_is_shortened_a_prompt_that_fits_stays_whole_however_long_i
     length = len(chat.encode(messages).input_ids)
     how = {"max_length": length, "on_too_long": on_too_long}
 
-    assert chat.encode(messages, **how).num_cut == 0
-    assert chat.encode_prompt(messages[:-1], **how) == chat.encode(messages, **how).prompt_ids
+    assert chat.encode(messages, Rules(**how)).num_cut == 0
+    assert chat.encode_prompt(messages[:-1], Rules(**how)) == chat.encode(messages, Rules(**how)).prompt_ids
     with pytest.raises(PromptError):
-        chat.encode(messages, **{**how, "max_length": length - 1})
+        chat.encode(messages, Rules(**{**how, "max_length": length - 1}))
 
 
 def test_what_cannot_be_shortened_takes_the_room_of_its_answer_as_far_as_it_has_to(formats):
@@ -198,30 +198,30 @@ def test_what_cannot_be_shortened_takes_the_room_of_its_answer_as_far_as_it_has_
     user = {"role": "user", "content": "找出实体：\n" + "北京 " * 40, "document": (0, 0)}
     length = len(chat.encode([user, ANSWER]).input_ids)
 
-    assert chat.encode([user, ANSWER], max_length=length) == chat.encode([user, ANSWER])
+    assert chat.encode([user, ANSWER], Rules(max_length=length)) == chat.encode([user, ANSWER])
     with pytest.raises(TooLong):
-        chat.encode([user, ANSWER], max_length=length - 1)
+        chat.encode([user, ANSWER], Rules(max_length=length - 1))
 
 
 def test_of_a_conversation_that_is_too_long_no_answer_is_lost(formats):
     for chat in formats.values():
         messages = [SYSTEM, *turns(12)]
         ends = range(3, len(messages) + 1, 2)
-        (examples,) = chat.encode_batch([messages], max_length=300, answer_room=60)
+        (examples,) = chat.encode_batch([messages], Rules(max_length=300, answer_room=60))
         learned = [chat.decode([i for i, flag in zip(e.input_ids, e.loss_mask, strict=True) if flag]) for e in examples]
         assert "".join(learned).count("a") == 12
         assert all(len(example.input_ids) <= 300 for example in examples)
         num_together = len(ends) - len(examples) + 1
         assert (num_together > 1) == chat.supervises_every_answer
         for end, example in zip(ends[num_together - 1 :], examples, strict=True):
-            assert example.prompt_ids == chat.encode_prompt(messages[: end - 1], max_length=300, answer_room=60)
-        assert chat.encode(messages, max_length=300, answer_room=60) == examples[-1]
+            assert example.prompt_ids == chat.encode_prompt(messages[: end - 1], Rules(max_length=300, answer_room=60))
+        assert chat.encode(messages, Rules(max_length=300, answer_room=60)) == examples[-1]
 
 
 def test_a_chat_that_outgrew_its_context_is_shortened_by_the_same_rules(formats):
     for chat in formats.values():
         history = [SYSTEM, *turns(8), {"role": "user", "content": "and now?"}]
-        prompt = chat.encode_prompt(history, max_length=200)
+        prompt = chat.encode_prompt(history, Rules(max_length=200))
 
         assert len(prompt) <= 200
         assert prompt == chat.encode_prompt(fit(chat, history, 200))
@@ -231,7 +231,9 @@ def test_a_chat_that_outgrew_its_context_is_shortened_by_the_same_rules(formats)
 
 def test_a_prompt_that_cannot_be_shortened_is_refused(formats):
     with pytest.raises(TooLong):
-        formats["smollm2"].encode_prompt([{"role": "system", "content": "s " * 100}, question("")], max_length=50)
+        formats["smollm2"].encode_prompt(
+            [{"role": "system", "content": "s " * 100}, question("")], Rules(max_length=50)
+        )
 
 
 def test_a_conversation_is_split_at_its_users():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompts import ChatFormat, PromptError
+from prompts import ChatFormat, PromptError, Rules
 from prompts.family import Family
 from prompts.layout import lay_out
 from prompts.template import read_family
@@ -245,7 +245,7 @@ def test_shortening_leaves_tools_and_calls_whole(formats):
         {"role": "tool", "content": "18 °C"},
         {"role": "assistant", "content": "18 °C."},
     )
-    whole, cut = chat.encode(turns), chat.encode(turns, supervise="last", max_length=700)
+    whole, cut = chat.encode(turns), chat.encode(turns, Rules(supervise="last", max_length=700))
     text = "".join(piece.text for piece in chat.show(cut))
 
     assert 0 < cut.num_cut == len(whole.input_ids) - len(cut.input_ids)
@@ -262,9 +262,9 @@ def test_an_exchange_with_calls_is_dropped_as_a_whole(formats):
         {"role": "assistant", "content": "old answer"},
         QUESTION,
     )
-    ids = chat.encode_prompt(turns, max_length=520, answer_room=16)
+    ids = chat.encode_prompt(turns, Rules(max_length=520, answer_room=16))
     text = "".join(
-        piece.text for piece in chat.show(chat.encode(turns, supervise="none", max_length=520, answer_room=16))
+        piece.text for piece in chat.show(chat.encode(turns, Rules(supervise="none", max_length=520, answer_room=16)))
     )
 
     assert "old" not in text

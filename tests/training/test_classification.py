@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 
-from prompts import Head
-from sft.batches.encoding import encode_rows
+from prompts import Head, Rules
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
+from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError
 from sft.models.loading import load_for_training, load_run
 from sft.runs.run import open_run, read_run
@@ -76,7 +76,7 @@ def test_the_first_loss_is_the_cross_entropy_of_independent_logits(tied_model_fo
     flags = ["--model", str(tied_model_folder), "--dtype", "fp32", "--head", "classification", "--method", "lora"]
     settings = load_settings(TrainSettings, [*flags, "--head_dropout", "0"])
     loaded = load_for_training(settings, "transformers", HEAD)
-    encoded = encode_rows(rows_of(reviews_file, 6), loaded.chat, "Be brief.", max_length=192, head=HEAD).encoded
+    encoded = encode_rows(rows_of(reviews_file, 6), loaded.chat, "Be brief.", Rules(max_length=192), head=HEAD).encoded
     arguments = build_arguments(settings, loaded.precision, tmp_path, num_steps=1)
     trainer = RowTrainer(loaded, encoded, encoded, arguments, objective=Classification(loaded))
     loss = trainer.compute_loss(loaded.model.train(), trainer.collate(range(6)))
@@ -102,7 +102,7 @@ def test_replayed_passes_train_the_head_as_it_is_trained_without_them(
         more = ["--head", "classification", "--head_dropout", "0", "--pooling", "mean", "--max_steps", "8"]
         settings = load_settings(TrainSettings, [*flags, *more, "--warmup_steps", "0"])
         loaded = load_for_training(settings, "transformers", Head(HEAD.labels, "mean"))
-        encoded = encode_rows(rows_of(reviews_file, 30), loaded.chat, None, max_length=192, head=HEAD).encoded
+        encoded = encode_rows(rows_of(reviews_file, 30), loaded.chat, None, Rules(max_length=192), head=HEAD).encoded
         arguments = build_arguments(settings, loaded.precision, tmp_path / str(replays), num_steps=8)
         trainer = RowTrainer(loaded, encoded, encoded[:2], arguments, objective=Classification(loaded))
         if replays:
@@ -133,7 +133,7 @@ def test_beside_4_bits_the_head_stays_in_fp32_and_everything_has_a_gradient_afte
     flags = ["--model", str(tied_model_folder), "--method", "qlora", "--dtype", "bf16", "--head", "classification"]
     settings = load_settings(TrainSettings, flags)
     loaded = load_for_training(settings, "transformers", HEAD)
-    encoded = encode_rows(rows_of(reviews_file, 1), loaded.chat, None, max_length=192, head=HEAD).encoded
+    encoded = encode_rows(rows_of(reviews_file, 1), loaded.chat, None, Rules(max_length=192), head=HEAD).encoded
     arguments = build_arguments(settings, loaded.precision, tmp_path, num_steps=1)
     trainer = RowTrainer(loaded, encoded, encoded, arguments, objective=Classification(loaded))
     assert head_weight(loaded.causal_lm).dtype is torch.float32  # TRL makes bf16 of all that is trained
@@ -158,7 +158,7 @@ def test_a_validation_reports_loss_accuracy_and_macro_f1_as_scikit_learn_counts_
     from sft.data import open_dataset
 
     rows = open_dataset(str(run.data["path"]), eval_ratio=0.25, seed=42).validation
-    encoded = encode_rows(rows, loaded.chat, "Be brief.", max_length=192, head=loaded.head).encoded
+    encoded = encode_rows(rows, loaded.chat, "Be brief.", Rules(max_length=192), head=loaded.head).encoded
     table = score_classes(loaded, [row.input_ids for row in encoded], shown=False).double()
     right, said = [row.label for row in encoded], table.argmax(1).tolist()
     expected = {

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.batches.encoding import encode_rows
+from prompts import Rules
 from sft.config.train import TrainSettings
 from sft.data import Dataset, open_dataset
+from sft.encoding import encode_rows
 from sft.errors import DataError
 from sft.models.loading import load_run
 from sft.runs.run import Run, open_run
@@ -118,7 +119,7 @@ def test_what_is_saved_is_the_checkpoint_of_the_best_token_weighted_validation_l
 
     run = open_run(tmp_path / "run")
     loaded = load_run(run)
-    encoded = encode_rows(contrary_rows.validation, loaded.chat, run.system_prompt, max_length=192).encoded
+    encoded = encode_rows(contrary_rows.validation, loaded.chat, run.system_prompt, Rules(max_length=192)).encoded
     assert token_weighted_loss(score_rows(loaded, encoded)) == pytest.approx(losses[best_step], abs=1e-6)
     means = [score_rows(loaded, [example])[0] for example in encoded]
     assert (

@@ -1,16 +1,14 @@
-"""Rows -> token ids and loss masks, with what became of each row. Training and evaluation both come here.
+"""Rows -> token ids and loss masks, with what became of each row. Training, evaluation and inspection come here.
 
-encoded = encode_rows(rows, chat, system_prompt, max_length=2048)
+encoded = encode_rows(rows, chat, system_prompt, Rules(max_length=2048))
 encoded.report()          # "kept 9,412 of 9,500 rows (61 shortened, 88 dropped: ...)"
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from prompts import ChatFormat, Encoded, Head, Message, PromptError, TooLong, conversation_of
-from prompts.chatml import OnTooLong, Supervise
-from prompts.shorten import ANSWER_ROOM
+from prompts import ChatFormat, Encoded, Head, Message, PromptError, Rules, TooLong, conversation_of
 from prompts.tasks import get_task
 from sft.data.rows.canonical import Row
 from sft.errors import DataError
@@ -82,45 +80,25 @@ class EncodedRows:
 
 
 def encode_rows(
-    rows: Sequence[Row],
-    chat: ChatFormat,
-    system_prompt: str | None,
-    *,
-    max_length: int,
-    supervise: Supervise = "all",
-    on_too_long: OnTooLong = "shorten",
-    head_share: float = 0.5,
-    answer_room: int = ANSWER_ROOM,
-    head: Head | None = None,
+    rows: Sequence[Row], chat: ChatFormat, system_prompt: str | None, rules: Rules, head: Head | None = None
 ) -> EncodedRows:
     """Every row as ids and mask; a row that cannot fit is dropped and counted, none without a supervised token passes.
 
-    A conversation gives several examples where one cannot hold all of its answers (ChatFormat.encode_batch).
-    With a classification head a row is its prompt, up to where the answer would begin, and the number of its class.
     Raises DataError for a row that cannot be rendered at all, and for one that is too long with on_too_long "error".
     """
-    supervise = supervise if head is None else "none"
     result = EncodedRows(head, num_read=len(rows))
-    batch = chat.encode_batch(
-        [_conversation(row, system_prompt, supervise) for row in rows],
-        supervise=supervise,
-        max_length=max_length,
-        on_too_long=on_too_long,
-        head_share=head_share,
-        answer_room=answer_room,
-    )
-    for row, examples in zip(rows, batch, strict=True):
+    for row, examples in encode_each(rows, chat, system_prompt, rules, head):
         name = str(row["id"])
         if isinstance(examples, TooLong):
             result.dropped[name] = str(examples)
         elif isinstance(examples, PromptError):
-            raise DataError(f"row {name}: {examples}")
+            named = f"row {name}: "  # a task's own complaint names the row already
+            raise DataError(named + str(examples).removeprefix(named))
         elif head is None and not all(example.num_supervised for example in examples):
             result.dropped[name] = "no supervised token"
         else:
-            label = None if head is None else _class_of(row, head)
             result.rows += [row] * len(examples)
-            result.encoded += [replace(example, label=label) for example in examples]
+            result.encoded += examples
             if get_task(row["task"]).kind == "document" and len(examples) > 1:
                 result.windows[name] = len(examples)
             if num_cut := sum(example.num_cut for example in examples):
@@ -128,16 +106,34 @@ def encode_rows(
     return result
 
 
-def _conversation(row: Row, system_prompt: str | None, supervise: Supervise) -> list[Message]:
-    try:
-        return conversation_of(row, system_prompt, with_answer=supervise != "none")
-    except PromptError as error:
-        named = f"row {row['id']}: "  # a task's own complaint names the row already
-        raise DataError(named + str(error).removeprefix(named)) from None
+def encode_each(
+    rows: Sequence[Row], chat: ChatFormat, system_prompt: str | None, rules: Rules, head: Head | None = None
+) -> Iterator[tuple[Row, list[Encoded] | PromptError]]:
+    """Each row with its examples, or with why it has none, in their order.
+
+    A conversation gives several examples where one cannot hold all of its answers (ChatFormat.encode_batch).
+    With a classification head a row is its prompt, up to where the answer would begin, and the number of its class.
+    """
+    rules = rules if head is None else rules._replace(supervise="none")
+    conversations = [_conversation_of(row, system_prompt, rules) for row in rows]
+    encoded = chat.encode_batch((found for found in conversations if not isinstance(found, PromptError)), rules)
+    for row, found in zip(rows, conversations, strict=True):
+        examples = found if isinstance(found, PromptError) else next(encoded)
+        if head is not None and not isinstance(examples, PromptError):
+            examples = _with_class(examples, row, head)
+        yield row, examples
 
 
-def _class_of(row: Row, head: Head) -> int:
+def _conversation_of(row: Row, system_prompt: str | None, rules: Rules) -> list[Message] | PromptError:
     try:
-        return head.class_of_row(get_task(row["task"]), row)
+        return conversation_of(row, system_prompt, with_answer=rules.supervise != "none")
     except PromptError as error:
-        raise DataError(str(error)) from None
+        return error
+
+
+def _with_class(examples: list[Encoded], row: Row, head: Head) -> list[Encoded] | PromptError:
+    try:
+        label = head.class_of_row(get_task(row["task"]), row)
+    except PromptError as error:
+        return error
+    return [replace(example, label=label) for example in examples]

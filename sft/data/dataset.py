@@ -213,7 +213,8 @@ def _explain_missing(path: Path) -> DataError:
     if len(path.parts) == 2 and not path.is_absolute() and path.parent.name != "data" and not path.parent.exists():
         return DataError(
             f"{path}: no such folder here; if it is a data set of the Hugging Face hub, name it in datasets.yaml "
-            f"({path.name}: {{kind: hub, id: {path}}}) and pass --data {path.name}"
+            f"({path.name}: {{kind: hub, id: {path}}}) and pass --data {path.name}; one of ModelScope is named "
+            f"--data modelscope:{path}"
         )
     if near := nearest_name(str(path), known_names()):
         return DataError(f"{path}: no such folder, file or name of recipes/datasets.yaml{near}")

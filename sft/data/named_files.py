@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft.console import say_once
-from sft.data.files import READABLE, kind_of_file, nearest_file
+from sft.data.files import PACKED, READABLE, kind_of_file, nearest_file
 from sft.data.folder import LEDGER, MANIFEST
 from sft.data.quotas import SPLITS
 from sft.errors import DataError
 from sft.files import PROJECT_ROOT, sha256_of
+from sft.modelscope import fetch, is_modelscope
 
 SPLIT_WORDS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
                "dev": "validation", "eval": "validation", "test": "test"}  # fmt: skip
@@ -27,7 +28,7 @@ NO_ROWS = ("manifest.json", "dataset_info.json", "dataset_infos.json", "dataset_
 def names_files(spec: str | Path) -> bool:
     """Whether this names files of rows that are there: no built dataset, no name of a registry."""
     path = Path(spec)
-    return not is_built(path) and (path.exists() or is_several(str(spec)))
+    return is_modelscope(spec) or (not is_built(path) and (path.exists() or is_several(str(spec))))
 
 
 def is_built(path: Path) -> bool:
@@ -36,8 +37,8 @@ def is_built(path: Path) -> bool:
 
 
 def is_several(spec: str) -> bool:
-    """Whether this is a pattern or a list."""
-    return "," in spec or _is_pattern(spec)
+    """Whether this is a pattern, a list, or a data set of ModelScope."""
+    return "," in spec or _is_pattern(spec) or is_modelscope(spec)
 
 
 def find_files(spec: str | Path, *, in_project: bool = False) -> list[Path]:
@@ -49,6 +50,9 @@ def find_files(spec: str | Path, *, in_project: bool = False) -> list[Path]:
         return [Path(spec)]
     found: dict[Path, None] = {}
     for part in [part.strip() for part in str(spec).split(",") if part.strip()]:
+        if is_modelscope(part):
+            found.update(dict.fromkeys(_fetch(part)))
+            continue
         for root in (Path(), PROJECT_ROOT) if in_project else (Path(),):
             if files := _expand(root / part):
                 break
@@ -58,6 +62,16 @@ def find_files(spec: str | Path, *, in_project: bool = False) -> list[Path]:
     if not found:
         raise DataError(f"{spec}: names no file")
     return list(found)
+
+
+def _fetch(name: str) -> list[Path]:
+    """The files of rows of a data set of ModelScope, on this machine; raises HubError, and DataError for none."""
+    kinds = [f"*{kind}{packed}" for kind in (*READABLE, ".ndjson", ".jsonlines") for packed in ("", *PACKED)]
+    folder = fetch("datasets", name, [kind for kind in kinds if not kind.startswith("*.txt")]).folder
+    files = [file for file in folder.rglob("*") if file.is_file() and not _is_beside(file, folder)]
+    if not files:
+        raise DataError(f"{name}: holds no file of rows ({', '.join(READABLE)})")
+    return sorted(files)
 
 
 def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:

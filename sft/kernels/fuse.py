@@ -5,12 +5,16 @@ modules. What a model computes stays the same up to rounding, in training, scori
 modules and weights. Families that are not known stay as they are.
 """
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
+import torch
 from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
 from sft.backend import is_launched_sharded
+from sft.console import say
+from sft.errors import ModelError, one_line
 from sft.kernels.cpu import fuse_layers
 
 CHOSEN = {
@@ -22,9 +26,44 @@ CHOSEN = {
 }
 
 
+MOST_AWAY = {torch.float64: 1e-6, torch.float32: 1e-3}  # of hidden states, relative to their size
+MOST_AWAY_IN_16_BITS = 0.1
+
+
 def fuse_kernels(model: PreTrainedModel) -> None:
-    """Give a model on a GPU Liger's kernels, where they are installed, and a model on a CPU ours; in place."""
+    """Give a model on a GPU Liger's kernels, where they are installed, and a model on a CPU ours; in place.
+
+    Raises ModelError where Liger's compute something else: they are made family by family, and families change.
+    """
     if model.device.type == "cuda" and find_spec("liger_kernel") is not None:
-        apply_liger_kernel(model, CHOSEN)
+        fuse_checked(model, apply_liger)
     if model.device.type == "cpu" and not is_launched_sharded():
         fuse_layers(model)
+
+
+def fuse_checked(model: PreTrainedModel, fuse: Callable[[PreTrainedModel], None]) -> None:
+    """Patch a model; raises ModelError where its hidden states change by more than rounding."""
+    before = _hidden_states(model)
+    fuse(model)
+    away = float((_hidden_states(model) - before).norm() / before.norm().clamp(min=1e-12))
+    if not away <= MOST_AWAY.get(model.dtype, MOST_AWAY_IN_16_BITS):
+        raise ModelError(
+            f"{type(model).__name__}: Liger's kernels compute its layers otherwise than transformers (hidden states "
+            f"are {away:.2g} of their size away): pip uninstall liger-kernel"
+        )
+
+
+def apply_liger(model: PreTrainedModel) -> None:
+    """Patch a model with the kernels that Liger has for its family: for Qwen3.5 and GLM-4 no rotary embedding."""
+    try:
+        apply_liger_kernel(model, CHOSEN)
+    except NotImplementedError as error:
+        say(f"Liger's other kernels are used: {one_line(error, 100)}")
+        apply_liger_kernel(model, {**CHOSEN, "rope": False})
+
+
+@torch.no_grad()
+def _hidden_states(model: PreTrainedModel) -> torch.Tensor:
+    ids = torch.arange(1, 17, device=model.device)[None]
+    hidden: torch.Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden.float()

@@ -58,6 +58,7 @@ from sft.training.objective import Objective
 from sft.training.order import pack_rows
 from sft.training.processes import check_settings, from_first, is_first, join, tell_of_copies, world_size
 from sft.training.rehearsal import Rehearsal, rehearsing
+from sft.training.replay import records_unasked
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
 from sft.training.trackers import SAMPLES_FILE, SampleLog, mend_trackers
 from sft.training.trainer import Measure, RowTrainer
@@ -295,7 +296,7 @@ def build_trainer(
         packs=prepared.packs,
         micro_batch_tokens=settings.micro_batch_tokens,
         recomputes=settings.gradient_checkpointing,
-        replays=bool(settings.cuda_graphs),  # not asked for: benchmarks/soak.py has not passed everywhere yet
+        replays=records_unasked(prepared.num_steps) if settings.cuda_graphs is None else settings.cuda_graphs,
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,

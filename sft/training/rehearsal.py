@@ -21,6 +21,7 @@ from sft.backend import UNSLOTH
 from sft.batches.layout import GIBIBYTE, num_tokens_at_once
 from sft.batches.prefixes import count_tokens
 from sft.console.narration import format_duration
+from sft.errors import ModelError, one_line
 from sft.kernels.lora import unpacked_bytes
 from sft.models.precision import memory_of_machine
 from sft.training.log import peak_memory_gb
@@ -250,8 +251,14 @@ class _Trials:
         """One micro-batch, whatever it takes; processes do not wait for each other, one may run out of memory alone."""
         trainer = self.trainer
         count = trainer.count_terms(places)
-        with contextlib.nullcontext() if trainer.is_sharded else trainer.accelerator.no_sync(self.model):
-            trainer.run_micro_batches(self.model, places, [list(range(len(places)))], count)
+        try:
+            with contextlib.nullcontext() if trainer.is_sharded else trainer.accelerator.no_sync(self.model):
+                trainer.run_micro_batches(self.model, places, [list(range(len(places)))], count)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # kernels of others refuse cards and versions that they compute wrongly on
+            name = type(trainer.loaded.causal_lm).__name__
+            raise ModelError(f"{name}: a pass forward and backward fails here: {one_line(error, 300)}") from error
 
     def _can_update(self) -> bool:
         """Whether the optimizer may take a step: it may leave a state behind, and the gradients are finite."""

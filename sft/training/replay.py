@@ -28,15 +28,21 @@ from sft.errors import RunError, one_line
 from sft.kernels.lora import cast_at_once, products_as_recorded
 from sft.models.loaded import LoadedModel
 from sft.training.neftune import embedding_noise, length_of_each_token
-from sft.training.processes import are_joined
+from sft.training.processes import are_joined, world_size
 
 TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.2 s
+FEWEST_STEPS = 200  # of a run that is recorded unasked: in shorter ones the recording takes longer than it saves
 CHECK_EVERY = 200  # passes; a forward pass more for so many
 MOST_AWAY = (
     0.1  # of the size of a token's hidden states; the same kernels give the same bits, a wrong tile many times that
 )
 
 Run = Callable[[], None]
+
+
+def records_unasked(num_steps: int) -> bool:
+    """Whether a run of so many steps is worth recording; several processes are recorded only when asked for."""
+    return num_steps >= FEWEST_STEPS and world_size() == 1
 
 
 class RecordingError(RuntimeError):

@@ -14,7 +14,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from sft.kernels.cpu.layers import _Gate, _Normalise
+from sft.errors import ModelError
+from sft.kernels import fuse
+from sft.kernels.cpu.layers import _Gate, _Normalise, fuse_layers
 from sft.kernels.fuse import fuse_kernels
 
 SIZES = {
@@ -136,3 +138,31 @@ def test_the_backward_pass_of_a_norm_or_gate_keeps_its_inputs_alone():
         _Normalise.apply(x, weight, 1e-5)
         _Gate.apply(x, up)
     assert kept == [x.data_ptr(), weight.data_ptr(), x.data_ptr(), up.data_ptr()]
+
+
+def test_a_family_without_a_rotary_embedding_of_liger_gets_its_other_kernels(monkeypatch, capsys):
+    asked = []
+
+    def apply(model, chosen):
+        asked.append(chosen["rope"])
+        if chosen["rope"]:
+            raise NotImplementedError("liger_rotary_pos_emb is not available for Qwen3_5 models.")
+
+    monkeypatch.setattr(fuse, "apply_liger_kernel", apply)
+    fuse.apply_liger(None)
+    assert asked == [True, False]
+    assert "not available for Qwen3_5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_kernels_that_compute_something_else_are_found_out_when_a_model_is_loaded(dtype):
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**SIZES), dtype=dtype)
+    fuse.fuse_checked(model, fuse_layers)  # right ones change rounding at most
+
+    def shift(model):  # as a norm of 1 + weight computed as one of weight
+        for module in model.modules():
+            if type(module).__name__ == "Qwen3RMSNorm":
+                module.weight.data += 1 + torch.arange(module.weight.numel()) % 2
+
+    with pytest.raises(ModelError, match="Liger's kernels compute its layers otherwise"):
+        fuse.fuse_checked(model, shift)

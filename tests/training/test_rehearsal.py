@@ -1,9 +1,12 @@
 """Before step 1: the longest batch is tried for real, the time comes from a usual one, and nothing is left of it."""
 
+import contextlib
 import re
+from types import SimpleNamespace
 
 import pytest
 
+from sft.errors import ModelError
 from sft.training import rehearsal
 from sft.training.log import read_log
 from sft.training.trainer import RowTrainer
@@ -84,3 +87,16 @@ def test_the_estimate_follows_the_tokens_of_a_usual_step_not_of_the_longest_batc
     metrics = train("--dry_run", "--max_steps", "100", "--eval_steps", "100").metrics
     # 36 rows of 2,951 tokens, 8 a step; the longest 8 have 742. Validation: 327 tokens, a third of the time each
     assert metrics["estimated_duration_s"] == round(100 * 8 * 2951 / 36 / 1000 + 0.327 / 3)
+
+
+def test_kernels_that_refuse_this_card_end_the_run_in_one_line():
+    def fail(*_):
+        raise RuntimeError("Triton >= 3.4.0 and < 3.7.1 on Hopper GPUs produces incorrect results")
+
+    accelerator = SimpleNamespace(no_sync=lambda model: contextlib.nullcontext())
+    trainer = SimpleNamespace(
+        count_terms=len, is_sharded=False, accelerator=accelerator, run_micro_batches=fail,
+        loaded=SimpleNamespace(causal_lm=None),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"forward and backward fails here: Triton >= 3.4.0"):
+        rehearsal._Trials(trainer, None, False)._forward_and_backward([0])

@@ -206,9 +206,12 @@ def test_a_recorded_product_scales_nothing_that_is_there_and_keeps_a_young_adapt
     torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=2**-7)
 
 
-def test_nothing_is_recorded_unless_it_is_asked_for():
-    assert not load_settings(TrainSettings, []).cuda_graphs
-    assert load_settings(TrainSettings, ["--cuda_graphs"]).cuda_graphs
+def test_long_runs_of_one_process_are_recorded_unasked(monkeypatch):
+    assert load_settings(TrainSettings, []).cuda_graphs is None
+    assert not replay.records_unasked(replay.FEWEST_STEPS - 1)
+    assert replay.records_unasked(replay.FEWEST_STEPS)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not replay.records_unasked(replay.FEWEST_STEPS)
 
 
 def test_every_size_of_a_run_is_recorded_before_its_first_step(tiny_model_folder: Path, tmp_path: Path, monkeypatch):

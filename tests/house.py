@@ -16,7 +16,7 @@ HEAVY = ("accelerate", "bitsandbytes", "liger_kernel", "peft", "torch", "transfo
 # Rooms of sft and of sft.data, in order: each may ask those before it, never those behind it. Of two that a name lies
 # in the first counts: "data" is what stands in sft/data itself beside its folders.
 ROOMS = (
-    "errors", "text", "console", "files", "modelscope", "config", "metrics", "html",
+    "errors", "text", "console", "files", "modelscope", "config", "metrics", "pages",
     "data.rows", "data.files", "data.quotas", "data.ledger", "data.folder", "data.named_files", "data.mongo",
     "data.sources", "data.likeness", "data.building", "data.extraction", "data",
     "runs", "conversation", "encoding", "robustness", "inspection",

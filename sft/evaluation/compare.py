@@ -40,9 +40,9 @@ CHINESE = {
     "accuracy": "准确率",
     "eval_loss": "评测损失",
     "bits per byte": "每字节比特数",
-    " rows, ": " 行，",
-    " of them distinct": " 行互不相同",
-    " rows": " 行",
+    " rows, ": " 条，",
+    " of them distinct": " 条互不相同",
+    " rows": " 条",
     ", ": "，",
 }
 
@@ -248,11 +248,11 @@ def judge(
     zh_better, zh_worse, zh_unclear, zh_too_few = map(_in_chinese, (better, worse, unclear, too_few))
     answers_better = [name for name in found["better"] if name not in LOSSES]
     en_few, zh_few = (
-        (f"; too few rows to tell: {too_few}", f"；行数太少，无法判断：{zh_too_few}") if too_few else ("", "")
+        (f"; too few rows to tell: {too_few}", f"；数据太少，无法判断：{zh_too_few}") if too_few else ("", "")
     )
     en_undecided = (f"; no clear difference in {unclear}" if unclear else "") + en_few
     zh_undecided = (f"；{zh_unclear} 没有明显差别" if unclear else "") + zh_few
-    rows_en, rows_zh = f" ({num_rows:,} rows).", f"（{num_rows:,} 行）。"
+    rows_en, rows_zh = f" ({num_rows:,} rows).", f"（{num_rows:,} 条）。"
     if against is None:
         words = {"helped": ("Tuning helped", "微调有效"), "hurt": ("Tuning hurt", "微调有害")}
         part = ("Tuning helped in part", "微调部分有效")
@@ -293,7 +293,7 @@ def judge(
     else:
         outcome = "too_few"
         en = f"Too few rows to tell {theirs} and {ours} apart: {too_few}. Use {FEWEST_UNITS} or more of each task."
-        zh = f"行数太少，无法判断{pair_zh}的差别：{zh_too_few}。每个任务请至少用 {FEWEST_UNITS} 行。"
+        zh = f"数据太少，无法判断{pair_zh}的差别：{zh_too_few}。每个任务请至少用 {FEWEST_UNITS} 条。"
     return outcome, {"en": en, "zh": zh}
 
 

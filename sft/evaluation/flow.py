@@ -6,7 +6,7 @@ write_evaluation(evaluation, run.evaluation_dir)      # metrics.json, prediction
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -29,6 +29,7 @@ from sft.evaluation.rows import prepare_rows, select_rows
 from sft.evaluation.yardsticks import YardstickGroup, Yardsticks, apply_yardsticks, summarise_yardsticks
 from sft.generation.backends import check_generator
 from sft.models.loading import load_run
+from sft.models.source import EMBEDDED, EMBEDDED_ID, HUB_ID
 from sft.robustness.flips import HardAnswer, RobustnessFigures
 from sft.runs.labels import describe_sole_answer
 from sft.runs.run import Run, git_revision, package_versions, write_atomically
@@ -48,12 +49,30 @@ class BaselineFacts(TypedDict):
     name: str
 
 
+class TrainingFacts(TypedDict):
+    """How a run was trained; epochs and hardware are not known of older runs."""
+
+    model: str
+    method: str
+    data: str
+    rows: int
+    epochs: float | None
+    steps: int
+    learning_rate: float
+    rows_per_step: int
+    max_seq_length: int
+    hardware: str
+    duration_s: float | None
+    peak_gb: float | None
+
+
 class RunFacts(TypedDict):
     """Which run was measured, and with what."""
 
     name: str
     base_model: dict[str, str]
     baseline: BaselineFacts | None
+    training: NotRequired[TrainingFacts]
     fingerprint: str
     chosen_by: NotRequired[dict[str, str]]  # where nothing is written: {"tuned": "head", "base": "label_scoring"}
     max_new_tokens: dict[str, int]  # per task
@@ -177,6 +196,9 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
             ),
         },
     }
+    log = read_log(run.path / LOG_FILE) if (run.path / LOG_FILE).is_file() else []
+    if not run.is_adopted:
+        metrics["run"]["training"] = describe_training(run, log)
     if chosen := _ways(measured):
         metrics["run"]["chosen_by"] = chosen
     if robustness is not None:
@@ -187,13 +209,41 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
         part = measured.take(clean)
         names = _names(run, baseline)
         metrics["without_overlaps"] = _summarise(part, chat, selection.seed, names, other_metrics, yardsticks)
-    log = run.path / LOG_FILE
     return Evaluation(
         metrics,
         _predict(measured, chat, overlaps),
-        read_log(log) if log.is_file() else [],
+        log,
         robustness.hard_answers if robustness else [],
     )
+
+
+def describe_training(run: Run, log: Sequence[Mapping[str, float]]) -> TrainingFacts:
+    """The run's own account of its training: model, method, data, length, hardware."""
+    settings = run.train_settings()
+    layers = f", last {settings.lora_layers} layers" if settings.lora_layers else ""
+    method = {
+        "lora": f"LoRA r {settings.lora_r}, alpha {settings.lora_alpha}{layers}",
+        "qlora": f"QLoRA (4 bits) r {settings.lora_r}, alpha {settings.lora_alpha}{layers}",
+        "freeze": f"last {settings.freeze_trainable_layers} layers",
+        "full": "all weights",
+    }[settings.method]
+    name = run.base["name"]
+    kept = run.data.get("train")
+    measured = {key: float(str(run.metrics[key])) for key in ("duration_s", "peak_gb") if key in run.metrics}
+    return {
+        "model": EMBEDDED_ID if name == EMBEDDED else name if HUB_ID.fullmatch(name) else Path(name).name,
+        "method": method + (", classification head" if run.is_classifier else ""),
+        "data": Path(str(run.data.get("path", ""))).name,
+        "rows": int(str(kept.get("kept", 0))) if isinstance(kept, dict) else 0,
+        "epochs": max((line["epoch"] for line in log if "epoch" in line), default=None),
+        "steps": int(str(run.metrics.get("steps", 0))),
+        "learning_rate": settings.learning_rate,
+        "rows_per_step": run.rows_per_step,
+        "max_seq_length": settings.max_seq_length,
+        "hardware": run.hardware,
+        "duration_s": measured.get("duration_s"),
+        "peak_gb": measured.get("peak_gb"),
+    }
 
 
 def check_written(settings: EvaluateSettings, why: str) -> None:

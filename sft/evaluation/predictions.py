@@ -46,6 +46,7 @@ class Prediction(TypedDict):
     prediction_tokens: int
     label: NotRequired[str]
     base_label: NotRequired[str]
+    history: NotRequired[list[dict[str, str]]]  # turns before the question that no line before it has
     changes: NotRequired[dict[str, Change]]
     overlap: NotRequired[OverlapFacts]
 
@@ -95,6 +96,8 @@ def _predict(row: EvalRow, place: int, chat: ChatFormat, tuned: Measured, base: 
         line["own_id"] = own_id
     if row.turn is not None:
         line["turn"] = row.turn
+    if row.history:
+        line["history"] = [{"role": role, "content": content} for role, content in row.history]
     if base is not None:
         line["base_prediction"] = base.answers.texts[place]
         line["base_finished"] = base.answers.finished[place]

@@ -22,7 +22,7 @@ from sft.data import Dataset, Reading, Row, open_dataset, open_dataset_of
 from sft.data.dataset import SPLIT_RULE, find_parts, reading_of, splits_as_before
 from sft.data.named_files import hash_files, names_files
 from sft.data.quotas import largest_remainder
-from sft.data.rows.canonical import question_of
+from sft.data.rows.canonical import Turn, question_of
 from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError, UserError
 from sft.models.loaded import LoadedModel
@@ -58,6 +58,7 @@ class EvalRow:
     prompt_ids: what the answer is generated from; equal to what stands before the answer in training.
     labels: the answers the row allows, () where it is free text; beside a classification head those it knows.
     turn: which of a conversation's answers this is, from 1, where each is a row of the evaluation; else None.
+    history: (role, content) of the turns between the answer before it, or the start, and the question.
     """
 
     row: Row
@@ -68,6 +69,7 @@ class EvalRow:
     prompt_ids: list[int]
     labels: tuple[str, ...]
     turn: int | None = None
+    history: tuple[tuple[str, str], ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -301,6 +303,7 @@ class _Part(NamedTuple):
     row: Row
     ends_here: Row
     turn: int | None = None
+    start: int = 0  # index of its first message that no part before it has
 
 
 def _split_turns(row: Row) -> list[_Part]:
@@ -314,7 +317,11 @@ def _split_turns(row: Row) -> list[_Part]:
     ]
     if len(ends) < 2:
         return [_Part(row, row)]
-    return [_Part(row, {**row, "messages": messages[:end]}, number) for number, end in enumerate(ends, start=1)]
+    starts = [0, *ends]
+    return [
+        _Part(row, {**row, "messages": messages[:end]}, number, start)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=False), start=1)
+    ]
 
 
 def _prepare_part(part: _Part, encoded: tuple[Encoded, ...], system_prompt: str | None, head: Head | None) -> EvalRow:
@@ -330,7 +337,14 @@ def _prepare_part(part: _Part, encoded: tuple[Encoded, ...], system_prompt: str 
         prompt_ids=encoded[-1].prompt_ids,
         labels=answers_of(task, row, head),
         turn=part.turn,
+        history=_turns_before(row.get("messages", [])[part.start :]),
     )
+
+
+def _turns_before(messages: Sequence[Turn]) -> tuple[tuple[str, str], ...]:
+    """(role, content) of what stands before the last question; system prompts aside."""
+    asked = max((index for index, turn in enumerate(messages) if turn["role"] == "user"), default=0)
+    return tuple((turn["role"], turn["content"]) for turn in messages[:asked] if turn["role"] != "system")
 
 
 def count_by(rows: Sequence[EvalRow], field_name: str) -> dict[str, int]:

@@ -301,7 +301,7 @@ def judge_yardsticks(
             zh.append(f"{zh_name}不如{their_zh}，低 {points} 个百分点（{span_zh}）：{figures_zh}")
         elif figure["finding"] == "too_few":
             en.append(f"too few rows to tell {name} from {their_en}: {figures_en}")
-            zh.append(f"行数太少，无法判断{zh_name}与{their_zh}的差别：{figures_zh}")
+            zh.append(f"数据太少，无法判断{zh_name}与{their_zh}的差别：{figures_zh}")
         else:
             en.append(f"{name} does not beat {their_en}: {figures_en}, a difference of {span_en} points")
             zh.append(f"{zh_name}没有明显胜过{their_zh}：{figures_zh}，差值 {span_zh} 个百分点")

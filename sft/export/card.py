@@ -13,14 +13,12 @@ import yaml
 from prompts import conversation_of
 from prompts.tasks import get_task
 from sft.evaluation.flow import METRICS_FILE
-from sft.models.source import EMBEDDED
+from sft.models.source import EMBEDDED, EMBEDDED_ID, HUB_ID
 from sft.report import render_table
 from sft.runs.run import Run
 
 What = Literal["adapter", "merged", "gguf"]
 CARD_FILE = "README.md"
-EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 RELATION = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "llama.cpp"}
 SHOWN_SETTINGS = (

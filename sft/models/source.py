@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import re
 import shutil
 import struct
 import tempfile
@@ -31,6 +32,8 @@ from sft.modelscope import fetch, is_modelscope
 from sft.runs.run import Run
 
 EMBEDDED, AUTO = "embedded", "auto"
+EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what it is on the hub
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 DEFAULT_HUB_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 ROOM_FOR_DEFAULT_GB = 11.0  # NF4 weights 5.5 GB, LoRA with its optimizer 0.5 GB, activations of 2 x 2,048 tokens
 FOUR_BIT = "bitsandbytes 4-bit"  # folders named ...-bnb-4bit

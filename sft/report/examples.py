@@ -1,12 +1,14 @@
-"""Which rows a report shows, and where an answer differs from its reference."""
+"""Which rows a report shows, what is shown of each, and where an answer differs from its reference."""
 
 import random
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+from markupsafe import Markup
+
 from sft.evaluation.predictions import Prediction
-from sft.html import Markup, element, join
+from sft.pages import text as as_text
 from sft.text.scripts import HAN, KANA
 
 SHOWN = 20
@@ -42,25 +44,56 @@ def changed_rows(predictions: Sequence[Prediction], change: str) -> list[Predict
     return [row for row in predictions if set(row.get("changes", {}).values()) == {change}]
 
 
+def answers_of(row: Prediction) -> list[tuple[str, Markup]]:
+    """What is shown of a row: the question, the reference, what was scored, and what was written beside it.
+
+    Of a row with a label that is the label each model chose; what it wrote is shown where it says something else.
+    """
+    asked = row["instruction"] + (f"\n{row['input']}" if row["input"] else "")
+    lines = [("question", as_text("".join(shorten(asked)))), ("reference", as_text("".join(shorten(row["reference"]))))]
+    for side, label in (("base", row.get("base_label")), ("tuned", row.get("label"))):
+        written = row.get("base_prediction") if side == "base" else row["prediction"]
+        if label is not None:
+            lines.append((f"label, {side}", as_text(label)))
+        if written is not None and (label is None or written.strip() != label):
+            name = side if label is None else f"written, {side}"
+            plain = side == "base" or label is not None  # marks help where an answer is near its reference
+            content = as_text("".join(shorten(written))) if plain else mark_differences(row["reference"], written)
+            lines.append((name, content))
+    return lines
+
+
+def histories_of(predictions: Sequence[Prediction]) -> dict[tuple[str, int | None], list[tuple[str, str]]]:
+    """What was said before the question of each answer of a conversation: {("chat-1", 2): [("user", "Hi"), ...]}."""
+    histories: dict[tuple[str, int | None], list[tuple[str, str]]] = {}
+    so_far: dict[str, list[tuple[str, str]]] = {}
+    for row in predictions:
+        said = so_far.setdefault(row["id"], [])
+        said += [(turn["role"], turn["content"]) for turn in row.get("history", [])]
+        histories[row["id"], row.get("turn")] = [*said]
+        said += [("user", row["instruction"]), ("assistant", row["reference"])]
+    return histories
+
+
 def mark_differences(reference: str, answer: str) -> Markup:
     """The answer with what the reference does not have marked, and what it lacks struck through in its place."""
     answer, rest = shorten(answer)
     pieces = [PIECE.findall(text) for text in (shorten(reference)[0], answer)]
     if max(map(len, pieces)) > MAX_PIECES:
-        return join(answer, rest, by="")
+        return as_text(answer + rest)
     shown: list[Markup] = []
     wanted, written = pieces
     for kind, start, end, other_start, other_end in SequenceMatcher(
         None, wanted, written, autojunk=False
     ).get_opcodes():
         if kind == "equal":
-            shown.append(join("".join(written[other_start:other_end])))
+            shown.append(as_text("".join(written[other_start:other_end])))
             continue
         if lacking := "".join(wanted[start:end]):
-            shown.append(element("del", lacking))
+            shown.append(Markup("<del>{}</del>").format(as_text(lacking)))
         if extra := "".join(written[other_start:other_end]):
-            shown.append(element("ins", extra))
-    return join(*shown, rest, by="")
+            shown.append(Markup("<ins>{}</ins>").format(as_text(extra)))
+    return Markup("").join([*shown, as_text(rest)])
 
 
 def shorten(text: str, limit: int = MAX_CHARACTERS) -> tuple[str, str]:

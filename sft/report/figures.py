@@ -1,5 +1,6 @@
 """The rows of the tables that terminal, page and summary show: plain values, names in English."""
 
+import re
 from collections.abc import Mapping
 
 from sft.evaluation.companions import compare_labels, improvement_rows
@@ -8,6 +9,7 @@ from sft.evaluation.figures import ModelFigures
 from sft.evaluation.flow import CleanFigures, Metrics
 from sft.evaluation.label_figures import chosen_figures
 from sft.metrics.comparison import PairedFigures
+from sft.pages import is_number
 from sft.report.words import translate
 
 HEADLINE = ["metric", "base", "tuned", "difference", "95 % interval", "fixed", "broken", "finding", "detectable"]
@@ -33,6 +35,8 @@ YARDSTICKS = {"majority": "majority class", "bag_of_words": "bag of words", "dic
 FINDING_WORDS = {"too_few": "too few rows"}
 WAYS = {"head": "classification head", "label_scoring": "label scoring"}
 WAYS_ZH = {"head": "分类头", "label_scoring": "标签打分"}
+LOWER_IS_BETTER = re.compile(r"loss|perplexity|bits per byte|empty|unfinished|unparseable|ECE|Brier")
+HIGHER_IS_BETTER = re.compile(r"accuracy|precision|recall|\bf1\b|auc|rouge|BLEU|chrF|exact match", re.IGNORECASE)
 Table = tuple[list[str], list[list[object]]]
 
 
@@ -206,6 +210,37 @@ def slice_table(metrics: Metrics, kind: str) -> Table:
     return header, rows
 
 
+def higher_is_better(name: str) -> bool | None:
+    """The direction of a figure by its name; None where it has none (a length, a count)."""
+    if LOWER_IS_BETTER.search(name):
+        return False
+    return True if HIGHER_IS_BETTER.search(name) else None
+
+
+def worse_cells(content: Table, names: list[str]) -> list[tuple[int, int]]:
+    """(row, column) of the tuned model's figures that are worse than those they stand beside.
+
+    names: those of the columns, see side_names. A column is `tuned`, or `F1, tuned` beside `F1, base`.
+    """
+    header, rows = content
+    if len(names) < 2:
+        return []
+    found = []
+    for column, name in enumerate(header):
+        figure, _, side = name.rpartition(", ")
+        if side != names[1] or (before := f"{figure}, {names[0]}" if figure else names[0]) not in header:
+            continue
+        for number, row in enumerate(rows):
+            what = figure or str(row[header.index("metric")] if "metric" in header else row[0])
+            base, tuned = row[header.index(before)], row[column]
+            direction = higher_is_better(what)
+            if direction is None or not is_number(base) or not is_number(tuned) or base == tuned:
+                continue
+            if (tuned < base) == direction:  # type: ignore[operator]  # both are numbers
+                found.append((number, column))
+    return found
+
+
 def has_head(metrics: Metrics) -> bool:
     """Whether one of the models has a classification head, so that both chose among the labels and wrote nothing."""
     return "chosen_by" in metrics["run"]
@@ -220,9 +255,9 @@ def chosen_sentence(metrics: Metrics) -> tuple[str, str]:
     en = ", ".join(f"{names[side]} by {WAYS[ways[side]]}" for side in names)
     zh = "，".join(f"{translate(names[side])}用{WAYS_ZH[ways[side]]}" for side in names)
     return (
-        f"Each row's label was chosen, nothing was written: {en}, on the same prompts; eval_loss is of the right label "
-        "among the row's.",
-        f"每行只选标签，不生成文字：{zh}，提示词相同；eval_loss 只在该行的标签之间计算。",
+        f"Labels were chosen and nothing was generated: {en}, on the same prompts; eval_loss is that of the right "
+        "label among the row's labels.",
+        f"每条数据只选标签，不生成文字：{zh}，提示词相同；eval_loss 只在该条数据的标签之间计算。",
     )
 
 
@@ -231,20 +266,20 @@ def leak_sentence(metrics: Metrics) -> tuple[str, str]:
     leaks = metrics["leaks"]
     if not leaks["checked"]:
         return (
-            "Leaks from the training data were not looked for (--no-leak_check).",
+            "Overlap with the training data was not checked (--no-leak_check).",
             "未检查训练数据泄漏（--no-leak_check）。",
         )
     training = f"{leaks['training_rows']:,}"
     if not leaks["exact"] and not leaks["near"]:
         return (
-            f"None of the rows stands in the {training} training rows, exactly or nearly.",
-            f"{training} 条训练数据中没有与评测行相同或近似的文本。",
+            f"None of these rows occurs in the {training} training rows, exactly or nearly.",
+            f"{training} 条训练数据中没有与评测数据相同或近似的文本。",
         )
     return (
-        f"Of the rows, {leaks['exact']:,} stand in the {training} training rows and {leaks['near']:,} nearly so "
-        f"({leaks['share']:.1%}).",
-        f"有 {leaks['exact']:,} 行与 {training} 条训练数据中的文本相同，"
-        f"{leaks['near']:,} 行近似（{leaks['share']:.1%}）。",
+        f"{leaks['exact']:,} of these rows occur in the {training} training rows, and {leaks['near']:,} nearly "
+        f"({leaks['share']:.1%} in all).",
+        f"有 {leaks['exact']:,} 条与 {training} 条训练数据中的文本相同，"
+        f"{leaks['near']:,} 条近似（{leaks['share']:.1%}）。",
     )
 
 

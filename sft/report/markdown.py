@@ -1,12 +1,13 @@
 """report.md: what a pull request needs to show, as a comment of a bot would: verdict, figures, leaks, broken rows."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
 from sft.console import make_visible
 from sft.evaluation.flow import Evaluation, Metrics
 from sft.evaluation.predictions import Prediction
-from sft.html import show_number
+from sft.pages import show_number
 from sft.report.examples import changed_rows, shorten
 from sft.report.figures import (
     Table,
@@ -22,7 +23,10 @@ from sft.report.words import Language, say
 MARKS = {"helped": "🟢", "hurt": "🔴", "mixed": "🟡", "loss_only": "🟡", "unclear": "⚪", "too_few": "⚪"}
 NUM_BROKEN = 5
 MAX_CHARACTERS = 120
-SPECIAL = "\\`*_{}[]()#+-.!|~@:"  # what Markdown, a table or a mention would read; as entities they are text
+# What GitHub's Markdown reads within a line: emphasis, code, links, tables, tags and entities, strikethrough.
+WITHIN = re.compile(r"[\\`*|~<]|\](?=[(:\[])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
+LINKS = re.compile(r"@|(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)  # mentions, addresses: as entities they are text
+AT_START = re.compile(r"^(?:[-+=>#]|\d+(?=[.)]))")  # headings, lists, quotes
 
 
 def render_markdown(evaluation: Evaluation, language: Language = "en") -> str:
@@ -31,7 +35,7 @@ def render_markdown(evaluation: Evaluation, language: Language = "en") -> str:
     run, stats = metrics["run"], metrics["data_stats"]
     count = f"{stats['eval_size']:,}"
     facts = (
-        f"{count} 行，数据 {_text(stats['data'])} 的 {stats['split']} 部分；种子 {run['seed']}。"
+        f"{count} 条，数据 {_text(stats['data'])} 的 {stats['split']} 部分；种子 {run['seed']}。"
         if language == "zh"
         else f"{count} rows of the {stats['split']} split of {_text(stats['data'])}; seed {run['seed']}."
     )
@@ -39,14 +43,14 @@ def render_markdown(evaluation: Evaluation, language: Language = "en") -> str:
     parts = [
         f"## {_text(run['name'])}",
         _verdict(metrics, language),
-        *([_text(against)] if (against := yardstick_sentence(metrics)[language == "zh"]) else []),
+        *([_sentence(against)] if (against := yardstick_sentence(metrics)[language == "zh"]) else []),
         _table(headline_table(metrics), language),
         " ".join(part for part in (facts, leaks, chosen) if part),
     ]
     if clean := metrics.get("without_overlaps"):
         parts += [
             f"**{say('Without these rows', language)}** ({clean['num_rows']:,})",
-            *([_text(told)] if (told := yardstick_sentence(metrics, clean)[language == "zh"]) else []),
+            *([_sentence(told)] if (told := yardstick_sentence(metrics, clean)[language == "zh"]) else []),
             _table(headline_table(metrics, clean), language),
         ]
     if (yardsticks := yardstick_table(metrics))[1]:
@@ -99,6 +103,19 @@ def _folded(title: str, content: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Any text as itself: one line, every character that Markdown reads spelled as an entity."""
-    plain = escape(make_visible(" ".join(text.split())))
-    return "".join(f"&#{ord(character)};" if character in SPECIAL else character for character in plain)
+    """Any text as itself, on one line: what Markdown would read has a backslash or is an entity."""
+    plain = WITHIN.sub(lambda found: _entity(found[0]) if found[0] in "<&" else f"\\{found[0]}", _one_line(text))
+    return LINKS.sub(lambda found: _entity(found[0]), plain)
+
+
+def _sentence(text: str) -> str:
+    """The same at the start of a line, where more would be read: "1. x" is no list."""
+    return AT_START.sub(lambda found: _entity(found[0][0]) + found[0][1:], _text(text))
+
+
+def _one_line(text: str) -> str:
+    return make_visible(" ".join(text.split()))
+
+
+def _entity(character: str) -> str:
+    return f"&#{ord(character)};"

@@ -1,101 +1,163 @@
-"""The report's pictures as inline SVG: they take the page's colours, scale with its width and carry no script."""
+"""Geometry of the report's pictures: figures become positions in a view box; templates/plots.html draws them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
-from sft.html import Markup, element, join, text
-from sft.report.words import both, translate
-
-WIDTH, HEIGHT = 480, 250  # units of the view box; the page scales it
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
+WIDTH, HEIGHT = 560, 290  # units of the view box; the page scales it
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 40
 MAX_POINTS = 400  # of a curve; a longer one is averaged over equal stretches
+SMOOTHING = 0.05  # share of a curve's points that a smoothed value looks back on
 Point = tuple[float, float]
 
 
-def plot_losses(train: Sequence[Point], validation: Sequence[Point]) -> Markup:
-    """(step, loss) of the training and of the validation; nothing where there are fewer than two points."""
-    curve = thin_out(train)
-    points = [*curve, *validation]
-    if len(points) < 2:
-        return Markup("")
-    right = max(x for x, _ in points)
-    low, high = min(0.0, *(y for _, y in points)), max(y for _, y in points) or 1.0
+@dataclass(frozen=True)
+class Axes:
+    """The frame: values up the left side, positions along the bottom, what runs along it."""
 
-    def place(point: Point) -> tuple[float, float]:
-        x, y = point
-        return _x(x / right if right else 0.0), _y((y - low) / (high - low))
+    name: str
+    ticks: list[tuple[float, str]]
+    marks: list[tuple[float, str]] = field(default_factory=list)
+    width, height, left, right, top, bottom = WIDTH, HEIGHT, LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
 
-    drawn = [_axes(low, high, f"0 … {right:,.0f}", "step")]
-    drawn.append(f'<polyline class="line soft" points="{_points(map(place, curve))}"/>' if curve else "")
-    drawn.append(f'<polyline class="line strong" points="{_points(map(place, validation))}"/>')
-    drawn += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in map(place, validation)]
-    return _figure(both("Loss while training"), drawn, [("soft", "training loss"), ("strong", "validation loss")])
+
+@dataclass(frozen=True)
+class Line:
+    """One line; kind is its look: "raw", "soft", "strong" or "second"; dots: every point is shown, with its value."""
+
+    points: list[Point]
+    kind: str
+    values: list[str] = field(default_factory=list)
+
+    @property
+    def dots(self) -> bool:
+        """Whether every point is shown."""
+        return bool(self.values)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture of lines."""
+
+    title: str
+    axes: Axes
+    lines: list[Line]
+    keys: list[tuple[str, str]]  # look and name, for the legend
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a histogram."""
+
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+    count: int
+
+
+@dataclass(frozen=True)
+class BarPlot:
+    """A histogram of two series."""
+
+    title: str
+    axes: Axes
+    bars: list[Bar]
+    keys: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ReliabilityPlot:
+    """Confidence against accuracy, a circle for each bin."""
+
+    title: str
+    task: str
+    axes: Axes
+    points: list[Point]
+    radii: list[float]
+    counts: list[int]
+    keys: list[tuple[str, str]]
+
+
+def plot_losses(train: Sequence[Point], validation: Sequence[Point]) -> Plot | None:
+    """(step, loss) of training and validation: raw values faint, a running mean over them; None below two points."""
+    if len(train) + len(validation) < 2:
+        return None
+    raw, smooth = thin_out(train), thin_out(smooth_out(train))
+    place, axes = _fit([*raw, *validation], from_zero=True)
+    lines = [
+        Line([place(point) for point in raw], "raw"),
+        Line([place(point) for point in smooth], "soft"),
+        _with_dots(validation, "strong", place),
+    ]
+    return Plot(
+        "Loss while training", axes, lines, [("soft", "training loss, smoothed"), ("strong", "validation loss")]
+    )
+
+
+def plot_figures(curves: Mapping[str, Sequence[Point]]) -> Plot | None:
+    """Figures of the validations that are better the higher they are: {"eval_accuracy": [(50, 0.7), ...]}."""
+    shown = {name: points for name, points in list(curves.items())[:2] if len(points) > 1}
+    if not shown:
+        return None
+    place, axes = _fit([point for points in shown.values() for point in points], from_zero=False)
+    kinds = dict(zip(shown, ("strong", "second"), strict=False))
+    lines = [_with_dots(points, kinds[name], place) for name, points in shown.items()]
+    keys = [(kind, name.removeprefix("eval_").replace("_", " ")) for name, kind in kinds.items()]
+    return Plot("Validation while training", axes, lines, keys)
 
 
 def plot_lengths(
     references: Sequence[int], answers: Sequence[int], edges: Sequence[int] = (8, 16, 32, 64, 128, 256, 512)
-) -> Markup:
+) -> BarPlot | None:
     """How many references and answers have how many tokens, in buckets up to each edge."""
     if not references:
-        return Markup("")
+        return None
     used = [edge for edge in edges if edge < 2 * max((*references, *answers, 1))] or [edges[0]]
     buckets = [(low, high) for low, high in pairwise((-1, *used, max(*references, *answers, used[-1] + 1)))]
     counts = [[sum(low < value <= high for value in side) for low, high in buckets] for side in (references, answers)]
     while len(buckets) > 1 and not any(side[-1] for side in counts):
         buckets, counts = buckets[:-1], [side[:-1] for side in counts]
     most = max(max(side) for side in counts) or 1
-    drawn = [_axes(0, most, "", "tokens")]
     slot = (WIDTH - LEFT - RIGHT) / len(buckets)
+    bars, marks = [], []
     for number, (low, high) in enumerate(buckets):
+        marks.append((LEFT + slot * (number + 0.5), f"≤{high}" if high in used else f">{low}"))
         for shift, (kind, side) in enumerate(zip(("soft", "strong"), counts, strict=True)):
             top, width = _y(side[number] / most), slot * 0.36
             left = LEFT + slot * (number + 0.12) + shift * width
-            drawn.append(
-                f'<rect class="bar {kind}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" '
-                f'height="{HEIGHT - BOTTOM - top:.1f}"><title>{side[number]:,}</title></rect>'
-            )
-        name = f"≤{high}" if high in used else f">{low}"
-        drawn.append(
-            f'<text x="{LEFT + slot * (number + 0.5):.1f}" y="{HEIGHT - 19}" class="middle">{text(name)}</text>'
-        )
-    return _figure(both("Answer lengths"), drawn, [("soft", "reference"), ("strong", "answer")])
+            bars.append(Bar(kind, left, top, width, HEIGHT - BOTTOM - top, side[number]))
+    axes = Axes("tokens", _ticks(0, most), marks)
+    return BarPlot("Answer lengths", axes, bars, [("soft", "reference"), ("strong", "answer")])
 
 
-def plot_reliability(bins: Sequence[tuple[float, float, int]], title: str) -> Markup:
-    """Mean confidence, accuracy and rows of each bin: a model that knows what it knows lies on the diagonal."""
+def plot_reliability(bins: Sequence[tuple[float, float, int]], task: str) -> ReliabilityPlot | None:
+    """Mean confidence, accuracy and rows of each bin: a calibrated model lies on the diagonal."""
     shown = [(confidence, accuracy, count) for confidence, accuracy, count in bins if count]
     if not shown:
-        return Markup("")
+        return None
     most = max(count for *_, count in shown)
-    drawn = [
-        _axes(0, 1, "0 … 1", "confidence"),
-        f'<line class="guide" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>',
-    ]
-    points = [(_x(confidence), _y(accuracy)) for confidence, accuracy, _ in shown]
-    drawn.append(f'<polyline class="line strong" points="{_points(points)}"/>')
-    for (x, y), (*_, count) in zip(points, shown, strict=True):
-        radius = 2.5 + 4 * (count / most) ** 0.5
-        drawn.append(
-            f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{count:,}</title></circle>'
-        )
-    return _figure(join(both("Reliability"), f": {title}", by=""), drawn, [("strong", "accuracy of the bin")])
-
-
-def confusion_table(references: Sequence[str], predictions: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
-    """A confusion matrix as a table whose cells are as dark as their share of the row; it fits any width."""
-    head = element(
-        "tr", element("th", both("reference ↓ answer →")), *(element("th", both(name)) for name in predictions)
+    return ReliabilityPlot(
+        "Reliability",
+        task,
+        Axes("confidence", _ticks(0, 1), [(_x(share), f"{share:g}") for share in (0.0, 0.5, 1.0)]),
+        [(_x(confidence), _y(accuracy)) for confidence, accuracy, _ in shown],
+        [2.5 + 4 * (count / most) ** 0.5 for *_, count in shown],
+        [count for *_, count in shown],
+        [("strong", "accuracy of the bin")],
     )
-    lines = []
-    for name, row in zip(references, counts, strict=True):
-        total = sum(row) or 1
-        cells = [
-            element("td", f"{count:,}", attributes=f'style="background:rgba(9,105,218,{0.75 * count / total:.3f})"')
-            for count in row
-        ]
-        lines.append(element("tr", element("th", name), *cells))
-    body = element("table", element("thead", head), element("tbody", *lines), attributes="class=confusion")
-    return element("div", body, attributes="class=wide")
+
+
+def smooth_out(points: Sequence[Point], share: float = SMOOTHING) -> list[Point]:
+    """An exponential running mean without the pull of its first value, over about that share of the points."""
+    weight = 1 - 1 / max(1.0, share * len(points))
+    smooth: list[Point] = []
+    total = norm = 0.0
+    for x, y in points:
+        total, norm = weight * total + y, weight * norm + 1
+        smooth.append((x, total / norm))
+    return smooth
 
 
 def thin_out(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
@@ -107,29 +169,38 @@ def thin_out(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
 
 
-def _figure(title: Markup, drawn: Sequence[str], legend: Sequence[tuple[str, str]]) -> Markup:
-    svg = Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(drawn)}</svg>')
-    keys = [element("span", both(name), attributes=f'class="key {kind}"') for kind, name in legend]
-    caption = element("figcaption", element("b", title), " ", Markup(" ".join(keys)))
-    return element("figure", caption, svg)
+class _Scale:
+    """From (step, value) to a position in the view box."""
+
+    def __init__(self, right: float, low: float, high: float) -> None:
+        self.right, self.low, self.high = right or 1.0, low, high if high > low else low + 1.0
+
+    def __call__(self, point: Point) -> Point:
+        return _x(point[0] / self.right), _y((point[1] - self.low) / (self.high - self.low))
 
 
-def _axes(low: float, high: float, across: str, name: str) -> str:
-    """Frame, three values beside it, and what runs along the bottom."""
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>']
-    for share in (0.0, 0.5, 1.0):
-        value = low + share * (high - low)
-        shown = f"{value:,.0f}" if high - low >= 10 or float(value).is_integer() else f"{value:.2f}"
-        parts.append(f'<text x="{LEFT - 6}" y="{_y(share) + 4:.1f}" class="end">{shown}</text>')
-    label = f"{across} " if across else ""
-    parts.append(f'<text x="{right}" y="{HEIGHT - 4}" class="end">{text(label)}{both_svg(name)}</text>')
-    return "".join(parts)
+def _fit(points: Sequence[Point], *, from_zero: bool) -> tuple[_Scale, Axes]:
+    """The scale in which all points lie inside, and its axes."""
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    room = 0.0 if from_zero else 0.1 * (high - low or 0.1)
+    scale = _Scale(max(x for x, _ in points), min(0.0, low) if from_zero else low - room, high + room)
+    marks = [(_x(share), f"{share * scale.right:,.0f}") for share in (0.0, 0.5, 1.0)]
+    return scale, Axes("step", _ticks(scale.low, scale.high), marks)
 
 
-def both_svg(english: str) -> Markup:
-    """A label in both languages inside SVG text."""
-    return Markup(f'<tspan class="en">{text(english)}</tspan><tspan class="zh">{text(translate(english))}</tspan>')
+def _with_dots(points: Sequence[Point], kind: str, place: _Scale) -> Line:
+    return Line([place(point) for point in points], kind, [f"{x:,.0f}: {y:.4f}" for x, y in points])
+
+
+def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+    values = [low + share * (high - low) for share in (0.0, 0.5, 1.0)]
+    return [
+        (
+            _y(share),
+            f"{value:,.0f}" if high - low >= 10 or float(value).is_integer() else f"{value:.2f}",
+        )
+        for share, value in zip((0.0, 0.5, 1.0), values, strict=True)
+    ]
 
 
 def _x(share: float) -> float:
@@ -138,27 +209,3 @@ def _x(share: float) -> float:
 
 def _y(share: float) -> float:
     return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
-
-
-def _points(points: object) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)  # type: ignore[attr-defined]
-
-
-STYLE = """figure { margin: 1rem 0; max-width: 36rem; }
-figcaption { font-size: .9rem; margin-bottom: .2rem; }
-svg { display: block; width: 100%; height: auto; font: 13px system-ui, "Noto Sans CJK SC", sans-serif;
-  fill: currentColor; }
-.axis, .guide { fill: none; stroke: var(--line); } .guide { stroke: currentColor; opacity: .5; stroke-dasharray: 4 4; }
-.line { fill: none; stroke-width: 2; stroke: var(--accent); }
-.line.soft { stroke: currentColor; stroke-width: 1; opacity: .45; }
-.dot { fill: var(--accent); } .bar { fill: var(--accent); } .bar.soft { fill: currentColor; opacity: .35; }
-text.middle { text-anchor: middle; } text.end { text-anchor: end; }
-.key { white-space: nowrap; margin-right: .8rem; }
-.key::before { content: ""; display: inline-block; width: .8rem; height: .8rem; border-radius: .15rem;
-  margin-right: .3rem; background: var(--accent); vertical-align: -.1rem; }
-.key.soft::before { background: currentColor; opacity: .4; }
-.plots { display: flex; flex-wrap: wrap; gap: 0 2rem; } .plots figure { flex: 1 1 20rem; }
-.confusion { table-layout: fixed; margin-bottom: .6rem; }
-.confusion th, .confusion td { max-width: 6rem; min-width: 2.6rem;
-  padding: .25rem .4rem; overflow-wrap: anywhere; } .confusion td { text-align: right; }
-"""

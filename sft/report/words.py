@@ -3,7 +3,9 @@
 import re
 from typing import Literal
 
-from sft.html import Markup, element, join
+from markupsafe import Markup
+
+from sft.pages import text
 
 Language = Literal["en", "zh"]
 ZH = {
@@ -11,16 +13,16 @@ ZH = {
     "base": "微调前",
     "tuned": "微调后",
     "baseline": "对比模型",
-    "this run": "本次运行",
+    "this run": "本次训练",
     "difference": "差值",
     "95 % interval": "95% 置信区间",
-    "fixed": "变好行数",
-    "broken": "变差行数",
+    "fixed": "变好条数",
+    "broken": "变差条数",
     "finding": "结论",
     "better": "变好",
     "worse": "变差",
     "unclear": "不明显",
-    "too few rows": "行数太少",
+    "too few rows": "数据太少",
     "Yardsticks": "参照基线",
     "yardstick": "参照基线",
     "its figure": "基线得分",
@@ -38,7 +40,7 @@ ZH = {
     "distinct-1": "distinct-1",
     "distinct-2": "distinct-2",
     "slice": "分组",
-    "rows": "行数",
+    "rows": "条数",
     "tokens": "token 数",
     "loss": "损失",
     "accuracy": "准确率",
@@ -53,7 +55,7 @@ ZH = {
     "by language": "按语言",
     "Loss by slice": "分组损失",
     "Leaks": "数据泄漏检查",
-    "Without these rows": "去掉这些行之后",
+    "Without these rows": "去掉这些数据之后",
     "Plots": "图表",
     "Loss while training": "训练过程中的损失",
     "training loss": "训练损失",
@@ -106,10 +108,10 @@ ZH = {
     "generated": "自由生成",
     "(none of the labels)": "（不在标签中）",
     "Examples": "样例",
-    "Rows that got worse": "变差的行",
-    "Rows that got better": "变好的行",
-    "The worst rows": "最差的行",
-    "Rows at random": "随机抽取的行",
+    "Rows that got worse": "变差的数据",
+    "Rows that got better": "变好的数据",
+    "The worst rows": "最差的数据",
+    "Rows at random": "随机抽取的数据",
     "question": "问题",
     "not finished": "未写完",
     "in the training data": "与训练数据相同",
@@ -117,6 +119,33 @@ ZH = {
     "written too much or otherwise": "多写或写错",
     "missing": "缺少",
     "Measured with": "评测条件",
+    "The run": "训练信息",
+    "All figures": "全部指标",
+    "Label by label": "逐个标签",
+    "model": "模型",
+    "method": "方法",
+    "training data": "训练数据",
+    "length of training": "训练长度",
+    "learning rate": "学习率",
+    "rows per step": "每步条数",
+    "hardware": "硬件",
+    "training time": "训练时间",
+    "peak memory": "显存或内存峰值",
+    "compared with": "对比模型",
+    "scored on": "评测数据",
+    "shortened rows": "被截短",
+    "too long, left out": "过长未评测",
+    "training loss, smoothed": "训练损失（平滑）",
+    "Validation while training": "训练过程中的验证指标",
+    "user": "用户",
+    "assistant": "参考回复",
+    "base model": "基座模型",
+    "data, sha256": "数据 sha256",
+    "prompt fingerprint": "提示词指纹",
+    "seed": "随机种子",
+    "versions": "版本",
+    "git revision": "git 版本",
+    "written": "生成内容",
     "what": "项目",
     "value": "值",
     "other": "其他",
@@ -126,7 +155,7 @@ ZH = {
     "ja": "日文",
     "ko": "韩文",
     "none": "无",
-    "measured on all rows": "在全部行上测得",
+    "measured on all rows": "在全部数据上测得",
     "synonyms": "同义词",
     "homophones": "同音字",
     "typos": "错字",
@@ -156,15 +185,13 @@ ZH = {
 def both(english: str) -> Markup:
     """A label in both languages: both("rows"). A name without a translation (a task, a source) stands as it is."""
     chinese = translate(english)
-    return Markup(english_and_chinese(english, chinese)) if chinese != english else join(english)
+    return english_and_chinese(english, chinese) if chinese != english else text(english)
 
 
 def english_and_chinese(english: object, chinese: object) -> Markup:
     """Two versions of a text, of which the page shows one; each is escaped."""
-    return join(
-        element("span", english, attributes='class=en lang="en"'),
-        element("span", chinese, attributes='class=zh lang="zh"'),
-        by="",
+    return Markup('<span class=en lang="en">{}</span><span class=zh lang="zh">{}</span>').format(
+        text(english), text(chinese)
     )
 
 
@@ -182,6 +209,33 @@ def translate(english: str) -> str:
     if comma and last in ZH:
         return f"{translate(first)}，{ZH[last]}"
     return english
+
+
+NOTES = {
+    name: english_and_chinese(*words)
+    for name, words in {
+        "difference": ("tuned minus base", "微调后减微调前"),
+        "fixed": ("rows that got better", "变好的条数"),
+        "broken": ("rows that got worse", "变差的条数"),
+        "finding": ("after correction for several figures", "对多个指标校正之后"),
+        "detectable": ("difference found 4 times in 5", "五次中有四次能检出"),
+        "perplexity": ("exp of the loss a token; lower is better", "每 token 损失的指数；越低越好"),
+        "bits per byte": ("loss a byte of text; lower is better", "每字节文本的损失；越低越好"),
+        "unfinished answers": ("share cut at the length limit", "因长度上限而截断的比例"),
+        "unparseable answers": ("share with no label or no valid JSON", "没有标签或不是有效 JSON 的比例"),
+        "answer / reference length": ("1: as long as the references", "1：与参考答案一样长"),
+        "distinct-1": ("share of different words; low: repetitive", "不同词的比例；低则重复多"),
+        "distinct-2": ("the same of pairs of words", "不同词对的比例"),
+        "rouge1": ("words shared with the reference", "与参考答案相同的词"),
+        "rouge2": ("pairs of words shared", "与参考答案相同的词对"),
+        "rougeL": ("longest common sequence of words", "最长公共词序列"),
+        "F1, partial": ("overlapping spans count in part", "部分重叠按比例计分"),
+        "original": ("accuracy on the rows as they are", "原文的准确率"),
+        "rewritten": ("accuracy on the rewritten rows", "改写后的准确率"),
+        "flipped": ("share of answers that changed", "答案改变的比例"),
+        "relative": ("change by the base's figure", "相对于微调前的变化"),
+    }.items()
+}  # what a column or a line of a table means, where it stands
 
 
 def say(english: str, language: Language) -> str:

@@ -69,6 +69,7 @@ class Run:
     head: HeadFacts | None = None  # of a run that classifies instead of writing
     quantisation: str | None = None  # "nf4": trained on a base in 4 bits; to merge, load the base in 16 bits
     processes: int = 1
+    hardware: str = ""  # "NVIDIA H200", "AMD EPYC 9B14, 2 cores"
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     described_tasks: list[dict[str, object]] = field(default_factory=list)  # those of `tasks` that are no Python file
     versions: dict[str, str] = field(default_factory=dict)

@@ -56,7 +56,15 @@ from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_
 from sft.training.memory import limit_memory
 from sft.training.objective import Objective
 from sft.training.order import pack_rows
-from sft.training.processes import check_settings, from_first, is_first, join, tell_of_copies, world_size
+from sft.training.processes import (
+    check_settings,
+    describe_hardware,
+    from_first,
+    is_first,
+    join,
+    tell_of_copies,
+    world_size,
+)
 from sft.training.rehearsal import Rehearsal, rehearsing
 from sft.training.replay import records_unasked
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
@@ -377,6 +385,7 @@ def describe_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, bef
         head=describe_head(loaded.head, settings.head_dropout) if loaded.head else None,
         quantisation="nf4" if settings.method == "qlora" else None,
         processes=world_size(),
+        hardware=describe_hardware(),
         described_tasks=described_tasks(tasks),
         versions=package_versions(),
         git_revision=git_revision(),

@@ -8,7 +8,9 @@ all processes at once. So validation goes through that forward, and every proces
 """
 
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -153,3 +155,18 @@ def score_in_step(model: torch.nn.Module, loaded: LoadedModel, rows: Sequence[En
             for place, total, count in zip(places, sums.tolist(), counts.tolist(), strict=True):
                 scores[place] = RowScore(total, count)
     return scores
+
+
+def describe_hardware() -> str:
+    """What the run is trained on: "2 x NVIDIA H200", or of a CPU "AMD EPYC 9B14, 2 threads"."""
+    count = f"{world_size()} x " if world_size() > 1 else ""
+    if torch.cuda.is_available():
+        return f"{count}{torch.cuda.get_device_name()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (
+        f"{count}{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    )

@@ -49,6 +49,17 @@ def test_metrics_hold_the_groups_of_tuned_and_base_side_by_side(evaluation):
         }
 
 
+def test_the_run_is_described_as_it_was_trained(evaluation, tiny_run):
+    trained = evaluation.metrics["run"]["training"]
+    tiny_run = open_run(tiny_run)
+    settings = tiny_run.train_settings()
+    assert (trained["learning_rate"], trained["rows_per_step"]) == (settings.learning_rate, tiny_run.rows_per_step)
+    assert (trained["steps"], trained["duration_s"]) == (tiny_run.metrics["steps"], tiny_run.metrics["duration_s"])
+    assert trained["hardware"] == tiny_run.hardware != ""
+    assert trained["method"].startswith(f"LoRA r {settings.lora_r}")
+    assert trained["epochs"] > 0
+
+
 def test_data_stats_say_what_was_evaluated(evaluation, mixed_file):
     stats = evaluation.metrics["data_stats"]
     assert {name: value for name, value in stats.items() if not name.endswith("len_tokens")} == {
@@ -118,7 +129,8 @@ def test_the_folder_holds_metrics_predictions_and_reports_that_need_nothing_else
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == evaluation.predictions
     page = (folder / "report.html").read_text()
-    assert evaluation.metrics["comparison"]["verdict"].replace(">", "&gt;") in page
+    outcome, _, figures = evaluation.metrics["comparison"]["verdict"].partition(": ")
+    assert page.index(outcome) < page.index(figures.replace(">", "&gt;"))
     assert [mark for mark in ("http", "src=", "@import", "url(", "<script") if mark in page] == []
     assert Path(folder / "report.html").stat().st_size < 250_000
 

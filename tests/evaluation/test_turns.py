@@ -47,6 +47,16 @@ def test_each_answer_is_a_row_behind_its_reference_history(run, loaded):
         assert row.prompt_ids == loaded.chat.encode_prompt([system, *asked])
 
 
+def test_the_lines_of_a_conversation_hold_together_all_that_was_said_before_each_question(run, loaded):
+    messages = [{"role": "system", "content": "x"}, *({**turn} for turn in TALKS[0]["messages"])]
+    messages[2]["supervised"] = False
+    rows = prepare(run, loaded, [{**TALKS[0], "messages": messages}], turns="all").rows
+    assert [row.history for row in rows] == [(("user", "hi"), ("assistant", "hello")), ()]
+    (last,) = prepare(run, loaded, TALKS[:1], turns="last").rows
+    assert last.history == (("user", "hi"), ("assistant", "hello"), ("user", "how much?"), ("assistant", "nine"))
+    assert prepare(run, loaded, TALKS[2:], turns="all").rows[0].history == ()
+
+
 def test_an_answer_that_is_not_to_be_learned_is_context_and_not_a_row(run, loaded):
     messages = [{**turn} for turn in TALKS[0]["messages"]]
     messages[1]["supervised"] = False

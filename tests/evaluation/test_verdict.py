@@ -19,31 +19,31 @@ FEW, SAME_TEXTS = _figure("too_few", 0.313, 1.0, 16), _figure("too_few", 0.0, 0.
             {"accuracy": BETTER},
             "helped",
             "Tuning helped: accuracy 0.500 -> 0.900; nothing got worse (1,200 rows).",
-            "微调有效：准确率 0.500 -> 0.900；没有变差的指标（1,200 行）。",
+            "微调有效：准确率 0.500 -> 0.900；没有变差的指标（1,200 条）。",
         ),
         (
             {"accuracy": BETTER, "ner f1": UNCLEAR},
             "helped",
             "Tuning helped: accuracy 0.500 -> 0.900; no clear difference in ner f1 0.250 -> 0.250 (1,200 rows).",
-            "微调有效：准确率 0.500 -> 0.900；ner f1 0.250 -> 0.250 没有明显差别（1,200 行）。",
+            "微调有效：准确率 0.500 -> 0.900；ner f1 0.250 -> 0.250 没有明显差别（1,200 条）。",
         ),
         (
             {"eval_loss": WORSE},
             "hurt",
             "Tuning hurt: eval_loss 1.000 -> 1.250 (1,200 rows).",
-            "微调有害：评测损失 1.000 -> 1.250（1,200 行）。",
+            "微调有害：评测损失 1.000 -> 1.250（1,200 条）。",
         ),
         (
             {"accuracy": BETTER, "eval_loss": WORSE},
             "mixed",
             "Tuning helped in part: better accuracy 0.500 -> 0.900; worse eval_loss 1.000 -> 1.250 (1,200 rows).",
-            "微调部分有效：变好 准确率 0.500 -> 0.900；变差 评测损失 1.000 -> 1.250（1,200 行）。",
+            "微调部分有效：变好 准确率 0.500 -> 0.900；变差 评测损失 1.000 -> 1.250（1,200 条）。",
         ),
         (
             {"ner f1": UNCLEAR},
             "unclear",
             "No clear difference between base and tuned: ner f1 0.250 -> 0.250 (1,200 rows).",
-            "微调前后没有明显差别：ner f1 0.250 -> 0.250（1,200 行）。",
+            "微调前后没有明显差别：ner f1 0.250 -> 0.250（1,200 条）。",
         ),
         (
             {"eval_loss": BETTER, "accuracy": UNCLEAR},
@@ -51,7 +51,7 @@ FEW, SAME_TEXTS = _figure("too_few", 0.313, 1.0, 16), _figure("too_few", 0.0, 0.
             "The reference answers became likelier (eval_loss 0.500 -> 0.900), but what the model writes did not get "
             "clearly better: no clear difference in accuracy 0.250 -> 0.250 (1,200 rows).",
             "参考答案的概率提高了（评测损失 0.500 -> 0.900），但模型写出的答案没有明显变好：准确率 0.250 -> 0.250 "
-            "没有明显差别（1,200 行）。",
+            "没有明显差别（1,200 条）。",
         ),
         (
             {"eval_loss": BETTER},
@@ -59,7 +59,7 @@ FEW, SAME_TEXTS = _figure("too_few", 0.313, 1.0, 16), _figure("too_few", 0.0, 0.
             "The reference answers became likelier (eval_loss 0.500 -> 0.900); whether what the model writes got "
             "better was not measured (--rouge measures text) (1,200 rows).",
             "参考答案的概率提高了（评测损失 0.500 -> 0.900）；模型写出的答案是否变好没有测量（文本可用 --rouge 测量）"
-            "（1,200 行）。",
+            "（1,200 条）。",
         ),
     ],
 )
@@ -75,8 +75,8 @@ def test_the_verdict_says_in_words_what_the_findings_come_to(metrics, outcome, e
             "too_few",
             "Too few rows to tell base and tuned apart: accuracy 0.313 -> 1.000 (16 rows), ner f1 0.000 -> 0.500 (40 "
             "rows, 12 of them distinct). Use 30 or more of each task.",
-            "行数太少，无法判断微调前后的差别：准确率 0.313 -> 1.000 (16 行)，ner f1 0.000 -> 0.500 (40 行，12 行互不"
-            "相同)。每个任务请至少用 30 行。",
+            "数据太少，无法判断微调前后的差别：准确率 0.313 -> 1.000 (16 条)，ner f1 0.000 -> 0.500 (40 条，12 条互不"
+            "相同)。每个任务请至少用 30 条。",
         ),
         (
             {"eval_loss": BETTER, "accuracy": FEW},
@@ -84,14 +84,14 @@ def test_the_verdict_says_in_words_what_the_findings_come_to(metrics, outcome, e
             "The reference answers became likelier (eval_loss 0.500 -> 0.900); too few rows to tell: accuracy 0.313 -> "
             "1.000 (16 rows) (1,200 rows).",
             "参考答案的概率提高了（评测损失 0.500 -> 0.900）；"
-            "行数太少，无法判断：准确率 0.313 -> 1.000 (16 行)（1,200 行）。",
+            "数据太少，无法判断：准确率 0.313 -> 1.000 (16 条)（1,200 条）。",
         ),
         (
             {"accuracy": BETTER, "rougeL": FEW},
             "helped",
             "Tuning helped: accuracy 0.500 -> 0.900; too few rows to tell: rougeL 0.313 -> 1.000 (16 rows) "
             "(1,200 rows).",
-            "微调有效：准确率 0.500 -> 0.900；行数太少，无法判断：rougeL 0.313 -> 1.000 (16 行)（1,200 行）。",
+            "微调有效：准确率 0.500 -> 0.900；数据太少，无法判断：rougeL 0.313 -> 1.000 (16 条)（1,200 条）。",
         ),
         (
             {"accuracy": UNCLEAR, "rougeL": FEW},
@@ -99,7 +99,7 @@ def test_the_verdict_says_in_words_what_the_findings_come_to(metrics, outcome, e
             "No clear difference between base and tuned: accuracy 0.250 -> 0.250; too few rows to tell: rougeL 0.313 "
             "-> 1.000 (16 rows) (1,200 rows).",
             "微调前后没有明显差别：准确率 0.250 -> 0.250；"
-            "行数太少，无法判断：rougeL 0.313 -> 1.000 (16 行)（1,200 行）。",
+            "数据太少，无法判断：rougeL 0.313 -> 1.000 (16 条)（1,200 条）。",
         ),
     ],
 )

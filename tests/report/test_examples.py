@@ -3,7 +3,15 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.report.examples import changed_rows, mark_differences, random_rows, shorten, worst_rows
+from sft.report.examples import (
+    answers_of,
+    changed_rows,
+    histories_of,
+    mark_differences,
+    random_rows,
+    shorten,
+    worst_rows,
+)
 from tests.report.conftest import make_prediction
 
 TEXT = st.text(alphabet="我用写代码 python<b>&.\n", max_size=40)
@@ -68,3 +76,32 @@ def test_a_row_that_went_both_ways_counts_as_neither():
     rows = [make_prediction("none"), both, make_prediction("better", changes={"a": "fixed"})]
     assert [row["id"] for row in changed_rows(rows, "fixed")] == ["better"]
     assert changed_rows(rows, "broken") == []
+
+
+def test_of_a_row_with_a_label_the_label_is_shown_and_what_was_written_where_it_says_more():
+    row = make_prediction("a", label="正面", base_label="负面", prediction="正面", base_prediction="我认为<b>")
+    assert answers_of(row) == [
+        ("question", "房间很干净，服务也好。"),
+        ("reference", "正面"),
+        ("label, base", "负面"),
+        ("written, base", "我认为&lt;b&gt;"),
+        ("label, tuned", "正面"),
+    ]
+
+
+def test_of_a_row_without_labels_both_answers_are_shown_and_the_tuned_one_with_its_differences():
+    row = make_prediction("a", reference="在北京", prediction="在上海", base_prediction="不知道")
+    assert answers_of(row)[2:] == [("base", "不知道"), ("tuned", "在<del>北京</del><ins>上海</ins>")]
+
+
+def test_of_a_conversation_everything_before_the_question_is_shown():
+    turns = [
+        make_prediction("c", turn=1, instruction="Hi", reference="Hello"),
+        make_prediction("c", turn=2, instruction="Why?", history=[{"role": "user", "content": "..."}]),
+        make_prediction("d", history=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]),
+    ]
+    assert histories_of(turns) == {
+        ("c", 1): [],
+        ("c", 2): [("user", "Hi"), ("assistant", "Hello"), ("user", "...")],
+        ("d", None): [("user", "x"), ("assistant", "y")],
+    }

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from sft.report import render_report
+from sft.report.cards import make_cards
 from sft.report.words import ZH
-from tests.report.conftest import find_browser, measure_page
+from tests.report.conftest import find_browser, make_prediction, measure_page
 
 
 def test_text_of_models_and_files_cannot_become_markup(evaluation):
@@ -20,7 +21,7 @@ def test_text_of_models_and_files_cannot_become_markup(evaluation):
 
 def test_braces_in_texts_do_not_disturb_the_page(evaluation):
     evaluation.predictions[0]["reference"] = '{"entity_text": "{title}"}'
-    assert "{&quot;entity_text&quot;: &quot;{title}&quot;}" in render_report(evaluation)
+    assert "{&#34;entity_text&#34;: &#34;{title}&#34;}" in render_report(evaluation)
 
 
 def test_the_verdict_comes_before_every_table_and_picture(evaluation):
@@ -48,10 +49,10 @@ def test_rows_that_got_worse_or_better_are_listed_and_the_worst_and_some_at_rand
     page = render_report(full_evaluation)
     summaries = re.findall(r"<summary>.*?</summary>", page)
     assert [re.sub("<.*?>", "|", text).strip("|") for text in summaries][-4:] == [
-        "Rows that got worse||变差的行| (20)",
-        "Rows that got better||变好的行| (10)",
-        "The worst rows||最差的行| (20)",
-        "Rows at random||随机抽取的行| (20)",
+        "Rows that got worse||变差的数据| (20)",
+        "Rows that got better||变好的数据| (10)",
+        "The worst rows||最差的数据| (20)",
+        "Rows at random||随机抽取的数据| (20)",
     ]
     assert page.count("<article>") == 70
 
@@ -71,7 +72,7 @@ def test_without_a_baseline_there_is_nothing_about_one(evaluation):
 def test_another_run_is_called_by_its_name_and_not_base(evaluation):
     evaluation.metrics["run"]["baseline"] = {"kind": "run", "name": "earlier"}
     page = render_report(evaluation)
-    assert "Compared with earlier." in page
+    assert re.search(r"compared with</span>.*?<dd>earlier</dd>", page)
     assert ">base<" not in page.partition("<details")[0]
 
 
@@ -81,9 +82,84 @@ def test_the_page_refers_to_nothing_outside_and_holds_no_width_that_a_phone_has_
     assert [mark for mark in ("http", "src=", "href=", "@import", "url(", "<script", "<link") if mark in markup] == []
     assert [
         width for width in re.findall(r"(?<!max-)width: ?(\d+)px", page.partition("</style>")[0]) if int(width) > 340
-    ] == ["641"]
+    ] == ["1100", "641"]
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
     assert "prefers-color-scheme: dark" in page
+
+
+def text_of(part: str) -> str:
+    """What a reader of the English page sees of a part."""
+    part = re.sub(r'<span class=zh lang="zh">.*?</span>', "", part, flags=re.DOTALL)
+    return " ".join(re.sub(r"<.*?>", " ", part, flags=re.DOTALL).split())
+
+
+def test_the_first_screen_is_the_outcome_a_card_for_each_figure_and_the_run(evaluation):
+    evaluation.metrics["comparison"] |= {
+        "verdict": "Tuning helped: accuracy 0.5 -> 0.9 (4 rows).",
+        "verdict_zh": "微调有效：准确率 0.5 -> 0.9（4 条）。",
+    }
+    page = render_report(evaluation)
+    assert text_of(re.search("<h1.*?</h1>", page)[0]) == "Tuning helped"
+    (card,) = re.findall(r'<section class="card.*?</section>', page, re.DOTALL)
+    assert text_of(card) == ("sentiment accuracy better 0.500 → 0.900 +0.400 [+0.300, +0.500] 60 rows better, 2 worse")
+    run = text_of(re.search(r"<section class=facts>.*?</section>", page, re.DOTALL)[0])
+    assert run == (
+        "The run model HuggingFaceTB/SmolLM2-135M-Instruct method LoRA r 16, alpha 32 training data 1,092 rows of "
+        "mixed length of training 1.2 epochs, 328 steps learning rate 0.002 rows per step 4 hardware AMD EPYC, "
+        "2 threads training time 3.0 minutes peak memory 2.4 GB scored on 4 rows of mixed, split test "
+        "shortened rows 25.0% too long, left out 1"
+    )
+    assert page.index("class=facts") < page.index("<table")
+
+
+def test_a_bar_shows_the_interval_with_better_to_the_right(evaluation):
+    figure = evaluation.metrics["comparison"]["metrics"]["sentiment accuracy"]
+    (more,) = make_cards(evaluation.metrics)
+    figure |= {"difference": -0.4, "low": -0.5, "high": -0.3, "higher_is_better": False}
+    (less,) = make_cards(evaluation.metrics)
+    assert more.span == less.span
+    assert (round(more.span.left, 3), round(more.span.width, 3), round(more.span.dot, 3)) == (77.6, 18.4, 86.8)
+    figure |= {"low": None, "high": None, "finding": "too_few"}
+    assert (make_cards(evaluation.metrics)[0].span, make_cards(evaluation.metrics)[0].word) == (None, "too few rows")
+
+
+def test_a_yardstick_stands_in_the_card_of_its_figure(evaluation):
+    one = {"figure": "sentiment accuracy", "value": 0.95, "low": 0.9, "high": 1.0}
+    one["comparison"] = evaluation.metrics["comparison"]["metrics"]["sentiment accuracy"] | {"finding": "worse"}
+    evaluation.metrics["yardsticks"] = {
+        "verdict": "Tuned does not beat a bag of words.", "verdict_zh": "没有超过词袋模型。",
+        "by_task": {"sentiment": {"bag_of_words": one}},
+    }  # fmt: skip
+    page = render_report(evaluation)
+    assert make_cards(evaluation.metrics)[0].yardsticks == [("bag of words", 0.95, "worse")]
+    assert page.index("Tuned does not beat a bag of words.") < page.index("class=cards")
+
+
+def test_base_stands_beside_tuned_in_matrices_and_figures_and_what_is_worse_is_marked(evaluation):
+    per_class = evaluation.metrics["classification"]["by_task"]["sentiment"]["label_scoring"]["per_class"]
+    evaluation.metrics["base"]["classification"]["by_task"]["sentiment"]["label_scoring"]["per_class"] = {
+        name: {**one, "recall": 0.9} for name, one in per_class.items()
+    }
+    page = render_report(evaluation)
+    assert page.count("class=confusion") == 4  # label scoring and generated, both sides
+    table = re.search(r"<th>[^/]{0,60}class</span>.*?</table>", page, re.DOTALL)[0]
+    assert re.findall(r'class="number worse">.*?<span>([\d.]+)', table) == ["0.8000", "0.8000"]
+
+
+def test_of_a_conversation_the_page_shows_every_turn(evaluation):
+    history = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<Hello>"}]
+    evaluation.predictions[:] = [make_prediction("c", task="chat", history=history, instruction="Why?")]
+    article = re.search("<article>.*?</article>", render_report(evaluation), re.DOTALL)[0]
+    assert "user Hi assistant &lt;Hello&gt; question Why? reference" in text_of(article)
+
+
+def test_validations_beside_the_loss_have_a_picture_of_their_own(evaluation):
+    assert render_report(evaluation).count("Validation while training") == 0
+    evaluation.training_log.extend({"step": step, "eval_loss": 1.0, "eval_accuracy": 0.5} for step in (60, 70))
+    page = render_report(evaluation)
+    assert text_of(re.search("<figcaption><b>.{0,60}Validation while.*?</figcaption>", page, re.DOTALL)[0]) == (
+        "Validation while training accuracy"
+    )
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium here; the test above reads the page instead")

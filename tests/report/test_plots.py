@@ -1,38 +1,51 @@
-import re
-from xml.etree import ElementTree
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.report.plots import HEIGHT, WIDTH, confusion_table, plot_lengths, plot_losses, plot_reliability, thin_out
+from sft.report.plots import (
+    HEIGHT,
+    LEFT,
+    WIDTH,
+    plot_figures,
+    plot_lengths,
+    plot_losses,
+    plot_reliability,
+    smooth_out,
+    thin_out,
+)  # fmt: skip
 
 LOSSES = st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 1e4)), min_size=2, max_size=30)
 
 
-def coordinates(figure: str) -> list[float]:
-    svg = ElementTree.fromstring(re.sub(r"^.*?(<svg.*</svg>).*$", r"\1", figure, flags=re.DOTALL))
-    numbers = []
-    for part in svg.iter():
-        numbers += [float(number) for number in re.findall(r"-?[\d.]+", part.get("points", ""))]
-        numbers += [float(part.get(name, 0)) for name in ("x", "y", "cx", "cy")]
-    return numbers
+def inside(points) -> bool:
+    return all(LEFT - 1 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
 
 
 @given(LOSSES, LOSSES)
 def test_curves_are_drawn_inside_the_picture_whatever_the_figures(train, validation):
-    assert all(-1 <= number <= max(WIDTH, HEIGHT) + 1 for number in coordinates(plot_losses(train, validation)))
+    plot = plot_losses(train, validation)
+    assert all(inside(line.points) for line in plot.lines)
+    figures = plot_figures({"eval_accuracy": validation})
+    assert all(inside(line.points) for line in figures.lines)
 
 
 def test_one_point_is_no_curve():
-    assert plot_losses([(1, 2.0)], []) == ""
-    assert plot_losses([], []) == ""
+    assert plot_losses([(1, 2.0)], []) is None
+    assert plot_losses([], []) is None
+    assert plot_figures({"eval_accuracy": [(1, 0.5)]}) is None
 
 
-def test_the_validation_is_drawn_as_points_and_a_line():
-    figure = plot_losses([(0, 4.0), (10, 2.0)], [(10, 1.0)])
-    assert figure.count("<circle") == 1
-    assert figure.count("<polyline") == 2
-    assert 'class="line soft" points="46.0,12.0 470.0,113.0"' in figure  # loss 4 of 4 at the top, 2 in the middle
+def test_the_raw_losses_lie_under_their_running_mean_and_the_validation_has_points():
+    raw, smooth, validation = plot_losses([(0, 4.0), (10, 2.0)], [(10, 1.0)]).lines
+    assert (raw.kind, smooth.kind, validation.kind) == ("raw", "soft", "strong")
+    assert raw.points == [(50.0, 12.0), (546.0, 131.0)]  # loss 4 of 4 at the top, 2 in the middle
+    assert validation.values == ["10: 1.0000"]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=200))
+def test_a_running_mean_begins_with_the_first_value_and_stays_between_the_extremes(values):
+    smooth = [y for _, y in smooth_out(list(enumerate(values)))]
+    assert smooth[0] == values[0]
+    assert min(values) - 1e-9 <= min(smooth) <= max(smooth) <= max(values) + 1e-9
 
 
 def test_a_long_curve_is_averaged_over_equal_stretches():
@@ -46,21 +59,15 @@ def test_a_long_curve_is_averaged_over_equal_stretches():
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), min_size=1, max_size=50))
 def test_every_answer_and_every_reference_is_in_one_bar(lengths):
     references, answers = ([pair[side] for pair in lengths] for side in (0, 1))
-    counts = re.findall(r'<rect class="bar (\w+)".*?<title>([\d,]+)</title>', plot_lengths(references, answers))
-    for kind in ("soft", "strong"):
-        assert sum(int(count.replace(",", "")) for name, count in counts if name == kind) == len(lengths)
+    bars = plot_lengths(references, answers).bars
+    assert {kind: sum(bar.count for bar in bars if bar.kind == kind) for kind in ("soft", "strong")} == {
+        "soft": len(lengths),
+        "strong": len(lengths),
+    }
 
 
 def test_reliability_shows_bins_that_hold_rows():
-    figure = plot_reliability([(0.5, 0.4, 10), (0.7, 0.0, 0), (1.0, 1.0, 5)], "Reliability")
-    assert re.findall(r'<circle class="dot" cx="([\d.]+)" cy="([\d.]+)"', figure) == [
-        ("258.0", "133.2"),
-        ("470.0", "12.0"),
-    ]
-    assert plot_reliability([(0.5, 0.4, 0)], "Reliability") == ""
-
-
-def test_a_confusion_matrix_is_as_dark_as_the_share_of_its_row():
-    table = confusion_table(["负面"], ["负面", "<none>"], [[3, 1]])
-    assert re.findall(r"rgba\(9,105,218,([\d.]+)\)\">(\d+)<", table) == [("0.562", "3"), ("0.188", "1")]
-    assert "&lt;none&gt;" in table
+    plot = plot_reliability([(0.5, 0.4, 10), (0.7, 0.0, 0), (1.0, 1.0, 5)], "sentiment")
+    assert [(round(x, 1), round(y, 1)) for x, y in plot.points] == [(298.0, 154.8), (546.0, 12.0)]
+    assert plot.counts == [10, 5]
+    assert plot_reliability([(0.5, 0.4, 0)], "sentiment") is None

@@ -9,7 +9,7 @@ def test_the_table_shows_base_tuned_and_difference_with_its_interval_and_then_th
         "sentiment accuracy  0.5000  0.9000  +0.4000     [+0.3000, +0.5000]     60       2  better",
     ]
     assert lines[-3:] == [
-        "None of the rows stands in the 1,092 training rows, exactly or nearly.",
+        "None of these rows occurs in the 1,092 training rows, exactly or nearly.",
         "",
         "Tuning helped.",
     ]
@@ -18,7 +18,7 @@ def test_the_table_shows_base_tuned_and_difference_with_its_interval_and_then_th
 def test_scores_without_rows_of_the_training_data_stand_below_their_count(full_evaluation):
     text = render_table(full_evaluation.metrics)
     assert (
-        "Of the rows, 1 stand in the 1,092 training rows and 1 nearly so (50.0%).\n\n"
+        "1 of these rows occur in the 1,092 training rows, and 1 nearly (50.0% in all).\n\n"
         "Without them, 2 rows:\nmetric                base   tuned" in text
     )
 

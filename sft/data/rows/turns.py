@@ -20,15 +20,17 @@ from sft.data.rows.tools import has_tools, read_calls, read_result, read_spelled
 
 CALLING_ROLES = ("function_call", "tool_call", "tool_calls")  # whose content is the JSON of a call, or of several
 ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "chatbot", *CALLING_ROLES), "assistant"),
+    **dict.fromkeys(("system", "developer", "系统"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "用户"), "user"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "bot", "ai", "model", "chatgpt", "chatbot", "助手", *CALLING_ROLES), "assistant"
+    ),
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "tool_result", "ipython"), "tool"),
 }
 SHOWN_ROLES = "system, user, human, assistant, gpt, tool, function_call, observation"
-ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
+ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "text")  # the first that is there counts
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-WEIGHT_KEYS = ("supervised", "weight", "train", "loss", "loss_scale", "loss_weight", "trainable")
+WEIGHT_KEYS = ("supervised", "weight", "train", "loss", "loss_scale", "loss_weight", "trainable", "training")
 TOOL_KEYS = ("tool_calls", "function_call")
 READ_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *REASONING_KEYS, *WEIGHT_KEYS, *TOOL_KEYS))
 RESULT_KEYS = ("tool_call_id", "name", "id")  # of a result, which stands behind the call it belongs to
@@ -55,6 +57,7 @@ CHATML_TURN = re.compile(rf"\s*{re.escape(TURN_START)}(\w+)\n(.*?)(?:{re.escape(
 
 # A block that the prompt opened (DeepSeek-R1's, Qwen3.5's): its end stands in a line of its own, once.
 UNOPENED_THOUGHT = re.compile(rf"((?:(?!{THINK_END}).)*\n){THINK_END}[ \t]*(?:\n|\Z)(?!.*{THINK_END})", re.DOTALL)
+CALLING_PARTS = ("tool_call", "tool_use", "function_call")  # types of parts that are a call
 
 Notes = Counter[str]
 
@@ -157,23 +160,52 @@ def _read_turns(number: int, said: Json, notes: Notes, tools: Sequence[Tool]) ->
     if not isinstance(said, dict):
         raise RowError("wrong_type", f"turn {number + 1} is {name_kind(said)}, expected role and content")
     if said.keys() & {"role", "from"}:
-        return [_read_turn(number, said, notes, tools)]
+        return [_read_turn(number, turn, notes, tools) for turn in _part_results(said)]
     speakers = {name: ROLES[name] for name in said if name in ROLES}
     if sorted(speakers.values()) != ["assistant", "user"]:
-        raise RowError("wrong_roles", f"turn {number + 1} has no 'role' (it has: {', '.join(said) or 'nothing'})")
+        has = ", ".join(said) or "nothing"
+        raise RowError(
+            "wrong_roles", f"turn {number + 1} has no 'role' (it has: {has}; other names: `tags` of a datasets.yaml)"
+        )
     for key in said.keys() - speakers.keys():
         notes[IGNORED_KEY.format(key)] += 1
     in_turn = sorted(speakers, key=lambda name: speakers[name], reverse=True)  # the user first
     return [_read_turn(number, {"role": name, "content": said[name]}, notes, tools) for name in in_turn]
 
 
+def _part_results(said: dict[str, Json]) -> list[dict[str, Json]]:
+    """A turn, or what tools returned in it as turns of their own: Anthropic has results as parts of a user's turn."""
+    parts = said.get("content")
+    if not isinstance(parts, list) or not any(_kind_of(part) == "tool_result" for part in parts):
+        return [said]
+    results: list[dict[str, Json]] = [
+        {"role": "tool", "content": part.get("content")}
+        for part in parts
+        if isinstance(part, dict) and _kind_of(part) == "tool_result"
+    ]
+    rest = [part for part in parts if _kind_of(part) != "tool_result"]
+    return [*results, {**said, "content": rest}] if rest else results
+
+
+def _content_of(said: dict[str, Json]) -> Json:
+    """What a turn says, under the first of CONTENT_KEYS."""
+    return next((said[key] for key in CONTENT_KEYS if key in said), None)
+
+
+def _kind_of(part: Json) -> str:
+    """What a part of a content is: "text", "reasoning", "tool_call"."""
+    return str(part.get("type", "text")) if isinstance(part, dict) else "text"
+
+
 def _read_turn(number: int, said: dict[str, Json], notes: Notes, tools: Sequence[Tool]) -> Turn:
     where = f"turn {number + 1}"
     word, is_plain = _read_speaker(where, said), said.keys() in PLAIN
     turn: Turn = {"role": ROLES[word], "content": ""}
-    content = said.get("content", said.get("value"))
+    content = _content_of(said)
     if turn["role"] == "tool":
-        is_text = isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content)
+        is_text = isinstance(content, list) and all(
+            isinstance(part, dict) and _kind_of(part) == "text" and part.keys() & {"text", "value"} for part in content
+        )
         turn["content"] = join_parts(where, content)[0] if is_text else read_result(where, content)  # type: ignore[arg-type]
     elif turn["role"] == "assistant":
         _read_answer(where, word, said, turn, notes, tools)
@@ -186,10 +218,14 @@ def _read_turn(number: int, said: dict[str, Json], notes: Notes, tools: Sequence
 
 def _read_answer(where: str, word: str, said: dict[str, Json], turn: Turn, notes: Notes, tools: Sequence[Tool]) -> None:
     """What an assistant says, thought before it and calls: put into its turn."""
-    content, calls, thought = said.get("content", said.get("value")), said.get("tool_calls"), None
+    content, calls, thought = _content_of(said), said.get("tool_calls"), None
     calls = calls or said.get("function_call")
     if word in CALLING_ROLES and not isinstance(content, str):
         content, calls = "", content
+    if isinstance(content, list) and any(_kind_of(part) in CALLING_PARTS for part in content):
+        called = [_find_call(part) for part in content if _kind_of(part) in CALLING_PARTS]
+        calls = [*calls, *called] if isinstance(calls, list) else called
+        content = [part for part in content if _kind_of(part) not in CALLING_PARTS] or None
     text, thought = ("", None) if calls and content is None else _read_words(where, content)
     text, thought = split_thought(where, text, thought or _read_reasoning(where, said), notes)
     if word in CALLING_ROLES and not calls:
@@ -206,6 +242,12 @@ def _read_answer(where: str, word: str, said: dict[str, Json], turn: Turn, notes
         turn["reasoning_content"] = thought
 
 
+def _find_call(part: Json) -> Json:
+    """The call that a part holds, as LLaMA-Factory writes it (`value`: JSON text) or Anthropic (the part itself)."""
+    assert isinstance(part, dict)
+    return next((part[key] for key in ("value", *CALLING_PARTS) if part.get(key)), part)
+
+
 def _read_words(where: str, content: Json) -> tuple[str, str | None]:
     """The text of a turn, and a thought that stands among its parts."""
     if isinstance(content, list):
@@ -220,7 +262,10 @@ def _read_speaker(where: str, said: dict[str, Json]) -> str:
     said_by = said.get("role", said.get("from"))
     word = said_by.strip().lower() if isinstance(said_by, str) else ""
     if word not in ROLES:
-        raise RowError("wrong_roles", f"{where} is by {said_by!r}; expected one of: {SHOWN_ROLES}")
+        raise RowError(
+            "wrong_roles",
+            f"{where} is by {said_by!r}; expected one of: {SHOWN_ROLES} (other words: `tags` of a datasets.yaml)",
+        )
     return word
 
 
@@ -250,6 +295,10 @@ def _read_other_keys(number: int, said: dict[str, Json], turn: Turn, notes: Note
             raise RowError("wrong_roles", f"turn {number + 1} ({turn['role']}) has {key!r}; only an assistant calls")
         elif key == "tools" and turn["role"] == "system":
             continue
+        elif key in CONTENT_KEYS:
+            notes[IGNORED_KEY.format(key)] += value != _content_of(said)
+        elif key in ROLE_KEYS:
+            notes[IGNORED_KEY.format(key)] += ROLES.get(str(value).strip().lower()) != turn["role"]
         elif key not in READ_KEYS or (key in REASONING_KEYS and turn["role"] != "assistant"):
             notes[IGNORED_KEY.format(key)] += 1
 
@@ -268,8 +317,8 @@ def join_parts(where: str, parts: list[Json]) -> tuple[str, str | None]:
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else "text"
         text = part.get("text", part.get("value", part.get(str(kind)))) if isinstance(part, dict) else part
-        if kind in ("tool_call", "tool_calls", "tool_use", "tool_result", "function_call", "tools"):
-            raise RowError("tools", f"{where} has a part of type {kind!r}; calls are read from 'tool_calls'")
+        if kind in (*CALLING_PARTS, "tool_result", "tools"):
+            raise RowError("tools", f"{where} has a part of type {kind!r}, which stands in no turn of this role")
         if kind not in ("text", "reasoning", "thinking"):
             raise RowError("media", f"{where} has a part of type {kind!r}; only text is learned")
         if not isinstance(text, str):

@@ -173,3 +173,63 @@ def test_a_mark_of_thinking_that_opens_no_block_is_text_and_told(content, note):
 
     assert turns == [HI, {"role": "assistant", "content": content}]
     assert notes == {note: 1}
+
+
+def test_the_typed_parts_of_llama_factory_are_read_with_their_thoughts_and_calls():
+    called = '{"name": "clock", "arguments": {"zone": "UTC"}}'
+    turns = [
+        {"role": "user", "content": [{"type": "text", "value": "What time is it?"}], "loss_weight": 0.0},
+        {
+            "role": "assistant",
+            "content": [{"type": "reasoning", "value": "Look."}, *[{"type": "tool_call", "value": called}] * 2],
+            "loss_weight": 1.0,
+        },
+        {"role": "tool", "content": [{"type": "text", "value": "noon"}]},
+        {"role": "assistant", "content": [{"type": "text", "value": "Noon."}], "loss_weight": 1.0},
+    ]
+
+    row = make_chat_row(turns, None, Counter(), '[{"name": "clock", "parameters": {}}]')
+
+    call = {"name": "clock", "arguments": {"zone": "UTC"}}
+    assert row["messages"] == [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": "", "tool_calls": [call, call], "reasoning_content": "Look."},
+        {"role": "tool", "content": "noon"},
+        {"role": "assistant", "content": "Noon."},
+    ]
+
+
+def test_calls_and_results_that_are_parts_as_anthropic_writes_them_are_read():
+    turns = [
+        {"role": "user", "content": "What time is it?"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "1", "name": "clock", "input": {}},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "noon"}]},
+        {"role": "assistant", "content": "Noon."},
+    ]
+
+    messages = make_chat_row(turns, None, Counter(), [{"name": "clock", "parameters": {}}])["messages"]
+
+    assert messages[1:3] == [
+        {"role": "assistant", "content": "I look.", "tool_calls": [{"name": "clock", "arguments": {}}]},
+        {"role": "tool", "content": "noon"},
+    ]
+
+
+def test_what_a_turn_says_twice_and_differently_is_counted():
+    notes: Counter[str] = Counter()
+    turns = [
+        {"role": "user", "from": "human", "content": "Hi", "value": "Hello"},
+        {"role": "assistant", "from": "human", "text": "Bye", "training": True},
+    ]
+
+    assert make_chat_row(turns, None, notes)["messages"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Bye"},
+    ]
+    assert +notes == {"turns whose 'value' is not read": 1, "turns whose 'from' is not read": 1}

@@ -44,7 +44,7 @@ def explain_unknown(record: Record, task: Task | None, *, is_table: bool) -> Row
         remedy = f"perhaps --columns {','.join(hints)}"
     else:
         remedy = "name the columns: --columns instruction=...,output=... or text=...,label=..."
-    if is_table and len(record) == 1:
+    if is_table and len(record) == 1 and not shown.replace("_", "").isalnum():
         remedy = "cells are separated by commas, semicolons, tabs or vertical bars"
     header = "; if the first line is a row and no header, write one above it" if is_table else ""
     forms = (

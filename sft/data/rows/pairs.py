@@ -12,7 +12,16 @@ from prompts.tools import CALL
 from sft.data.rows.canonical import Json, Row, RowError
 from sft.data.rows.fields import Record, name_kind, read_list, read_optional_text, read_text
 from sft.data.rows.tools import TOOL_COLUMNS, find_tools
-from sft.data.rows.turns import SPELLED, UNREADABLE, Notes, is_chatml, make_chat_row, read_chatml, split_thought
+from sft.data.rows.turns import (
+    SPELLED,
+    UNREADABLE,
+    Notes,
+    count_media,
+    is_chatml,
+    make_chat_row,
+    read_chatml,
+    split_thought,
+)
 
 BY_COLUMNS = (
     "the file holds a list or object a column, not an object a row (as pandas' to_json writes it without "
@@ -70,6 +79,7 @@ def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
         question, extra = extra, ""  # an empty instruction: the input is the question
     else:
         question = read_text(record, pair.question)
+    count_media(question, notes)
     output, thought = read_text(record, pair.answer), _read_thought(record)
     if thought or "think>" in output:
         output, thought = split_thought(f"{pair.answer!r}", output, thought, notes)

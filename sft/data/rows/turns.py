@@ -49,10 +49,12 @@ LATE = "answers with <think> behind their head, as ordinary text"
 SPELLED = "answers whose text spells calls (<tool_call>), which are read as calls"
 OFFERED = "conversations whose system prompt lists tools as a chat template writes them, which are read as tools"
 UNREADABLE = "answers with <tool_call> in their text that is no readable call, as ordinary text"
+MEDIA_TAGS = "texts with <image>, <img>..., as ordinary text"
 IGNORED_KEY = "turns whose {!r} is not read"
 WEIGHED_QUESTION = "turns by user or system with a weight of 1, though only answers are learned"
 
 RESULTS = re.compile(rf"{RESULT}\n(.*?)\n{RESULT_END}", re.DOTALL)
+MEDIA_TAG = re.compile(r"<(?:image|video|audio|img)>")
 CHATML_TURN = re.compile(rf"\s*{re.escape(TURN_START)}(\w+)\n(.*?)(?:{re.escape(TURN_END)}|\Z)", re.DOTALL)
 
 # A block that the prompt opened (DeepSeek-R1's, Qwen3.5's): its end stands in a line of its own, once.
@@ -211,6 +213,7 @@ def _read_turn(number: int, said: dict[str, Json], notes: Notes, tools: Sequence
         _read_answer(where, word, said, turn, notes, tools)
     else:
         turn["content"], _ = _read_words(where, content)
+        count_media(turn["content"], notes)
     if not is_plain:
         _read_other_keys(number, said, turn, notes)
     return turn
@@ -246,6 +249,12 @@ def _find_call(part: Json) -> Json:
     """The call that a part holds, as LLaMA-Factory writes it (`value`: JSON text) or Anthropic (the part itself)."""
     assert isinstance(part, dict)
     return next((part[key] for key in ("value", *CALLING_PARTS) if part.get(key)), part)
+
+
+def count_media(text: str, notes: Notes) -> None:
+    """Note a question that holds the place of a picture or sound, as LLaMA-Factory and ms-swift mark it."""
+    if "<" in text and MEDIA_TAG.search(text):
+        notes[MEDIA_TAGS] += 1
 
 
 def _read_words(where: str, content: Json) -> tuple[str, str | None]:

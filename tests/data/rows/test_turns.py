@@ -233,3 +233,12 @@ def test_what_a_turn_says_twice_and_differently_is_counted():
         {"role": "assistant", "content": "Bye"},
     ]
     assert +notes == {"turns whose 'value' is not read": 1, "turns whose 'from' is not read": 1}
+
+
+def test_the_place_of_a_picture_in_a_text_is_told():
+    notes: Counter[str] = Counter()
+
+    make_chat_row([{"role": "user", "content": "<image>What is this?"}, HELLO], None, notes)
+    make_chat_row([{"role": "user", "content": "an <imagined> x < y"}, HELLO], None, notes)
+
+    assert +notes == {"texts with <image>, <img>..., as ordinary text": 1}

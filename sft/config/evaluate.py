@@ -53,6 +53,9 @@ class EvaluateSettings(ResultSettings, TunedSettings):
     robustness: bool = Field(
         False, description="also score rewritten label rows (synonyms, typos, width, ...) and a suite of hard cases"
     )
+    forgetting: bool = Field(
+        False, description="also measure the loss of general Chinese and English text and chat, before and after tuning"
+    )
     robustness_rows: int = Field(200, ge=1, description="rewrite at most this many rows, in proportion to the tasks")
     baseline: str = Field(
         BASE,
@@ -135,6 +138,8 @@ class EvaluateSettings(ResultSettings, TunedSettings):
             groups["generation", "other"] = "needs --metric"
         if not self.robustness:
             groups["robustness",] = "needs --robustness"
+        if not self.forgetting:
+            groups["forgetting",] = "needs --forgetting"
         for part in ("base", "without_overlaps"):
             groups |= {
                 (part, *group): why

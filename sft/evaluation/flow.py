@@ -19,6 +19,7 @@ from sft.errors import ConfigError
 from sft.evaluation.companions import ShortMetrics, describe_main_task, list_companions, write_companions
 from sft.evaluation.compare import Change, Comparison, changes_of_rows, compare_models, headline_metrics
 from sft.evaluation.figures import DataStats, ModelFigures, count_supervised_bytes, describe_data, summarise_model
+from sft.evaluation.forgetting import ForgettingFigures
 from sft.evaluation.journal import PARTIAL_FILE
 from sft.evaluation.leaks import LeakFigures, Overlap, describe_leaks, find_overlaps
 from sft.evaluation.measuring import Baseline, Measurements, choose_classes, find_baseline, measure_models, open_journal
@@ -106,6 +107,7 @@ class Metrics(ShortMetrics, ModelFigures):
     leaks: LeakFigures
     without_overlaps: NotRequired[CleanFigures]
     robustness: NotRequired[RobustnessFigures]
+    forgetting: NotRequired[ForgettingFigures]
     run: RunFacts
     artifacts: dict[str, str]
 
@@ -135,6 +137,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     head = choose_classes(run, baseline)
     if head:
         check_written(settings, "a classification head writes no answers")
+    if head and settings.forgetting:
+        raise ConfigError("--forgetting: a classification head has no loss of text; leave it out")
     selection = select_rows(run, settings)
     trusted = settings.trust_remote_code
     loaded = load_run(run, allow_mismatch=settings.allow_mismatch, trust_remote_code=trusted)
@@ -203,6 +207,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
         metrics["run"]["chosen_by"] = chosen
     if robustness is not None:
         metrics["robustness"] = robustness.figures
+    if measured.probes.forgetting is not None:
+        metrics["forgetting"] = measured.probes.forgetting
     del metrics["num_rows"]  # type: ignore[typeddict-item]  # data_stats says it
     clean = [place for place, row in enumerate(measured.rows) if row.row["id"] not in overlaps]
     if overlaps and clean:

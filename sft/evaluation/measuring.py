@@ -29,6 +29,7 @@ from sft.config.tuned import TunedSettings
 from sft.console import say
 from sft.errors import ConfigError, RunError
 from sft.evaluation.figures import count_supervised_bytes
+from sft.evaluation.forgetting import ForgettingFigures, measure_forgetting
 from sft.evaluation.journal import Journal, Side, hash_of
 from sft.evaluation.label_figures import FittedTemperature
 from sft.evaluation.model_answers import Asking, answer_rows, plan_budgets
@@ -54,6 +55,7 @@ class Probes:
     """What was asked for of --robustness and --calibrate, and applies."""
 
     robustness: Robustness | None = None
+    forgetting: ForgettingFigures | None = None
     temperatures: dict[str, FittedTemperature] = field(default_factory=dict)
 
 
@@ -239,21 +241,26 @@ def probe_model(
     *, seed: int, max_tokens: int,
 ) -> Probes:  # fmt: skip
     """Ask what the settings want. Without label rows there is nothing to ask, and that is said."""
-    if not (settings.robustness or settings.calibrate):
-        return Probes()
-    if not any(row.labels for row in rows):
-        say("--robustness and --calibrate are about label tasks, of which these rows hold none: left out")
-        return Probes()
     trained = run.train_settings()
     max_length = min(settings.max_seq_length or trained.max_seq_length, loaded.max_context)
+    probes = Probes()
+    if settings.forgetting:
+        found = measure_forgetting(loaded, run, seed=seed, max_tokens=max_tokens)
+        probes = Probes(forgetting=found)
+    if not (settings.robustness or settings.calibrate):
+        return probes
+    if not any(row.labels for row in rows):
+        say("--robustness and --calibrate are about label tasks, of which these rows hold none: left out")
+        return probes
     context = Context(run.system_prompt, trained, max_length, max_tokens)
-    robustness, temperatures = None, {}
     if settings.robustness:
         num_rows = settings.robustness_rows
-        robustness = measure_robustness(loaded, rows, measured, context, num_rows=num_rows, seed=seed)
+        found_robust = measure_robustness(loaded, rows, measured, context, num_rows=num_rows, seed=seed)
+        probes = replace(probes, robustness=found_robust)
     if settings.calibrate:
         temperatures = fit_temperatures(run, settings, loaded, context, {row.row["id"] for row in rows}, seed=seed)
-    return Probes(robustness, temperatures)
+        probes = replace(probes, temperatures=temperatures)
+    return probes
 
 
 def plan_room(run: Run, loaded: LoadedModel) -> Room:

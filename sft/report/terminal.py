@@ -43,6 +43,12 @@ def render_table(metrics: Metrics) -> str:
         parts.append(make_visible(comparison["verdict"]))
     if against := yardstick_sentence(metrics)[0]:
         parts.append(make_visible(against))
+    if forgetting := metrics.get("forgetting"):
+        losses = [
+            [part, figure["num_rows"], figure["base"], figure["tuned"]]
+            for part, figure in forgetting["by_part"].items()
+        ]
+        parts += [_table((["loss of general text", "rows", "base", "tuned"], losses)), forgetting["verdict"]]
     return "\n\n".join(parts)
 
 

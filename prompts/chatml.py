@@ -188,6 +188,22 @@ class ChatFormat:
         """The text of ids without control tokens: [5303, 2] -> "hi"."""
         return self.encoder.decode(ids)
 
+    def spell(self, ids: Sequence[int]) -> str:
+        """The text of ids as decode gives it, the marks of calls (<tool_call>) spelled out among it."""
+        marks = {
+            index: mark for mark in (CALL, CALL_END) if (index := self.encoder.control_tokens.get(mark)) is not None
+        }
+        if marks.keys().isdisjoint(ids):
+            return self.decode(ids)
+        runs = groupby(ids, key=marks.get)
+        return "".join(self.decode(run) if mark is None else mark * len(list(run)) for mark, run in runs)
+
+    def spell_answer(self, ids: Sequence[int]) -> str:
+        """What the model wrote (generated ids) behind its thought, as one text with its calls spelled out."""
+        thought, said = self.split_thought(ids)
+        text = self.spell(said)
+        return text if thought is None else text.removeprefix("\n\n")
+
     def read_answer(self, ids: Sequence[int], tools: Sequence[Tool] = ()) -> Message:
         """What the model wrote (generated ids) as a turn: {"role": "assistant", "content": "hello"}.
 
@@ -195,7 +211,7 @@ class ChatFormat:
         tools are those it was offered. A call that cannot be read stays text, marks and all.
         """
         thought, said = self.split_thought(ids)
-        answer: Message = {"role": "assistant", "content": self._spell(said)}
+        answer: Message = {"role": "assistant", "content": self.spell(said)}
         if tools or self.family.marks.intersection((CALL, CALL_END)):
             try:
                 content, calls = self._read_calls(said, tools)
@@ -209,11 +225,16 @@ class ChatFormat:
             answer["content"] = answer["content"].removeprefix("\n\n")
         return answer
 
+    @property
+    def is_thought_first(self) -> bool:
+        """Whether the model's first words are its thought, since the prompt has opened the block."""
+        return self.think == "keep" and self.family.opens_block
+
     def split_thought(self, ids: Sequence[int]) -> tuple[Sequence[int] | None, Sequence[int]]:
         """The ids of a think block and those behind it; None where there is no block. An open one takes all."""
         start, end = (self.encoder.control_tokens.get(token) for token in (THINK_START, THINK_END))
         num_thought = next((place + 1 for place in reversed(range(len(ids))) if ids[place] == end), 0)
-        if not num_thought and (start in ids or (self.think == "keep" and self.family.opens_block)):
+        if not num_thought and (start in ids or self.is_thought_first):
             num_thought = len(ids)
         return (ids[:num_thought], ids[num_thought:]) if num_thought else (None, ids)
 
@@ -240,14 +261,6 @@ class ChatFormat:
             place += 1
         before = self.decode(ids[:first])
         return (join_content(before, self.decode(behind)) if calls else before), calls
-
-    def _spell(self, ids: Sequence[int]) -> str:
-        """The text of ids, the marks of calls spelled out among it."""
-        marks = {
-            index: mark for mark in (CALL, CALL_END) if (index := self.encoder.control_tokens.get(mark)) is not None
-        }
-        runs = groupby(ids, key=marks.get)
-        return "".join(self.decode(run) if mark is None else mark * len(list(run)) for mark, run in runs)
 
     def show(self, encoded: Encoded) -> list[Piece]:
         """The row for a reader: control tokens one by one, the text between them in one piece each."""

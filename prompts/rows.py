@@ -1,7 +1,7 @@
 """Row -> conversation: the task's turns behind the system prompt and the tools."""
 
 from prompts.errors import PromptError
-from prompts.messages import Message
+from prompts.messages import Message, Tool
 from prompts.task import Row, text_of
 from prompts.tasks import get_task
 
@@ -26,11 +26,22 @@ def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = 
     own = own_system_prompt(row)
     own = task.system_prompt if own is None else own
     system_prompt = system_prompt if own is None else own
-    if (tools := row.get("tools")) and "tools" in task.optional_fields:
-        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise PromptError("'tools' is no list of functions; mend the row")
+    if tools := tools_of(row):
         messages = [{"role": "tools", "content": "", "tools": tools}, *messages]
     return messages if system_prompt is None else [{"role": "system", "content": system_prompt}, *messages]
+
+
+def tools_of(row: Row) -> list[Tool]:
+    """The functions that a row offers, [] where it offers none; its task must be one that has tools (chat).
+
+    Raises PromptError where they are no list of functions.
+    """
+    tools = row.get("tools")
+    if not tools or "tools" not in get_task(text_of(row, "task")).optional_fields:
+        return []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise PromptError("'tools' is no list of functions; mend the row")
+    return tools
 
 
 def own_system_prompt(row: Row) -> str | None:

@@ -195,6 +195,14 @@ def spell_answer(content: str, calls: Sequence[ToolCall] = ()) -> str:
     return content + "".join(span.text for span in write_calls("hermes", calls, content)) if calls else content
 
 
+def write_openai_calls(calls: Sequence[ToolCall]) -> list[dict[str, object]]:
+    """Calls as OpenAI's API has them, without ids: [{"type": "function", "function": {"name", "arguments": "{}"}}]."""
+    return [
+        {"type": "function", "function": {"name": call["name"], "arguments": to_json(call["arguments"])}}
+        for call in calls
+    ]
+
+
 def _cut_body(rest: str) -> tuple[str, bool, str]:
     """What belongs to a call that has begun, whether it is closed, and what follows; JSON may hold the end's words."""
     if rest.lstrip().startswith("{"):

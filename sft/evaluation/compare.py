@@ -14,8 +14,9 @@ from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
-from sft.evaluation.outcomes import Measured, Outcome, cluster_of, places_by
+from sft.evaluation.outcomes import Measured, Outcome, call_units, cluster_of, places_by
 from sft.evaluation.rows import EvalRow, places_in_slices
+from sft.evaluation.tool_calls import NAMES
 from sft.metrics.comparison import (
     CONFIDENCE,
     FEWEST_UNITS,
@@ -40,6 +41,11 @@ CHINESE = {
     "accuracy": "准确率",
     "eval_loss": "评测损失",
     "bits per byte": "每字节比特数",
+    "calls valid": "调用可解析率",
+    "calls right function": "调用函数正确率",
+    "calls exact": "调用完全正确率",
+    "calls arguments f1": "调用参数 F1",
+    "no-call accuracy": "不调用的准确率",
     " rows, ": " 条，",
     " of them distinct": " 条互不相同",
     " rows": " 条",
@@ -97,9 +103,9 @@ def compare_models(
 
     eval_loss over all rows (where classes are chosen, of the right one among the row's); per label task
     `<task> accuracy` by label scoring or head, the fair headline (no model can lose it by talking around), and where
-    answers were written `<task> accuracy (generated)`; `ner f1`; `rougeL`. num_bytes: of each row's supervised text,
-    where the two have different tokenizers; bits per byte then takes the place of eval_loss, since a token of one is
-    not one of the other. against: see judge.
+    answers were written `<task> accuracy (generated)`; `ner f1`; of rows with tools those of their calls; `rougeL`.
+    num_bytes: of each row's supervised text, where the two have different tokenizers; bits per byte then takes the
+    place of eval_loss, since a token of one is not one of the other. against: see judge.
     """
     headlines = headline_metrics(rows, base, tuned, num_bytes)
     found = compare_metrics([headline.metric for headline in headlines], seed=seed)
@@ -174,6 +180,14 @@ def headline_metrics(
         sums, scores = zip(entity_sums(base.outcomes), entity_sums(tuned.outcomes), strict=True)
         pair = PairedMetric("ner f1", *sums, higher_is_better=True, row_scores=scores)
         headlines.append(Headline(pair, with_entities))
+    for figure, name in NAMES.items():
+        called = [call_units(figure, side.outcomes) for side in (base, tuned)]
+        if places := called[0][0]:
+            (_, sums_base, scores_base), (_, sums_tuned, scores_tuned) = called
+            is_share = figure != "arguments_f1"
+            pair = PairedMetric(name, sums_base, sums_tuned, higher_is_better=True, is_right_or_wrong=is_share,
+                                row_scores=(scores_base, scores_tuned))  # fmt: skip
+            headlines.append(Headline(pair, places))
     if tuned.rouge is not None and base.rouge is not None:
         with_rouge = [place for place, value in enumerate(tuned.rouge["rougeL"]) if value is not None]
         values = (_values(base.rouge["rougeL"]), _values(tuned.rouge["rougeL"]))

@@ -19,6 +19,7 @@ from sft.evaluation.model_answers import Answers
 from sft.evaluation.other_metrics import OtherFigures, OtherMetric
 from sft.evaluation.outcomes import Measured, places_by, text_places
 from sft.evaluation.rows import EvalRow, EvalRows, Selection, count_by, places_in_slices, supervised_ids
+from sft.evaluation.tool_calls import ToolFigures, summarise_calls
 from sft.metrics.entities import NerFigures, summarise_entities
 from sft.metrics.generations import (
     DISTINCT_SIGNATURE,
@@ -81,6 +82,7 @@ class ModelFigures(TypedDict):
     classification: NotRequired[ClassificationGroup]
     calibration: NotRequired[CalibrationGroup]
     ner: NotRequired[NerFigures]
+    tool_calls: NotRequired[ToolFigures]
     intervals: dict[str, FigureInterval]
 
 
@@ -141,6 +143,8 @@ def summarise_model(
     counts = [outcome.entities for outcome in measured.outcomes if outcome.entities is not None]
     if counts:
         figures["ner"] = summarise_entities(counts)
+    if calls := [outcome.calls for outcome in measured.outcomes if outcome.calls is not None]:
+        figures["tool_calls"] = summarise_calls(calls)
     return figures
 
 

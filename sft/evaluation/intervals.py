@@ -12,8 +12,9 @@ from typing import TypedDict
 import numpy as np
 
 from sft.evaluation.label_figures import judge, label_places, spread_probabilities
-from sft.evaluation.outcomes import Measured, classes_of, cluster_of, text_places
+from sft.evaluation.outcomes import Measured, call_units, classes_of, cluster_of, text_places
 from sft.evaluation.rows import EvalRow
+from sft.evaluation.tool_calls import NAMES
 from sft.metrics.calibration import brier_of
 from sft.metrics.classification import interval_of_area
 from sft.metrics.generations import is_exact
@@ -35,7 +36,8 @@ def measure_intervals(rows: Sequence[EvalRow], measured: Measured) -> dict[str, 
     """{"sentiment accuracy": {"low": 0.61, "high": 0.73, "num_units": 240}, "sentiment macro f1": ..., "ner f1": ...}.
 
     Per label task accuracy, macro f1 and brier by label scoring or head, auc where both sides occur, and accuracy
-    (generated); ner f1; rouge1, rouge2, rougeL; exact match of free text; text loss and text perplexity of documents.
+    (generated); ner f1; those of calls (sft.evaluation.tool_calls); rouge1, rouge2, rougeL; exact match of free text;
+    text loss and text perplexity of documents.
     """
     groups = [cluster_of(row) for row in rows]
     found: dict[str, FigureInterval] = {}
@@ -67,6 +69,10 @@ def measure_intervals(rows: Sequence[EvalRow], measured: Measured) -> dict[str, 
         totals = [outcome.entities.totals for outcome in measured.outcomes if outcome.entities]
         sums = np.array([[[2 * right, predicted + gold]] for right, predicted, gold in totals], dtype=float)
         add("ner f1", with_entities, sums)
+    for figure, name in NAMES.items():
+        places, units, _ = call_units(figure, measured.outcomes)
+        if places:
+            add(name, places, units[:, None])
     for name, values in (measured.rouge or {}).items():
         places = [place for place, value in enumerate(values) if value is not None]
         add(name, places, _means([values[place] or 0.0 for place in places]))

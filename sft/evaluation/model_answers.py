@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prompts import Encoded
+from prompts.tools import CALL, BrokenCall, read_answer_text, spell_answer
 from sft.config.decoding import Preset, choose_decoding
 from sft.errors import ModelError
 from sft.evaluation.journal import Journal, Side
@@ -103,8 +104,8 @@ def plan_budgets(rows: Sequence[EvalRow], loaded: LoadedModel, max_new_tokens: i
     for row in rows:
         if row.is_document:  # nothing is asked
             continue
-        references = row.labels or (row.reference,)
-        length = max(len(loaded.chat.encode_answer(reference)) for reference in references)
+        lengths = [len(loaded.chat.encode_answer(reference)) for reference in row.labels]
+        length = max(lengths, default=row.num_answer_tokens)
         longest[row.task.name] = max(longest[row.task.name], length)
         longest_prompt = max(longest_prompt, len(row.prompt_ids))
     room = max(1, loaded.max_context - longest_prompt)
@@ -196,5 +197,15 @@ def _generate(
             on_answers=keep,
         )
         for place, answer in zip(places, answers, strict=True):
-            texts[place], finished[place] = answer.text, answer.finished
+            texts[place], finished[place] = _spell_as_reference(answer.text, rows[place]), answer.finished
     return texts, finished
+
+
+def _spell_as_reference(text: str, row: EvalRow) -> str:
+    """An answer with its calls in the spelling of references, whichever form the model has for them."""
+    if not row.tools or CALL not in text:
+        return text
+    try:
+        return spell_answer(*read_answer_text(text, row.tools))
+    except BrokenCall:
+        return text

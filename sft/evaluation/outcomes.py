@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from prompts import ChatFormat
 from prompts.tasks import Unparseable
+from prompts.tools import CALL
 from sft.data.rows.canonical import question_of
 from sft.evaluation.model_answers import Answers
 from sft.evaluation.rows import EvalRow
+from sft.evaluation.tool_calls import CallOutcome, row_score, score_calls, units_of
 from sft.metrics.entities import EntityCounts, Span, count_entities, place_mentions
+from sft.metrics.resampling import Sums, Values
 from sft.text.normalise import normalise_text
 
 
@@ -30,6 +35,7 @@ class Outcome:
     scored_per_token: str | None = None
     generated: str | None = None
     entities: EntityCounts | None = None
+    calls: CallOutcome | None = None  # of rows with tools
     unparseable: bool = False
 
 
@@ -83,13 +89,31 @@ def _read_entities(row: EvalRow, scores: list[float], text: str, chat: ChatForma
 
 
 def _read_text(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -> Outcome:
-    """A free answer has no form to miss; that it is empty is counted elsewhere. A document has no answer."""
-    return Outcome()
+    """A free answer has no form to miss but its calls'; that it is empty is counted elsewhere.
+
+    A document has no answer.
+    """
+    if not row.tools and CALL not in row.reference:
+        return Outcome()
+    return Outcome(calls=score_calls(row.reference, text, row.tools))
 
 
 def class_of(row: EvalRow, answer: str) -> str:
     """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面"."""
     return row.task.class_of(answer, row.row)
+
+
+def call_units(figure: str, outcomes: Sequence[Outcome]) -> tuple[list[int], Sums, Values]:
+    """The rows that a figure of calls is taken over, (N, 2) what each adds to it, and (N,) its own score.
+
+    Which rows these are depends on their references alone. None where no row says anything of the figure.
+    """
+    calls = {place: outcome.calls for place, outcome in enumerate(outcomes) if outcome.calls is not None}
+    units = {place: unit for place, call in calls.items() if (unit := units_of(figure, call)) is not None}
+    if not any(size for _, size in units.values()):
+        units = {}
+    scores = np.array([row_score(figure, calls[place]) for place in units])
+    return list(units), np.array(list(units.values())), scores
 
 
 def text_places(rows: Sequence[EvalRow], *, asked: bool = False) -> list[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from prompts import ChatFormat, Encoded, Head, conversation_of
+from prompts import ChatFormat, Encoded, Head, Tool, conversation_of
 from prompts.head import answers_of
 from prompts.messages import DOCUMENT
 from prompts.tasks import Task, get_task
@@ -75,6 +75,16 @@ class EvalRow:
     def classes(self) -> tuple[str, ...]:
         """What the labels stand for, in their order: ("负面", "正面")."""
         return self.task.classes_of(self.labels, self.row)
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The functions that the row offers."""
+        return self.row.get("tools", ())
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """Tokens of the answer as training has it, its thought, calls and end among them."""
+        return len(self.encoded[-1].input_ids) - len(self.encoded[-1].prompt_ids)
 
     @property
     def num_tokens(self) -> int:

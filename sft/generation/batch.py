@@ -106,4 +106,4 @@ def read_answer(loaded: LoadedModel, ids: list[int]) -> Generated:
     """New ids as call_generate gives them -> the answer."""
     finished = bool(ids) and ids[-1] in loaded.chat.end_ids
     token_ids = ids[:-1] if finished else ids
-    return Generated(loaded.chat.decode(token_ids), token_ids, finished)
+    return Generated(loaded.chat.spell_answer(token_ids), token_ids, finished)

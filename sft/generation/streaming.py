@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from prompts import Message
+from prompts import ChatFormat, Message, Tool
 from prompts.family import THINK_END, THINK_START
 from sft.config.decoding import Decoding
 from sft.generation.decode import Row, count_room, write_answer
@@ -22,16 +22,21 @@ WAIT_S = 0.05  # how often one who waits for the model looks whether it was told
 
 
 def stream(
-    loaded: "LoadedModel", prompt_ids: Sequence[int], decoding: Decoding, *, lock: "threading.Lock | None" = None
+    loaded: "LoadedModel",
+    prompt_ids: Sequence[int],
+    decoding: Decoding,
+    *,
+    lock: "threading.Lock | None" = None,
+    tools: Sequence[Tool] = (),
 ) -> "TextStream":
     """The answer to a prompt as pieces of text, each of whole characters: "Hel", "lo", "好".
 
     Joined they are what generate_batch gives. An error of the model is raised where the pieces are read. Closing the
     stream (or leaving its `with` block) stops the model within one token. While the model writes it holds `lock`, also
-    where nobody reads: who reads slowly keeps nobody waiting. Raises ModelError for a prompt that fills the model's
-    context.
+    where nobody reads: who reads slowly keeps nobody waiting. tools: those the prompt offers; calls are in the pieces
+    as the model spells them, and read in `message`. Raises ModelError for a prompt that fills the model's context.
     """
-    return TextStream(loaded, prompt_ids, decoding, count_room(loaded, prompt_ids, decoding), lock)
+    return TextStream(loaded, prompt_ids, decoding, count_room(loaded, prompt_ids, decoding), lock, tools)
 
 
 @dataclass
@@ -55,8 +60,9 @@ class TextStream(Iterator[str]):
         decoding: Decoding,
         max_new_tokens: int,
         lock: "threading.Lock | None" = None,
+        tools: Sequence[Tool] = (),
     ) -> None:
-        self._chat = loaded.chat
+        self._chat, self._tools = loaded.chat, tools
         self._written = _Written()
         # A generator, because Python closes it, and so stops the model, also when the stream is merely forgotten.
         self._pieces = _read_pieces(loaded, prompt_ids, decoding, max_new_tokens, self._written, lock)
@@ -79,7 +85,7 @@ class TextStream(Iterator[str]):
     @property
     def message(self) -> Message:
         """What was written so far as a turn: {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}."""
-        return self._chat.read_answer(self._written.token_ids)
+        return self._chat.read_answer(self._written.token_ids, self._tools)
 
     def stop(self) -> None:
         """Let the answer end with the token the model is at; does not wait, so a signal handler may call it."""
@@ -130,6 +136,31 @@ class TextAssembler:
         return piece
 
 
+class AnswerAssembler:
+    """Token ids one by one -> pieces of text in whole characters, each with whether it is thought: ("2 + 2", True).
+
+    The tokens of a think block are in no piece, the marks of calls are spelled out.
+    """
+
+    def __init__(self, chat: ChatFormat) -> None:
+        self._text = TextAssembler(chat.spell)
+        self._is_thought = chat.is_thought_first
+        self._think_ids = {chat.encoder.control_tokens.get(token): token == THINK_START for token in THINK_TOKENS}
+
+    def feed(self, token_id: int) -> Iterator[tuple[str, bool]]:
+        """What a token completes."""
+        if token_id in self._think_ids:
+            yield from self.flush()
+            self._is_thought = self._think_ids[token_id]
+        elif piece := self._text.feed(token_id):
+            yield piece, self._is_thought
+
+    def flush(self) -> Iterator[tuple[str, bool]]:
+        """What is left at the end, incomplete characters as U+FFFD."""
+        if piece := self._text.flush():
+            yield piece, self._is_thought
+
+
 def _read_pieces(
     loaded: "LoadedModel",
     prompt_ids: Sequence[int],
@@ -154,8 +185,7 @@ def _read_pieces(
         except BaseException as error:  # raised again where the text is read
             tokens.put(error)
 
-    assembler = TextAssembler(loaded.chat.decode)
-    think_ids = {loaded.chat.encoder.control_tokens.get(token): token == THINK_START for token in THINK_TOKENS}
+    assembler = AnswerAssembler(loaded.chat)
     written.thread = threading.Thread(target=generate, name="generation")
     try:
         written.thread.start()
@@ -166,13 +196,9 @@ def _read_pieces(
             if written.finished:
                 continue
             written.token_ids.append(token_id)
-            if token_id in think_ids:
-                if piece := assembler.flush():
-                    yield piece
-                written.is_thought = think_ids[token_id]
-            elif piece := assembler.feed(token_id):
+            for piece, written.is_thought in assembler.feed(token_id):
                 yield piece
-        if piece := assembler.flush():
+        for piece, written.is_thought in assembler.flush():
             yield piece
     finally:
         written.stop.set()  # the thread sees it after the token it is at; to wait for that is close()'s part

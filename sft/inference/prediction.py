@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from math import exp, fsum
 from typing import NotRequired, TypedDict
 
-from prompts import Message
+from prompts import Message, ToolCall
 from prompts.tasks import Entity, Row, Task, Unparseable, text_of
+from prompts.tools import spell_answer, write_openai_calls
 from sft.console import to_json
 from sft.errors import ModelError
 from sft.metrics.entities import NOWHERE, place_mentions
@@ -45,6 +46,7 @@ class Prediction:
     label_mass: float | None = None  # probability that the model writes any of the labels at all
     entities: tuple[EntityFields, ...] | None = None
     reasoning: str | None = None  # what stood in the think block, of models that have one
+    tool_calls: tuple[ToolCall, ...] = ()  # the functions it calls behind `answer`, of rows that offer some
 
     def show(self) -> str:
         """正面, or one JSON object an entity and line, or the text; an answer that says nothing valid as it is."""
@@ -52,7 +54,7 @@ class Prediction:
             return self.label
         if self.problem is None and self.entities is not None:
             return "\n".join(to_json(entity) for entity in self.entities)
-        return self.answer
+        return spell_answer(self.answer, self.tool_calls)
 
     def to_fields(self) -> dict[str, object]:
         """For JSON: {"task": "sentiment", "answer": "正面", "label": "正面", "confidence": 0.97, ...}; None left out,
@@ -66,15 +68,17 @@ class Prediction:
             fields["entities"] = list(self.entities)
         if self.reasoning is not None:
             fields["reasoning"] = self.reasoning
+        if self.tool_calls:
+            fields["tool_calls"] = write_openai_calls(self.tool_calls)
         fields |= {"problem": self.problem, "finished": self.finished, "num_tokens": self.num_tokens}
         return fields | ({"num_cut": self.num_cut} if self.num_cut else {})
 
 
 def read_text(task: Task, row: Row, message: Message, *, finished: bool, num_tokens: int, num_cut: int) -> Prediction:
     """The prediction of a generated answer."""
-    text = message["content"]
+    text, calls = message["content"], tuple(message.get("tool_calls", ()))
     parsed = task.parse_answer(text, row)
-    problem = parsed.reason if isinstance(parsed, Unparseable) else None
+    problem = parsed.reason if isinstance(parsed, Unparseable) and not calls else None
     entities = None
     if task.kind == "entities":
         mentions: list[Entity] = parsed if isinstance(parsed, list) else []
@@ -88,6 +92,7 @@ def read_text(task: Task, row: Row, message: Message, *, finished: bool, num_tok
         problem=problem,
         entities=entities,
         reasoning=message.get("reasoning_content"),
+        tool_calls=calls,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prompts import conversation_of
 from prompts.head import answers_of
+from prompts.rows import tools_of
 from prompts.tasks import Row, Task, get_task, text_of
 from sft.config.decoding import DECODING, Decoding
 from sft.config.layers import restore_settings
@@ -122,7 +123,7 @@ class Predictor:
         if self.run:
             self.run.check_writes("stream")
         asked = self._ask(question)
-        return stream(self.loaded, asked.ids, self._decoding, lock=self._lock)
+        return stream(self.loaded, asked.ids, self._decoding, lock=self._lock, tools=tools_of(asked.row))
 
     def read_stream(self, question: Question, pieces: TextStream) -> Prediction:
         """What was streamed, as predict would give it."""
@@ -176,7 +177,7 @@ class Predictor:
         return 0 if self.loaded.head else len(self.loaded.chat.encode_answer(label)) - 1
 
     def _read(self, asked: _Asked, token_ids: Sequence[int], finished: bool) -> Prediction:
-        message = self.loaded.chat.read_answer(token_ids)
+        message = self.loaded.chat.read_answer(token_ids, tools_of(asked.row))
         return read_text(
             asked.task, asked.row, message, finished=finished, num_tokens=len(token_ids), num_cut=asked.num_cut
         )

@@ -8,6 +8,7 @@ from sft.evaluation.compare import SliceFigures
 from sft.evaluation.figures import ModelFigures
 from sft.evaluation.flow import CleanFigures, Metrics
 from sft.evaluation.label_figures import chosen_figures
+from sft.evaluation.tool_calls import NAMES
 from sft.metrics.comparison import PairedFigures
 from sft.pages import is_number
 from sft.report.words import translate
@@ -109,6 +110,20 @@ def answers_table(metrics: Metrics) -> Table:
             label = metric if name == metric else f"{metric} {name}"
             rows.append([label, *(side["generation"]["other"][metric]["figures"].get(name) for side in columns)])
     return ["answers", *side_names(metrics)], rows
+
+
+def tool_table(metrics: Metrics) -> Table:
+    """How the calls of tools came out, over the rows that call and those that do not; no rows without tools."""
+    header = ["tool calls", "rows", *side_names(metrics)]
+    if "tool_calls" not in metrics:
+        return header, []
+    columns, counts = [side["tool_calls"] for side in sides(metrics)], metrics["tool_calls"]
+    rows: list[list[object]] = []
+    for figure, name in NAMES.items():
+        num_rows = counts["num_plain"] if figure == "no_call" else counts["num_calling"]
+        values = [column[figure] for column in columns]  # type: ignore[literal-required]
+        rows += [[name, num_rows, *values]] if num_rows else []
+    return header, rows
 
 
 def signatures(metrics: Metrics) -> dict[str, str]:
@@ -307,6 +322,9 @@ def _single_figures(metrics: ModelFigures) -> dict[str, float]:
                 figures[f"{task} accuracy (generated)"] = found["generation"]["accuracy"]
     if "ner" in metrics:
         figures["ner f1"] = metrics["ner"]["f1"]
+    if "tool_calls" in metrics:
+        calls = metrics["tool_calls"]
+        figures |= {name: calls[figure] for figure, name in NAMES.items() if calls[figure] is not None}  # type: ignore[literal-required]
     if "generation" in metrics and "rouge" in metrics["generation"]:
         figures["rougeL"] = metrics["generation"]["rouge"]["rougeL"]
     return figures

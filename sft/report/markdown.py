@@ -15,6 +15,7 @@ from sft.report.figures import (
     chosen_sentence,
     headline_table,
     leak_sentence,
+    tool_table,
     yardstick_sentence,
     yardstick_table,
 )
@@ -55,6 +56,8 @@ def render_markdown(evaluation: Evaluation, language: Language = "en") -> str:
         ]
     if (yardsticks := yardstick_table(metrics))[1]:
         parts.append(_folded(say("Yardsticks", language), _table(yardsticks, language)))
+    if (calls := tool_table(metrics))[1]:
+        parts.append(_folded(say("Tool calls", language), _table(calls, language)))
     if (answers := answers_table(metrics))[1]:
         parts.append(_folded(say("Answers", language), _table(answers, language)))
     if broken := changed_rows(evaluation.predictions, "broken"):

@@ -41,6 +41,7 @@ from sft.report.figures import (
     signatures,
     slice_table,
     worse_cells,
+    tool_table,
     yardstick_sentence,
     yardstick_table,
 )
@@ -78,6 +79,7 @@ def render_report(evaluation: Evaluation, language: Language = "en") -> str:
         yardstick_words=YARDSTICK_WORDS,
         labels=list(_list_labels(metrics)),
         entities=_entity_table(metrics),
+        tool_calls=tool_table(metrics),
         answers=answers_table(metrics),
         lengths=_draw_lengths(metrics, predictions),
         calibration=calibration_table(metrics),

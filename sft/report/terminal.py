@@ -13,6 +13,7 @@ from sft.report.figures import (
     leak_sentence,
     robustness_table,
     signatures,
+    tool_table,
     yardstick_sentence,
     yardstick_table,
 )
@@ -27,7 +28,11 @@ def render_table(metrics: Metrics) -> str:
         parts.append(f"{task}\n{_table(improvements)}")
     if (yardsticks := yardstick_table(metrics))[1]:
         parts.append(_table(yardsticks))
-    parts += [_table(content) for content in (calibration_table(metrics), answers_table(metrics)) if content[1]]
+    parts += [
+        _table(content)
+        for content in (calibration_table(metrics), tool_table(metrics), answers_table(metrics))
+        if content[1]
+    ]
     parts += [_table(content) for content in (robustness_table(metrics), hard_case_table(metrics)) if content[1]]
     if "generation" in metrics:
         told = [make_visible(f"{name} {signature}") for name, signature in signatures(metrics).items()]

@@ -16,6 +16,7 @@ from sft.config.layers import load_settings
 from sft.config.talk import OR_UNTUNED, ChatSettings
 from sft.console import AnswerWriter, LineReader, has_cursor, run_command, say
 from sft.conversation import Conversation
+from sft.data.rows.tools import load_tools
 from sft.runs.system_prompts import tell_differing
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         say("exit or Ctrl-D leaves, Ctrl-C stops an answer, /help lists the rest")
     session = Session(
         loaded,
-        Conversation(run.system_prompt if run else settings.system_prompt),
-        settings.decoding_of(settings.decoding),
+        Conversation(run.system_prompt if run else settings.system_prompt, load_tools(settings.tools)),
+        settings.choose_decoding(),
         reader,
         chats,
         make_writer=make_markdown_writer if settings.markdown and reader.is_terminal and has_cursor() else AnswerWriter,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sft.config.layers import load_settings
 from sft.config.talk import OR_UNTUNED, InferenceSettings
 from sft.console import LineReader, read_standard_input, run_command, say, to_json
+from sft.data.rows.tools import load_tools
 from sft.files import held, lock_of
 from sft.runs.run import Run
 from sft.runs.system_prompts import tell_differing
@@ -53,7 +54,7 @@ def load(settings: InferenceSettings, run: Run | None) -> "Predictor":
         run,
         model=settings.model,
         system_prompt=settings.system_prompt,
-        task=settings.task,
+        task=settings.task_name,
         decoding=settings.decoding_of(settings.decoding),
         max_seq_length=settings.max_seq_length,
         allow_mismatch=settings.allow_mismatch,
@@ -65,13 +66,13 @@ def answer_text(settings: InferenceSettings, run: Run | None) -> None:
     """One text, whose row is made before anything heavy is loaded: a mistake shows at once."""
     from sft.inference.questions import choose_task, example_row, make_row, show_question
 
-    task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
+    task = choose_task(settings.task_name, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
     text = settings.text if settings.text is not None else read_standard_input()
     if text is None:
         row = example_row(task, input=settings.input, category=settings.category)
         say(f"no --text and no standard input, so an example of task {task.name}: {to_json(show_question(row))}")
     else:
-        row = make_row(task, text, input=settings.input, category=settings.category)
+        row = make_row(task, text, input=settings.input, category=settings.category, tools=load_tools(settings.tools))
     from sft.inference.asking import show_answer  # heavy
 
     show_answer(load(settings, run), row, as_json=settings.json_output)
@@ -84,7 +85,7 @@ def answer_typed_lines(settings: InferenceSettings, run: Run | None) -> None:
     reader = LineReader(f"{(predictor := load(settings, run)).task.name}> ")
     if reader.is_terminal:
         say("each line is answered by itself; exit, quit or Ctrl-D leaves")
-    make = make_maker(predictor, settings.input, settings.category)
+    make = make_maker(predictor, settings.input, settings.category, load_tools(settings.tools))
     answer_lines(predictor, reader, make, as_json=settings.json_output)
 
 
@@ -93,7 +94,7 @@ def answer_file(settings: InferenceSettings, run: Run | None, source: Path, targ
     from sft.inference.questions import choose_task, read_rows
 
     started = time.monotonic()
-    task = choose_task(settings.task, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
+    task = choose_task(settings.task_name, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
     columns = run.train_settings().columns_by_field() if run else {}
     rows = read_rows(source, task, keep_bad=settings.on_bad_row != "error", columns=columns, encoding=settings.encoding)
     with held(lock_of(target), f"{target}: another command is writing it", "wait for it, or name another --output"):

@@ -207,12 +207,12 @@ class ChatFormat:
     def read_answer(self, ids: Sequence[int], tools: Sequence[Tool] = ()) -> Message:
         """What the model wrote (generated ids) as a turn: {"role": "assistant", "content": "hello"}.
 
-        A think block, also one that was never closed, goes into reasoning_content, calls of tools into tool_calls;
-        tools are those it was offered. A call that cannot be read stays text, marks and all.
+        A think block, also one that was never closed, goes into reasoning_content. Of a model that was offered tools,
+        calls go into tool_calls; one that cannot be read stays text, marks and all.
         """
         thought, said = self.split_thought(ids)
         answer: Message = {"role": "assistant", "content": self.spell(said)}
-        if tools or self.family.marks.intersection((CALL, CALL_END)):
+        if tools:
             try:
                 content, calls = self._read_calls(said, tools)
             except BrokenCall:

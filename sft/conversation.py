@@ -7,9 +7,10 @@ chat.keep_answer("A low-rank adapter.")
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 
-from prompts import ChatFormat, Head, Message, PromptError, Rules
-from prompts.messages import check_conversation
+from prompts import ChatFormat, Head, Message, PromptError, Rules, Tool, ToolCall
+from prompts.messages import LEADING, check_conversation
 from sft.runs.run import Run
 
 LEAVING = ("exit", "quit", "/exit", "/quit")  # what leaves wherever lines are typed
@@ -17,21 +18,30 @@ LEAVING = ("exit", "quit", "/exit", "/quit")  # what leaves wherever lines are t
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question with its answer, and what the model thought before it answered."""
+    """A question with its answer, and what the model thought before it answered.
+
+    calls: the functions that the answer calls. results: what the functions returned that were called before; they stand
+    in the question's place, and the question is their text.
+    """
 
     question: str
     answer: str
     reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    results: tuple[str, ...] = ()
 
 
 class Conversation:
     """What was said so far, each answered question with its answer; the system prompt stands before all of it."""
 
-    def __init__(self, system_prompt: str | None = None) -> None:
-        """system_prompt: None leaves it to the chat template's own default."""
+    def __init__(self, system_prompt: str | None = None, tools: Sequence[Tool] = ()) -> None:
+        """system_prompt: None leaves it to the chat template's own default. tools: the functions that may be called."""
         self.system_prompt = system_prompt
+        self.tools = list(tools)
         self._exchanges: list[Exchange] = []
         self._question: str | None = None
+        self._results: tuple[str, ...] = ()  # of the open question, where it is what functions returned
+        self._given: list[str] = []  # results that came, of calls that wait for more of them
         self._replaced: Exchange | None = None  # what /retry asks anew, until there is another answer
         self._num_asked = 0
 
@@ -39,21 +49,30 @@ class Conversation:
     def from_messages(cls, messages: Sequence[Message]) -> "Conversation":
         """A conversation as messages() gave it; one that ends with a question has it as its open one.
 
-        Raises PromptError where the turns are not [system?, user, assistant, user, assistant, ...].
+        Raises PromptError where the turns are not [system?, tools?, user, assistant, user, assistant, ...], with what
+        was returned in the user's place behind a call.
         """
-        if not messages or (len(messages) == 1 and messages[0]["role"] == "system"):
-            return cls(messages[0]["content"] if messages else None)  # nothing was said yet
+        leading = list(takewhile(lambda turn: turn["role"] in LEADING, messages))
+        chat = cls(
+            next((turn["content"] for turn in leading if turn["role"] == "system"), None),
+            next((turn["tools"] for turn in leading if "tools" in turn), ()),
+        )
+        turns = list(messages[len(leading) :])
+        if not turns:  # nothing was said yet
+            return chat
         check_conversation(messages, last_role=messages[-1]["role"])
-        system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        turns = messages[1:] if system is not None else messages
-        chat = cls(system)
-        for place, turn in enumerate(turns):
-            if turn["role"] != ("user", "assistant")[place % 2]:
-                raise PromptError(f"turn {place + 1} is {turn['role']!r}; questions and answers must take turns")
-            if turn["role"] == "user":
-                chat._question = turn["content"]
+        for place, (role, group) in enumerate(groupby(turns, key=lambda turn: turn["role"])):
+            said = list(group)
+            allowed = ("assistant",) if place % 2 else ("tool" if chat.open_calls else "user",)
+            if role not in allowed or (len(said) > 1 and role != "tool"):
+                number = turns.index(said[0]) + len(said) if role in allowed else turns.index(said[0]) + 1
+                raise PromptError(f"turn {number} is {role!r}; questions and answers must take turns")
+            if role == "assistant":
+                answer = said[0]
+                chat.keep_answer(answer["content"], answer.get("reasoning_content", ""), answer.get("tool_calls", ()))
             else:
-                chat.keep_answer(turn["content"], turn.get("reasoning_content", ""))
+                contents = [turn["content"] for turn in said]
+                chat._question, chat._results = "\n".join(contents), tuple(contents if role == "tool" else ())
         return chat
 
     @property
@@ -76,55 +95,89 @@ class Conversation:
         """A question that has no answer yet."""
         return self._question
 
-    def ask(self, question: str) -> list[Message]:
-        """Everything the model is to see, with a new question last; keep_answer closes it."""
-        self._question = question
+    @property
+    def open_results(self) -> tuple[str, ...]:
+        """The results that are the open question, () where it is a user's."""
+        return self._results
+
+    @property
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of the last answer whose results have not come yet."""
+        if self._question is not None or self.last is None:
+            return ()
+        return self.last.calls[len(self._given) :]
+
+    def give_result(self, result: str) -> tuple[str, ...]:
+        """Take in what the first open call returned; all results once there are as many as calls, else ()."""
+        self._given.append(result)
+        if self.open_calls:
+            return ()
+        given, self._given = tuple(self._given), []
+        return given
+
+    def ask(self, question: str, results: tuple[str, ...] = ()) -> list[Message]:
+        """Everything the model is to see, with a new question last; keep_answer closes it.
+
+        results: what the functions returned that the last answer called, in the question's place.
+        """
+        self._question, self._results = question, results
         self._num_asked += 1
         return self.messages()
 
-    def keep_answer(self, answer: str, reasoning: str = "") -> None:
+    def keep_answer(self, answer: str, reasoning: str = "", calls: Sequence[ToolCall] = ()) -> None:
         """Remember the answer to the last question, also a part of one; with "" the question is forgotten.
 
         After retry(), "" brings the former answer back.
         """
-        if self._question is not None and (answer or reasoning):
-            self._exchanges.append(Exchange(self._question, answer, reasoning))
+        if self._question is not None and (answer or reasoning or calls):
+            self._exchanges.append(Exchange(self._question, answer, reasoning, tuple(calls), self._results))
         elif self._replaced is not None:
             self._exchanges.append(self._replaced)
-        self._question = self._replaced = None
+        self._question, self._results, self._replaced = None, (), None
 
     def retry(self) -> str | None:
         """Take the last question back to ask it again, and give it; None where there is none."""
         if self._question is None and self._exchanges:
             self._replaced = self._exchanges.pop()
-            self._question = self._replaced.question
+            self._question, self._results = self._replaced.question, self._replaced.results
         return self._question
 
     def messages(self) -> list[Message]:
-        """[system?, user, assistant, user, assistant, ...]: all that is remembered, an open question last."""
+        """[system?, tools?, user, assistant, user, assistant, ...]: all that is remembered, an open question last."""
         turns: list[Message] = []
         if self.system_prompt is not None:
             turns.append({"role": "system", "content": self.system_prompt})
+        if self.tools:
+            turns.append({"role": "tools", "content": "", "tools": self.tools})
         for exchange in self._exchanges:
             answer: Message = {"role": "assistant", "content": exchange.answer}
             if exchange.reasoning:
                 answer["reasoning_content"] = exchange.reasoning
-            turns += [{"role": "user", "content": exchange.question}, answer]
+            if exchange.calls:
+                answer["tool_calls"] = exchange.calls
+            turns += [*_question_turns(exchange.question, exchange.results), answer]
         if self._question is not None:
-            turns.append({"role": "user", "content": self._question})
+            turns += _question_turns(self._question, self._results)
         return turns
 
     def undo(self) -> bool:
         """Forget the last question and its answer; False where there is none."""
-        if self._question is not None:
-            self._question = None
+        if self._question is not None or self._given:
+            self._question, self._results, self._given = None, (), []
             return True
         return bool(self._exchanges and self._exchanges.pop())
 
     def clear(self) -> None:
-        """Forget everything but the system prompt."""
+        """Forget everything but the system prompt and the tools."""
         self._exchanges.clear()
-        self._question = self._replaced = None
+        self._given.clear()
+        self._question, self._results, self._replaced = None, (), None
+
+
+def _question_turns(question: str, results: Sequence[str]) -> list[Message]:
+    if results:
+        return [{"role": "tool", "content": result} for result in results]
+    return [{"role": "user", "content": question}]
 
 
 def limits_of(run: Run | None, max_context: int, *, max_seq_length: int | None = None) -> Rules:

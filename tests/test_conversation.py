@@ -128,3 +128,50 @@ def tiny_chat(tiny_model_folder):
     from sft.models.loading import load_chat_format
 
     return load_chat_format(str(tiny_model_folder))
+
+
+CALL = {"name": "get_weather", "arguments": {"city": "Rome"}}
+TOOLS = [{"type": "function", "function": {"name": "get_weather"}}]
+
+
+def test_what_functions_returned_stands_in_the_place_of_a_question():
+    chat = Conversation("Be brief.", TOOLS)
+    chat.ask("Rome and Oslo?")
+    chat.keep_answer("", calls=[CALL, CALL])
+    assert chat.open_calls == (CALL, CALL)
+    assert (chat.give_result("18"), chat.open_calls) == ((), (CALL,))
+    results = chat.give_result("5")
+    assert results == ("18", "5")
+    asked = chat.ask("18\n5", results)
+    assert asked == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "tools", "content": "", "tools": TOOLS},
+        {"role": "user", "content": "Rome and Oslo?"},
+        {"role": "assistant", "content": "", "tool_calls": (CALL, CALL)},
+        {"role": "tool", "content": "18"},
+        {"role": "tool", "content": "5"},
+    ]
+    again = Conversation.from_messages(asked)
+    assert (again.messages(), again.open_results, again.open_calls) == (asked, results, ())
+    chat.keep_answer("Warm.")
+    assert Conversation.from_messages(chat.messages()).messages() == chat.messages()
+    assert chat.retry() == "18\n5"
+    assert (chat.messages(), chat.open_results) == (asked, results)
+    assert chat.undo()
+    assert chat.open_calls == (CALL, CALL)
+    assert chat.undo()
+    assert (chat.open_calls, chat.num_exchanges) == ((), 0)
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ("user tool", "turn 2 is 'tool'; questions and answers must take turns"),
+        ("user assistant tool", "turn 3 is 'tool'; questions and answers must take turns"),
+        ("user user", "turn 2 is 'user'; questions and answers must take turns"),
+        ("user assistant assistant", "turn 3 is 'assistant'; questions and answers must take turns"),
+    ],
+)
+def test_a_result_that_nothing_called_is_refused(roles, message):
+    with pytest.raises(PromptError, match=message):
+        Conversation.from_messages([{"role": role, "content": f"x{n}"} for n, role in enumerate(roles.split())])

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sft.config.decoding import DecodingSettings, Preset
+from sft.config.decoding import Decoding, DecodingSettings, Preset
 from sft.config.layers import ResultSettings
 from sft.config.tuned import TunedSettings
 
@@ -16,6 +16,13 @@ MAX_SEQ_LENGTH = Field(
     "trained, which is what evaluate.py measured",
 )
 OR_UNTUNED = ", or talk to an untuned model with --model embedded"
+
+
+TOOLS = Field(
+    None,
+    description="JSON file with the functions that the model may call, as OpenAI describes them; its calls are shown, "
+    "and nothing is carried out",
+)
 
 
 class TalkSettings(TunedSettings, DecodingSettings):
@@ -60,6 +67,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
     )
     input: str | None = Field(None, description="task instruct: additional information below the instruction")
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
+    tools: Path | None = TOOLS
     max_seq_length: int | None = MAX_SEQ_LENGTH
     encoding: str | None = Field(None, description="encoding of a --file that is not UTF-8: gb18030, cp1252, ...")
     decoding: Preset = Field(
@@ -79,9 +87,16 @@ class InferenceSettings(TalkSettings, ResultSettings):
             raise ValueError("--file and --output belong together: the rows to answer, and the JSONL for the answers")
         if self.file is not None and self.output is not None and self.file.absolute() == self.output.absolute():
             raise ValueError(f"--output {self.output} is the file to answer; name another")
-        if self.file is not None and (self.input is not None or self.category):
-            raise ValueError("--input and --category go with one text; write them into the rows of --file")
+        if self.file is not None and (self.input is not None or self.category or self.tools):
+            raise ValueError("--input, --category and --tools go with one text; write them into the rows of --file")
+        if self.demo and self.tools:
+            raise ValueError("--tools goes with one text; the rows of --demo bring their own")
         return self
+
+    @property
+    def task_name(self) -> str | None:
+        """The task that is asked for: chat where tools are offered, since no other has any."""
+        return self.task or ("chat" if self.tools else None)
 
 
 class ChatSettings(TalkSettings):
@@ -99,5 +114,12 @@ class ChatSettings(TalkSettings):
     sections: ClassVar[dict[str, str]] = {"markdown": "Screen"}
 
     decoding: Preset = Field("chat", description="chat: sampled, with penalties; precise: greedy")
+    tools: Path | None = TOOLS
     markdown: bool = Field(True, description="format Markdown in answers (headings, lists, tables, code) in a terminal")
     chats_dir: Path = Field(Path("outputs/chats"), description="folder of saved conversations and of the current one")
+
+    def choose_decoding(self) -> Decoding:
+        """How answers are drawn: --decoding, without its penalties where tools are offered: calls repeat words."""
+        decoding = self.decoding_of(self.decoding)
+        unsaid = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0} if self.tools else {}
+        return decoding.model_copy(update={name: off for name, off in unsaid.items() if getattr(self, name) is None})

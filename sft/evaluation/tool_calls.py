@@ -1,7 +1,8 @@
 """Calls of tools, scored against the reference's: the group tool_calls of metrics.json.
 
 Over the rows whose reference calls something: is the answer a call that can be carried out, of the right functions,
-with the right arguments. Over the rows that offer tools and whose reference calls nothing: does the answer call nothing.
+with the right arguments. Over the rows that offer tools and whose reference calls nothing: does the answer call
+nothing.
 
     score_calls("<tool_call>\\n{...}\\n</tool_call>", "Hello!", tools)     # CallOutcome(num_expected=1, ...)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice, zip_longest
 
-from prompts import PromptError
+from prompts import PromptError, Tool
 from prompts.tasks import Row, get_task, text_of
 from sft.console import AnswerWriter, LineReader, make_visible, say, to_json
 from sft.conversation import LEAVING
@@ -109,6 +109,8 @@ def take_in_turn(rows: Sequence[Row]) -> list[Row]:
     return [dict(row) for row in islice(filter(None, rounds), DEMO_ROWS)]
 
 
-def make_maker(predictor: Predictor, input: str | None, category: tuple[str, ...]) -> Callable[[str], Row]:
+def make_maker(
+    predictor: Predictor, input: str | None, category: tuple[str, ...], tools: Sequence[Tool] = ()
+) -> Callable[[str], Row]:
     """What turns a typed text into a row, with the fields given beside it."""
-    return lambda text: make_row(predictor.task, text, input=input, category=category)
+    return lambda text: make_row(predictor.task, text, input=input, category=category, tools=tools)

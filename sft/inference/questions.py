@@ -5,20 +5,25 @@
 No model is needed, so a file that is wrong is refused before one is loaded.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from prompts import PromptError, conversation_of
-from prompts.messages import DOCUMENT
+from prompts import PromptError, Tool, conversation_of
+from prompts.messages import ASKING, DOCUMENT
 from prompts.tasks import Row, Task, get_task, task_names, text_of
 from sft.data.files import BadRecord, read_records
+from sft.data.rows.canonical import Json
+from sft.data.rows.fields import read_list
+from sft.data.rows.tools import find_tools
+from sft.data.rows.turns import ROLES, make_chat_row
 from sft.errors import ConfigError, DataError
 
 # What else a file may call an instruction; what else it may call other fields, the tasks say.
 OTHER_NAMES = {"instruction": ("prompt", "question", "query", "text")}
-MEANT_FOR = {"input": "instruct", "category": "news"}
+MEANT_FOR = {"input": "instruct", "category": "news", "tools": "chat"}
 
 
 def choose_task(name: str | None, trained: Sequence[str], *, is_classifier: bool = False) -> Task:
@@ -35,10 +40,18 @@ def choose_task(name: str | None, trained: Sequence[str], *, is_classifier: bool
     return get_task(name)
 
 
-def make_row(task: Task, text: str, *, input: str | None = None, category: Sequence[str] = ()) -> Row:
+def make_row(
+    task: Task,
+    text: str,
+    *,
+    input: str | None = None,
+    category: Sequence[str] = (),
+    tools: Sequence[Tool] = (),
+) -> Row:
     """The row that asks a text. Raises ConfigError for a field of another task, and where the task needs more."""
     given: dict[str, object] = {"input": input} if input is not None else {}
     given |= {"category": list(category)} if category else {}
+    given |= {"tools": list(tools)} if tools else {}
     for field, owner in MEANT_FOR.items():
         if field in given and task.name != owner:
             raise ConfigError(
@@ -66,17 +79,39 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
         task = get_task(text_of(record, "task"))
     row = {**record, "task": task.name}
     asked = task.prompt_fields[0]
+    if asked == "messages" and (find_tools(record) or _calls_tools(record.get(asked))):  # type: ignore[arg-type]
+        row |= _read_tool_turns(record)
     if row.get(asked) is None:
         forms = [names for known in (task, *map(get_task, task_names())) for names in known.columns]
         others = [*OTHER_NAMES.get(asked, ()), *(names[asked] for names in forms if asked in names)]
         names = [name for name in others if record.get(name) is not None]
         row |= {asked: record[names[0]]} if names else {}
     messages = conversation_of(row, None, with_answer=False)  # raises for what is missing or of another type
-    if not messages or messages[-1]["role"] not in ("user", DOCUMENT) or not messages[-1]["content"].strip():
+    last = messages[-1] if messages else None
+    if (
+        last is None
+        or last["role"] not in (*ASKING, DOCUMENT)
+        or (last["role"] != "tool" and not last["content"].strip())
+    ):
         raise PromptError(f"there is nothing to answer in {asked!r}; mend the row")
     if asked != "messages" and not text_of(row, asked).strip():
         raise PromptError(f"{asked!r} is empty; mend the row")
     return row
+
+
+def _calls_tools(turns: object) -> bool:
+    """Whether turns hold anything of tools: calls, results, or words of other data sets for them."""
+    said = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    return any(turn.get("tool_calls") or turn.get("role") not in ("system", "user", "assistant") for turn in said)
+
+
+def _read_tool_turns(record: Mapping[str, object]) -> dict[str, object]:
+    """Turns and tools as the rows of a training are read, up to the last that is asked or returned."""
+    turns: list[Json] = read_list(record, "messages")  # type: ignore[arg-type]
+    while turns and isinstance(turns[-1], dict) and ROLES.get(str(turns[-1].get("role")).lower()) == "assistant":
+        turns = turns[:-1]
+    row = make_chat_row(turns, None, Counter(), find_tools(record), asks=True)  # type: ignore[arg-type]
+    return {"messages": row["messages"], "tools": row.get("tools", [])}
 
 
 def show_question(row: Row) -> dict[str, object]:

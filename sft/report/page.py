@@ -40,8 +40,8 @@ from sft.report.figures import (
     sides,
     signatures,
     slice_table,
-    worse_cells,
     tool_table,
+    worse_cells,
     yardstick_sentence,
     yardstick_table,
 )

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -16,7 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from prompts import PromptError, Rules
+from prompts import Message, PromptError, Rules
 from sft.config.serve import ServeSettings
 from sft.serve.engine import Engine
 from sft.serve.guard import LOCAL_HOSTS, Guard, error_response
@@ -26,6 +27,7 @@ from sft.serve.protocol import (
     JSON,
     ApiError,
     ChatRequest,
+    call_deltas,
     chunk,
     completion,
     event,
@@ -33,8 +35,10 @@ from sft.serve.protocol import (
     usage,
     usage_chunk,
 )
-from sft.serve.replies import Answer, prepare_answer, read_parsed, write_answer
+from sft.serve.replies import Answer, Piece, prepare_answer, read_parsed, write_answer
 from sft.serve.served import Served, ask
+
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -129,23 +133,28 @@ async def answer_request(service: Service, request: Request) -> Response:
             stream_events(service, asked, answer, head, first, pieces), media_type="text/event-stream"
         )
     async with aclosing(pieces):
-        text = await _unless_gone(request, _read_all(pieces))
+        message = await _unless_gone(request, _read_all(pieces))
     service.metrics.count_tokens(len(answer.prompt_ids), answer.num_written)
     used = usage(len(answer.prompt_ids), answer.num_written)
-    return JSONResponse(completion(head, text, answer.finish_reason, used, read_parsed(answer, text)))
+    extra = read_parsed(answer, message["content"])
+    return JSONResponse(completion(head, message, answer.finish_reason, used, extra))
 
 
 async def stream_events(
-    service: Service, asked: ChatRequest, answer: Answer, head: JSON, first: str, pieces: AsyncGenerator[str]
+    service: Service, asked: ChatRequest, answer: Answer, head: JSON, first: Piece, pieces: AsyncGenerator[Piece]
 ) -> AsyncIterator[bytes]:
     """Server-sent events of an answer; an error on the way is an event, since the status is sent already."""
     try:
         async with aclosing(pieces):
-            yield event(chunk(head, {"role": "assistant", "content": first}))
-            text = first
+            begun: JSON = {"role": "assistant"}
+            for delta in _deltas_of(first):
+                yield event(chunk(head, begun | delta))
+                begun = {}
+            text = first.text if first.kind == "content" else ""
             async for piece in pieces:
-                text += piece
-                yield event(chunk(head, {"content": piece}))
+                text += piece.text if piece.kind == "content" else ""
+                for delta in _deltas_of(piece):
+                    yield event(chunk(head, delta))
         yield event(chunk(head, read_parsed(answer, text), answer.finish_reason))
         if asked.stream_options and asked.stream_options.include_usage:
             yield event(usage_chunk(head, usage(len(answer.prompt_ids), answer.num_written)))
@@ -154,6 +163,10 @@ async def stream_events(
         yield event(error.to_json())
     finally:
         service.metrics.count_tokens(len(answer.prompt_ids), answer.num_written)
+
+
+def _deltas_of(piece: Piece) -> list[JSON]:
+    return call_deltas(piece.calls) if piece.kind == "tool_calls" else [{piece.kind: piece.text}]
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -176,7 +189,7 @@ def _gone() -> ApiError:
     return ApiError(499, "the client went away")
 
 
-async def _with_time_limit(pieces: AsyncGenerator[str], limit_s: float) -> AsyncGenerator[str]:
+async def _with_time_limit(pieces: AsyncGenerator[Piece], limit_s: float) -> AsyncGenerator[Piece]:
     """The same pieces; ApiError 504 where the last does not come within limit_s."""
     ends = asyncio.get_running_loop().time() + limit_s
     async with aclosing(pieces):
@@ -191,15 +204,24 @@ async def _with_time_limit(pieces: AsyncGenerator[str], limit_s: float) -> Async
             yield piece
 
 
-async def _read_all(pieces: AsyncGenerator[str]) -> str:
-    return "".join([piece async for piece in pieces])
+async def _read_all(pieces: AsyncGenerator[Piece]) -> Message:
+    """The whole answer: {"role": "assistant", "content": "hello"}."""
+    message: Message = {"role": "assistant", "content": ""}
+    async for piece in pieces:
+        if piece.kind == "content":
+            message["content"] += piece.text
+        elif piece.kind == "reasoning_content":
+            message["reasoning_content"] = message.get("reasoning_content", "") + piece.text
+        else:
+            message["tool_calls"] = piece.calls
+    return message
 
 
-async def _read_first(pieces: AsyncGenerator[str]) -> str:
-    return await anext(pieces, "")
+async def _read_first(pieces: AsyncGenerator[Piece]) -> Piece:
+    return await anext(pieces, Piece("content"))
 
 
-async def _unless_gone(request: Request, reading: Coroutine[None, None, str]) -> str:
+async def _unless_gone(request: Request, reading: Coroutine[None, None, Read]) -> Read:
     """What is being read; ApiError 499, which stops the model, where the client hangs up before."""
 
     async def wait_until_gone() -> None:
@@ -220,7 +242,8 @@ async def _unless_gone(request: Request, reading: Coroutine[None, None, str]) ->
 
 def _prepare(service: Service, served: Served, asked: ChatRequest) -> Answer:
     turns = [turn.to_message() for turn in asked.messages]
-    prepared = ask(served, turns, service.system_prompt, asked.category, service.engine.loaded.head)
+    head = service.engine.loaded.head
+    prepared = ask(served, turns, service.system_prompt, asked.category, head, asked.offered)
     return prepare_answer(service.engine.loaded, service.settings, asked, prepared, service.limits)
 
 

@@ -6,11 +6,15 @@ Source: the API reference of OpenAI and the types of its Python package, which t
 """
 
 import json
+import uuid
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prompts import Message
+from prompts import Message, Tool, ToolCall
+from prompts.tools import write_openai_calls
+from sft.data.rows.tools import read_calls
 
 JSON = dict[str, object]
 
@@ -38,6 +42,11 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
+ANSWER_FIELDS = (
+    "annotations", "tool_calls", "reasoning_content", "parsed", "problem", "confidence", "probabilities", "num_cut"
+)  # fmt: skip
+
+
 class _Strict(BaseModel):
     # strict: "5" and true are no integers; what OpenAI refuses is not guessed at here either
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
@@ -51,23 +60,66 @@ class _Strict(BaseModel):
         )
 
 
+class CalledFunction(_Strict):
+    """A function that was called; its arguments are JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class SentCall(_Strict):
+    """A call as it comes back in an answer of the history."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    index: int | None = None
+    function: CalledFunction
+
+
+class Function(_Strict):
+    """A function that may be called. strict: arguments are not forced into their schema here."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, object] | None = None
+    strict: Literal[False] | None = None
+
+
+class OfferedTool(_Strict):
+    """A tool of a request; functions are all there is."""
+
+    type: Literal["function"]
+    function: Function
+
+
 class Turn(_Strict):
     """A message as clients send it; `developer` is OpenAI's newer word for system.
 
-    An answer may come back as it was given, this server's own fields included; only its text is read.
+    An answer may come back as it was given, this server's own fields included; its text, calls and thought are read.
+    A tool's message is what the function returned, behind the answer that called it.
     """
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str
     name: str | None = None
+    tool_call_id: str | None = None
     refusal: None = None
     annotations: Annotated[list[object], Field(max_length=0)] | None = None
-    tool_calls: Annotated[list[object], Field(max_length=0)] | None = None
+    tool_calls: list[SentCall] | None = None
+    reasoning_content: str | None = None
     parsed: object = None
     problem: object = None
     confidence: object = None
     probabilities: object = None
     num_cut: object = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_nothing_beside_calls(cls, fields: object) -> object:
+        """An answer that only calls has null for its content."""
+        if isinstance(fields, dict) and fields.get("tool_calls") and fields.get("content") is None:
+            return {**fields, "content": ""}
+        return fields
 
     @field_validator("content", mode="before")
     @classmethod
@@ -82,14 +134,19 @@ class Turn(_Strict):
     @model_validator(mode="after")
     def _only_answers_have_results(self) -> Self:
         if self.role != "assistant":
-            for name in ("annotations", "tool_calls", "parsed", "problem", "confidence", "probabilities", "num_cut"):
+            for name in ANSWER_FIELDS:
                 if getattr(self, name) is not None:
                     raise ValueError(f"a {self.role} message has no {name}")
         return self
 
     def to_message(self) -> Message:
-        """As prompts/ takes it: {"role": "user", "content": "hello"}."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+        """As prompts/ takes it: {"role": "user", "content": "hello"}. Raises PromptError for calls that are none."""
+        message: Message = {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+        if self.reasoning_content:
+            message["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            message["tool_calls"] = read_calls("tool_calls", [call.function.model_dump() for call in self.tool_calls])
+        return message
 
 
 def _read_part(number: int, part: object) -> str:
@@ -145,7 +202,9 @@ class ChatRequest(_Strict):
     top_logprobs: int | None = Field(None, ge=0, le=0)
     logit_bias: Annotated[dict[str, object], Field(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
-    tool_choice: Literal["none"] | None = None
+    tools: list[dict[str, object]] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: Literal[True] | None = None
     response_format: TextFormat | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -162,11 +221,27 @@ class ChatRequest(_Strict):
     def _listed(cls, stop: object) -> object:
         return [stop] if isinstance(stop, str) else stop
 
+    @field_validator("tools")
+    @classmethod
+    def _check_tools(cls, tools: list[dict[str, object]] | None) -> list[dict[str, object]] | None:
+        """Tools stay as they were sent, so that they are rendered as the client wrote them."""
+        for number, tool in enumerate(tools or ()):
+            try:
+                OfferedTool.model_validate(tool)
+            except ValidationError as error:
+                raise ValueError(f"{number}: {_explain(error)}") from None
+        return tools
+
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
         if None not in (old := self.max_tokens, new := self.max_completion_tokens) and old != new:
             raise ValueError(f"max_tokens {old:,} and max_completion_tokens {new:,} are one limit; send one of them")
         return self
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that the model is told of: none where it may choose none."""
+        return [] if self.tool_choice == "none" else self.tools or []
 
     @property
     def stops(self) -> list[str]:
@@ -207,11 +282,34 @@ def usage(num_prompt: int, num_written: int) -> JSON:
     return {"prompt_tokens": num_prompt, "completion_tokens": num_written, "total_tokens": num_prompt + num_written}
 
 
-def completion(head: JSON, content: str, finish_reason: str, used: JSON, extra: JSON) -> JSON:
+def completion(head: JSON, answered: Message, finish_reason: str, used: JSON, extra: JSON) -> JSON:
     """A whole answer; head holds id, created and model. extra: what a task read out of it."""
-    message = {"role": "assistant", "content": content, "refusal": None, **extra}
+    content: str | None = answered["content"]
+    message: JSON = {"role": "assistant", "content": content, "refusal": None}
+    if "reasoning_content" in answered:
+        message["reasoning_content"] = answered["reasoning_content"]
+    if calls := answered.get("tool_calls"):
+        message |= {"content": content or None, "tool_calls": name_calls(calls)}
+    message |= extra
     choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}
     return {**head, "object": "chat.completion", "choices": [choice], "usage": used}
+
+
+def name_calls(calls: Sequence[ToolCall]) -> list[JSON]:
+    """Calls as OpenAI writes them, each with an id of its own that its result may name."""
+    return [{"id": f"call_{uuid.uuid4().hex[:24]}", **call} for call in write_openai_calls(calls)]
+
+
+def call_deltas(calls: Sequence[ToolCall]) -> list[JSON]:
+    """The pieces of a stream that tell calls: of each its name, then its arguments."""
+    deltas: list[JSON] = []
+    for index, call in enumerate(name_calls(calls)):
+        function = call["function"]
+        assert isinstance(function, dict)
+        named = {**call, "index": index, "function": {**function, "arguments": ""}}
+        told = {"index": index, "function": {"arguments": function["arguments"]}}
+        deltas += [{"tool_calls": [named]}, {"tool_calls": [told]}]
+    return deltas
 
 
 def chunk(head: JSON, delta: JSON, finish_reason: str | None = None) -> JSON:

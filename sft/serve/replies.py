@@ -5,15 +5,17 @@ The event loop's side of the engine: everything here is awaited, nothing compute
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from prompts import Rules
+from prompts import Rules, ToolCall
 from prompts.tasks import Unparseable
+from prompts.tools import CALL
 from sft.config.decoding import Decoding
 from sft.config.serve import ServeSettings
 from sft.conversation import FittedPrompt, fit_prompt
-from sft.generation.streaming import TextAssembler
+from sft.generation.streaming import AnswerAssembler
 from sft.models.loaded import LoadedModel
 from sft.serve.engine import Engine, EngineEnded, EngineError, QueueFull
 from sft.serve.protocol import JSON, ApiError, ChatRequest
@@ -86,13 +88,21 @@ def decide_decoding(settings: ServeSettings, request: ChatRequest, asked: Asked)
     return settings.decoding_of("precise").model_copy(update=unsaid | wanted)
 
 
-async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[str]:
-    """The answer's text in pieces of whole characters, up to a stop word. Closing it stops the model.
+class Piece(NamedTuple):
+    """A piece of an answer: whole characters of its text or of its thought, or all of its calls."""
+
+    kind: Literal["content", "reasoning_content", "tool_calls"]
+    text: str = ""
+    calls: Sequence[ToolCall] = ()
+
+
+async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[Piece]:
+    """The answer in pieces, up to a stop word in its text; calls come last. Closing it stops the model.
 
     Raises ApiError 429 where too many wait, 500 where the model fails, and 503 where the engine has ended.
     """
     if answer.asked.labels:
-        yield await _choose_label(engine, answer)
+        yield Piece("content", await _choose_label(engine, answer))
         return
     loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | Exception | None]()
 
@@ -103,8 +113,21 @@ async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[str]:
         ticket = engine.submit(answer.prompt_ids, answer.decoding, answer.max_new_tokens, deliver)
     except (QueueFull, EngineEnded) as error:
         raise _explain(engine, error) from None
-    chat = engine.loaded.chat
-    assembler, text = TextAssembler(chat.decode), StopFilter(answer.stops)
+    chat, tools = engine.loaded.chat, answer.asked.tools
+    assembler, text = AnswerAssembler(chat), StopFilter(answer.stops)
+    said, thought = HeldText(CALL if tools else ""), HeldText(strips_head=True)
+    token_ids: list[int] = []
+
+    def sort_pieces(pieces: Iterable[tuple[str, bool]]) -> Iterator[Piece]:
+        for piece, is_thought in pieces:
+            if is_thought:
+                said.strips_head = True
+                found = Piece("reasoning_content", thought.feed(piece))
+            else:
+                found = Piece("content", said.feed(text.feed(piece)))
+            if found.text:
+                yield found
+
     try:
         while (token_id := await tokens.get()) is not None:
             if isinstance(token_id, Exception):
@@ -113,15 +136,63 @@ async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[str]:
                 answer.finish_reason = "stop"
                 continue
             answer.num_written += 1
-            if piece := text.feed(assembler.feed(token_id)):
-                yield piece
+            token_ids.append(token_id)
+            for found in sort_pieces(assembler.feed(token_id)):
+                yield found
             if text.has_stopped:
                 answer.finish_reason = "stop"
-                return
-        if piece := text.feed(assembler.flush()) + text.flush():
-            yield piece
+                break
+        else:
+            for found in sort_pieces(assembler.flush()):
+                yield found
+        said.feed(text.flush())
+        message = chat.read_answer(token_ids if tools and not text.has_stopped else [], tools)
+        if calls := message.get("tool_calls"):
+            content = message["content"]
+            if content.startswith(said.passed) and content != said.passed:  # what was written behind the calls
+                yield Piece("content", content.removeprefix(said.passed))
+            yield Piece("tool_calls", calls=calls)
+            answer.finish_reason = "tool_calls"
+        elif rest := said.rest:
+            yield Piece("content", rest)
     finally:
         ticket.cancel()
+
+
+class HeldText:
+    """Passes text but for what follows a mark, and for newlines at its end as long as nothing follows them."""
+
+    def __init__(self, mark: str = "", *, strips_head: bool = False) -> None:
+        self.strips_head = strips_head  # newlines at the beginning are left out
+        self._mark, self._text, self._num_passed = mark, "", 0
+
+    def feed(self, piece: str) -> str:
+        """What may be shown now."""
+        self._text += piece
+        if self.strips_head and not self._num_passed:
+            self._text = self._text.lstrip("\n")
+        end = len(self._text)
+        if self._mark:
+            found = self._text.find(self._mark, self._num_passed)
+            end = found if found >= 0 else end - self._overlap()
+        while (self._mark or self.strips_head) and end > self._num_passed and self._text[end - 1] == "\n":
+            end -= 1
+        shown, self._num_passed = self._text[self._num_passed : end], max(end, self._num_passed)
+        return shown
+
+    @property
+    def passed(self) -> str:
+        """What was shown."""
+        return self._text[: self._num_passed]
+
+    @property
+    def rest(self) -> str:
+        """What was held back."""
+        return self._text[self._num_passed :]
+
+    def _overlap(self) -> int:
+        """Characters at the end that may begin the mark."""
+        return next((n for n in range(len(self._mark) - 1, 0, -1) if self._text.endswith(self._mark[:n])), 0)
 
 
 def read_parsed(answer: Answer, text: str) -> JSON:

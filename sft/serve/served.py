@@ -11,7 +11,7 @@ classification head, which cannot chat.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prompts import Head, Message, conversation_of
+from prompts import Head, Message, Tool, conversation_of
 from prompts.head import answers_of
 from prompts.tasks import Task, get_task, task_names
 from sft.runs.run import Run
@@ -34,6 +34,7 @@ class Asked:
     task: Task | None = None
     row: dict[str, object] | None = None
     head: Head | None = None  # what chooses among the labels, where it is no language model
+    tools: Sequence[Tool] = ()  # that a chat offers
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -65,6 +66,7 @@ def ask(
     system_prompt: str | None,
     category: list[str] | None,
     head: Head | None = None,
+    tools: Sequence[Tool] = (),
 ) -> Asked:
     """The conversation the model is to answer, its system prompt the client's, else the run's.
 
@@ -74,11 +76,18 @@ def ask(
     if task is None:
         if category:
             raise ApiError(400, f"category is for task news; {served.name} chats", param="category")
-        has_system = turns[0]["role"] == "system"
-        own: list[Message] = (
-            [] if has_system or system_prompt is None else [{"role": "system", "content": system_prompt}]
+        check_results(turns)
+        num_own = turns[0]["role"] == "system"
+        first: list[Message] = [*turns[:num_own]]
+        if not first and system_prompt is not None:
+            first = [{"role": "system", "content": system_prompt}]
+        if tools:
+            first.append({"role": "tools", "content": "", "tools": tools})
+        return Asked([*first, *turns[num_own:]], tools=tools)
+    if tools:
+        raise ApiError(
+            400, f"tools: {served.name} reads one text and calls nothing; send it to the chat", param="tools"
         )
-        return Asked([*own, *turns])
     texts = [turn for turn in turns if turn["role"] != "system"]
     if len(texts) != 1 or texts[0]["role"] != "user":
         raise ApiError(400, f"{served.name} answers one text: send one user message", param="messages")
@@ -89,3 +98,15 @@ def ask(
     if missing := [name for name in task.prompt_fields if name not in row]:
         raise ApiError(400, f"task {task.name} needs {missing[0]} too; send it in the body", param=missing[0])
     return Asked(conversation_of(row, system_prompt, with_answer=False), task, row, head)
+
+
+def check_results(turns: Sequence[Message]) -> None:
+    """Raise ApiError 400 where a tool's message follows nothing that was called."""
+    has_called = False
+    for number, turn in enumerate(turns):
+        if turn["role"] == "tool" and not has_called:
+            raise ApiError(
+                400, f"messages.{number}: a tool message follows the answer that called it", param="messages"
+            )
+        if turn["role"] != "tool":
+            has_called = bool(turn.get("tool_calls"))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from prompts import PromptError
 from sft.conversation import Conversation
+from sft.data.rows.tools import read_tools
 from sft.errors import DataError, one_line
 from sft.runs.run import write_atomically
 
@@ -93,7 +94,9 @@ class SavedChats:
         try:
             with path.open(encoding="utf-8") as file:
                 fields = json.loads(file.readline())
-            return Conversation.from_messages(fields["messages"])
+            chat = Conversation.from_messages(fields["messages"])
+            chat.tools = read_tools(fields["tools"]) if fields.get("tools") else []
+            return chat
         except FileNotFoundError:
             known = ", ".join(chat.name for chat in self.find_all()[:8]) or "none yet"
             raise DataError(f"{path}: no such conversation; saved are: {known}") from None
@@ -126,7 +129,9 @@ class SavedChats:
     def _write(self, path: Path, conversation: Conversation, facts: Facts) -> None:
         self._make_folder()
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        fields = {"messages": conversation.messages(), **facts, "saved": now}
+        turns = [turn for turn in conversation.messages() if turn["role"] != "tools"]
+        offered = {"tools": conversation.tools} if conversation.tools else {}
+        fields = {"messages": turns, **offered, **facts, "saved": now}
         write_atomically(path, json.dumps(fields, ensure_ascii=False) + "\n", mode=0o600)
 
     def _make_folder(self) -> None:

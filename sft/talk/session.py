@@ -15,6 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from prompts import Encoded, Message, PromptError, Rules
+from prompts.tools import spell_answer
 from sft.config.decoding import Decoding
 from sft.console import AnswerWriter, has_cursor, make_visible, on_interrupt, quiet_keyboard, say, tell
 from sft.console.markdown import show_columns
@@ -82,10 +83,13 @@ class Session:
             raise
         self.put_aside()
 
-    def answer(self, question: str) -> bool:
-        """Stream the answer to a question and remember it, also a part of it; True where Ctrl-C stopped it."""
+    def answer(self, question: str, results: tuple[str, ...] = ()) -> bool:
+        """Stream the answer to a question and remember it, also a part of it; True where Ctrl-C stopped it.
+
+        results: what is answered instead, where functions were called.
+        """
         seed = self.decoding.seed + self.conversation.num_asked  # the same question twice may be answered in two ways
-        messages = self.conversation.ask(question)
+        messages = self.conversation.ask(question, results)
         self.is_saved = False
         try:
             self.last_prompt = self.fit(messages)
@@ -117,7 +121,7 @@ class Session:
 
     def start(self, prompt: FittedPrompt, decoding: Decoding, loaded: LoadedModel | None = None) -> TextStream:
         """The answer to a prompt, not yet begun, by the session's model or another."""
-        return stream(loaded or self.loaded, prompt.ids, decoding)
+        return stream(loaded or self.loaded, prompt.ids, decoding, tools=self.conversation.tools)
 
     def show_again(self, answer: str) -> None:
         """An answer of a conversation that is taken up: at a terminal as it was shown when it was written."""
@@ -164,6 +168,8 @@ class Session:
                     return
                 if isinstance(typed, Command):
                     was_interrupted = obey(self, typed)
+                elif typed is not None and self.conversation.open_calls:
+                    was_interrupted = self._take_result(typed.text)
                 elif typed is not None:
                     was_interrupted = self.answer(typed.text)
             except (UserError, PromptError) as error:  # a question that is too long must not end the conversation
@@ -194,16 +200,32 @@ class Session:
                 raise ModelError("the GPU has no memory left for this answer; /clear, or /set max_new_tokens") from None
             finally:
                 message = pieces.message
-                self.conversation.keep_answer(message["content"], message.get("reasoning_content", ""))
+                calls = message.get("tool_calls", ())
+                self.conversation.keep_answer(message["content"], message.get("reasoning_content", ""), calls)
                 writer.close()
         num_tokens, duration_s = len(pieces.token_ids), time.monotonic() - started
         stopped = ", stopped" if interrupted.is_set() else ""
         ending = stopped or ("" if pieces.finished else ", cut off: raise it with /set max_new_tokens")
         tokens = "1 token" if num_tokens == 1 else f"{num_tokens} tokens"
         tell(f"({tokens}, {num_tokens / duration_s:.1f} tokens/s{ending})")
+        self._tell_calls()
         if self._leaves:
             raise KeyboardInterrupt
         return interrupted.is_set()
+
+    def _take_result(self, result: str) -> bool:
+        """What was typed is what a called function returned; once all are there the model goes on."""
+        results = self.conversation.give_result(result)
+        if results:
+            return self.answer("\n".join(results), results)
+        self._tell_calls()
+        return False
+
+    def _tell_calls(self) -> None:
+        if calls := self.conversation.open_calls:
+            names = ", ".join(call["name"] for call in calls)
+            what = "its result" if len(calls) == 1 else f"the result of {calls[0]['name']}"
+            tell(f"({names} called: what you type next is {what}; /undo takes the call back)")
 
     def _keep_part(self, pieces: TextStream) -> None:
         """Write down an answer that is not finished yet, so that a crash costs two seconds of it."""
@@ -224,7 +246,8 @@ def compare(session: Session, argument: str) -> bool:
     if question is None:
         tell("(there is no question yet; /compare QUESTION asks one)")
         return False
-    prompt = session.fit(asked.ask(question))
+    results = () if argument else asked.open_results
+    prompt = session.fit(asked.ask(question, results))
     is_drawn = session.reader.is_terminal and has_cursor()
     with quiet_keyboard():
         with session.loaded.adapter_off() as untuned:
@@ -308,7 +331,7 @@ def retry(session: Session, argument: str) -> bool:
         tell("(there is no question to ask again)")
         return False
     tell(f"(asked again: {question})")
-    return session.answer(question)
+    return session.answer(question, session.conversation.open_results)
 
 
 def set_value(session: Session, argument: str) -> None:
@@ -363,7 +386,7 @@ def load(session: Session, argument: str) -> None:
     tell(f"(taken up: {questions} and answers)")
     if conversation.last is not None:
         tell(f"last question: {conversation.last.question}")
-        session.show_again(conversation.last.answer)
+        session.show_again(spell_answer(conversation.last.answer, conversation.last.calls))
     if conversation.open_question is not None:
         tell(f"without an answer yet, /retry asks it again: {conversation.open_question}")
 

@@ -97,11 +97,11 @@ def test_a_conversation_of_two_turns_sends_the_answer_back_as_it_came(server, lo
     ("changes", "named"),
     [
         ({"n": 2}, "n"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"logprobs": True}, "logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "image_url"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "role"),
+        ({"messages": [*HI, {"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.1"),
         ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"extra_body": {"temprature": 1}}, "temprature"),

@@ -34,13 +34,20 @@ def test_a_request_is_read_and_its_parts_are_joined():
     ("changes", "param", "message"),
     [
         ({"messages": []}, "messages", "messages: List should have at least 1 item after validation, not 0"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", None),
+        ({"messages": [{"role": "critic", "content": "x"}]}, "messages.0.role", None),
         ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content", None),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "messages.0.content: Field required"),
         ({"temperature": 3}, "temperature", "temperature: should be less than or equal to 2"),
         ({"n": 2}, "n", "n: should be less than or equal to 1"),
         ({"max_tokens": 0}, "max_tokens", "max_tokens: should be greater than or equal to 1"),
-        ({"tools": []}, "tools", "tools: this server does not take it"),
+        ({"tools": [{"type": "web_search"}]}, "tools", "tools: 0: type: should be 'function'"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools", "tools: 0: function.name: Field required"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+            "tools",
+            "tools: 0: function.strict: should be False",
+        ),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "parallel_tool_calls: should be True"),
         (
             {"response_format": {"type": "json_object"}},
             "response_format.type",
@@ -56,7 +63,8 @@ def test_a_request_is_read_and_its_parts_are_joined():
         ({"top_logprobs": 3}, "top_logprobs", "top_logprobs: should be less than or equal to 0"),
         ({"logit_bias": {"5": 1}}, "logit_bias", None),
         ({"modalities": ["text", "audio"]}, "modalities", None),
-        ({"tool_choice": "auto"}, "tool_choice", "tool_choice: should be 'none'"),
+        ({"tool_choice": "required"}, "tool_choice", "tool_choice: should be 'none' or 'auto'"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", None),
         ({"reasoning_effort": "low"}, "reasoning_effort", "reasoning_effort: this server does not take it"),
         (
             {"max_tokens": 5, "max_completion_tokens": 6},
@@ -81,7 +89,7 @@ def test_a_request_is_read_and_its_parts_are_joined():
         ),
         (
             {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]},
-            "messages.0.tool_calls",
+            "messages.0.tool_calls.0.function",
             None,
         ),
         ({"messages": [{"role": "assistant", "content": None}]}, "messages.0.content", None),
@@ -129,7 +137,8 @@ def test_what_says_the_default_in_words_is_taken():
     "extra", [{}, {"parsed": "正面", "confidence": 0.9, "probabilities": {"正面": 0.9}, "num_cut": 3}]
 )
 def test_an_answer_comes_back_as_the_client_dumps_it(extra):
-    answer = completion({"id": "x", "created": 1, "model": "tiny"}, "hello", "stop", usage(1, 1), extra)
+    told = {"role": "assistant", "content": "hello"}
+    answer = completion({"id": "x", "created": 1, "model": "tiny"}, told, "stop", usage(1, 1), extra)
     message = openai.types.chat.ChatCompletion.model_validate(answer).choices[0].message
     for dumped in (
         message.model_dump(),

@@ -23,7 +23,7 @@ class ScriptedReader:
 
 
 class ScriptedStream:
-    """Pieces of an answer; an exception among them is raised. A piece of the form ("...",) is a thought."""
+    """Pieces of an answer; an exception among them is raised. A piece ("...",) is a thought, a dict a call."""
 
     def __init__(self, pieces: list) -> None:
         self.pieces, self.finished, self.is_thought, self.token_ids = iter(pieces), False, False, []
@@ -33,6 +33,10 @@ class ScriptedStream:
         for piece in self.pieces:
             if isinstance(piece, BaseException):
                 raise piece
+            if isinstance(piece, dict):
+                self.message.setdefault("tool_calls", []).append(piece)
+                yield "<tool_call>...</tool_call>"
+                continue
             self.is_thought = isinstance(piece, tuple)
             text = piece[0] if isinstance(piece, tuple) else piece
             name = "reasoning_content" if self.is_thought else "content"
@@ -72,7 +76,8 @@ class Partner:
         self.session.reader = ScriptedReader(*lines, is_terminal=is_terminal)
         self.session.run()
 
-    def _stream(self, loaded, prompt_ids, decoding) -> ScriptedStream:
+    def _stream(self, loaded, prompt_ids, decoding, *, tools=()) -> ScriptedStream:
+        self.tools = list(tools)
         self.prompts.append(prompt_ids)
         self.seeds.append(decoding.seed)
         return ScriptedStream(self.answers.pop(0) if self.answers else ["fi", "ne"])

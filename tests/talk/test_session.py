@@ -9,6 +9,7 @@ import torch
 from prompts import ChatFormat
 from prompts.family import TURN_START
 from sft.errors import ModelError
+from sft.models.loaded import LoadedModel
 from sft.talk import session as session_module
 from sft.talk.saved import SavedChats
 
@@ -344,3 +345,27 @@ def test_commands_that_need_a_question_say_that_there_is_none(tuned_partner, lin
     tuned_partner.talk(line)
     assert capsys.readouterr().err.startswith("(")
     assert tuned_partner.prompts == []
+
+
+def test_what_is_typed_behind_a_call_is_its_result(partner, capsys, monkeypatch):
+    monkeypatch.setattr(LoadedModel, "max_context", 4096)  # the tools' own explanation is longer than the tiny model's
+    call, tool = {"name": "clock", "arguments": {}}, {"type": "function", "function": {"name": "clock"}}
+    partner.conversation.tools = [tool]
+    partner.answers = [[call, call], ["Half past ten."], ["again"]]
+    partner.talk("What time is it?", "10:30", "11:30", "/retry", "/save clock")
+
+    turns = [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": "", "tool_calls": (call, call)},
+        {"role": "tool", "content": "10:30"},
+        {"role": "tool", "content": "11:30"},
+    ]
+    before = [{"role": "system", "content": "Be brief."}, {"role": "tools", "content": "", "tools": [tool]}]
+    assert partner.conversation.messages() == [*before, *turns, {"role": "assistant", "content": "again"}]
+    assert partner.prompts[1:] == [partner.chat.encode_prompt([*before, *turns])] * 2
+    assert partner.tools == [tool]
+    told = capsys.readouterr().err
+    assert "(clock, clock called: what you type next is the result of clock; /undo takes the call back)" in told
+    assert "(clock called: what you type next is its result; /undo takes the call back)" in told
+    saved = partner.chats.load(partner.chats.path_of("clock"))
+    assert (saved.messages(), saved.tools) == (partner.conversation.messages(), [tool])

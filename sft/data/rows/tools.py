@@ -9,12 +9,14 @@ column, with null for those a call does not have, and a file that keeps JSON tex
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from prompts.messages import NAME, Tool, ToolCall
 from prompts.task import is_blank
 from prompts.tools import CALL, BrokenCall, read_answer_text, to_json
 from sft.data.rows.canonical import Json, RowError
 from sft.data.rows.fields import name_kind
+from sft.errors import ConfigError, one_line
 
 NOTHING: tuple[Json, ...] = (None, "", [], {}, "[]", "{}", "null", "none", "None")
 TOOL_COLUMNS = ("tools", "functions")
@@ -22,11 +24,23 @@ NAME_KEYS = ("name", "function_name", "tool_name")
 ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # of a call, the first that is there
 
 
-def read_tools(value: Json) -> list[Tool]:
+def read_tools(value: Json, where: str = "'tools'") -> list[Tool]:
     """The functions of a row in OpenAI's form, whichever of the usual ones they were in; raises RowError."""
-    found = _parse("'tools'", value)
+    found = _parse(where, value)
     listed = found if isinstance(found, list) else [found]
-    return [_read_tool(f"tool {number}", tool) for number, tool in enumerate(listed, start=1)]
+    return [_read_tool(f"{where}, tool {number}", tool) for number, tool in enumerate(listed, start=1)]
+
+
+def load_tools(path: Path | None) -> list[Tool]:
+    """The functions of a JSON file (--tools), [] without one; raises ConfigError where it holds none."""
+    try:
+        return read_tools(path.read_text(encoding="utf-8-sig"), f"--tools {path}") if path else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--tools {path}: cannot be read ({one_line(error)}); give a JSON list of functions"
+        ) from None
+    except RowError as error:
+        raise ConfigError(f"{error}; give a JSON list of functions, as docs/tools.md shows it") from None
 
 
 def find_tools(record: Mapping[str, Json]) -> Json:

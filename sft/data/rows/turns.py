@@ -64,10 +64,11 @@ CALLING_PARTS = ("tool_call", "tool_use", "function_call")  # types of parts tha
 Notes = Counter[str]
 
 
-def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = None) -> Row:
+def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = None, *, asks: bool = False) -> Row:
     """A conversation: an optional system text, then user and assistant in turn, an assistant's that is learned last.
 
-    tools: what may be called. Between a call and the answer stand the results of what was called.
+    tools: what may be called. Between a call and the answer stand the results of what was called. asks: it is to be
+    answered, so a question or a result comes last.
     """
     offered, turns = _find_tools(tools, turns, notes)
     messages: list[Turn] = []
@@ -83,8 +84,9 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
         messages.insert(0, {"role": "system", "content": system})
     if messages and messages[0]["role"] == "system" and is_blank(messages[0]["content"]):
         del messages[0]  # SlimOrca marks "no system prompt" so
-    _check_order(messages[1:] if messages and messages[0]["role"] == "system" else messages)
-    row: Row = {"id": "", "source": "", "task": "chat", "messages": _end_with_learned(messages, notes)}
+    _check_order(messages[1:] if messages and messages[0]["role"] == "system" else messages, asks=asks)
+    learned = messages if asks else _end_with_learned(messages, notes)
+    row: Row = {"id": "", "source": "", "task": "chat", "messages": learned}
     if offered:
         row["tools"] = offered
     return row
@@ -105,7 +107,7 @@ def _find_tools(tools: Json, turns: list[Json], notes: Notes) -> tuple[list[Tool
     return read_tools(found[1]), [{"role": "system", "content": found[0] or ""}, *turns[1:]]  # type: ignore[arg-type]
 
 
-def _check_order(exchanged: list[Turn]) -> None:
+def _check_order(exchanged: list[Turn], *, asks: bool) -> None:
     """Raise RowError unless users and assistants take turns, with what tools returned behind their calls."""
     if not exchanged:
         raise RowError("empty_text", "the conversation has no turns")
@@ -123,8 +125,9 @@ def _check_order(exchanged: list[Turn]) -> None:
             reason = "empty_answer" if role == "assistant" else "empty_text"
             thought = " but for its thought" if turn.get("reasoning_content") else ""
             raise RowError(reason, f"turn {number} ({role}) is empty{thought}")
-    if before != "assistant":
-        raise RowError("wrong_roles", f"last turn is {before!r}, expected 'assistant'")
+    if (before == "assistant") == asks:
+        expected = "'user' or 'tool'" if asks else "'assistant'"
+        raise RowError("wrong_roles", f"last turn is {before!r}, expected {expected}")
 
 
 def _continues(before: Turn, turn: Turn, said: Json) -> bool:

@@ -237,7 +237,7 @@ def test_a_built_dataset_refuses_what_only_a_file_can_be_told(tmp_path):
         ({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "kto_tag": False},
          "its answer is marked as rejected (kto_tag false"),
         ({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "tools": [{"a": 1}]},
-         "tool 1 has the name None, expected a function's name"),
+         "'tools', tool 1 has the name None, expected a function's name"),
         ({"instruction": "Q", "output": "A", "images": ["a.png"]}, "'images' holds something; only text is learned"),
         ({"text": "plain text"}, "'text' is there and nothing to answer: --task text learns whole documents"),
         ({"chosen_messages": [1], "rejected_messages": [1]}, "chosen_messages and rejected_messages: this is prefer"),

@@ -179,9 +179,9 @@ def test_calls_that_cannot_be_learned_are_refused_by_name(turns, reason, message
     [
         ("[{", "'tools': no valid JSON"),
         ("[{'name': 'f'}]", "'tools': no valid JSON"),
-        ([7], "tool 1 is a number, expected an object with name and parameters"),
-        ([{"function": {"parameters": {}}}], "tool 1 has the name None, expected a function's name"),
-        ([TOOL, {"name": "a b"}], "tool 2 has the name 'a b', expected a function's name"),
+        ([7], "'tools', tool 1 is a number, expected an object with name and parameters"),
+        ([{"function": {"parameters": {}}}], "'tools', tool 1 has the name None, expected a function's name"),
+        ([TOOL, {"name": "a b"}], "'tools', tool 2 has the name 'a b', expected a function's name"),
     ],
 )
 def test_tools_that_are_none_are_refused_by_name(tools, message):

@@ -84,7 +84,7 @@ class EvalRow:
     @property
     def num_answer_tokens(self) -> int:
         """Tokens of the answer as training has it, its thought, calls and end among them."""
-        return len(self.encoded[-1].input_ids) - len(self.encoded[-1].prompt_ids)
+        return sum(self.encoded[-1].loss_mask[len(self.encoded[-1].prompt_ids) :])
 
     @property
     def num_tokens(self) -> int:

@@ -67,8 +67,7 @@ def answer_text(settings: InferenceSettings, run: Run | None) -> None:
     from sft.inference.questions import choose_task, example_row, make_row, show_question
 
     task = choose_task(settings.task_name, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
-    text = settings.text if settings.text is not None else read_standard_input()
-    if text is None:
+    if (text := settings.text if settings.text is not None else read_standard_input()) is None:
         row = example_row(task, input=settings.input, category=settings.category)
         say(f"no --text and no standard input, so an example of task {task.name}: {to_json(show_question(row))}")
     else:
@@ -82,10 +81,11 @@ def answer_typed_lines(settings: InferenceSettings, run: Run | None) -> None:
     """Line after line, each by itself."""
     from sft.inference.asking import answer_lines, make_maker
 
-    reader = LineReader(f"{(predictor := load(settings, run)).task.name}> ")
+    tools, predictor = load_tools(settings.tools), load(settings, run)
+    reader = LineReader(f"{predictor.task.name}> ")
     if reader.is_terminal:
         say("each line is answered by itself; exit, quit or Ctrl-D leaves")
-    make = make_maker(predictor, settings.input, settings.category, load_tools(settings.tools))
+    make = make_maker(predictor, settings.input, settings.category, tools)
     answer_lines(predictor, reader, make, as_json=settings.json_output)
 
 

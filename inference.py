@@ -85,8 +85,7 @@ def answer_typed_lines(settings: InferenceSettings, run: Run | None) -> None:
     reader = LineReader(f"{predictor.task.name}> ")
     if reader.is_terminal:
         say("each line is answered by itself; exit, quit or Ctrl-D leaves")
-    make = make_maker(predictor, settings.input, settings.category, tools)
-    answer_lines(predictor, reader, make, as_json=settings.json_output)
+    answer_lines(predictor, reader, make_maker(settings, predictor, tools), as_json=settings.json_output)
 
 
 def answer_file(settings: InferenceSettings, run: Run | None, source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ from itertools import chain, islice, zip_longest
 
 from prompts import PromptError, Tool
 from prompts.tasks import Row, get_task, text_of
+from sft.config.talk import InferenceSettings
 from sft.console import AnswerWriter, LineReader, make_visible, say, to_json
 from sft.conversation import LEAVING
 from sft.errors import UserError
@@ -109,8 +110,7 @@ def take_in_turn(rows: Sequence[Row]) -> list[Row]:
     return [dict(row) for row in islice(filter(None, rounds), DEMO_ROWS)]
 
 
-def make_maker(
-    predictor: Predictor, input: str | None, category: tuple[str, ...], tools: Sequence[Tool] = ()
-) -> Callable[[str], Row]:
+def make_maker(settings: InferenceSettings, predictor: Predictor, tools: Sequence[Tool] = ()) -> Callable[[str], Row]:
     """What turns a typed text into a row, with the fields given beside it."""
+    input, category = settings.input, settings.category
     return lambda text: make_row(predictor.task, text, input=input, category=category, tools=tools)

@@ -4,6 +4,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from sft import lean_imports
+
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -22,3 +24,4 @@ def _end_without_packages() -> None:
 
 
 _end_without_packages()
+lean_imports.install()

@@ -8,10 +8,11 @@ called with one long row (1, T) and `cu_seq_lens_q`, the places where rows begin
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -20,11 +21,6 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from sft.kernels.arguments import UnknownArgument, refuse_unknown
 from sft.kernels.cpu import attend_blocks
-
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10
-    varlen_attn = None
 
 NAME = "flat"
 MAX_PADDED_WORK = 3  # rows are padded for attention alone while that costs at most so many times more
@@ -72,7 +68,7 @@ def attend_flat(
         # (1, H, T, D) -> (T, H, D), as it lies in memory. squeeze: the gradient of [0] would be copied into zeros
         rows = [tensor.squeeze(0).transpose(0, 1).contiguous() for tensor in (query, key, value)]
         more_of_it = _varlen_arguments(window)
-        mixed = varlen_attn(
+        mixed = _find_varlen()(
             *rows, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scale=scaling, **more_of_it
         )
         return mixed[None], None
@@ -176,9 +172,24 @@ def flat_attention(model: PreTrainedModel) -> Iterator[None]:
 
 def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether PyTorch's variable-length kernel runs there: 16 bits, on a card since Ampere (2020; a T4 is older)."""
-    if varlen_attn is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or _find_varlen() is None:
         return False
     return bool(torch.cuda.get_device_capability(device) >= (8, 0))
+
+
+@cache
+def _find_varlen() -> Any:
+    """PyTorch's kernel, None before torch 2.10. Imported where there is a GPU for it: it brings torch's compiler."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+@cache
+def _varlen_parameters() -> Collection[str]:
+    return inspect.signature(_find_varlen()).parameters
 
 
 def _repeat_heads(tensor: torch.Tensor, num_heads: int, dim: int) -> torch.Tensor:
@@ -195,14 +206,13 @@ def fits_varlen(query: torch.Tensor, value: torch.Tensor) -> bool:
 def _varlen_arguments(window: int | None) -> dict[str, object]:
     """How the kernel is told of causality and a window (an argument since torch 2.11; before, a flag, and no windows)
     and of key heads that several query heads share (a flag since 2.12; before, it takes them as they come)."""
-    gqa: dict[str, object] = {"enable_gqa": True} if "enable_gqa" in _VARLEN else {}
-    if "window_size" in _VARLEN:
+    gqa: dict[str, object] = {"enable_gqa": True} if "enable_gqa" in _varlen_parameters() else {}
+    if "window_size" in _varlen_parameters():
         return gqa | {"window_size": (-1 if window is None else window - 1, 0)}
     if window is not None:
         raise UnknownArgument(f"attention with sliding_window={window} (needs torch 2.11)")
     return gqa | {"is_causal": True}
 
 
-_VARLEN = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
 AttentionInterface.register(NAME, attend_flat)
 AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)  # rows are kept apart by cu_seq_lens_q instead

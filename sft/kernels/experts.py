@@ -22,11 +22,8 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
-try:
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Params4bit
-except ImportError:  # no bitsandbytes: nothing is in 4 bits
-    Params4bit = None
+from sft.kernels import four_bit
+from sft.kernels.four_bit import is_packed
 
 METHOD = "nf4_with_experts"
 GROUPED = "sft_grouped"  # the name of compute_experts among transformers' implementations
@@ -141,13 +138,10 @@ class _Frozen(torch.autograd.Function):
         return grouped_mm(grad.contiguous(), values.mT if ctx.is_transposed else values, offs=ends), None, None, None
 
 
-def is_packed(weight: torch.Tensor) -> bool:
-    """Whether it lies in memory in 4 bits."""
-    return Params4bit is not None and isinstance(weight, Params4bit) and weight.quant_state is not None
-
-
 def pack(weight: torch.Tensor) -> torch.nn.Parameter:
     """A tensor of experts in NF4 with double quantisation, on the device it is on."""
+    from bitsandbytes.nn import Params4bit
+
     packed: torch.nn.Parameter = Params4bit(
         weight.detach().contiguous(), requires_grad=False, quant_type="nf4", compress_statistics=True
     ).to(weight.device)
@@ -156,7 +150,7 @@ def pack(weight: torch.Tensor) -> torch.nn.Parameter:
 
 def unpack(weight: torch.Tensor) -> torch.Tensor:
     """The values of experts, packed or not, in the type they compute in."""
-    return dequantize_4bit(weight.data, weight.quant_state) if is_packed(weight) else weight
+    return four_bit.unpack(weight) if is_packed(weight) else weight
 
 
 def _shape(weight: torch.Tensor) -> torch.Size:

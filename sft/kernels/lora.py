@@ -20,6 +20,7 @@ gradient of x.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,16 +28,11 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 
 from sft.kernels.experts import ParamWrapper, known_experts
+from sft.kernels.four_bit import linear_4bit, unpack
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-try:
-    from bitsandbytes.functional import dequantize_4bit
-    from bitsandbytes.nn import Linear4bit
-    from peft.tuners.lora import Linear4bit as LoraLinear4bit
-except ImportError:  # no bitsandbytes: nothing is in 4 bits
-    Linear4bit = LoraLinear4bit = None
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of layers that read the same
 _AS_RECORDED: list[bool] = []  # see products_as_recorded; not by thread: CUDA's backward passes have one of their own
 _CASTING = Lock()  # around changes of Siblings.casts
@@ -110,7 +106,8 @@ class FrozenWeight:
     @property
     def is_packed(self) -> bool:
         """Whether it lies in memory in 4 bits."""
-        return Linear4bit is not None and isinstance(self.layer, Linear4bit)
+        packed = linear_4bit()
+        return packed is not None and isinstance(self.layer, packed)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,7 +120,7 @@ class FrozenWeight:
         if self.kept is not None:
             return self.kept
         weight = self.layer.weight
-        return dequantize_4bit(weight.data, weight.quant_state) if self.is_packed else weight
+        return unpack(weight) if self.is_packed else weight
 
     def keep(self) -> None:
         """Unpack once: costs 2 bytes a value, saves the unpacking of every forward and backward pass."""
@@ -184,7 +181,7 @@ class _Fused(torch.nn.Module):
 def computes_linearly(layer: torch.nn.Module) -> bool:
     """Whether a kind of Linear computes x Wᵀ + b and nothing else: a family may have a forward of its own (grouped,
     quantised), and hooks may change what goes in or comes out."""
-    known = {torch.nn.Linear.forward} | ({Linear4bit.forward} if Linear4bit is not None else set())
+    known = {kind.forward for kind in (torch.nn.Linear, linear_4bit()) if kind is not None}
     is_changed = "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_hooks
     return type(layer).forward in known and not is_changed
 
@@ -193,17 +190,22 @@ class FusedLinear(_Fused, LoraLinear):
     """LoRA on torch.nn.Linear."""
 
 
-if LoraLinear4bit is not None:
+@cache
+def fused_linear_4bit() -> type[torch.nn.Module]:
+    """The class of LoRA on a linear layer in 4 bits; made where there is one, since PEFT's own imports bitsandbytes."""
+    from peft.tuners.lora import Linear4bit as LoraLinear4bit
 
     class FusedLinear4bit(_Fused, LoraLinear4bit):
         """LoRA on a linear layer in 4 bits."""
+
+    return FusedLinear4bit
 
 
 def with_fused_layers(config: "LoraConfig", model: torch.nn.Module | None = None) -> "LoraConfig":
     """The configuration of an adapter, whose plain linear layers will be the ones above, and the model's experts those
     of sft.kernels.experts."""
-    if LoraLinear4bit is not None:
-        config._register_custom_module({Linear4bit: FusedLinear4bit})  # before Linear, of which it is a kind
+    if (packed := linear_4bit()) is not None:
+        config._register_custom_module({packed: fused_linear_4bit()})  # before Linear, of which it is a kind
     config._register_custom_module({torch.nn.Linear: FusedLinear})
     if model is not None:
         config._register_custom_module(dict.fromkeys(known_experts(model), ParamWrapper))

@@ -7,7 +7,7 @@ loaded = load_run(open_run("outputs/latest"))      # refuses a base or prompt ot
 import json
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,7 +23,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.integrations.bitsandbytes import Bnb4bitDeserialize
 
 from prompts import ChatFormat, Fingerprint, Head, ThinkPolicy
 from sft.backend import UNSLOTH, is_launched_sharded, load_with_unsloth
@@ -32,8 +31,10 @@ from sft.console import say
 from sft.errors import ModelError, RunError, one_line
 from sft.files import apply_umask
 from sft.kernels.experts import Nf4WithExperts, known_experts, use_packed_experts
+from sft.kernels.four_bit import no_other_kinds
 from sft.kernels.fuse import fuse_kernels
 from sft.kernels.lora import share_inputs, with_fused_layers
+from sft.lean_imports import without_compiler
 from sft.models.adopted import FINGERPRINT_FILE, open_init
 from sft.models.capabilities import with_attention
 from sft.models.files import check_folder, check_weight_files, list_some, read_json_object
@@ -273,7 +274,8 @@ def load_weights(
         info.update(found)
         return loaded
 
-    with _told_in_one_line(source, "cannot be loaded"):
+    is_plain = not four_bit and stored_quantisation(source.folder) is None and not is_launched_sharded()
+    with _told_in_one_line(source, "cannot be loaded"), without_compiler() if is_plain else nullcontext():
         model = with_attention(load)
     if os.environ.get("RANK", "0") == "0":  # of several processes the others may get their weights from the first
         new = [] if head is None or own_head else [f"{SCORE}.weight"]
@@ -296,6 +298,8 @@ def load_weights(
 
 def unpack_model(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
     """A model that is stored in 4 bits, in 16 or 32: the values that its 4 bits stand for, to be merged and saved."""
+    from transformers.integrations.bitsandbytes import Bnb4bitDeserialize  # imports bitsandbytes
+
     plain: PreTrainedModel = model.dequantize(dtype=precision.dtype)
     conversions = plain._weight_conversions  # what reading it took; the packing itself cannot be reversed by saving
     plain._weight_conversions = [
@@ -357,7 +361,8 @@ def load_adapter(base: PreTrainedModel, folder: Path, config: LoraConfig, *, is_
     """A base with a saved adapter on it; raises ModelError where a tensor is missing, left over or of another shape."""
     check_weight_files(folder)
     make = PeftModelForSequenceClassification if config.task_type == "SEQ_CLS" else PeftModelForCausalLM
-    with _told_in_one_line(ModelSource(str(folder), folder), "the adapter does not fit its base"), own_names():
+    told = _told_in_one_line(ModelSource(str(folder), folder), "the adapter does not fit its base")
+    with told, own_names(), no_other_kinds():
         if not is_launched_sharded():  # weights in pieces are put together by the layer that holds them
             with_fused_layers(config, base)
         tuned = make(base, config)

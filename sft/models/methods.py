@@ -15,6 +15,7 @@ from sft.backend import is_launched_sharded
 from sft.config.train import TrainSettings
 from sft.console import say
 from sft.errors import ModelError
+from sft.kernels.four_bit import no_other_kinds
 from sft.kernels.lora import share_inputs, with_fused_layers
 from sft.models.head import SCORE
 from sft.models.targets import (
@@ -80,7 +81,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
     if not is_launched_sharded():  # weights in pieces are put together by the forward of the layer that holds them
         with_fused_layers(config, model)
     torch.manual_seed(settings.seed)  # the adapter's first weights
-    with own_names():
+    with own_names(), no_other_kinds():
         adapted = get_peft_model(model, config)
     share_inputs(adapted)
     return adapted

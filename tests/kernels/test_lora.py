@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from sft.kernels import lora
 from sft.kernels.lora import (
     FusedLinear,
-    FusedLinear4bit,
     cast_at_once,
+    fused_linear_4bit,
     keep_unpacked,
     share_inputs,
     unpacked_bytes,
@@ -278,7 +278,7 @@ def test_four_bit_weights_give_the_same_numbers_unpacked_once_or_each_time(tiny_
     ours = get_peft_model(load_weights(source, precision, four_bit=True), with_fused_layers(config))
     theirs = get_peft_model(load_weights(source, precision, four_bit=True), LoraConfig(**{**config.to_dict()}))
     theirs.load_state_dict(ours.state_dict(), strict=False)
-    assert isinstance(ours.base_model.model.model.layers[0].mlp.down_proj, FusedLinear4bit)
+    assert isinstance(ours.base_model.model.model.layers[0].mlp.down_proj, fused_linear_4bit())
     ids = torch.arange(3, 40)[None]
     found = []
     for keep in (False, True, False):

@@ -1,0 +1,41 @@
+"""What starting a script does not import: libraries that transformers and PEFT load for parts nobody asked for."""
+
+import subprocess
+import sys
+
+from tests.commands import ROOT
+
+HELD_OFF = ("bitsandbytes", "matplotlib", "networkx", "pandas", "scipy", "sklearn", "torch._dynamo", "torch._inductor")
+LOADED = f"print([name for name in {HELD_OFF!r} if name in sys.modules])"
+
+
+def run(code: str, *arguments: str) -> str:
+    """What code prints on stdout, in a fresh Python."""
+    command = [sys.executable, "-c", f"import sys\n{code}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True).stdout
+
+
+def test_an_answer_imports_none_of_them(tiny_run):
+    code = (
+        "from sft.inference import Predictor\npredictor = Predictor(sys.argv[1])\n"
+        f"assert predictor.predict('hello').num_tokens > 0\n{LOADED}"
+    )
+    assert run(code, str(tiny_run)) == "[]\n"
+
+
+def test_what_was_held_off_is_there_when_it_is_used():
+    code = """
+import sft, peft.helpers, transformers.masking_utils as masks
+assert "bitsandbytes" not in sys.modules
+import torch
+assert peft.helpers.bnb.functional.dequantize_4bit.__name__ == "dequantize_4bit"
+with masks.TransformGetItemToIndex():
+    pass
+import torch._dynamo._trace_wrapped_higher_order_op as real
+assert torch.compiler.disable is not None and torch._dynamo.allow_in_graph is not None
+from transformers.utils import is_sklearn_available, is_scipy_available
+assert is_sklearn_available() and is_scipy_available()
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item() == 2
+print("all there")
+"""
+    assert run(code) == "all there\n"

@@ -51,11 +51,12 @@ def lay_out(
     asks = asks or messages[-1]["role"] != "assistant"
     if family.default_system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": family.default_system}, *messages]
-    last_question = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=-1)
+    last_question = len(messages)
+    if family.think_block == "recent":
+        last_question = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=-1)
     pieces: list[Piece] = []
     for index, message in enumerate(messages):
         role, is_last = message["role"], index == len(messages) - 1 and not asks
-        neighbours = [turn["role"] for turn in messages[max(0, index - 1) : index + 2]]
         if role == "assistant":
             is_supervised = is_last or (supervise == "all" and supervises_every_answer(family, think))
             is_supervised = is_supervised and message.get("supervised", True)
@@ -69,13 +70,13 @@ def lay_out(
             system = family.clean(messages[index - 1]["content"]) if index else None
             written = write_system(_form_of(family), message.get("tools", ()), system)
             pieces += [START, *_join(family, [Span("system\n"), *written]), END, NEWLINE]
-        elif role == "tool" and neighbours[0] == "tool" and index:
-            continue  # told with the first of them
         elif role == "tool":
+            if index and messages[index - 1]["role"] == "tool":
+                continue  # told with the first of them
             results = itertools.takewhile(lambda turn: turn["role"] == "tool", itertools.islice(messages, index, None))
             written = write_results([family.clean(turn["content"]) for turn in results])
             pieces += [START, *_join(family, [Span("user\n"), *written]), END, NEWLINE]
-        elif role == "user" or neighbours[-1] != "tools":  # else told with the tools
+        elif role == "user" or [turn["role"] for turn in messages[index + 1 : index + 2]] != ["tools"]:
             pieces += [START, Piece(f"{role}\n{family.clean(message['content'])}"), END, NEWLINE]
     if asks:
         pieces += _lay_out_header(family, think, is_last=True, is_recent=True)
@@ -87,8 +88,10 @@ def lay_out(
 def lay_out_answer(family: Family, think: ThinkPolicy, message: Message, is_supervised: bool = True) -> list[Piece]:
     """All that the model writes itself, the end token included: "hello" <|im_end|>."""
     content, calls = family.clean(message["content"]), message.get("tool_calls", ())
-    said = [Span(content), *(write_calls(_form_of(family), calls, content) if calls else ())]
     end = Piece(TURN_END, True, is_supervised)
+    if think != "keep" and not calls:
+        return [Piece(content, False, is_supervised), end]
+    said = [Span(content), *(write_calls(_form_of(family), calls, content) if calls else ())]
     if think != "keep":
         return [*_join(family, said, is_supervised), end]
     reasoning = message.get("reasoning_content", "").strip(None if family.trims else "\n")  # as the templates do

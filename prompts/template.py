@@ -17,7 +17,7 @@ from prompts.family import THINK_END, THINK_START, TURN_END, TURN_START, Family,
 from prompts.layout import lay_out
 from prompts.messages import Message, Tool
 from prompts.sandbox import Rendering, TemplateFailure, render_apart
-from prompts.tools import TOOL_FORMS
+from prompts.tools import TOOL_FORMS, to_openai
 
 HEADER_TEXT = f"{TURN_START}assistant\n"
 EMPTY_THINK_BLOCK = f"{THINK_START}\n\n{THINK_END}\n\n"
@@ -133,14 +133,9 @@ def _read_tool_form(family: Family, with_tools: Sequence[str | None]) -> Family:
 
 
 def _ask_with_tools(messages: Sequence[Message]) -> Rendering:
-    """A probe as transformers hands it to a template: tools apart, calls in OpenAI's form, a prompt where it asks."""
-    told: list[dict[str, object]] = []
-    for message in messages:
-        if message["role"] != "tools":
-            calls = [{"type": "function", "function": call} for call in message.get("tool_calls", ())]
-            told.append({**message, "tool_calls": calls} if calls else {**message})
+    """A probe as transformers hands it to a template, as a prompt where it asks."""
     asks = messages[-1]["role"] != "assistant"
-    return Rendering(told, {"tools": TOOLS, **BRIEF, **(ASKS if asks else {})}, may_fail=True)
+    return Rendering(to_openai(messages)[0], {"tools": TOOLS, **BRIEF, **(ASKS if asks else {})}, may_fail=True)
 
 
 def _read_default_system(plain: str) -> str | None:

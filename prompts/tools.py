@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from prompts.errors import PromptError
-from prompts.messages import NAME, Tool, ToolCall
+from prompts.messages import NAME, Message, Tool, ToolCall
 
 ToolForm = Literal["hermes", "xml", "xml_json"]
 TOOL_FORMS: tuple[ToolForm, ...] = ("hermes", "xml", "xml_json")
@@ -201,6 +201,23 @@ def write_openai_calls(calls: Sequence[ToolCall]) -> list[dict[str, object]]:
         {"type": "function", "function": {"name": call["name"], "arguments": to_json(call["arguments"])}}
         for call in calls
     ]
+
+
+def to_openai(messages: Sequence[Message]) -> tuple[list[dict[str, object]], list[Tool] | None]:
+    """Messages and tools as transformers hands them to a template: tools apart, calls in OpenAI's nested form."""
+    told: list[dict[str, object]] = []
+    tools: list[Tool] | None = None
+    for message in messages:
+        if message["role"] == "tools":
+            tools = list(message.get("tools", ()))
+            continue
+        turn: dict[str, object] = {"role": message["role"], "content": message["content"]}
+        if "reasoning_content" in message:
+            turn["reasoning_content"] = message["reasoning_content"]
+        if calls := message.get("tool_calls"):
+            turn["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+        told.append(turn)
+    return told, tools
 
 
 def _cut_body(rest: str) -> tuple[str, bool, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from prompts import ChatFormat, Message
 from prompts.family import TURN_END, TURN_START, ThinkPolicy
 from prompts.layout import HEADER, lay_out
+from prompts.tools import to_openai
 from sft.config.decoding import DECODING
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ def build_template(template: str, system_prompt: str | None, think: ThinkPolicy,
     """The template with the run's system prompt (None: the template's own default) and think policy as defaults.
 
     A JSON string is a string in Jinja too. All policies but "keep" ask with an empty think block, which Qwen's
-    templates call enable_thinking=false.
+    templates call enable_thinking=false; some of them (Qwen3.5's small ones) must be told where it is true, too.
     """
     lines = ""
-    if has_think_block and think != "keep":
-        lines += "{%- set enable_thinking = false -%}"
+    if has_think_block:
+        lines += f"{{%- set enable_thinking = {'true' if think == 'keep' else 'false'} -%}}"
     if system_prompt is not None:
         turn = f"{{'role': 'system', 'content': {json.dumps(system_prompt, ensure_ascii=False)}}}"
         lines += "{%- if messages[0]['role'] != 'system' -%}"
@@ -50,11 +51,11 @@ def count_same_prompts(
     """
     same = compared = 0
     for row, turns in zip(rows, messages, strict=True):
-        text = "".join(turn["content"] for turn in turns)
+        text = json.dumps([dict(turn) for turn in turns], ensure_ascii=False)
         if any(token in text for token in chat.encoder.control_tokens) or row.num_cut or row.is_document:
             continue
-        plain = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-        ids = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)  # type: ignore[attr-defined]
+        told, tools = to_openai(turns)
+        ids = tokenizer.apply_chat_template(told, tools=tools, add_generation_prompt=True, return_dict=False)  # type: ignore[attr-defined]
         compared += 1
         same += list(ids) == row.prompt_ids
     return same, compared

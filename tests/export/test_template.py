@@ -37,3 +37,12 @@ def test_a_model_that_was_asked_with_an_empty_think_block_still_is(think, block)
     template = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
     built = build_template(template, None, think, has_think_block=True)
     assert (render(built, [{"role": "user", "content": ""}]) == "<think></think>") is block
+
+
+@pytest.mark.parametrize(("think", "is_true"), [("auto", False), ("off", False), ("keep", True)])
+def test_a_template_that_thinks_only_when_told_is_told_by_the_policy(think, is_true):
+    template = (
+        "{% if enable_thinking is defined and enable_thinking is true %}<think>{% else %}<think></think>{% endif %}"
+    )
+    built = build_template(template, None, think, has_think_block=True)
+    assert (render(built, [{"role": "user", "content": ""}]) == "<think>") is is_true

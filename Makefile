@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all check format
+.PHONY: help demo test test-all test-faults licences check format
 
 PYTHON ?=
 # `nvidia-smi -L` prints one line "GPU 0: …" a card, and nothing of the kind where there is none.
@@ -19,7 +19,7 @@ RUN := .venv/bin/python
 PARALLEL := -n 2 --dist loadfile
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## build a dataset, fine-tune the embedded model, compare it with the untuned one (10 minutes, 2 cores)
 	$(RUN) build_dataset.py --preset demo
@@ -36,6 +36,12 @@ test: $(RUNTIME) $(DEV) ## run the tests that take seconds (6 minutes at most, 2
 
 test-all: $(RUNTIME) $(DEV) ## run every test, the slow ones too
 	$(RUN) -m pytest $(PARALLEL)
+
+test-faults: $(RUNTIME) $(DEV) ## attack every command (20 minutes, 2 cores) and write docs/reliability.md
+	$(RUN) -m pytest tests/faults --table docs/reliability.md
+
+licences: $(RUNTIME) ## list every installed package with its licence
+	$(RUN) -m benchmarks.licences
 
 check: $(RUNTIME) $(DEV) ## look for layout, lint and type errors; changes nothing
 	.venv/bin/ruff format --check

@@ -17,6 +17,9 @@ from prompts.errors import PromptError
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
+# Characters of the longest text that is encoded: more than any context holds, and up to 10 s and 1 GB of a tokenizer's
+# work. One of 200 million ends the process in the tokenizer's own code, where nothing can be caught.
+LONGEST_TEXT = 2_000_000
 REPLACEMENT = "\ufffd"  # for characters that the vocabulary has no bytes for
 
 
@@ -60,8 +63,10 @@ class TextEncoder:
 
         A character that the vocabulary has no bytes for (SmolLM2: some ASCII control characters) would become the
         unknown token, which is a control token: it is encoded as U+FFFD instead. Raises PromptError for a lone
-        surrogate, which is no character.
+        surrogate, which is no character, and for a text longer than LONGEST_TEXT.
         """
+        if (longest := max(map(len, texts), default=0)) > LONGEST_TEXT:
+            raise PromptError(f"a text has {longest:,} characters, at most {LONGEST_TEXT:,} are read; cut it")
         try:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):

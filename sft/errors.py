@@ -71,6 +71,14 @@ def one_line(error: BaseException | str, limit: int | None = None) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error means that there is no memory left; torch says so in words."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("can't allocate memory", "cannot allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in words)
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error means that the disk, a quota or a limit is full; safetensors and torch wrap the system's own."""
     if isinstance(error, OSError):

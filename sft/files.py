@@ -36,6 +36,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -171,7 +172,7 @@ def adopt(parent: Path) -> list[Path]:
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a folder that was staged: a file gone, of another length, or of other bytes; None: nothing."""
     try:
-        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        entries = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, entry in entries.items():
             path = folder / name
             if not path.is_file():
@@ -218,6 +219,16 @@ def _explain(folder: Path, num_bytes: int) -> str:
         f"{folder}: no room: {needed}{free:,} are free (a quota may allow less); what was saved before is as it was. "
         "Make room, or lower --save_total_limit, and go on"
     )
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Let what the system refuses name the file that is written; of a file that is open it gives no name."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -302,7 +313,8 @@ class NotWritableError(UserError):
     @classmethod
     def of(cls, folder: Path, error: OSError) -> "NotWritableError":
         """What is said where a folder, or a file in it, cannot be made."""
-        return cls(f"{folder}: cannot be written to ({error.strerror}); free it, or name another place")
+        where = error.filename if error.errno == errno.ENAMETOOLONG else folder
+        return cls(f"{where}: cannot be written to ({error.strerror}); free it, or name another place")
 
 
 @contextmanager
@@ -328,7 +340,7 @@ def held(path: Path, busy: str, advice: str, *, timeout_s: float = 0) -> Iterato
 
 def lock_of(target: Path) -> Path:
     """The lock file beside what is written: data/mixed -> data/.mixed.lock, out.jsonl -> .out.jsonl.lock."""
-    return target.with_name(f".{target.name}.lock")
+    return target.parent / f".{target.name}.lock"
 
 
 def _acquire(path: Path, until: float) -> int | None:
@@ -379,13 +391,21 @@ def _sign(descriptor: int) -> None:
 def _describe_holder(path: Path) -> str:
     """` (process 4711 on ada, since 2026-11-30 21:47:03)`, or nothing where the lock file does not say."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        holder = parse_json(path.read_text(encoding="utf-8"))
         return f" (process {holder['pid']} on {holder['host']}, since {holder['since']})"
     except (OSError, ValueError, TypeError, KeyError):
         return ""
 
 
-# Finding files, and telling them apart
+# Finding and reading files, and telling them apart
+
+
+def parse_json(text: str | bytes) -> Any:
+    """json.loads for files that anybody may have written: what is nested too deeply is a ValueError, too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def find_file(path: str) -> Path:

@@ -34,7 +34,10 @@ FRAMEWORK_ROOMS = ROOMS[ROOMS.index("backend") :]
 FLOORS = (*(f"prompts.{module}" for module in PROMPTS), "prompts", *(f"sft.{room}" for room in ROOMS))
 MAX_LINES_SCRIPT = 120
 MAX_LINES = 500
-LONGER_FOR_A_REASON: dict[str, str] = {}  # path: why it holds one thing all the same
+LONGER_FOR_A_REASON = {  # path: why it holds one thing all the same
+    f"tests/faults/attacks_{kind}.py": "a list of attacks"
+    for kind in ("inputs", "models", "disks", "settings", "mongo")
+}
 # An absolute path below somebody's home or work folder: names one machine. Placeholders such as /path/to are fine.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/*-])/(?:home|root|Users|work|workspace)/[\w.-]+")
 

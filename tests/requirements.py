@@ -32,12 +32,13 @@ def normalise_name(name: str) -> str:
 
 def read_pins(path: Path) -> list[Pin]:
     """The pins of one file, in order; lines that include another file are left out."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    text = path.read_text(encoding="utf-8").replace("\\\n", "")  # hashes stand on lines of their own
+    lines = [line.strip() for line in text.splitlines()]
     pins = []
     for line in lines:
         if line and not line.startswith(("#", "-r ")):
             requirement, _, reason = line.partition("#")
-            name, _, version = requirement.strip().partition("==")
+            name, _, version = requirement.partition(" --hash")[0].strip().partition("==")
             pins.append(Pin(normalise_name(name), version, reason.strip()))
     return pins
 

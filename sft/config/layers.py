@@ -343,6 +343,8 @@ def _canonical(cls: type[S], values: Mapping[str, object], origin: str) -> dict[
             raise ConfigError(f"{key!r} and another name of {field!r} are both given ({origin}); keep one")
         is_list = field in cls.model_fields and get_origin(cls.model_fields[field].annotation) is tuple
         result[field] = _split_list(value) if is_list else value
+        if result[field] == [] and value not in ("", [], [""]):  # ","; which lists may be empty their fields say
+            raise ConfigError(f"{field} ({origin}): is empty; give a value, or leave it out")
     return result
 
 
@@ -359,6 +361,8 @@ def _merge(cls: type[S], layers: list[tuple[str, Mapping[str, object]]]) -> S:
         for name, value in cls.spell_out(_canonical(cls, values, origin)).items():
             if isinstance(value, str) and not value.strip() and name not in cls.texts:
                 raise ConfigError(f"{name} ({origin}): is empty; give a value, or leave it out")
+            if isinstance(value, str) and "\0" in value and name not in cls.texts:
+                raise ConfigError(f"{name} ({origin}): {_shorten(value)} holds a NUL character; leave it out")
             merged[name], origins[name] = value, origin
     try:
         settings = cls.model_validate(merged)

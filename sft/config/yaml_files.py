@@ -5,6 +5,7 @@ Depth and size are limited: a few lines of aliases, each ten times the one befor
 read_yaml(Path("recipes/demo.yaml"))      # {"model": "embedded", "learning_rate": "1e-3", ...}
 """
 
+from collections.abc import Hashable
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,7 @@ TAG = "tag:yaml.org,2002:"
 MERGE = f"{TAG}merge"  # `<<: *other`, which is no key
 MAX_DEPTH = 50  # of lists and mappings in one another
 MAX_VALUES = 100_000  # with every alias replaced by what it stands for
+LONGEST_NUMBER = 256  # bits
 
 KINDS = {"int": "number", "float": "number", "bool": "truth value", "timestamp": "date"}
 
@@ -41,21 +43,27 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
         """Make a value of a node; pyyaml's own conversions raise whatever int() and datetime() do."""
+        kind = node.tag.removeprefix(TAG)
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
         except (ValueError, KeyError, AttributeError, OverflowError) as error:
-            kind = node.tag.removeprefix(TAG)
             raise _problem(f"{str(node.value)[:40]!r} is no {KINDS.get(kind, kind)}", node.start_mark) from error
+        if isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:  # hexadecimal, say: it could not be printed
+            raise _problem(f"{str(node.value)[:40]!r} has too many digits", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        keys: list[object] = []
-        for key_node, _ in node.value:
-            if key_node.tag == MERGE:
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            keys.append(key)
+        if isinstance(node, yaml.MappingNode):  # super() refuses others
+            keys: set[object] = set()
+            for key_node, _ in node.value:
+                if key_node.tag == MERGE:
+                    continue
+                key = self.construct_object(key_node, deep=True)
+                if not isinstance(key, Hashable):
+                    raise _problem("a list or a mapping cannot be a key", key_node.start_mark)
+                if key in keys:
+                    raise _problem(f"key {key!r} is given twice", key_node.start_mark)
+                keys.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -92,6 +100,8 @@ def read_yaml(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: no such file{nearest_name(str(path), here) or there}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give a YAML file in UTF-8") from None
+    except (ValueError, OverflowError) as error:  # pyyaml's scanner makes a character of "\\UFFFFFFFF"
+        raise ConfigError(f"{path}: not YAML ({one_line(error)}); mend the line") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -57,14 +57,22 @@ def run_command(main: Callable[[], object]) -> None:
 
 def explain_refusal(error: Exception) -> str | None:
     """What the system would not do, for the user to mend: `data/x: Permission denied; ...`; None for other errors."""
-    from sft.errors import is_full  # only where something went wrong
+    from sft.errors import is_full, lacks_memory, one_line  # only where something went wrong
 
     name = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
     if is_full(error):
-        return f"{name}no room on the disk ({error}); make room, and run the same command again"
+        return f"{name}no room on the disk ({_reason(error)}); make room, and run the same command again"
+    if lacks_memory(error):
+        return (
+            f"not enough memory ({one_line(error, 120) or 'MemoryError'}); close other programs, or take less at a time"
+        )
     if isinstance(error, OSError) and error.errno in SYSTEM_REFUSALS:
         return f"{name}{error.strerror}; {SYSTEM_REFUSALS[error.errno]}"
     return None
+
+
+def _reason(error: Exception) -> str:
+    return str((isinstance(error, OSError) and error.strerror) or error)
 
 
 def _end_with_error(line: str) -> NoReturn:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from sft.console import say
+from sft.files import parse_json
 from sft.generation import Generated
 from sft.runs.run import write_atomically
 
@@ -79,8 +80,8 @@ class Journal:
         raw = self.path.read_bytes()
         lines = raw[: raw.rfind(b"\n") + 1].splitlines()  # what a power cut left of a line is none
         try:
-            before = json.loads(lines[0])["depends_on"]
-            entries: list[Entry] = [json.loads(line) for line in lines[1:]]
+            before = parse_json(lines[0])["depends_on"]
+            entries: list[Entry] = [parse_json(line) for line in lines[1:]]
             answers: dict[tuple[str, int], Generated] = {
                 (entry["model"], entry["row"]): Generated(entry["prediction"], entry["token_ids"], entry["finished"])
                 for entry in entries

@@ -17,7 +17,7 @@ from sft.config.evaluate import EvaluateSettings
 from sft.config.export import ExportSettings, GgufType
 from sft.console import say
 from sft.data import Row
-from sft.errors import RunError
+from sft.errors import RunError, one_line
 from sft.evaluation.rows import EvalRow, prepare_rows, select_rows
 from sft.export.agreement import Agreement, Limits, Probe, compare, probe
 from sft.export.card import CARD_FILE, build_card
@@ -31,7 +31,7 @@ from sft.export.gguf_file import (
 )
 from sft.export.merge import load_merged, merge_adapter, save_merged, stored_dtype
 from sft.export.template import MODELFILE, build_modelfile, build_template, count_same_prompts
-from sft.files import check_disk_space, staging
+from sft.files import check_disk_space, parse_json, staging
 from sft.models.identity import check_fingerprint, tokenizer_folder
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_run, load_tokenizer
@@ -275,7 +275,12 @@ def estimate_bytes(source: ModelSource, dtype: torch.dtype, settings: ExportSett
 
 def _write_record(path: Path, before: Path, result: dict[str, object]) -> None:
     """export.json: what earlier exports to this folder said of other files stays."""
-    record: dict[str, object] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
+    record: dict[str, object] = {}
+    if before.is_file():
+        try:
+            record = dict(parse_json(before.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            say(f"WARNING {before}: cannot be read ({one_line(error, 100)}), so it begins anew")
     for name, value in result.items():
         earlier = record.get(name)
         record[name] = {**earlier, **value} if name == "gguf" and isinstance(earlier, dict) else value  # type: ignore[dict-item]

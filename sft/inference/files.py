@@ -15,7 +15,7 @@ from typing import BinaryIO
 from prompts import PromptError
 from sft.console import progress, say
 from sft.errors import DataError
-from sft.files import sha256_of
+from sft.files import named_in_errors, parse_json, sha256_of
 from sft.inference.prediction import Prediction
 from sft.inference.predictor import Predictor
 from sft.inference.questions import FileRow
@@ -49,7 +49,11 @@ def answer_rows(
     size = CHUNK_ROWS.get(predictor.loaded.device.type, CHUNK_ROWS["cpu"])
     written = done
     try:
-        with target.open("ab") as file, progress(total=len(rows) - done, description="answer") as bar:
+        with (
+            named_in_errors(target),
+            target.open("ab") as file,
+            progress(total=len(rows) - done, description="answer") as bar,
+        ):
             for start in range(done, len(rows), size):
                 chunk = rows[start : start + size]
                 append_lines(
@@ -60,7 +64,7 @@ def answer_rows(
     except KeyboardInterrupt:
         say(f"{target}: {written:,} of {len(rows):,} rows are answered; the same command goes on from there")
         raise
-    problems = sum(json.loads(line)["problem"] is not None for line in target.read_bytes().splitlines())
+    problems = sum(parse_json(line)["problem"] is not None for line in target.read_bytes().splitlines())
     return FileSummary(len(rows), done, problems, str(target))
 
 
@@ -111,13 +115,13 @@ def open_target(target: Path, made_from: Mapping[str, object], rows: Sequence[Fi
 
     A line that a kill left half written is cut off.
     """
-    beside = target.with_name(f"{target.name}.made_from.json")
+    beside = target.parent / f"{target.name}.made_from.json"
     if not target.exists() or target.stat().st_size == 0:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(beside, json.dumps(made_from, ensure_ascii=False, indent=2) + "\n")
         return 0
     try:
-        known = json.loads(beside.read_text(encoding="utf-8"))
+        known = parse_json(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DataError(f"{target} is there already and not from this command; name another --output") from None
     if differing := [name for name in {**known, **made_from} if known.get(name) != made_from.get(name)]:
@@ -137,7 +141,7 @@ def count_lines(target: Path, rows: Sequence[FileRow]) -> tuple[int, int]:
     with target.open("rb") as file:
         for line, row in zip(file, rows, strict=False):
             try:
-                belongs = line.endswith(b"\n") and json.loads(line)["line"] == row.line
+                belongs = line.endswith(b"\n") and parse_json(line)["line"] == row.line
             except (ValueError, TypeError, KeyError):
                 belongs = False
             if not belongs:

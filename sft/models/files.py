@@ -18,6 +18,7 @@ LFS_POINTER = b"version https://git-lfs"
 PICKLES = (b"PK\x03\x04", b"\x80\x02")  # how torch.save's files begin, the present and the former format
 PICKLE_NAMES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LARGEST_PARSED = 2**20  # bytes; of a larger file (tokenizer.json, 11 MB) only the first bytes are looked at
+MOST_LAYERS = 10_000  # the deepest models have about 130
 AGAIN = "download or copy it again"
 
 
@@ -26,9 +27,19 @@ def check_folder(folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         head = _read_head(path)
         if path.stat().st_size <= LARGEST_PARSED:
-            read_json_object(path)
+            content = read_json_object(path)
+            if path.name == "config.json":
+                _refuse_endless(path, content)
         elif not head.lstrip().startswith(b"{"):
             raise ModelError(f"{path}: not JSON (it begins with {head[:20]!r}); {AGAIN}")
+
+
+def _refuse_endless(path: Path, config: dict[str, Any]) -> None:
+    """transformers makes a list of a config's layers before anything else."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        layers = part.get("num_hidden_layers")
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            raise ModelError(f"{path}: num_hidden_layers is {layers:,}, more than any model has; {AGAIN}")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

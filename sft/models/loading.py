@@ -42,7 +42,7 @@ from sft.models.head import SCORE, install_head, read_head
 from sft.models.identity import BASE_WEIGHTS, check_fingerprint, tokenizer_folder
 from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable, names_for_unsloth
-from sft.models.misfits import find_misfits, refuse_misfits
+from sft.models.misfits import find_misfits, refuse_misfits, refuse_packed_unknown
 from sft.models.precision import Precision, decide_precision, precision_for_answers, precision_for_training
 from sft.models.source import (
     ADAPTER_CONFIG,
@@ -61,7 +61,7 @@ from sft.runs.run import Run
 
 # What the libraries raise over files that they cannot read or that contradict each other; their words go into ours.
 UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError),
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, ArithmeticError),
     *(StrictDataclassError, SafetensorError),
 )
 
@@ -246,7 +246,7 @@ def load_weights(
     if head is None and own_head:
         raise ModelError(f"{source.name}: holds a classification head and no language model; name its base, or the run")
     read_config(source, trust_remote_code=trust_remote_code)
-    check_weight_files(source.folder)
+    refuse_packed_unknown(source)
     quantisation = None
     if four_bit and stored_quantisation(source.folder) is None:
         quantisation = Nf4WithExperts(
@@ -313,7 +313,8 @@ def unpack_model(model: PreTrainedModel, precision: Precision) -> PreTrainedMode
 def check_fit(source: ModelSource, *, trust_remote_code: bool) -> None:
     """Raises ModelError where a folder's weights are not those of the language model that its config describes."""
     quiet_libraries()
-    check_weight_files(source.folder)
+    check_folder(source.folder)
+    refuse_packed_unknown(source)
     with _told_in_one_line(source, "cannot be loaded"):
         info = find_misfits(source.folder, trust_remote_code=trust_remote_code)
     unused = [f"{SCORE}.weight"]  # a head beside a language model, where one is loaded for another head

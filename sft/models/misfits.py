@@ -12,15 +12,17 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from sft.console import say
 from sft.errors import ModelError
 from sft.models.files import list_some
-from sft.models.source import stored_quantisation
+from sft.models.source import ModelSource, read_tensor_types, stored_quantisation
 
 # Parts of a checkpoint that a language model of text has no place for: towers of other modalities and what joins them
 # to the text, and the layers that predict further tokens (multi-token prediction).
 OTHER_PARTS = re.compile(r"(^|\.)(visual|vision\w*|audio\w*|multi_?modal_projector|mtp)\.")
+WHOLE_NUMBERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
 PREFIXES = {"_orig_mod.": "torch.compile", "module.": "DataParallel", "base_model.model.": "PEFT"}
 
 
@@ -65,6 +67,24 @@ def find_misfits(folder: Path, *, trust_remote_code: bool = False) -> Mapping[st
         ignore_mismatched_sizes=True,
     )
     return info
+
+
+def refuse_packed_unknown(source: ModelSource) -> None:
+    """Raises ModelError for weights that would be read as other numbers, from the headers of the files alone.
+
+    Packed in a way that transformers does not know and so would not unpack, or in whole numbers of which the config
+    does not say what they stand for.
+    """
+    tensors = read_tensor_types(source.folder)
+    stored = stored_quantisation(source.folder)
+    if stored is not None and stored.split()[0] not in AUTO_QUANTIZER_MAPPING:
+        raise ModelError(f"{source.name}: its weights are stored as {stored}, which nothing here unpacks; take another")
+    whole = [name for name, kind in tensors.items() if kind in WHOLE_NUMBERS and name.endswith(".weight")]
+    if stored is None and whole:
+        raise ModelError(
+            f"{source.name}: weights in whole numbers ({list_some(whole)}), and config.json does not say how they are "
+            "packed (quantization_config); restore its config.json, or take the model in 16 bits"
+        )
 
 
 def _advise(kinds: Mapping[str, list[str]]) -> str:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 from sft.console import say
 from sft.errors import ModelError
-from sft.files import apply_umask, cache_root, checksum, held, lock_of
+from sft.files import apply_umask, cache_root, checksum, held, lock_of, parse_json
 from sft.models.files import check_weight_files, read_json_object
 from sft.modelscope import fetch, is_modelscope
 from sft.runs.run import Run
@@ -119,7 +119,7 @@ def find_base(run: Run) -> ModelSource:
 def stored_quantisation(folder: Path) -> str | None:
     """How weights are stored that are no plain numbers: FOUR_BIT, "bitsandbytes 8-bit", "gptq"; None for plain ones."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         stored = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
     except (OSError, ValueError, AttributeError):  # whoever loads it says what is wrong with the file
         return None
@@ -185,13 +185,22 @@ def count_weights(folder: Path) -> int:
     return num_weights
 
 
+def read_tensor_types(folder: Path) -> dict[str, str]:
+    """Every tensor of a folder's safetensors files and its type: {"model.norm.weight": "BF16"}."""
+    types: dict[str, str] = {}
+    for path in check_weight_files(folder):
+        with path.open("rb") as file:
+            types |= {name: info["dtype"] for name, info in _read_header(file)[1].items()}
+    return types
+
+
 def _read_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
     """Where the tensors begin, and name -> {"dtype", "shape", "data_offsets"}: length, JSON header, bytes.
 
     The layout is in safetensors' documentation; check_weight_files has made sure of it.
     """
     (header_bytes,) = struct.unpack("<Q", file.read(8))
-    header: dict[str, Any] = json.loads(file.read(header_bytes))
+    header: dict[str, Any] = parse_json(file.read(header_bytes))
     header.pop("__metadata__", None)
     return 8 + header_bytes, header
 
@@ -314,7 +323,7 @@ def hash_file(path: Path) -> str:
 
 def _is_intact(folder: Path) -> bool:
     try:
-        manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, str] = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         return all(hash_file(folder / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError):
         return False

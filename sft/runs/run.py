@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TypedDict
+from types import UnionType
+from typing import TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from prompts import Fingerprint, PromptError
 from sft.config.layers import restore_settings
@@ -26,7 +27,7 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data.rows.reading import restore_tasks
 from sft.errors import RunError
-from sft.files import NotWritableError
+from sft.files import NotWritableError, parse_json
 
 OUTPUTS = Path("outputs")
 LATEST = "latest"
@@ -212,12 +213,12 @@ def read_run(folder: Path, *, or_else: str = "") -> Run:
         what = "no finished run yet" if folder == OUTPUTS / LATEST else f"no {RUN_FILE} in {folder}"
         raise RunError(f"{what}; run `python train.py` first, or name a run folder with --run{or_else}")
     try:
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        content = parse_json((folder / RUN_FILE).read_text(encoding="utf-8"))
         fingerprint = Fingerprint.from_json(content.pop("fingerprint"))
         run = Run(path=folder.resolve(), fingerprint=fingerprint, **content)
-        for name, kind in (("settings", dict), ("base", dict), ("data", dict), ("metrics", dict), ("origins", dict)):
-            if not isinstance(getattr(run, name), kind):
-                raise TypeError(f"{name} is no {kind.__name__}")
+        for name, kind in get_type_hints(Run).items():
+            if name in content and not _is_of_type(content[name], kind):
+                raise TypeError(f"{name} is {content[name]!r:.40}")
         if not isinstance(run.data.get("tasks"), list) or not isinstance(run.base.get("name"), str):
             raise TypeError("data has no list of tasks, or base no name")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -227,6 +228,16 @@ def read_run(folder: Path, *, or_else: str = "") -> Run:
     except (PromptError, KeyError, TypeError) as error:
         raise RunError(f"{folder / RUN_FILE}: a task of the run cannot be used: {error}") from None
     return run
+
+
+def _is_of_type(value: object, kind: object) -> bool:
+    """Whether a value of a JSON file is what a field of Run declares: 7 is no `str | None`, [1] no `dict[str, str]`."""
+    for choice in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+        base = dict if is_typeddict(choice) else get_origin(choice) or choice
+        of_texts = get_args(choice) == (str, str)
+        if type(value) is base and not (of_texts and not all(isinstance(text, str) for text in value.values())):
+            return True
+    return False
 
 
 def continue_command(folder: Path) -> str:

@@ -17,6 +17,7 @@ from prompts import ChatFormat
 from sft.config.serve import ServeSettings
 from sft.console import say
 from sft.errors import ConfigError
+from sft.files import parse_json
 from sft.runs.run import Run, write_atomically
 from sft.serve.guard import KEY_VARIABLE, read_api_key
 
@@ -87,5 +88,8 @@ def _is_of_this_run(run: Run, merged: Path) -> bool:
     record = merged.parent / "export.json"
     if not record.is_file() or not merged.is_dir():
         return False
-    made_of = json.loads(record.read_text(encoding="utf-8")).get("merged", {})
-    return bool(made_of.get("adapter") == run.adapter and made_of.get("fingerprint") == run.fingerprint.digest)
+    try:
+        made_of = parse_json(record.read_text(encoding="utf-8"))["merged"]
+        return bool(made_of["adapter"] == run.adapter and made_of["fingerprint"] == run.fingerprint.digest)
+    except (OSError, ValueError, LookupError, TypeError):  # of another version, damaged: it proves nothing
+        return False

@@ -19,6 +19,7 @@ from prompts import PromptError
 from sft.conversation import Conversation
 from sft.data.rows.tools import read_tools
 from sft.errors import DataError, one_line
+from sft.files import parse_json
 from sft.runs.run import write_atomically
 
 LAST = "last"
@@ -93,7 +94,7 @@ class SavedChats:
         """The conversation of a file. Raises DataError where there is none."""
         try:
             with path.open(encoding="utf-8") as file:
-                fields = json.loads(file.readline())
+                fields = parse_json(file.readline())
             chat = Conversation.from_messages(fields["messages"])
             chat.tools = read_tools(fields["tools"]) if fields.get("tools") else []
             return chat
@@ -147,7 +148,7 @@ class SavedChats:
             return path == self._going_on
         try:
             os.kill(process, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):  # a number that no process can have
             return False
         except OSError:  # it runs, and belongs to somebody else
             return True

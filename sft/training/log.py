@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sft.batches.layout import GIBIBYTE
 from sft.console import Progress, progress, say
+from sft.files import parse_json
 from sft.runs.run import write_atomically
 
 LOG_FILE = "log.jsonl"
@@ -130,7 +131,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
+            lines.append(parse_json(text))
         except ValueError:
             continue
     return lines

@@ -69,7 +69,7 @@ def refused(number: int, name: str | None = "data/x") -> OSError:
         (refused(errno.EIO), "data/x: Input/output error; see to the disk or the network share"),
         (
             refused(errno.ENOSPC, None),
-            "no room on the disk ([Errno 28] No space left on device); make room, and run the same command again",
+            "no room on the disk (No space left on device); make room, and run the same command again",
         ),
         (
             RuntimeError("I/O error: No space left on device (os error 28)"),  # as safetensors says it
@@ -97,8 +97,7 @@ PRINT = "from sft.console import run_command\nrun_command(lambda: print('the res
         ("", b"error: standard output: No space left on device; the result could not be printed\n"),
         (
             "1",
-            b"error: no room on the disk ([Errno 28] No space left on device); make room, and run the same "
-            b"command again\n",
+            b"error: no room on the disk (No space left on device); make room, and run the same command again\n",
         ),
     ],
 )

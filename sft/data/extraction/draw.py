@@ -221,7 +221,7 @@ def parse_shares(words: Sequence[str]) -> dict[str, Fraction]:
     for name, share in pairs.items():
         if name not in SPLITS:
             raise ConfigError(f"splits: {name!r} is none of {', '.join(SPLITS)}{nearest_name(name, SPLITS)}")
-        if not re.fullmatch(r"\d?\.\d+|[01]", share):
+        if not re.fullmatch(r"\d?\.\d{1,15}|[01]", share):
             raise ConfigError(f"splits: {name}:{share}: {share!r} is no share; write {name}:0.8")
     shares = {name: Fraction(share) for name, share in pairs.items()}
     if sum(shares.values()) != 1:

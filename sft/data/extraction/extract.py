@@ -23,7 +23,7 @@ from sft.data.building.manifest import list_counts
 from sft.data.building.mixing import Mixture, mix
 from sft.data.building.selection import NOT_CHOSEN
 from sft.data.extraction.draw import LABEL_COLUMN, Draw, ExtractPlan, id_key
-from sft.data.files.writing import check_writable, kind_of, open_writer
+from sft.data.files.writing import check_writable, count_formulas, kind_of, open_writer
 from sft.data.ledger import Tally
 from sft.data.mongo.connection import Document, Retry, read_field, stream_documents, to_json
 from sft.data.rows.canonical import Json, RowError, group_key
@@ -181,6 +181,7 @@ def _write_files(plan: ExtractPlan, draw: Draw, mixture: Mixture) -> None:
     """Write all files beside their places, then rename them: nothing old is lost before the new is whole."""
     kind = kind_of(plan.output)
     staged: dict[Path, Path] = {}
+    formulas = 0
     try:
         for split in plan.splits:
             target = plan.file_of(split)
@@ -191,6 +192,7 @@ def _write_files(plan: ExtractPlan, draw: Draw, mixture: Mixture) -> None:
                 rows = progress(draw.read(numbers), total=len(numbers), description=f"write {target.name}", shown=shown)
                 for record in rows:
                     writer.write(record)
+                    formulas += count_formulas(record) if kind == ".csv" else 0
         for target, path in staged.items():
             path.replace(target)
     except OSError as error:
@@ -198,6 +200,11 @@ def _write_files(plan: ExtractPlan, draw: Draw, mixture: Mixture) -> None:
     finally:
         for path in staged.values():
             path.unlink(missing_ok=True)
+    if formulas:
+        warn(
+            f"{plan.output}: {formulas:,} cells begin with =, +, - or @, which a spreadsheet runs as formulas when it "
+            "opens a CSV; they are written as they are: import the columns as text, or write .xlsx"
+        )
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

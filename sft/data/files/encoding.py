@@ -9,6 +9,7 @@ languages are never chosen, only offered, each with a stretch of the text as it 
 """
 
 import codecs
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -130,8 +131,8 @@ def _read_sample(path: Path) -> bytes:
 def _check_given(path: Path, given: str, sample: bytes) -> str:
     try:
         name = codecs.lookup(given).name
-        b"".decode(name)
-    except LookupError:
+        io.TextIOWrapper(io.BytesIO(b"\xff"), name, errors="surrogateescape").read()  # as open_text does
+    except (LookupError, ValueError):  # a name with a NUL, and codecs such as idna that are none of texts
         raise ConfigError(
             f"encoding {given}: there is none of this name; write utf-8, gb18030, cp1252, utf-16, ..."
         ) from None

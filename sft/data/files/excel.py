@@ -39,7 +39,7 @@ from sft.errors import DataError
 ROW, ALL_ROWS = f"{{{SHEET_MAIN_NS}}}row", f"{{{SHEET_MAIN_NS}}}sheetData"
 OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # .xls, and .xlsx with a password: both lie in a compound file
 EXACT_NUMBERS = 10**15  # Excel keeps 15 digits of a number and makes the rest zeros
-BOMB_BYTES, BOMB_RATIO = 256 << 20, 200  # of one part, unpacked; sheets of texts shrink 3- to 40-fold
+BOMB_BYTES, BOMB_RATIO = 16 << 20, 200  # of one part, unpacked; sheets of texts shrink 3- to 40-fold
 Cells = dict[int, Json]  # column number from 1 -> what stands there; empty cells are left out
 STRING = f"{{{SHEET_MAIN_NS}}}si"
 MEMORY_BYTES = 16 << 20  # a larger table goes to disk
@@ -72,15 +72,17 @@ def read_xlsx(path: Path) -> Iterator[GoodRecord | BadRecord]:
 
 def _read_header(path: Path, row: SheetRow) -> dict[int, str]:
     header: dict[int, str] = {}
+    names: set[str] = set()
     for column, name in row.cells.items():
         where = f"{path}:{row.number}"
         if not isinstance(name, str):
             raise DataError(
                 f"{where}: the first row must name the columns; {get_column_letter(column)} is {name_kind(name)}"
             )
-        if name in header.values():
+        if name in names:
             raise DataError(f"{where}: column {name!r} is there twice; rename one")
         header[column] = name
+        names.add(name)
     return header
 
 
@@ -122,7 +124,7 @@ def _refuse_no_workbook(path: Path) -> None:
             if part.file_size > BOMB_BYTES and part.file_size > BOMB_RATIO * part.compress_size:
                 ratio = part.file_size // max(1, part.compress_size)
                 raise DataError(
-                    f"{path}: unpacks {ratio:,}-fold to {part.file_size / 1e9:,.1f} GB, which no sheet of texts does "
+                    f"{path}: unpacks {ratio:,}-fold to {part.file_size / 1e6:,.0f} MB, which no sheet of texts does "
                     "(a zip bomb?); write the rows as .csv or .jsonl"
                 )
 

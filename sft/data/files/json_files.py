@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -174,8 +175,7 @@ class StrictDecoder:
     def _make_object(self, pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         value = dict(pairs)
         if len(value) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
             self._problem = RowError("duplicate_key", f"key {twice!r} is given twice")
         return value
 

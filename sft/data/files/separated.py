@@ -314,9 +314,8 @@ def _read_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     if header is None:
         raise DataError(f"{path}: the file holds no rows, only blank lines")
     header = [name.strip(BLANK) for name in header]
-    repeated = {name for name in header if name and header.count(name) > 1}
-    if repeated:
-        raise DataError(f"{path}:1: column {sorted(repeated)[0]!r} is there twice; rename one")
+    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise DataError(f"{path}:1: column {min(repeated)!r} is there twice; rename one")
     return [name or f"(column {number})" for number, name in enumerate(header, start=1)]
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from sft.data.rows.canonical import Json
-from sft.data.rows.fields import GoodRecord
+from sft.data.rows.fields import GoodRecord, NotAValue
 from sft.errors import DataError
 
 if TYPE_CHECKING:
-    from pyarrow import Schema
+    from pyarrow import RecordBatch, Scalar, Schema
 
 BATCH_ROWS = 1024
 
@@ -24,12 +24,32 @@ def read_parquet(path: Path) -> Iterator[GoodRecord]:
     try:
         file = parquet.ParquetFile(path)
         as_meant = make_restorer(file.schema_arrow)
-        rows = (row for batch in file.iter_batches(batch_size=BATCH_ROWS) for row in batch.to_pylist())
+        rows = (row for batch in file.iter_batches(batch_size=BATCH_ROWS) for row in _list_rows(batch))
         for number, row in enumerate(rows, start=1):
             yield GoodRecord(number, as_meant(row))
     except pyarrow.ArrowException as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path}: not a sound Parquet file ({first}); copy or write it again") from None
+
+
+def _list_rows(batch: "RecordBatch") -> list[dict[str, Json]]:
+    """Rows of a batch; a value that Python cannot hold (a date beyond the year 9999, say) is a NotAValue."""
+    try:
+        rows: list[dict[str, Json]] = batch.to_pylist()
+        return rows
+    except (ValueError, OverflowError, KeyError):  # UnicodeDecodeError and ArrowException among them, pytz's KeyError
+        columns = [[_read_value(scalar) for scalar in column] for column in batch.columns]
+        return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _read_value(scalar: "Scalar") -> Json:
+    try:
+        value: Json = scalar.as_py()
+        return value
+    except UnicodeDecodeError:
+        return NotAValue("text that is not UTF-8")  # type: ignore[return-value]  # see NotAValue
+    except (ValueError, OverflowError, KeyError):
+        return NotAValue(f"a {scalar.type} that no calendar or number here holds")  # type: ignore[return-value]
 
 
 def make_restorer(schema: "Schema") -> Callable[[dict[str, Json]], dict[str, Json]]:

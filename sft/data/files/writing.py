@@ -8,6 +8,7 @@ In Excel "=1+1", "NA" and "001" stay text, spaces at the ends and control charac
 """
 
 import csv
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,8 @@ WRITABLE = (".jsonl", ".csv", ".xlsx")
 CELL_CHARACTERS = 32_767  # of an Excel cell, counted as UTF-16 code units
 SHEET_ROWS = 1_048_576  # of an Excel sheet, the header included
 EXACT_NUMBERS = 10**15
+# What spreadsheets run (https://owasp.org/www-community/attacks/CSV_Injection), behind blanks too; numbers are none.
+FORMULA = re.compile(r"[\s]*[=+@\-](?![\d.,\s%]*$)")
 
 
 def kind_of(path: Path) -> str:
@@ -48,6 +51,11 @@ def check_writable(kind: str, record: Record) -> None:
                 "cell_too_long",
                 f"{name!r} has {length:,} characters, an Excel cell holds {CELL_CHARACTERS:,}; write .csv or .jsonl",
             )
+
+
+def count_formulas(record: Record) -> int:
+    """Cells of a record that a spreadsheet would compute when it opens them from CSV: "=1+1", "@SUM(A1)"; not "-5"."""
+    return sum(isinstance(value, str) and FORMULA.match(value) is not None for value in record.values())
 
 
 class RecordWriter(ABC):

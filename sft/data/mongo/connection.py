@@ -61,16 +61,20 @@ def connect(address: Address, timeout_s: float) -> Iterator[Client]:
     password = find_password(address)
     client: Client | None = None
     try:
-        client = MongoClient(
-            address.uri,
-            username=address.user,
-            password=password,
-            authSource=address.auth_source,
-            serverSelectionTimeoutMS=int(REACH_S * 1000),
-            connectTimeoutMS=int(REACH_S * 1000),
-            socketTimeoutMS=int(timeout_s * 1000),
-            appname="qwen-sft",
-        )
+        try:
+            client = MongoClient(
+                address.uri,
+                username=address.user,
+                password=password,
+                authSource=address.auth_source,
+                serverSelectionTimeoutMS=int(REACH_S * 1000),
+                connectTimeoutMS=int(REACH_S * 1000),
+                socketTimeoutMS=int(timeout_s * 1000),
+                appname="qwen-sft",
+            )
+        except (ValueError, OSError) as error:  # a port that is none, half an IPv6 address, a certificate not there
+            text = one_line(redact(str(error), password), 200)
+            raise ConfigError(f"{address.shown[:200]}: cannot be used as an address ({text}); correct it") from None
         client.admin.command("ping")
         yield client
     except PyMongoError as error:

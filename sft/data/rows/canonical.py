@@ -11,6 +11,7 @@ from typing import NotRequired, TypedDict
 from prompts.errors import RowError
 from prompts.messages import Tool, ToolCall
 from prompts.tasks import get_task
+from prompts.text_encoder import LONGEST_TEXT
 from prompts.tools import spell_answer, to_json
 from sft.text.normalise import normalise_text
 
@@ -23,6 +24,7 @@ __all__ = [
     "answer_of",
     "asked_of",
     "question_of",
+    "refuse_endless",
     "system_of",
     "thread_of",
 ]
@@ -73,6 +75,20 @@ class Row(TypedDict):
     group: NotRequired[str]  # any task; rows of one group stay on one side of a split
     own_id: NotRequired[str]  # any task; the id that the row's file gave it, where `id` is another
     attribution: NotRequired[str]  # any task; who wrote it and where it stands, where a licence asks for that
+
+
+def refuse_endless(row: Row) -> None:
+    """Raise RowError for a text that no tokenizer is given."""
+    for name, value in row.items():
+        if name == "messages":
+            longest = max((len(turn.get("content") or "") for turn in row["messages"]), default=0)
+        else:
+            longest = len(value) if isinstance(value, str) else 0
+        if longest > LONGEST_TEXT:
+            raise RowError(
+                "endless_text",
+                f"{name!r} holds a text of {longest:,} characters, at most {LONGEST_TEXT:,} are read; cut it",
+            )
 
 
 def question_of(row: Row) -> str:

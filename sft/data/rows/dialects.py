@@ -21,7 +21,7 @@ from typing import NamedTuple
 from prompts import PromptError
 from prompts.task import BLANK, Task, is_blank, label_key
 from prompts.tasks import get_task, task_names
-from sft.data.rows.canonical import Json, Row, RowError
+from sft.data.rows.canonical import Json, Row, RowError, refuse_endless
 from sft.data.rows.explaining import COMMON, explain_unknown
 from sft.data.rows.fields import Record, name_kind, read_entities, read_list, read_optional_text, read_text
 from sft.data.rows.mapping import MAY_BE_MISSING, find_value
@@ -109,6 +109,7 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
         row = dialect.convert(record, context)
     if plan.has_common:
         _keep_common(record, row, context)
+    refuse_endless(row)
     context.recognised.dialects[dialect.name] += 1
     return row
 

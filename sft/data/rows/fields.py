@@ -18,7 +18,7 @@ Record = dict[str, Json]  # one row as its file gives it
 
 
 class NotAValue(NamedTuple):
-    """What stands in an Excel cell and is no value of a row: kind "a formula (paste it as a value)".
+    """What stands in a cell of Excel or Parquet and is no value of a row: kind "a formula (paste it as a value)".
 
     It travels as a field (to the types it is Json) and is named where a row needs that field.
     """

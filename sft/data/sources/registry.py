@@ -17,12 +17,11 @@ name when that data set is asked for:
      "talks": {"hf_hub_url": "owner/talks", "formatting": "sharegpt", "tags": {"role_tag": "role"}}}
 """
 
-import json
 from pathlib import Path
 
 from sft.config.layers import read_yaml
 from sft.errors import ConfigError, nearest_name
-from sft.files import PROJECT_ROOT
+from sft.files import PROJECT_ROOT, parse_json
 from sft.modelscope import PREFIX
 
 SHIPPED = PROJECT_ROOT / "recipes" / "datasets.yaml"
@@ -106,7 +105,7 @@ def _place_file(registry: Path, name: object) -> Entry:
 def read_dataset_info(path: Path) -> dict[str, Entry | ConfigError]:
     """The entries of one file; one that cannot be used is its error. Raises ConfigError where the file is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{path}: not a JSON file of data sets ({error}); mend it") from None
     if not isinstance(content, dict):

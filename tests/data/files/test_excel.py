@@ -213,4 +213,4 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     with pytest.raises(DataError) as caught:
         list(read_records(path))
 
-    assert "-fold to 0.3 GB, which no sheet of texts does (a zip bomb?); write the rows as .csv" in str(caught.value)
+    assert "-fold to 315 MB, which no sheet of texts does (a zip bomb?); write the rows as .csv" in str(caught.value)

@@ -81,7 +81,7 @@ def refuse_endless(row: Row) -> None:
     """Raise RowError for a text that no tokenizer is given."""
     for name, value in row.items():
         if name == "messages":
-            longest = max((len(turn.get("content") or "") for turn in row["messages"]), default=0)
+            longest = max((len(turn["content"]) for turn in row["messages"]), default=0)
         else:
             longest = len(value) if isinstance(value, str) else 0
         if longest > LONGEST_TEXT:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from prompts.family import TEXT_END, THINK_END, THINK_START, TURN_END, TURN_START
 from prompts.messages import Tool
-from prompts.task import is_blank
+from prompts.task import BLANK, is_blank
 from prompts.tools import CALL, RESULT, RESULT_END, read_system
 from sft.data.rows.canonical import Json, Row, RowError, Turn
 from sft.data.rows.fields import name_kind
@@ -27,6 +27,7 @@ ROLES = {
     ),
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "tool_result", "ipython"), "tool"),
 }
+PLAIN_ROLES = ({"user": "user", "human": "user"}, {"assistant": "assistant", "gpt": "assistant"})
 SHOWN_ROLES = "system, user, human, assistant, gpt, tool, function_call, observation"
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "text")  # the first that is there counts
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -70,6 +71,8 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
     tools: what may be called. Between a call and the answer stand the results of what was called. asks: it is to be
     answered, so a question or a result comes last.
     """
+    if not system and not tools and (plain := read_plain_turns(turns)):
+        return {"id": "", "source": "", "task": "chat", "messages": plain}
     offered, turns = _find_tools(tools, turns, notes)
     messages: list[Turn] = []
     for number, said in enumerate(turns):
@@ -90,6 +93,20 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
     if offered:
         row["tools"] = offered
     return row
+
+
+def read_plain_turns(turns: list[Json]) -> list[Turn] | None:
+    """The turns where nothing is to be looked for: user and assistant in turn, texts without "<"; or None."""
+    messages: list[Turn] = []
+    for said in turns:
+        if type(said) is not dict or len(said) != 2:
+            return None
+        word, content = said.get("role") or said.get("from"), said.get("content") or said.get("value")
+        role = PLAIN_ROLES[len(messages) % 2].get(word) if type(word) is str else None
+        if role is None or type(content) is not str or "<" in content or not content.strip(BLANK):
+            return None
+        messages.append({"role": role, "content": content})
+    return messages if len(messages) % 2 == 0 else None
 
 
 def _find_tools(tools: Json, turns: list[Json], notes: Notes) -> tuple[list[Tool], list[Json]]:

@@ -194,7 +194,7 @@ def run_tests(tests: Sequence[str], timeout_s: float, faulty: Faulty | None = No
 
 
 def mirrored_test(path: Path) -> Path:
-    """sft/data/ledger.py -> tests/data/test_ledger.py; prompts/task.py -> tests/prompts/test_task.py."""
+    """sft/data/ledger.py -> tests/data/test_ledger.py; prompts/tools.py -> tests/prompts/test_tools.py."""
     parts = path.parts[1:] if path.parts[0] == "sft" else path.parts
     return Path("tests", *parts[:-1], f"test_{path.name}")
 

@@ -16,7 +16,15 @@ from prompts.task import BLANK, is_blank
 from prompts.tools import CALL, RESULT, RESULT_END, read_system
 from sft.data.rows.canonical import Json, Row, RowError, Turn
 from sft.data.rows.fields import name_kind
-from sft.data.rows.tools import has_tools, read_calls, read_result, read_spelled_calls, read_tools
+from sft.data.rows.tools import (
+    drop_filled,
+    drop_nulls,
+    has_tools,
+    read_calls,
+    read_result,
+    read_spelled_calls,
+    read_tools,
+)
 
 CALLING_ROLES = ("function_call", "tool_call", "tool_calls")  # whose content is the JSON of a call, or of several
 ROLES = {
@@ -49,6 +57,7 @@ UNOPENED = "answers whose thought ends with </think> and was opened by the promp
 LATE = "answers with <think> behind their head, as ordinary text"
 SPELLED = "answers whose text spells calls (<tool_call>), which are read as calls"
 OFFERED = "conversations whose system prompt lists tools as a chat template writes them, which are read as tools"
+FILLED = "arguments of calls that are null and may not be, left out (a table fills what a call does not have)"
 UNREADABLE = "answers with <tool_call> in their text that is no readable call, as ordinary text"
 MEDIA_TAGS = "texts with <image>, <img>..., as ordinary text"
 IGNORED_KEY = "turns whose {!r} is not read"
@@ -113,7 +122,7 @@ def _find_tools(tools: Json, turns: list[Json], notes: Notes) -> tuple[list[Tool
     """The tools of a row, and its turns: some data have them in the system turn, by key or in a template's words."""
     first = turns[0] if turns else None
     if has_tools(tools) or not isinstance(first, dict):
-        return (read_tools(tools) if has_tools(tools) else []), turns
+        return (read_tools(drop_nulls(tools)) if has_tools(tools) else []), turns
     if has_tools(first.get("tools")):
         return read_tools(first["tools"]), turns
     said = first.get("content", first.get("value"))
@@ -254,7 +263,9 @@ def _read_answer(where: str, word: str, said: dict[str, Json], turn: Turn, notes
     if word in CALLING_ROLES and not calls:
         text, calls = "", text
     if calls:
-        turn["tool_calls"] = read_calls(where, calls)
+        turn["tool_calls"], num_filled = drop_filled(read_calls(where, calls), tools)
+        if num_filled:
+            notes[FILLED] += num_filled
     elif CALL in text:
         spelled = read_spelled_calls(text, tools)
         notes[SPELLED if spelled else UNREADABLE] += 1

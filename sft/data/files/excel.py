@@ -42,6 +42,7 @@ EXACT_NUMBERS = 10**15  # Excel keeps 15 digits of a number and makes the rest z
 BOMB_BYTES, BOMB_RATIO = 16 << 20, 200  # of one part, unpacked; sheets of texts shrink 3- to 40-fold
 Cells = dict[int, Json]  # column number from 1 -> what stands there; empty cells are left out
 STRING = f"{{{SHEET_MAIN_NS}}}si"
+WORKBOOK, STRICT = "xl/workbook.xml", b"http://purl.oclc.org/ooxml/"  # the namespaces of Excel's other .xlsx
 MEMORY_BYTES = 16 << 20  # a larger table goes to disk
 
 # What XML cannot hold, carriage returns (XML makes them newlines), and underscores that would be taken for an escape.
@@ -120,6 +121,8 @@ def _refuse_no_workbook(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: not a sound Excel file (no zip archive, or cut off); save it again as .xlsx")
     with zipfile.ZipFile(path) as archive:
+        if WORKBOOK in archive.namelist() and STRICT in archive.read(WORKBOOK)[:4096]:
+            raise DataError(f"{path}: a Strict Open XML workbook; save it as Excel Workbook (.xlsx), without Strict")
         for part in archive.infolist():
             if part.file_size > BOMB_BYTES and part.file_size > BOMB_RATIO * part.compress_size:
                 ratio = part.file_size // max(1, part.compress_size)

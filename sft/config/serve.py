@@ -3,7 +3,7 @@
 import re
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from sft.config.decoding import Preset
 from sft.config.talk import MAX_SEQ_LENGTH, TalkSettings
@@ -51,6 +51,7 @@ class ServeSettings(TalkSettings):
     )
     cors_origins: tuple[str, ...] = Field(
         (),
+        validation_alias=AliasChoices("cors_origins", "cors"),
         description="origins of web pages that may send requests, separated by commas: http://localhost:3000; *: any",
     )
     timeout_s: float = Field(300, gt=0, description="seconds a request may take, including waiting; then status 504")

@@ -60,6 +60,11 @@ class LoadedModel:
         return isinstance(self.model, PeftModel)
 
     @property
+    def holds_base(self) -> bool:
+        """Whether adapter_off() gives the untuned model without a second one in memory."""
+        return self.has_adapter and self.load_untuned is None
+
+    @property
     def is_tuned(self) -> bool:
         """Whether it is a run's: an adapter on its base, or weights that were trained themselves."""
         return self.has_adapter or self.load_untuned is not None

@@ -22,6 +22,7 @@ from sft.config.serve import ServeSettings
 from sft.serve.engine import Engine
 from sft.serve.guard import LOCAL_HOSTS, Guard, error_response
 from sft.serve.metrics import ServerMetrics
+from sft.serve.page import show_page
 from sft.serve.protocol import (
     DONE,
     JSON,
@@ -35,8 +36,8 @@ from sft.serve.protocol import (
     usage,
     usage_chunk,
 )
-from sft.serve.replies import Answer, Piece, prepare_answer, read_parsed, write_answer
-from sft.serve.served import Served, ask
+from sft.serve.replies import Answer, Piece, decide_decoding, prepare_answer, read_parsed, write_answer
+from sft.serve.served import Asked, Served, ask
 
 Read = TypeVar("Read")
 
@@ -71,6 +72,10 @@ def build_app(service: Service) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
+    @app.get("/")
+    async def page() -> Response:
+        return show_page()
+
     @app.get("/health")
     async def health() -> Response:
         return _describe_health(service)
@@ -82,11 +87,11 @@ def build_app(service: Service) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> JSON:
-        return {"object": "list", "data": [_describe_model(service, name) for name in service.served]}
+        return {"object": "list", "data": [_describe_model(service, served) for served in service.served.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> JSON:
-        return _describe_model(service, _find_served(service, name).name)
+        return _describe_model(service, _find_served(service, name))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
@@ -279,5 +284,23 @@ def _find_served(service: Service, name: str) -> Served:
     return service.served[name]
 
 
-def _describe_model(service: Service, name: str) -> JSON:
-    return {"id": name, "object": "model", "created": service.started, "owned_by": "qwen-sft"}
+def _describe_model(service: Service, served: Served) -> JSON:
+    """A model as OpenAI describes it, and what the page shows: its prompt, and its decoding if a request says none."""
+    task = served.task
+    decoding = decide_decoding(
+        service.settings, ChatRequest.model_construct(model=served.name, messages=[]), Asked([], task)
+    )
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": service.started,
+        "owned_by": "qwen-sft",
+        "task": task and task.name,
+        "kind": task.kind if task else "chat",
+        "base": served.base,
+        "is_base": served.is_base,
+        "prompt": served.build_prompt(service.system_prompt),
+        "example": {name: task.example[name] for name in task.prompt_fields} if task else {},
+        "decoding": decoding.model_dump(),
+        "max_tokens_limit": service.settings.max_tokens_limit,
+    }

@@ -5,8 +5,9 @@ ticket = engine.submit(prompt_ids, decoding, max_new_tokens, deliver)     # deli
 scores = engine.score(prompt_ids, ("负面", "正面")).result()
 engine.close()                                                            # running answers are finished first
 
-First come, first served; up to max_batch answers are written together, a token for each in turn. What fails is told
-to the requests it concerns, whether or not they still listen, and the next ones are answered.
+First come, first served; up to max_batch answers are written together, a token for each in turn. Answers of the untuned
+model (the adapter switched off) are a batch of their own, which takes turns with the tuned one's. What fails is told to
+the requests it concerns, whether or not they still listen, and the next ones are answered.
 """
 
 import logging
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 
 from sft.config.decoding import Decoding
 from sft.generation.decode import Row, RunningBatch, can_batch
@@ -55,7 +57,7 @@ class Ticket:
 
 
 Deliver = Callable[[int | Exception | None], None]
-Scoring = tuple[Sequence[int], Sequence[str], Sequence[str], "Future[list[float]]"]
+Scoring = tuple[Sequence[int], Sequence[str], Sequence[str], bool, "Future[list[float]]"]  # bool: by the untuned model
 
 
 class Engine:
@@ -66,7 +68,8 @@ class Engine:
         self.max_batch = max_batch if can_batch(loaded) else 1
         self.max_waiting = max_waiting
         self._batch = RunningBatch(loaded)
-        self._waiting: deque[Row] = deque()
+        self._base_batch = RunningBatch(loaded)  # with the adapter off
+        self._waiting: deque[tuple[Row, RunningBatch]] = deque()  # with the batch it is to join
         self._scorings: deque[Scoring] = deque()
         self._changed = threading.Condition()
         self._is_closing = False
@@ -83,7 +86,7 @@ class Engine:
     @property
     def num_running(self) -> int:
         """Answers being written."""
-        return len(self._batch.rows)
+        return len(self._batch.rows) + len(self._base_batch.rows)
 
     @property
     def is_alive(self) -> bool:
@@ -95,19 +98,36 @@ class Engine:
         """Seconds that the step at work has taken so far; 0 where there is nothing to do."""
         return time.monotonic() - self._progressed_at if self._is_busy else 0.0
 
-    def submit(self, prompt_ids: Sequence[int], decoding: Decoding, max_new_tokens: int, deliver: Deliver) -> Ticket:
-        """Queue an answer; deliver is called on the engine's thread. Raises QueueFull and EngineEnded."""
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        decoding: Decoding,
+        max_new_tokens: int,
+        deliver: Deliver,
+        *,
+        untuned: bool = False,
+    ) -> Ticket:
+        """Queue an answer; deliver is called on the engine's thread. untuned: of the model as it was before tuning.
+
+        Raises QueueFull and EngineEnded.
+        """
         ticket = Ticket()
         row = Row(prompt_ids, decoding, max_new_tokens, deliver, lambda: ticket.is_cancelled)
-        ticket.leave_queue = lambda: self._leave_queue(row)
+        waiting = (row, self._base_batch if untuned else self._batch)
+        ticket.leave_queue = lambda: self._leave_queue(waiting)
         with self._changed:
             self._check_room()
-            self._waiting.append(row)
+            self._waiting.append(waiting)
             self._changed.notify()
         return ticket
 
     def score(
-        self, prompt_ids: Sequence[int], labels: Sequence[str], classes: Sequence[str] | None = None
+        self,
+        prompt_ids: Sequence[int],
+        labels: Sequence[str],
+        classes: Sequence[str] | None = None,
+        *,
+        untuned: bool = False,
     ) -> "Future[list[float]]":
         """Log-probabilities of the labels (sft.scoring.classes); classes: what they stand for, if it is another word.
 
@@ -116,7 +136,7 @@ class Engine:
         future: Future[list[float]] = Future()
         with self._changed:
             self._check_room()
-            self._scorings.append((prompt_ids, labels, classes or labels, future))
+            self._scorings.append((prompt_ids, labels, classes or labels, untuned, future))
             self._changed.notify()
         return future
 
@@ -135,13 +155,13 @@ class Engine:
         if self._is_closing or self.num_waiting >= self.max_waiting + free:
             raise QueueFull
 
-    def _leave_queue(self, row: Row) -> None:
+    def _leave_queue(self, waiting: tuple[Row, RunningBatch]) -> None:
         """A request that nobody waits for any more keeps no place in the queue from others."""
         with self._changed:
-            if row not in self._waiting:
+            if waiting not in self._waiting:
                 return
-            self._waiting.remove(row)
-        _tell(row, None)
+            self._waiting.remove(waiting)
+        _tell(waiting[0], None)
 
     def _run(self) -> None:
         try:
@@ -150,10 +170,12 @@ class Engine:
             logger.error("error: the engine has ended, restart the server", exc_info=error)
         finally:
             with self._changed:
-                rows, scorings = [*self._waiting, *self._batch.rows], list(self._scorings)
+                rows = [*(row for row, _ in self._waiting), *self._batch.rows, *self._base_batch.rows]
+                scorings = list(self._scorings)
                 self._waiting.clear()
                 self._scorings.clear()
                 self._batch.clear()
+                self._base_batch.clear()
                 self._is_busy = False
             for row in rows:
                 _tell(row, EngineError("the model failed on this request"))
@@ -172,7 +194,9 @@ class Engine:
             wanted = [scoring for scoring in scorings if scoring[-1].set_running_or_notify_cancel()]
             if wanted:
                 try:
-                    self._score(wanted)
+                    for untuned in (False, True):
+                        if alike := [scoring for scoring in wanted if scoring[-2] is untuned]:
+                            self._score(alike, untuned=untuned)
                 finally:
                     _fail([future for *_, future in wanted if not future.done()])
             for _ in range(self.max_batch - self.num_running):
@@ -180,36 +204,47 @@ class Engine:
                 with self._changed:
                     if not self._waiting:
                         break
-                    row = self._waiting.popleft()
+                    row, batch = self._waiting.popleft()
                 if row.is_cancelled():
                     _tell(row, None)
                 else:
-                    self._guarded(lambda row=row: self._batch.join([row]), row)  # type: ignore[misc]
-            self._progressed_at = time.monotonic()
-            self._guarded(self._batch.step)
+                    self._guarded(batch, row)
+            for batch in (self._batch, self._base_batch):
+                self._progressed_at = time.monotonic()
+                if batch.rows:
+                    self._guarded(batch)
 
-    def _guarded(self, compute: Callable[[], None], joining: Row | None = None) -> None:
-        """Whatever the model stumbles over is told to the requests it concerns; the thread lives on.
+    def _guarded(self, batch: RunningBatch, joining: Row | None = None) -> None:
+        """A step of a batch, or a row that joins it. Whatever the model stumbles over is told to the requests it
+        concerns; the thread lives on.
 
         A row that fails before it has joined (joining) leaves the batch as it was; else the batch is lost.
         """
-        concerned = [*self._batch.rows, *([joining] if joining else [])]
+        concerned = [*batch.rows, *([joining] if joining else [])]
         try:
-            compute()
+            with self._as_asked(untuned=batch is self._base_batch):
+                if joining:
+                    batch.join([joining])
+                else:
+                    batch.step()
         except Exception as error:
             logger.error("error while answering", exc_info=error)
             if joining is None:
-                self._batch.clear()
-            kept = self._batch.rows
+                batch.clear()
+            kept = batch.rows
             for row in concerned:
                 if row not in kept:
                     _tell(row, EngineError("the model failed on this request"))
 
-    def _score(self, scorings: Sequence[Scoring]) -> None:
-        prompts, labels, classes, futures = zip(*scorings, strict=True)
+    def _as_asked(self, *, untuned: bool) -> AbstractContextManager[LoadedModel]:
+        return self.loaded.adapter_off() if untuned else nullcontext(self.loaded)
+
+    def _score(self, scorings: Sequence[Scoring], *, untuned: bool = False) -> None:
+        prompts, labels, classes, _, futures = zip(*scorings, strict=True)
         found: list[list[float]] | None = None
         try:
-            found = score_choices(self.loaded, prompts, labels, classes, shown=False)
+            with self._as_asked(untuned=untuned) as model:
+                found = score_choices(model, prompts, labels, classes, shown=False)
         except Exception as error:
             logger.error("error while scoring", exc_info=error)
         if found is not None:
@@ -217,7 +252,7 @@ class Engine:
                 future.set_result(scores)
         elif len(scorings) > 1:  # one of them may be at fault, or together they were too much for the memory
             for scoring in scorings:
-                self._score([scoring])
+                self._score([scoring], untuned=untuned)
         else:
             _fail(futures)
 

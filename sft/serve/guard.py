@@ -19,7 +19,7 @@ from sft.errors import ConfigError
 from sft.serve.metrics import ServerMetrics
 from sft.serve.protocol import ApiError
 
-OPEN_PATHS = ("/health",)  # what a load balancer asks without a key
+OPEN_PATHS = ("/health", "/")  # what a load balancer asks without a key, and the page that asks for the key
 KEY_VARIABLE = "QWEN_SFT_API_KEY"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 

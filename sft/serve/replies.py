@@ -110,7 +110,9 @@ async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[Piece]:
         loop.call_soon_threadsafe(tokens.put_nowait, item)
 
     try:
-        ticket = engine.submit(answer.prompt_ids, answer.decoding, answer.max_new_tokens, deliver)
+        ticket = engine.submit(
+            answer.prompt_ids, answer.decoding, answer.max_new_tokens, deliver, untuned=answer.asked.is_base
+        )
     except (QueueFull, EngineEnded) as error:
         raise _explain(engine, error) from None
     chat, tools = engine.loaded.chat, answer.asked.tools
@@ -210,9 +212,11 @@ def read_parsed(answer: Answer, text: str) -> JSON:
 
 
 async def _choose_label(engine: Engine, answer: Answer) -> str:
-    labels = answer.asked.labels
+    asked, labels = answer.asked, answer.asked.labels
     try:
-        scores = await asyncio.wrap_future(engine.score(answer.prompt_ids, labels, answer.asked.classes))
+        scores = await asyncio.wrap_future(
+            engine.score(answer.prompt_ids, labels, asked.classes, untuned=asked.is_base)
+        )
     except (QueueFull, EngineEnded, EngineError) as error:
         raise _explain(engine, error) from None
     weights = [math.exp(score - max(scores)) for score in scores]

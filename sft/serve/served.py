@@ -1,8 +1,10 @@
-"""What clients can ask for: the run itself, and each of its tasks under a name of its own.
+"""What clients can ask for: the run itself, each of its tasks under a name of its own, and the untuned model beside.
 
-    demo              chat, with the run's system prompt
-    demo:sentiment    one text -> its label, with the probability of every label
-    demo:ner          one text -> its entities
+    demo                   chat, with the run's system prompt
+    demo:sentiment         one text -> its label, with the probability of every label
+    demo:ner               one text -> its entities
+    demo:base              chat with the model as it was before tuning, with the same prompt
+    demo:base:sentiment    its label for the text
 
 A run that knows one label task and nothing else answers with labels under its plain name too, and so does one with a
 classification head, which cannot chat.
@@ -20,10 +22,26 @@ from sft.serve.protocol import ApiError
 
 @dataclass(frozen=True)
 class Served:
-    """One model name: Served("demo:sentiment", task=<sentiment>); task None is chat."""
+    """One model name: Served("demo:sentiment", task=<sentiment>); task None is chat.
+
+    base: the name under which the untuned model answers the same, None where it is not served.
+    """
 
     name: str
     task: Task | None
+    base: str | None = None
+    is_base: bool = False
+
+    def build_prompt(self, system_prompt: str | None) -> list[Message]:
+        """What the model reads, with "…" for the text: [{"role": "user", "content": "评论：…"}]."""
+        if self.task is None:
+            own: list[Message] = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+            return [*own, {"role": "user", "content": "…"}]
+        row = {**self.task.example, "task": self.task.name, self.task.prompt_fields[0]: "…"}
+        return [
+            {"role": turn["role"], "content": turn["content"]}
+            for turn in conversation_of(row, system_prompt, with_answer=False)
+        ]
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,7 @@ class Asked:
     row: dict[str, object] | None = None
     head: Head | None = None  # what chooses among the labels, where it is no language model
     tools: Sequence[Tool] = ()  # that a chat offers
+    is_base: bool = False  # whether the untuned model is to answer
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -47,16 +66,21 @@ class Asked:
         return self.task.classes_of(self.labels, self.row) if self.task and self.row else ()
 
 
-def list_served(name: str, run: Run | None) -> dict[str, Served]:
-    """Every model name. An untuned model (run None), or one of which no task is known, is offered every task."""
+def list_served(name: str, run: Run | None, *, with_base: bool = False) -> dict[str, Served]:
+    """Every model name. An untuned model (run None), or one of which no task is known, is offered every task.
+
+    with_base: the untuned model under the same names with ":base" behind the first part.
+    """
     names: Sequence[object] = task_names()
     if run is not None and run.tasks:
         names = run.tasks
     tasks = [get_task(str(task)) for task in names]
     special = [task for task in tasks if task.has_form]
     is_classifier = (len(tasks) == 1 and tasks[0].kind == "label") or (run is not None and run.is_classifier)
-    served = [Served(name, tasks[0] if is_classifier else None)]
-    served += [Served(f"{name}:{task.name}", task) for task in special]
+    with_base = with_base and not any(task.name == "base" for task in special)
+    offered = [("", tasks[0] if is_classifier else None), *((f":{task.name}", task) for task in special)]
+    served = [Served(name + ending, task, f"{name}:base{ending}" if with_base else None) for ending, task in offered]
+    served += [Served(entry.base, entry.task, is_base=True) for entry in served if entry.base]
     return {entry.name: entry for entry in served}
 
 
@@ -83,7 +107,7 @@ def ask(
             first = [{"role": "system", "content": system_prompt}]
         if tools:
             first.append({"role": "tools", "content": "", "tools": tools})
-        return Asked([*first, *turns[num_own:]], tools=tools)
+        return Asked([*first, *turns[num_own:]], tools=tools, is_base=served.is_base)
     if tools:
         raise ApiError(
             400, f"tools: {served.name} reads one text and calls nothing; send it to the chat", param="tools"
@@ -97,7 +121,7 @@ def ask(
         row["category"] = category
     if missing := [name for name in task.prompt_fields if name not in row]:
         raise ApiError(400, f"task {task.name} needs {missing[0]} too; send it in the body", param=missing[0])
-    return Asked(conversation_of(row, system_prompt, with_answer=False), task, row, head)
+    return Asked(conversation_of(row, system_prompt, with_answer=False), task, row, head, is_base=served.is_base)
 
 
 def check_results(turns: Sequence[Message]) -> None:

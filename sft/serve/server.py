@@ -48,13 +48,15 @@ def serve_model(
     """Serve a model that is in memory."""
     engine = Engine(loaded, max_batch=settings.max_batch, max_waiting=settings.max_waiting)
     limits = limits_of(run, loaded.max_context, max_seq_length=settings.max_seq_length)
-    service = Service(
-        engine, settings, list_served(name, run), run.system_prompt if run else settings.system_prompt, api_key, limits
-    )
+    served = list_served(name, run, with_base=loaded.holds_base)
+    system_prompt = run.system_prompt if run else settings.system_prompt
+    service = Service(engine, settings, served, system_prompt, api_key, limits)
     config = configure(service)
     host, port = listener.getsockname()[:2]
     say(f"models: {', '.join(service.served)}; {'with' if api_key else 'without'} an API key; Ctrl-C ends")
-    say(f"listening on http://{host}:{port}/v1")
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say(f"a page to try it: {address}/")
+    say(f"listening on {address}/v1")
     # uvicorn raises the signal again when it is done; SIGTERM is a wish, not a failure: exit code 0.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:

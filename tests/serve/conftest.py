@@ -36,12 +36,12 @@ class Running:
 
 
 @contextmanager
-def run_server(loaded, run, key: str | None = KEY, **settings) -> Iterator[Running]:
+def run_server(loaded, run, key: str | None = KEY, *, with_base: bool = False, **settings) -> Iterator[Running]:
     """Serve a model until the block ends."""
     chosen = ServeSettings(**{"max_new_tokens": 16, "decoding": "precise", "shutdown_timeout_s": 5, **settings})
     engine = Engine(loaded, max_batch=chosen.max_batch, max_waiting=chosen.max_waiting)
-    prompt = run.system_prompt if run else None
-    service = Service(engine, chosen, list_served("tiny", run), prompt, key, limits_of(run, loaded.max_context))
+    prompt, served = run.system_prompt if run else None, list_served("tiny", run, with_base=with_base)
+    service = Service(engine, chosen, served, prompt, key, limits_of(run, loaded.max_context))
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(configure(service))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -43,7 +43,7 @@ def says(server, monkeypatch):
     prompts = []
 
     def write(ids: list[int], *, ends: bool = True) -> list[list[int]]:
-        def submit(prompt_ids, decoding, max_new_tokens, deliver):
+        def submit(prompt_ids, decoding, max_new_tokens, deliver, untuned):
             prompts.append(list(prompt_ids))
             for token_id in [*ids, *([server.service.engine.loaded.chat.end_ids[0]] if ends else [])]:
                 deliver(token_id)

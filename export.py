@@ -14,6 +14,7 @@ from pathlib import Path
 from sft.config.export import ExportSettings
 from sft.config.layers import load_settings
 from sft.console import run_command, say, to_json
+from sft.console.narration import show_path
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,7 +31,6 @@ def main(argv: list[str] | None = None) -> None:
     result: dict[str, object] = {"run": run.path.name}
     if settings.merge or settings.gguf:
         result |= export_run(run, settings, output_dir)
-        say(f"written: {output_dir}")
     else:
         check_portable(run, settings)
         check_run(run, allow_mismatch=settings.allow_mismatch, trust_remote_code=settings.trust_remote_code)
@@ -47,7 +47,18 @@ def main(argv: list[str] | None = None) -> None:
             result["push"] = {"repo_id": push.repo_id, "private": settings.private, "files": push.files}
             if not settings.dry_run:
                 result["push"]["url"] = send(push, private=settings.private)
-    print(to_json(result, indent=None if settings.json_output else 2))
+    print(to_json(result) if settings.json_output else describe_result(result, settings, output_dir))
+
+
+def describe_result(result: dict[str, object], settings: ExportSettings, output_dir: Path) -> str:
+    """What was done, in a sentence; export.json and --json have the figures."""
+    done = [f"merged weights are in {show_path(output_dir / 'merged')}"] if "merged" in result else []
+    done += (
+        [f"GGUF files ({', '.join(settings.gguf)}) are in {show_path(output_dir / 'gguf')}"] if settings.gguf else []
+    )
+    if settings.push:
+        done.append(f"{settings.push} {'would get' if settings.dry_run else 'has'} the files listed above")
+    return f"{'; '.join(done)}."
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def progress(
 
 @overload
 def progress(
-    *, total: int | None = None, description: str = "", unit: str = "row", shown: bool = True
+    *, total: int | None = None, description: str = "", unit: str = "row", shown: bool = True, done: int = 0
 ) -> "Progress[None]": ...
 
 
@@ -77,6 +77,7 @@ def progress(
     description: str = "",
     unit: str = "row",
     shown: bool = True,
+    done: int = 0,
 ) -> "Progress[Item] | Progress[None]":
     """Show how far long work is, its rate and the time left: around an iterable, or counted with update().
 
@@ -86,26 +87,43 @@ def progress(
         bar.note("loss 1.342")
 
     On a terminal: a bar. Else (a log, CI): a line per 10 %, or every 30 s where the total is unknown. `shown=False`
-    counts in silence. `total` defaults to len(iterable) where it has one.
+    counts in silence. `total` defaults to len(iterable) where it has one. `done`: units an earlier process has done;
+    they count towards the total and not towards the rate.
     """
-    return Progress(iterable, total=total, description=description, unit=unit, shown=shown)
+    return Progress(iterable, total=total, description=description, unit=unit, shown=shown, done=done)
 
 
 class Progress(Generic[Item]):
     """One piece of long work; made by progress()."""
 
     def __init__(
-        self, iterable: Iterable[Item] | None, *, total: int | None, description: str, unit: str, shown: bool
+        self,
+        iterable: Iterable[Item] | None,
+        *,
+        total: int | None,
+        description: str,
+        unit: str,
+        shown: bool,
+        done: int = 0,
     ) -> None:
         self._iterable = iterable
         self._total = len(iterable) if total is None and hasattr(iterable, "__len__") else total  # type: ignore[arg-type]
         self._description, self._unit, self._shown = description, unit, shown
-        self._count, self._note = 0, ""
+        self._count, self._done, self._note = done, done, ""
         self._started = self._line_time = time.monotonic()
-        self._lines_due = 0  # tenths of the work that a line has told of
+        self._lines_due = (
+            done * LINES_PER_RUN // self._total if self._total else 0
+        )  # tenths that a line was printed for
         self._bar = None
         if shown and sys.stderr.isatty():
-            self._bar = tqdm(total=self._total, desc=description, unit=f" {unit}s", file=sys.stderr, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=self._total,
+                initial=done,
+                desc=description,
+                unit=f" {unit}s",
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
 
     def update(self, count: int = 1) -> None:
         """Count `count` more units as done."""
@@ -158,7 +176,7 @@ class Progress(Generic[Item]):
     def _line(self) -> str:
         """`score: 40% 400/1000 rows, 12.3 rows/s, 0:48 left, loss 1.342`."""
         elapsed = time.monotonic() - self._started
-        rate = self._count / elapsed if elapsed > 0 else 0.0
+        rate = (self._count - self._done) / elapsed if elapsed > 0 else 0.0
         parts = [f"{self._count} {self._unit}s"]
         if self._total:
             parts = [f"{100 * self._count // self._total}% {self._count}/{self._total} {self._unit}s"]

@@ -70,7 +70,7 @@ def make_editor(prompt: str, history: Path | None) -> "PromptSession[str]":
         event.current_buffer.insert_text("\n")
 
     return PromptSession(
-        prompt,
+        prompt if "NO_COLOR" in os.environ else [("bold ansicyan", prompt)],
         history=FileHistory(history) if history is not None and can_keep(history) else InMemoryHistory(),
         key_bindings=keys,
         multiline=True,  # a line may hold several; `send` is Enter all the same

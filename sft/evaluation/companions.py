@@ -41,6 +41,7 @@ Json = dict[str, object]
 NAMES = {"auc_roc": "auc"}
 TESTS = {"synonyms": "synonym_replace", "typos": "typo_insertion", "punctuation": "punctuation_change"}
 ShortForm = dict[str, Any]
+MAX_PERCENTAGE = 999.0  # of a relative change that is shown
 
 
 class Improvement(TypedDict):
@@ -140,13 +141,18 @@ def compare_labels(base: ClassificationFigures, tuned: ClassificationFigures) ->
 
 
 def improvement_rows(comparison: Mapping[str, Improvement]) -> list[list[object]]:
-    """Lines of R0's table: ["accuracy", 0.52, 0.91, "↑ 39.00 points", "↑ 75.0 %"]; "=" where nothing changed."""
+    """Lines of R0's table: ["accuracy", 0.52, 0.91, "↑ 39.00 points", "↑ 75.0 %"]; "=" where nothing changed.
+
+    A relative change of more than MAX_PERCENTAGE, from a figure near 0, would say nothing: None.
+    """
     rows: list[list[object]] = []
     for name, found in comparison.items():
         shown = round(100 * found["improvement"], 2)
         arrow = "↑" if shown > 0 else "↓" if shown < 0 else "="
         percentage = found["improvement_percentage"]
-        relative = None if percentage is None else f"{arrow} {abs(percentage):.1f} %"
+        relative = (
+            None if percentage is None or abs(percentage) > MAX_PERCENTAGE else f"{arrow} {abs(percentage):.1f} %"
+        )
         points = f"{arrow} {abs(shown):.2f} points"
         rows.append([name, found["base"], found["finetuned"], points, relative])
     return rows

@@ -24,7 +24,7 @@ EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # of the histogram, inclusive
 CHUNK_ROWS = 2048  # rows whose conversations are held at once: memory does not grow with the dataset
 
 LENGTH_HEADER = ["source", "rows", "median", "p95", "longest", "learned", *(f"<={edge}" for edge in EDGES), "more"]
-COST_HEADER = ["limit", "rows over", "shortened", "dropped", "tokens cut", "tokens dropped", "lost of all"]
+COST_HEADER = ["limit", "rows over", "shortened", "dropped", "tokens cut", "tokens dropped", "lost of all", ""]
 
 CONTROL, LEARNED, RESET = "\x1b[36m", "\x1b[1;32m", "\x1b[0m"
 
@@ -79,11 +79,12 @@ class Cost:
 
 @dataclass
 class Survey:
-    """All rows of a dataset, measured; unusable: id -> why the row cannot be rendered."""
+    """All rows of a dataset, measured; unusable: id -> why the row cannot be rendered; limit_in_force: in tokens."""
 
     sources: dict[str, Lengths]
     costs: list[Cost]
     unusable: dict[str, str]
+    limit_in_force: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -123,8 +124,9 @@ def choose_rows(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def survey_rows(rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings) -> Survey:
-    """Lengths of every row, and for each of LIMITS what it would cost with documents shortened as the settings say."""
-    survey = Survey(defaultdict(Lengths), [Cost(limit) for limit in LIMITS], {})
+    """Lengths of every row, and what each of LIMITS and the limit in force cost with documents shortened as set."""
+    limits = sorted({*LIMITS, settings.max_seq_length})
+    survey = Survey(defaultdict(Lengths), [Cost(limit) for limit in limits], {}, settings.max_seq_length)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
         long: list[tuple[Row, int]] = []
@@ -136,7 +138,7 @@ def survey_rows(rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings) 
             source = survey.sources[str(row["source"])]
             source.lengths += lengths
             source.num_supervised += sum(encoded.num_supervised for encoded in examples)
-            if max(lengths) + settings.answer_room > LIMITS[0]:  # a shorter row is shortened by no limit
+            if max(lengths) + settings.answer_room > limits[0]:  # a shorter row is shortened by no limit
                 long.append((row, sum(lengths)))
         for cost in survey.costs:
             _add_cost(cost, long, chat, settings)
@@ -181,12 +183,13 @@ def histogram(lengths: Sequence[int]) -> list[int]:
 
 
 def cost_rows(survey: Survey) -> list[list[object]]:
-    """Rows of the table of costs under COST_HEADER, one per limit."""
+    """Rows of the table of costs under COST_HEADER, one per limit; that of --max_seq_length is marked."""
     rows: list[list[object]] = []
     for cost in survey.costs:
         lost = (cost.tokens_cut + cost.tokens_dropped) / max(1, survey.num_tokens)
         counts = [cost.num_over, cost.num_shortened, cost.num_dropped, cost.tokens_cut, cost.tokens_dropped]
-        rows.append([cost.limit, *counts, f"{lost:.1%}"])
+        mark = "<- --max_seq_length" if cost.limit == survey.limit_in_force else ""
+        rows.append([cost.limit, *counts, f"{lost:.1%}", mark])
     return rows
 
 

@@ -11,15 +11,19 @@ import hmac
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 
 from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sft.console import say
 from sft.errors import ConfigError
 from sft.serve.metrics import ServerMetrics
 from sft.serve.protocol import ApiError
 
 OPEN_PATHS = ("/health", "/")  # what a load balancer asks without a key, and the page that asks for the key
+UNLOGGED = (*OPEN_PATHS, "/metrics", "other")  # asked all the time, or for what is not there by whoever likes
 KEY_VARIABLE = "QWEN_SFT_API_KEY"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -58,7 +62,11 @@ class Guard:
         finally:
             # Never a path of the client's choice: each would be a new counter.
             path = getattr(scope.get("route"), "path", "other")
-            self.metrics.count_request(path, status, time.monotonic() - started)
+            duration_s = time.monotonic() - started
+            self.metrics.count_request(path, status, duration_s)
+            if path not in UNLOGGED:
+                with suppress(OSError):  # nobody reads the log any more
+                    say(f"{datetime.now():%H:%M:%S} {scope['method']} {path} {status} {duration_s:.2f} s")
 
     def _check_key(self, scope: Scope) -> ApiError | None:
         given = _header(scope, b"authorization").removeprefix("Bearer ")

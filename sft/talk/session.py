@@ -19,6 +19,7 @@ from prompts.tools import spell_answer
 from sft.config.decoding import Decoding
 from sft.console import AnswerWriter, has_cursor, make_visible, on_interrupt, quiet_keyboard, say, tell
 from sft.console.markdown import show_columns
+from sft.console.narration import show_path
 from sft.conversation import Conversation, FittedPrompt, fit_prompt
 from sft.errors import ConfigError, ModelError, UserError, nearest_name
 from sft.generation import TextStream, stream
@@ -187,6 +188,8 @@ class Session:
         started = kept_at = time.monotonic()
         with quiet_keyboard(), self.start(prompt, decoding) as pieces, on_interrupt(pieces.stop) as interrupted:
             writer = self._make_writer()
+            if self.reader.is_terminal:  # so that answers can be told from questions, copied or scrolled to
+                tell("\nmodel>")
             try:
                 for piece in pieces:
                     writer.write(piece, is_thought=pieces.is_thought)
@@ -368,7 +371,7 @@ def save(session: Session, argument: str) -> None:
         return
     path = session.chats.save(argument, session.conversation, session.facts(), own=session.saved_as)
     session.saved_as, session.is_saved = path, True
-    say(f"saved: {path}")  # not wrapped: it is there to be copied
+    say(f"saved: {show_path(path.resolve())}")  # not wrapped: it is there to be copied
 
 
 def load(session: Session, argument: str) -> None:

@@ -68,7 +68,7 @@ from sft.training.processes import (
 from sft.training.rehearsal import Rehearsal, rehearsing
 from sft.training.replay import records_unasked
 from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
-from sft.training.trackers import SAMPLES_FILE, SampleLog, mend_trackers
+from sft.training.trackers import SAMPLES_FILE, SampleLog, check_trackers, mend_trackers
 from sft.training.trainer import Measure, RowTrainer
 
 SHOWN_OF_REHEARSAL = (
@@ -97,6 +97,7 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
     """
     with stop_on_signals() as stop, ExitStack() as claimed:
         check_settings(settings)
+        check_trackers(settings.report_to)
         join(on_cpu=not torch.cuda.is_available())
         run_dir = from_first(lambda: claimed.enter_context(claimed_run_dir(settings)))
         checkpoint = from_first(lambda: find_checkpoint(settings, run_dir))

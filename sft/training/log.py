@@ -47,8 +47,9 @@ class StepLog(TrainerCallback):
             return
         cut_behind(self.path, state.global_step)
         self._file = self.path.open("a", encoding="utf-8")
-        self._bar: Progress[None] = progress(total=self.total_steps, description="train", unit="step")
-        self._bar.update(state.global_step)
+        self._bar: Progress[None] = progress(
+            total=self.total_steps, description="train", unit="step", done=state.global_step
+        )
         self._started = time.monotonic()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:

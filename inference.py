@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def load(settings: InferenceSettings, run: Run | None) -> "Predictor":
     """The model that is to answer."""
-    say(f"loading {settings.model or (show_path(run.path) if run else '')}")
+    say(f"loading {settings.model or (run.path.name if run else 'the model')}")
     from sft.inference import Predictor
 
     return Predictor(

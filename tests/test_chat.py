@@ -140,7 +140,7 @@ def test_in_tmux_a_person_sees_answers_comparison_and_the_conversation_after_a_r
             r"/system \[TEXT\]       show the system prompt, or set another; /system none(\n {20})? leaves it to the"
         )
         pane.type("你好 hello")
-        pane.wait_for(r"you> 你好 hello\nans␛\[2J\\x9b ␇␀wer\nans")
+        pane.wait_for(r"you> 你好 hello\nmodel>\nans␛\[2J\\x9b ␇␀wer\nans")
         pane.press("C-c")
         pane.wait_for(r"\(\d+ tokens, [\d.]+ tokens/s, stopped\)\n\(Ctrl-C once more leaves")
         pane.type("/set max_new_tokens 30")

@@ -1,4 +1,4 @@
-"""What the READMEs show is known: a table says what runs each command, docs/results.md has each measured figure."""
+"""What READMEs and first pages show is known: a table says what runs each command, results.md has each figure."""
 
 from pathlib import Path
 
@@ -17,6 +17,13 @@ from tests.readme import (
 )
 
 READMES = ("README.md", "README_zh.md")
+FIRST_PAGES = (
+    *READMES,
+    "CONTRIBUTING.md",
+    *(f"docs/{name}.md" for name in ("commands", "own-data", "gpu", "trust", "demo")),
+)
+CHINESE_PAGES = ("README_zh.md", "docs/zh/gpu.md")
+MEASURED_PAGES = ("README.md", "docs/gpu.md", "docs/trust.md")
 
 # Command -> the file that runs it: the Makefile (`make demo`), CI, or a test. A test that runs the same with other
 # values (a smaller file, a temporary folder) is named with the words that stand in it.
@@ -36,6 +43,11 @@ RUN_BY: dict[str, str | tuple[str, str]] = {
     ),
     'python extract_mongo.py -u ada --auth-database texts -l "正常:15000,暴恐:6000" -f text_cn,n_labels --random '
     "--seed 123 -o out.xlsx": ("tests/test_extract_mongo.py", "-f text_cn,n_labels --random --seed 123 -o out.xlsx"),
+    "python inspect_data.py --data reviews.csv --labels bad,good -n 1": "tests/test_readme_commands.py",
+    "python train.py --config recipes/small-data.yaml --data reviews.csv --labels bad,good": (
+        "tests/test_readme_commands.py"
+    ),
+    "python evaluate.py": "tests/test_readme_commands.py",
     "python train.py --config recipes/demo.yaml": "Makefile",
     "python evaluate.py --rouge": "Makefile",
     "python evaluate.py --baseline outputs/earlier": "tests/test_readme_commands.py",
@@ -68,8 +80,8 @@ RUN_BY: dict[str, str | tuple[str, str]] = {
 
 
 def shown_commands() -> dict[str, str]:
-    """Every command of the READMEs with the one that shows it."""
-    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in READMES}
+    """Every command of the READMEs and the first pages, with the page that shows it."""
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in FIRST_PAGES}
     return {command: name for name, text in texts.items() for command in read_commands(text)}
 
 
@@ -105,20 +117,21 @@ def test_every_flag_and_recipe_of_the_readmes_exists(monkeypatch):
                 load_settings(settings_class_of(script), arguments)  # an unknown flag, value or recipe raises
 
 
-def test_every_measured_figure_of_the_readmes_is_in_the_results_and_in_both():
+def test_every_measured_figure_is_in_the_results_and_in_both_languages():
     known = read_figures((ROOT / "docs/results.md").read_text(encoding="utf-8"))
-    english, chinese = (measured_figures((ROOT / name).read_text(encoding="utf-8")) for name in READMES)
-    assert english - known == set()
-    assert english == chinese
-    assert {"16,563", "60 %", "7.8"} < english
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in (*MEASURED_PAGES, *CHINESE_PAGES)}
+    figures = {name: measured_figures(text) for name, text in texts.items()}
+    assert [name for name, found in figures.items() if not found or found - known] == []
+    for name, chinese in zip(MEASURED_PAGES, CHINESE_PAGES, strict=False):
+        assert figures[name] == figures[chinese]
+    assert {"16,563", "60 %", "7.8"} < figures["docs/gpu.md"]
 
 
-def test_the_demo_that_the_readmes_show_is_the_one_in_the_results():
+def test_the_demo_that_its_page_shows_is_the_one_in_the_results():
     results = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     tables = results.partition("<!-- demo table begins -->")[2].partition("<!-- demo table ends -->")[0].split("\n\n")
-    for name in READMES:
-        shown = (ROOT / name).read_text(encoding="utf-8")
-        assert [table for table in tables if table.strip("\n`").removeprefix("text\n") not in shown] == [], name
+    shown = (ROOT / "docs/demo.md").read_text(encoding="utf-8")
+    assert [table for table in tables if table.strip("\n`").removeprefix("text\n") not in shown] == []
 
 
 # The reader itself

@@ -19,7 +19,7 @@ from sft.data.files.reader import FoundRow, RowReader
 from tests.commands import ROOT
 from tests.readme import script_calls
 
-READMES = ("README.md", "README_zh.md")
+FORM_PAGES = ("docs/own-data.md", "docs/zh/own-data.md")
 FORM_ROW = re.compile(r"^\| ([\w/]+).* \| `(\{.*\})` \| (\w+) \|$", re.MULTILINE)
 
 
@@ -95,6 +95,22 @@ def test_one_can_talk_with_the_latest_run(newcomer, own_run, capsys):
     assert re.search(r"^\(3 tokens, [\d.]+ tokens/s, cut off: raise it with /set max_new_tokens\)$", said, re.MULTILINE)
 
 
+def test_a_csv_of_reviews_is_looked_at_trained_on_and_evaluated(newcomer, tiny_model_folder, capsys):
+    rows = [
+        f"{'good' if number % 2 else 'bad'} room {number},{'good' if number % 2 else 'bad'}" for number in range(60)
+    ]
+    (newcomer.clone / "reviews.csv").write_text("\n".join(["text,label", *rows, ""]), encoding="utf-8")
+    small = {"SFT_MODEL": tiny_model_folder, "SFT_LORA_LAYERS": 1, "SFT_MAX_STEPS": 2}
+    newcomer.types("python inspect_data.py --data reviews.csv --labels bad,good -n 1", SFT_MODEL=tiny_model_folder)
+    assert "«" in capsys.readouterr().out
+    command = "python train.py --config recipes/small-data.yaml --data reviews.csv --labels bad,good"
+    newcomer.types(command, **small, SFT_OUTPUT_DIR="outputs/csv")
+    run = newcomer.read_run("outputs/csv")
+    assert (run["status"], [run["data"][split]["kept"] for split in ("train", "validation")]) == ("complete", [54, 6])
+    newcomer.types("python evaluate.py", SFT_RUN="outputs/csv", SFT_MAX_NEW_TOKENS=3)
+    assert "accuracy" in capsys.readouterr().out
+
+
 def test_a_run_is_compared_with_an_earlier_one_and_a_condition_is_checked(newcomer, small_run, capsys):
     newcomer.types("python evaluate.py --baseline outputs/earlier", **small_run)
     newcomer.types("""python evaluate.py --fail_if 'comparison.outcome == "hurt"'""", **small_run)
@@ -147,15 +163,14 @@ def test_a_dry_run_of_the_demo_reports_and_writes_nothing(newcomer, tiny_model_f
     assert sorted(newcomer.clone.rglob("run.json")) == before
 
 
-def test_a_copied_preset_gives_as_many_rows_as_the_readmes_tell_and_is_trained_on(newcomer, tiny_model_folder):
+def test_a_copied_preset_gives_as_many_rows_as_its_page_tells_and_is_trained_on(newcomer, tiny_model_folder):
     subprocess.run(["cp", "recipes/data/demo.yaml", "my_mixture.yaml"], cwd=newcomer.clone, check=True)
     newcomer.types("python build_dataset.py --preset my_mixture.yaml --name mine --on_bad_row quarantine")
     dataset = open_dataset(newcomer.clone / "data" / "mine")
     num_rows = [len(dataset.train), len(dataset.validation), len(dataset.test)]
-    for readme in READMES:
-        text = (ROOT / readme).read_text(encoding="utf-8").partition("<!-- demo output begins -->")[0]
-        told = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", text.rpartition("\n## ")[2])]
-        assert told == [sum(num_rows), num_rows[0], num_rows[2]]
+    text = (ROOT / "docs/demo.md").read_text(encoding="utf-8").partition("<!-- demo output begins -->")[0]
+    told = [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", text)]
+    assert told == [sum(num_rows), num_rows[0], num_rows[2]]
 
     small = {"SFT_MODEL": tiny_model_folder, "SFT_LORA_LAYERS": 1, "SFT_MAX_STEPS": 1, "SFT_OUTPUT_DIR": "outputs/mine"}
     newcomer.types("python train.py --config recipes/demo.yaml --data data/mine", **small)
@@ -193,9 +208,9 @@ def test_a_classifier_is_trained_on_reviews_and_answers_with_a_label(newcomer, t
     assert capsys.readouterr().out in ("负面\n", "正面\n")
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_every_row_of_the_table_of_forms_is_read_as_it_says(readme, tmp_path):
-    table = FORM_ROW.findall((ROOT / readme).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", FORM_PAGES)
+def test_every_row_of_the_table_of_forms_is_read_as_it_says(page, tmp_path):
+    table = FORM_ROW.findall((ROOT / page).read_text(encoding="utf-8"))
     assert len(table) == 11
     for columns, example, task in table:
         path = tmp_path / "row.jsonl"

@@ -189,7 +189,7 @@ class Session:
         with quiet_keyboard(), self.start(prompt, decoding) as pieces, on_interrupt(pieces.stop) as interrupted:
             writer = self._make_writer()
             if self.reader.is_terminal:  # so that answers can be told from questions, copied or scrolled to
-                tell("\nmodel>")
+                say("model>")
             try:
                 for piece in pieces:
                     writer.write(piece, is_thought=pieces.is_thought)

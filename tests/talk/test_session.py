@@ -23,7 +23,7 @@ def test_the_model_sees_the_whole_conversation_each_time_and_answers_alone_go_to
     ]
     out, err = capsys.readouterr()
     assert out == "Hello!\n4.␛[2J\n"
-    assert re.fullmatch(r"(\(2 tokens, [\d.]+ tokens/s\)\n){2}", err)
+    assert re.fullmatch(r"(model>\n\(2 tokens, [\d.]+ tokens/s\)\n){2}", err)
 
 
 def test_control_tokens_typed_by_a_user_or_written_by_a_model_stay_text(partner, turns):

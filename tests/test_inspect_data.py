@@ -35,11 +35,11 @@ a          2     356  641      641  1.3%        0      1      0      0       1  
 b          2     441  825      825  3.1%        1      0      0      0       1       0       0     0
 all        4     356  825      825  2.3%        1      1      0      0       2       0       0     0
 
-limit  rows over  shortened  dropped  tokens cut  tokens dropped  lost of all
------  ---------  ---------  -------  ----------  --------------  -----------
+limit  rows over  shortened  dropped  tokens cut  tokens dropped  lost of all  in force
+-----  ---------  ---------  -------  ----------  --------------  -----------  --------
   512          2          1        1         129             825  59.8%
  1024          0          0        0           0               0  0.0%
- 2048          0          0        0           0               0  0.0%
+ 2048          0          0        0           0               0  0.0%         yes
  4096          0          0        0           0               0  0.0%
 """
 

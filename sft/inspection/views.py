@@ -24,7 +24,7 @@ EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # of the histogram, inclusive
 CHUNK_ROWS = 2048  # rows whose conversations are held at once: memory does not grow with the dataset
 
 LENGTH_HEADER = ["source", "rows", "median", "p95", "longest", "learned", *(f"<={edge}" for edge in EDGES), "more"]
-COST_HEADER = ["limit", "rows over", "shortened", "dropped", "tokens cut", "tokens dropped", "lost of all", ""]
+COST_HEADER = ["limit", "rows over", "shortened", "dropped", "tokens cut", "tokens dropped", "lost of all", "in force"]
 
 CONTROL, LEARNED, RESET = "\x1b[36m", "\x1b[1;32m", "\x1b[0m"
 
@@ -188,7 +188,7 @@ def cost_rows(survey: Survey) -> list[list[object]]:
     for cost in survey.costs:
         lost = (cost.tokens_cut + cost.tokens_dropped) / max(1, survey.num_tokens)
         counts = [cost.num_over, cost.num_shortened, cost.num_dropped, cost.tokens_cut, cost.tokens_dropped]
-        mark = "<- --max_seq_length" if cost.limit == survey.limit_in_force else ""
+        mark = "yes" if cost.limit == survey.limit_in_force else ""
         rows.append([cost.limit, *counts, f"{lost:.1%}", mark])
     return rows
 

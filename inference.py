@@ -4,7 +4,6 @@ Reads the run folder (model, prompt) and the text: --text, else standard input, 
 goes to stdout, all else to stderr: a label with its confidence, entities with their places, or text. --file writes a
 line for each row to --output; stopped, the same command goes on where it was.
 
-    python inference.py --text "What is LoRA?"
     python inference.py --task sentiment --file reviews.jsonl --output answers.jsonl
 """
 

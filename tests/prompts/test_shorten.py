@@ -1,5 +1,7 @@
 """Over-long rows: what is given up, in which order, and what never is."""
 
+import contextlib
+
 import pytest
 
 from prompts import PromptError, Rules, TooLong
@@ -91,6 +93,15 @@ def test_a_document_is_not_cut_to_a_meaningless_rest(formats):
     assert len(chat.encode(messages, Rules(max_length=frame + MIN_DOCUMENT_TOKENS + 4)).input_ids) <= frame + 12
     with pytest.raises(TooLong):
         chat.encode(messages, Rules(max_length=frame + MIN_DOCUMENT_TOKENS - 1))
+
+
+def test_the_shortest_rest_that_is_kept_has_exactly_so_many_tokens(formats):
+    kept = set()
+    for max_length in range(30, 80):
+        with contextlib.suppress(TooLong):
+            [turn] = fit(formats["smollm2"], [question(" word" * 50)], max_length, room=1)
+            kept.add(turn["content"].count(" word"))
+    assert min(kept) == MIN_DOCUMENT_TOKENS
 
 
 def test_without_a_mark_the_whole_user_turn_may_be_shortened(formats):
@@ -237,10 +248,11 @@ def test_a_prompt_that_cannot_be_shortened_is_refused(formats):
 
 
 def test_a_conversation_is_split_at_its_users():
-    s, u, a = ({"role": role, "content": ""} for role in ("system", "user", "assistant"))
+    s, u, a, t = ({"role": role, "content": ""} for role in ("system", "user", "assistant", "tool"))
 
     assert split_exchanges([s, u, a, u, u, a, u]) == ([s], [[u, a], [u, u, a], [u]])
     assert split_exchanges([a, u]) == ([], [[a], [u]])
+    assert split_exchanges([u, a, t, t, a, u]) == ([], [[u, a, t, t, a], [u]])
 
 
 def test_a_letter_keeps_its_marks_when_the_cut_falls_between(formats):

@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-faults licences check format
+.PHONY: help demo test test-all test-faults licences check format mutants
 
 PYTHON ?=
 # `nvidia-smi -L` prints one line "GPU 0: …" a card, and nothing of the kind where there is none.
@@ -47,6 +47,9 @@ check: $(RUNTIME) $(DEV) ## look for layout, lint and type errors; changes nothi
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
+
+mutants: $(RUNTIME) $(DEV) ## put small faults into FILE (a module) and see whether its TESTS notice; COUNT of them
+	$(RUN) tests/mutants.py $(FILE) $(if $(TESTS),--tests "$(TESTS)") $(if $(COUNT),--count $(COUNT))
 
 format: $(DEV) ## lay out the code and mend what the linter can
 	.venv/bin/ruff check --fix-only

@@ -137,7 +137,7 @@ def read_call(body: str, tools: Sequence[Tool] = ()) -> ToolCall:
     """
     if body.lstrip().startswith("<function="):
         name, texts = _split_xml(body)
-        schemas = _parameters_of(name, tools)
+        schemas = parameters_of(name, tools)
         return {"name": name, "arguments": {key: _read_value(text, schemas.get(key)) for key, text in texts.items()}}
     try:
         found = json.loads(body)
@@ -264,7 +264,7 @@ def _split_xml(body: str) -> tuple[str, dict[str, str]]:
     return name, values
 
 
-def _parameters_of(name: str, tools: Sequence[Tool]) -> Mapping[str, object]:
+def parameters_of(name: str, tools: Sequence[Tool]) -> Mapping[str, object]:
     """The schema of each argument of a function: {"city": {"type": "string"}}; {} where it is not known."""
     for tool in tools:
         function = tool.get("function", tool)

@@ -117,6 +117,9 @@ class TrainSettings(ResultSettings):
     pooling: Literal["last", "mean"] = Field(
         "last", description="head classification: reads the last token of the prompt, or the mean of all"
     )
+    head_init: Literal["default", "xavier"] = Field(
+        "default", description="head classification: its first weights, as transformers draws them or Xavier uniform"
+    )
     head_dropout: float = Field(
         0.1, ge=0, lt=1, description="head classification: share of its input that is dropped in training"
     )

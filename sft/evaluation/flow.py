@@ -147,6 +147,11 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     prepared = prepare_rows(selection.rows, chat, run.system_prompt, trained, max_length, head, turns=settings.turns)
     if not head and all(row.is_document for row in prepared.rows):
         check_written(settings, "documents have a loss, and no answer is written")
+    if others := sorted({row.task.name for row in prepared.rows} - set(run.tasks)) if run.tasks else []:
+        say(
+            f"asked in the prompt of {', '.join(others)}, and the run was trained on {', '.join(run.tasks)}: another "
+            "prompt than it knows"
+        )
     budgets = {} if head else plan_budgets(prepared.rows, loaded, settings.max_new_tokens)
     stats = describe_data(selection, prepared, max_length, settings.turns)
     distinct = [row.row for row in prepared.last_turns]

@@ -197,11 +197,11 @@ def _generate(
             on_answers=keep,
         )
         for place, answer in zip(places, answers, strict=True):
-            texts[place], finished[place] = _spell_as_reference(answer.text, rows[place]), answer.finished
+            texts[place], finished[place] = spell_as_reference(answer.text, rows[place]), answer.finished
     return texts, finished
 
 
-def _spell_as_reference(text: str, row: EvalRow) -> str:
+def spell_as_reference(text: str, row: EvalRow) -> str:
     """An answer with its calls in the spelling of references, whichever form the model has for them."""
     if not row.tools or CALL not in text:
         return text

@@ -1,8 +1,8 @@
-"""Fused kernels: Liger's (norm, rotary embedding, gated MLP) on a CUDA GPU, where they are installed; ours on a CPU.
+"""Fused kernels: Liger's (norm, rotary embedding, gated MLP) on a CUDA GPU, where installed; our norms on a CPU.
 
-Liger's are applied through the function of transformers' `use_liger_kernel`, ours (norm, gated MLP) as forwards of the
-modules. What a model computes stays the same up to rounding, in training, scoring and generation alike, and so do its
-modules and weights. Families that are not known stay as they are.
+Liger's are applied through the function of transformers' `use_liger_kernel`, ours as forwards of the modules. What a
+model computes stays the same up to rounding, in training, scoring and generation alike, and so do its modules and
+weights. Families that are not known stay as they are.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from transformers.integrations.liger import apply_liger_kernel
 from sft.backend import is_launched_sharded
 from sft.console import say
 from sft.errors import ModelError, one_line
-from sft.kernels.cpu import fuse_layers
+from sft.kernels.cpu import fuse_norms
 
 CHOSEN = {
     "rope": True,
@@ -38,7 +38,7 @@ def fuse_kernels(model: PreTrainedModel) -> None:
     if model.device.type == "cuda" and find_spec("liger_kernel") is not None:
         fuse_checked(model, apply_liger)
     if model.device.type == "cpu" and not is_launched_sharded():
-        fuse_layers(model)
+        fuse_norms(model)
 
 
 def fuse_checked(model: PreTrainedModel, fuse: Callable[[PreTrainedModel], None]) -> None:

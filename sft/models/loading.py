@@ -125,6 +125,8 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
         model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trusted, head=head)
         if head is not None:
             install_head(model, head, dropout=settings.head_dropout, pad_id=chat.pad_id)
+            if settings.head_init == "xavier":
+                torch.nn.init.xavier_uniform_(model.get_submodule(SCORE).weight)
         init = open_init(settings)
         model = apply_method(model, settings) if init is None else go_on_from(init, model, source, settings)
     say(describe_trainable(model))

@@ -34,6 +34,7 @@ CALIBRATION_FIGURES = {
 }
 YARDSTICKS = {"majority": "majority class", "bag_of_words": "bag of words", "dictionary": "dictionary of entities"}
 FINDING_WORDS = {"too_few": "too few rows"}
+WIDEST_MATRIX = 10  # columns that a terminal and a comment on a pull request can show
 WAYS = {"head": "classification head", "label_scoring": "label scoring"}
 WAYS_ZH = {"head": "分类头", "label_scoring": "标签打分"}
 LOWER_IS_BETTER = re.compile(r"loss|perplexity|bits per byte|empty|unfinished|unparseable|ECE|Brier")
@@ -154,6 +155,31 @@ def improvement_tables(metrics: Metrics) -> dict[str, Table]:
         )
         for task, found in metrics["classification"]["by_task"].items()
     }
+
+
+def label_tables(metrics: Metrics) -> dict[str, tuple[Table, Table]]:
+    """Of each label task the figures of its classes and the confusion matrix, both of the tuned model.
+
+    A matrix of more than WIDEST_MATRIX columns is left to report.html: its rows are [] here.
+    """
+    found: dict[str, tuple[Table, Table]] = {}
+    for task, figures in metrics["classification"]["by_task"].items() if "classification" in metrics else ():
+        chosen = chosen_figures(figures)
+        classes: list[list[object]] = [
+            [label, one["precision"], one["recall"], one["f1"], one["support"]]
+            for label, one in chosen["per_class"].items()
+        ]
+        matrix = chosen["confusion_matrix"]
+        counts: list[list[object]] = [
+            [label, *row]
+            for label, row in zip(matrix["references"], matrix["counts"], strict=True)
+            if len(matrix["predictions"]) <= WIDEST_MATRIX
+        ]
+        found[task] = (
+            (["class", "precision", "recall", "F1", "rows"], classes),
+            (["right / said", *matrix["predictions"]], counts),
+        )
+    return found
 
 
 def calibration_table(metrics: Metrics) -> Table:

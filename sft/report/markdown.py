@@ -14,6 +14,7 @@ from sft.report.figures import (
     answers_table,
     chosen_sentence,
     headline_table,
+    label_tables,
     leak_sentence,
     tool_table,
     yardstick_sentence,
@@ -54,6 +55,9 @@ def render_markdown(evaluation: Evaluation, language: Language = "en") -> str:
             *([_sentence(told)] if (told := yardstick_sentence(metrics, clean)[language == "zh"]) else []),
             _table(headline_table(metrics, clean), language),
         ]
+    for task, tables in label_tables(metrics).items():
+        shown = "\n\n".join(_table(content, language) for content in tables if content[1])
+        parts.append(_folded(f"{task}: {say('by class', language)}", shown))
     if (yardsticks := yardstick_table(metrics))[1]:
         parts.append(_folded(say("Yardsticks", language), _table(yardsticks, language)))
     if (calls := tool_table(metrics))[1]:
@@ -90,7 +94,7 @@ def _table(content: Table, language: Language) -> str:
         "---:" if all(isinstance(row[place], int | float) for row in rows) and rows else "---"
         for place in range(len(header))
     ]
-    lines = [[say(name, language) for name in header], aligned]
+    lines = [[_text(say(name, language)) for name in header], aligned]  # a label of the data may be a name
     lines += [[_cell(value, language) for value in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

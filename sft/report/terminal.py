@@ -10,6 +10,7 @@ from sft.report.figures import (
     hard_case_table,
     headline_table,
     improvement_tables,
+    label_tables,
     leak_sentence,
     robustness_table,
     signatures,
@@ -26,6 +27,9 @@ def render_table(metrics: Metrics) -> str:
         parts.append(chosen)
     for task, improvements in improvement_tables(metrics).items():
         parts.append(f"{task}\n{_table(improvements)}")
+    for task, (classes, matrix) in label_tables(metrics).items():
+        parts.append(f"{task}, by class\n{_table(classes)}")
+        parts += [_table(matrix)] if matrix[1] else []
     if (yardsticks := yardstick_table(metrics))[1]:
         parts.append(_table(yardsticks))
     parts += [

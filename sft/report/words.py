@@ -55,6 +55,7 @@ ZH = {
     "no-call accuracy": "不调用的准确率",
     "Headline": "主要指标",
     "Answers": "生成的答案",
+    "by class": "按类别",
     "Slices": "分组结果",
     "by source": "按来源",
     "by task": "按任务",

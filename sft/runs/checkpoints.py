@@ -23,7 +23,8 @@ LOCK_FILE = ".training.lock"
 KEPT = (
     "init_adapter", "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora",
     "use_rslora", "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules",
-    "head", "labels", "pooling", "head_dropout", "supervise", "max_seq_length", "on_too_long", "head_share",
+    "head", "labels", "pooling", "head_init", "head_dropout", "supervise", "max_seq_length", "on_too_long",
+    "head_share",
     "answer_room", "learning_rate", "lr_scheduler_type", "seed", "metric_for_best_model",
     "task", "label_map", "columns", "group_by", "form", "encoding", "validation_data", "max_samples",
 )  # fmt: skip

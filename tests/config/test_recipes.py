@@ -24,17 +24,27 @@ PUBLISHED = {
         "freeze_extra_modules": ("embed_tokens", "norm"), "learning_rate": 2e-5, "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1, "eval_ratio": 0.2, "eval_steps": 200,
     },
+    "cards/freeze-t4": {
+        "method": "freeze", "freeze_trainable_layers": 6, "per_device_train_batch_size": 1, "rows_per_step": 8,
+        "dtype": "fp16",
+    },
+    "cards/freeze-a100": {
+        "method": "freeze", "freeze_trainable_layers": 12, "per_device_train_batch_size": 4, "rows_per_step": 8,
+        "dtype": "bf16",
+    },
     "qwen2.5-1.5b-news-ner": {
         "model": "Qwen/Qwen2.5-1.5B-Instruct", "max_seq_length": 384, "method": "lora", "lora_r": 8, "lora_alpha": 32,
         "lora_dropout": 0.1, "num_train_epochs": 2, "rows_per_step": 16, "learning_rate": 1e-4, "eval_steps": 100,
     },
     "qwen2.5-1.5b-sentiment-lora": {
+        "model": "Qwen/Qwen2.5-1.5B", "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj"),
         "method": "lora", "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "num_train_epochs": 3,
         "rows_per_step": 8, "learning_rate": 1e-4, "eval_steps": 100, "save_total_limit": 3,
         "early_stopping_patience": 3,
     },
     "qwen3-1.7b-moderation-head": {
-        "model": "Qwen/Qwen3-1.7B", "head": "classification", "pooling": "last", "head_dropout": 0.1, "method": "lora",
+        "model": "Qwen/Qwen3-1.7B", "head": "classification", "pooling": "last", "head_init": "xavier",
+        "head_dropout": 0.1, "method": "lora",
         "labels": ("正常", "歧视", "违法违规", "政治安全", "暴恐", "色情低俗"), "lora_r": 8, "lora_alpha": 16,
         "lora_dropout": 0.1, "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj"), "max_seq_length": 256,
         "gradient_accumulation_steps": 2, "per_device_train_batch_size": 18, "learning_rate": 5e-5,
@@ -78,3 +88,13 @@ def test_trackers_are_a_list_in_every_layer():
     assert load_settings(TrainSettings, []).report_to == ("none",)
     with pytest.raises(ConfigError, match="report_to"):
         load_settings(TrainSettings, ["--report_to", "wandbb"])
+
+
+def test_no_recipe_but_the_demos_trains_on_the_demos_mixture_and_each_names_the_preset_of_its_data():
+    for path in [*RECIPES.glob("*.yaml"), *RECIPES.glob("cards/*.yaml")]:
+        if path.stem in ("demo", "datasets", "small-data"):  # small-data is for rows of one's own
+            continue
+        folder = load_settings(TrainSettings, ["--config", str(path)]).data
+        preset = folder.removeprefix("data/")
+        assert (RECIPES / "data" / f"{preset}.yaml").is_file(), path
+        assert f"--preset {preset} --name {preset}" in path.read_text(encoding="utf-8"), path

@@ -72,7 +72,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         2,
         [
             "2: wrong_roles: turn 1 is by 'narrator'; expected one of: system, user, human, assistant, gpt, tool, "
-            "function_call, observation"
+            "function_call, observation (other words: `tags` of a datasets.yaml)"
         ],
     ),
     "null_turn.jsonl": (2, ["2: wrong_type: turn 2: content is missing, expected text"]),

@@ -4,9 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prompts import Encoded
+from prompts.tasks import get_task
 from prompts.tools import spell_answer
-from sft.evaluation.outcomes import Outcome, call_units
+from sft.evaluation.compare import compare_models
+from sft.evaluation.intervals import measure_intervals
+from sft.evaluation.model_answers import Answers, spell_as_reference
+from sft.evaluation.outcomes import Measured, Outcome, call_units, read_outcomes
+from sft.evaluation.rows import EvalRow
 from sft.evaluation.tool_calls import NAMES, CallOutcome, score_calls, summarise_calls
+from sft.report.figures import tool_table
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}
 
@@ -96,3 +103,54 @@ def test_every_figure_agrees_with_every_other(expected, written, rng):
     assert right.arguments_right == right.arguments_expected == right.arguments_written
     assert found.is_exact <= found.has_right_functions <= found.is_call
     assert found.arguments_right <= min(found.arguments_expected, found.arguments_written)
+
+
+def make_rows(count: int) -> list[EvalRow]:
+    """Rows of which every other one is to be answered with a call."""
+    rows = []
+    for number in range(count):
+        question = f"question {number}"
+        row = {"id": f"r{number}", "source": "made", "task": "chat", "tools": [TOOL],
+               "messages": [{"role": "user", "content": question}]}  # fmt: skip
+        reference = spell_answer("", [call(a=number)]) if number % 2 else "Hello!"
+        rows.append(EvalRow(row, get_task("chat"), question, reference, (Encoded([1, 2], [0, 1]),), [1], ()))
+    return rows
+
+
+def measure(rows: list[EvalRow], texts: list[str]) -> Measured:
+    answers = Answers([1.0] * len(rows), [1] * len(rows), [[] for _ in rows], texts, [True] * len(rows))
+    return Measured(answers, read_outcomes(rows, answers, None))
+
+
+def test_calls_are_compared_and_have_intervals_and_a_table():
+    rows = make_rows(80)
+    tuned = measure(rows, [row.reference for row in rows])
+    base = measure(rows, [spell_answer("", [call("g")])] * len(rows))
+
+    found = compare_models(rows, base, tuned, seed=1)["metrics"]
+    assert {name: (figure["base"], figure["tuned"], figure["num_rows"]) for name, figure in found.items()
+            if name in NAMES.values()} == {
+        "calls valid": (1.0, 1.0, 40), "calls right function": (0.0, 1.0, 40), "calls exact": (0.0, 1.0, 40),
+        "calls arguments f1": (0.0, 1.0, 40), "no-call accuracy": (0.0, 1.0, 40),
+    }  # fmt: skip
+    assert found["calls exact"]["finding"] == found["no-call accuracy"]["finding"] == "better"
+    assert (found["calls exact"]["test"], found["calls arguments f1"]["test"]) == ("mcnemar", "permutation")
+    intervals = measure_intervals(rows, tuned)
+    assert {name: intervals[name]["num_units"] for name in NAMES.values()} == dict.fromkeys(NAMES.values(), 40)
+    assert 0.85 < intervals["calls exact"]["low"] < intervals["calls exact"]["high"] == 1.0
+    metrics = {"tool_calls": summarise_calls([outcome.calls for outcome in tuned.outcomes]),
+               "base": {"tool_calls": summarise_calls([outcome.calls for outcome in base.outcomes])},
+               "run": {"baseline": None}}  # fmt: skip
+    assert tool_table(metrics) == (
+        ["tool calls", "rows", "base", "tuned"],
+        [["calls valid", 40, 1.0, 1.0], ["calls right function", 40, 0.0, 1.0], ["calls exact", 40, 0.0, 1.0],
+         ["calls arguments f1", 40, 0.0, 1.0], ["no-call accuracy", 40, 0.0, 1.0]],
+    )  # fmt: skip
+
+
+def test_the_form_of_a_models_calls_is_no_difference():
+    (row,) = make_rows(2)[1:]
+    xml = "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"
+
+    assert spell_as_reference(xml, row) == row.reference
+    assert spell_as_reference("<tool_call>\n{", row) == "<tool_call>\n{"

@@ -114,6 +114,37 @@ def test_layers_that_read_one_input_are_computed_at_once_with_the_numbers_of_pef
     assert_alike(ours, theirs, inputs, outputs)
 
 
+def _train_base(model: PeftModel, name: str) -> None:
+    getattr(model.base_model.model, name).get_base_layer().weight.requires_grad_()
+
+
+def _take_another_adapter(model: PeftModel, name: str) -> None:
+    torch.manual_seed(1)
+    model.add_adapter("other", model.peft_config["default"])
+    model.double()
+    getattr(model.base_model.model, name).set_adapter("other")
+
+
+def _drop_inputs(model: PeftModel, name: str) -> None:
+    getattr(model.base_model.model, name).lora_dropout["default"] = torch.nn.Dropout(1e-9)  # drops none of so few
+
+
+@pytest.mark.parametrize("name", ["q_proj", "k_proj", "v_proj"])
+@pytest.mark.parametrize("change", [_train_base, _take_another_adapter, _drop_inputs])
+def test_one_of_those_that_differs_is_left_to_itself_with_the_numbers_of_peft(name, change, monkeypatch):
+    ours, theirs = build_attention(fused=True), build_attention(fused=False)
+    asked = []
+    project = lora.project
+    monkeypatch.setattr(lora, "project", lambda *args: asked.append(len(args[2])) or project(*args))
+    for model in (ours, theirs):
+        change(model, name)
+    inputs = [torch.randn(2, 7, 6, dtype=torch.float64).requires_grad_()]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    outputs = [ours(inputs[0]), theirs(inputs[1])]
+    assert not [number for number in asked if number > 1]
+    assert_alike(ours, theirs, inputs, outputs)
+
+
 def test_threads_that_use_one_model_get_each_its_own_outputs():
     model = build_attention(fused=True)
     inputs = [torch.randn(3, 6, dtype=torch.float64) for _ in range(200)]

@@ -6,6 +6,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from sft.metrics.calibration import (
+    HIGH,
+    LOW,
     Judged,
     choose_num_bins,
     fit_temperature,
@@ -176,9 +178,14 @@ def test_a_model_that_is_too_sure_is_told_from_a_calibrated_one():
     assert summarise_calibration(honest, seed=0) == calm
 
 
+def _of_confidence(name: str, confidence: float) -> Judged:
+    return Judged(name, np.array([1 - confidence, confidence]), LABELS, 0)
+
+
 def test_rows_are_listed_from_the_least_sure_and_errors_from_the_surest():
     unsure = [_row("less", 0.55, 1), _row("least", 0.51, 1), _row("not", 0.61, 1), _row("little", 0.58, 0)]
     wrong = [_row("sure", 0.93, 0), _row("surest", 0.99, 0), _row("below", 0.89, 0), _row("right", 0.99, 1)]
+    wrong += [_of_confidence("at the lower threshold", LOW), _of_confidence("at the upper one", HIGH)]
     figures = summarise_calibration([*unsure, *wrong])
     assert [row["id"] for row in figures["low_confidence"]["rows"]] == ["least", "less", "little"]
     assert [row["id"] for row in figures["high_confidence_errors"]["rows"]] == ["surest", "sure"]

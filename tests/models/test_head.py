@@ -283,3 +283,13 @@ def test_weights_with_a_head_are_no_language_model(tied_model_folder, tmp_path):
         ModelError, match="holds a classification head and no language model; name its base, or the run"
     ):
         load_base(str(folder))
+
+
+def test_a_head_may_begin_with_xaviers_weights(tied_model_folder):
+    flags = ["--model", str(tied_model_folder), "--method", "lora", "--head", "classification", "--dtype", "fp32"]
+    settings = load_settings(TrainSettings, [*flags, "--head_init", "xavier"])
+    weight = head_weight(load_for_training(settings, "transformers", Head(("负面", "正面"))).model)
+    limit = (6 / (weight.shape[0] + weight.shape[1])) ** 0.5  # uniform within it
+    assert 0.7 * limit < float(weight.abs().max()) <= limit
+    plain = load_for_training(load_settings(TrainSettings, flags), "transformers", Head(("负面", "正面"))).model
+    assert float(head_weight(plain).abs().max()) < 0.5 * limit

@@ -262,3 +262,11 @@ def test_a_letter_keeps_its_marks_when_the_cut_falls_between(formats):
         [_, user] = fit(chat, [SYSTEM, question(document)], max_length)
         start, end = user["document"]
         assert user["content"][start:end] == "e\u0301\u0323" * ((end - start) // 3)
+
+
+def test_of_two_user_turns_behind_each_other_the_longer_document_is_cut(formats):
+    short, long = question("a short text", "Sports"), question("word " * 300, "Sports")
+    for turns in ([short, long], [long, short]):
+        fitted = fit(formats["smollm2"], turns, 250, room=64)
+        assert [turn["content"] == short["content"] for turn in fitted] == [turn is short for turn in turns]
+        assert fitted != turns

@@ -17,7 +17,13 @@ def test_the_summary_has_verdict_figures_leaks_and_broken_rows(full_evaluation):
     assert "1 of these rows occur in the 1,092 training rows, and 1 nearly (50.0% in all)" in text
     assert "<summary>Rows that got worse (5 / 20)</summary>" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count(" | ") + 1 for line in rows} <= {3, 5, 9}
+    assert {line.count(" | ") + 1 for line in rows} <= {3, 4, 5, 9}
+
+
+def test_figures_by_class_and_the_confusion_matrix_are_folded_away(full_evaluation):
+    text = render_markdown(full_evaluation)
+    assert "<summary>sentiment: by class</summary>\n\n| class | precision | recall | F1 | rows |" in text
+    assert "| right / said |" in text
 
 
 def test_the_summary_can_be_in_chinese(evaluation):

@@ -150,6 +150,17 @@ def test_labels_score_as_their_rows_do_with_the_prompt_computed_once(loaded):
         assert row == pytest.approx(reference, rel=1e-5)
 
 
+def test_what_computes_in_its_own_way_scores_labels_by_whole_rows_alone(loaded, monkeypatch):
+    prompts = [loaded.chat.encode_prompt([{"role": "user", "content": "text " * n}]) for n in (1, 9)]
+    expected = score_labels(loaded, prompts, [("正面", "负面")] * 2, shown=False)
+    monkeypatch.setattr("sft.scoring.labels._score_batch", lambda *_: pytest.fail("our caches were used"))
+    for name, value in (("backend", "unsloth"), ("caching", "ALONE")):
+        with monkeypatch.context() as patch:
+            patch.setattr(loaded, name, value)
+            found = score_labels(loaded, prompts, [("正面", "负面")] * 2, shown=False)
+        assert [pytest.approx(row, rel=1e-5) for row in expected] == found
+
+
 def test_scoring_leaves_a_model_in_training_mode_where_it_found_it_so(loaded, rows):
     loaded.model.train()
     score_rows(loaded, rows[:1], shown=False)

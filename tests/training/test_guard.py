@@ -1,5 +1,6 @@
 """A loss or gradient that is no number: the run stops in that step, names the rows, and no such weights are saved."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_the_norm_that_whoever_clipped_the_gradients_has_told_is_enough(of_clipp
     look_at(0.7)
     with pytest.raises(DivergedError, match=r"^step 7: a gradient is not finite, though the loss is, on row b; lower"):
         look_at(math.inf)
+
+
+@pytest.mark.parametrize(("gradient", "is_fine"), [(1.0, True), (math.inf, False), (None, True)])
+def test_where_nobody_has_clipped_the_gradients_themselves_are_looked_at(gradient, is_fine, tmp_path):
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    guard, state, model = FiniteGuard(["a", "b"]), TrainerState(global_step=6), torch.nn.Linear(1, 1)
+    if gradient is not None:
+        model.weight.grad = torch.tensor([[gradient]])
+    guard.note(torch.tensor(2.0), [1])
+    expected = "on row b; lower" if not is_fine else None
+    with pytest.raises(DivergedError, match=expected) if expected else contextlib.nullcontext():
+        guard.on_pre_optimizer_step(
+            arguments, state, TrainerControl(), model=model, optimizer=torch.optim.SGD(model.parameters())
+        )
 
 
 def test_many_rows_are_named_by_the_first_ten():

@@ -125,6 +125,12 @@ def run_out_of_memory_of_a_cpu() -> None:
     torch.empty(1 << 60, dtype=torch.uint8)  # torch's own error
 
 
+def test_where_smaller_micro_batches_cannot_be_tried_half_of_them_is_advised():
+    said = "out of memory with micro-batches of {} tokens; go on with --micro_batch_tokens {}"
+    for max_tokens, shown, half in ((2048, "2,048", 1024), (3, "3", 1), (1, "1", 1)):
+        assert str(MicroBatches(max_tokens).too_large()) == said.format(shown, half)
+
+
 @pytest.mark.parametrize("run_out", [run_out_of_memory_of_a_gpu, run_out_of_memory_of_a_cpu])
 def test_running_out_of_memory_shrinks_the_micro_batch_and_the_run_is_the_same(
     run_out, train, tmp_path, monkeypatch, capsys

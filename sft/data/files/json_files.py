@@ -291,8 +291,18 @@ class _Window:
 
 
 def _count_keys(record: Record) -> int:
-    nested = [inner for value in record.values() if isinstance(value, dict | list) for inner in _containers(value)]
-    return len(record) + sum(len(inner) for inner in nested if isinstance(inner, dict))
+    count = 0
+    waiting: list[Json] = [record]
+    while waiting:  # what orjson returns has no other types: `type() is` takes half of isinstance's time
+        inner = waiting.pop()
+        held: Iterable[Json] = ()
+        if type(inner) is dict:
+            count += len(inner)
+            held = inner.values()
+        elif type(inner) is list:
+            held = inner
+        waiting += [value for value in held if type(value) is dict or type(value) is list]
+    return count
 
 
 def _is_encodable(value: Json) -> bool:

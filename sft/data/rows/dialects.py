@@ -35,6 +35,7 @@ from sft.errors import ConfigError, nearest_name
 NUMBERS_ARE = "sentiment"  # the task whose class numbers a bare 0, 1, true or false is: ChnSentiCorp's, R2's
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 PREFERRED, REJECTED = ("chosen", "chosen_messages"), ("rejected", "rejected_response", "rejected_messages")
+LABELS_REMEMBERED = 1000
 TABLES = (".csv", ".tsv", ".xlsx")
 
 
@@ -51,6 +52,7 @@ class Context:
         learns_documents = self.task is not None and self.task.kind == "document"
         self.dialects = _document_forms() if learns_documents else _all_dialects(task_names())
         self.plans: dict[tuple[str, ...], Plan] = {}
+        self.labels_read: dict[tuple[object, ...], tuple[str, str | int]] = {}  # what was read of a label before
         if reading.form is not None and reading.form not in (names := [dialect.name for dialect in self.dialects]):
             unusual = {pair.name for pair in PAIRS[len(USUAL) :]}
             shown = ", ".join(name for name in names if name not in unusual)
@@ -261,12 +263,19 @@ def _read_fields(record: Record, task: Task, context: Context) -> Row:
 def _convert_labelled(record: Record, context: Context, names: Mapping[str, str], fixed: Task | None) -> Row:
     """A text and its class: the task is the one named, else the form's own, else what the label's own word says."""
     text, label = read_text(record, names["text"]), record.get(names["label"])
+    known = None
+    if type(label) is str or type(label) is int or type(label) is bool:  # True and 1 are one key of a dict
+        known = (type(label), label, fixed and fixed.name, record.get("task") if fixed is None else None)
+        if type(known[3]) is not list and type(known[3]) is not dict and (found := context.labels_read.get(known)):
+            return {"id": "", "source": "", "task": found[0], "text": text, "label": found[1]}
     if isinstance(label, list) and label and all(isinstance(span, list) and len(span) == 3 for span in label):
         entities = read_entities(text, label)  # doccano
         return {"id": "", "source": "", "task": "ner", "text": text, "entities": entities}
     named = None if fixed is not None and context.reading.is_told_by_labels else context.task
     task = named or fixed or _find_owner(label, record, context)
     value = _read_label(label, task, context)
+    if known is not None and len(context.labels_read) < LABELS_REMEMBERED:
+        context.labels_read[known] = (task.name, value)
     return {"id": "", "source": "", "task": task.name, "text": text, "label": value}
 
 

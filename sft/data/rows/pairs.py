@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import product
 from typing import NamedTuple
 
-from prompts.task import is_blank
+from prompts.task import BLANK, is_blank
 from prompts.tools import CALL
 from sft.data.rows.canonical import Json, Row, RowError
 from sft.data.rows.fields import Record, name_kind, read_list, read_optional_text, read_text
@@ -60,8 +60,33 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 BESIDE_PAIRS = frozenset(("system", "system_prompt", "history", *TOOL_COLUMNS, *THOUGHTS))
 
 
+SPECIAL = BESIDE_PAIRS | {"label", "kto_tag"}  # a row without these, and without "<" in its texts, is a plain one
+
+
 def make_pair_row(record: Record, pair: Pair, notes: Notes) -> Row:
     """A question and its answer; a `history` of earlier exchanges (LLaMA-Factory, ms-swift) makes it a conversation."""
+    return read_plain_pair(record, pair) or _read_pair(record, pair, notes)
+
+
+def read_plain_pair(record: Record, pair: Pair) -> Row | None:
+    """The row of texts in which nothing is to be looked for, as _read_pair has it but three times as fast; or None."""
+    asked, answer = record.get(pair.question), record.get(pair.answer)
+    if type(asked) is not str or type(answer) is not str or not SPECIAL.isdisjoint(record):
+        return None
+    extra = ""
+    for name in pair.extras:
+        if value := record.get(name):
+            if extra or type(value) is not str:
+                return None
+            extra = value
+    if "<" in asked or "<" in answer or not asked.strip(BLANK) or not answer.strip(BLANK):
+        return None
+    if extra and not extra.strip(BLANK):
+        extra = ""
+    return {"id": "", "source": "", "task": "instruct", "instruction": asked, "input": extra, "output": answer}
+
+
+def _read_pair(record: Record, pair: Pair, notes: Notes) -> Row:
     refuse_rejected(record)
     asked, answer = record.get(pair.question), record.get(pair.answer)
     system = record.get("system") or record.get("system_prompt")

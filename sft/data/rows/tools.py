@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prompts.messages import NAME, Tool, ToolCall
 from prompts.task import is_blank
-from prompts.tools import CALL, BrokenCall, read_answer_text, to_json
+from prompts.tools import CALL, BrokenCall, parameters_of, read_answer_text, to_json
 from sft.data.rows.canonical import Json, RowError
 from sft.data.rows.fields import name_kind
 from sft.errors import ConfigError, one_line
@@ -60,6 +60,34 @@ def read_calls(where: str, value: Json) -> list[ToolCall]:
     if not listed:
         raise RowError("wrong_call", f"{where} calls nothing")
     return [_read_call(where, _parse(where, call)) for call in listed]
+
+
+def drop_filled(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> tuple[list[ToolCall], int]:
+    """The calls without arguments that are null and cannot be, by their function's own schema, and how many went.
+
+    A table holds all arguments of a column as one struct: each call has those of all others, null.
+    """
+    names = {tool["function"].get("name") for tool in tools if isinstance(tool.get("function"), dict)}  # type: ignore[attr-defined]
+    kept: list[ToolCall] = []
+    for call in calls:
+        schemas = parameters_of(call["name"], tools)
+        filled = {
+            name
+            for name, value in call["arguments"].items()
+            if value is None and call["name"] in names and "null" not in str(schemas.get(name))
+        }
+        arguments = {name: value for name, value in call["arguments"].items() if name not in filled}
+        kept.append({"name": call["name"], "arguments": arguments})
+    return kept, sum(len(call["arguments"]) for call in calls) - sum(len(call["arguments"]) for call in kept)
+
+
+def drop_nulls(schema: Json) -> Json:
+    """A schema without the keys that a table filled with null; `default` and `const` may be null."""
+    if isinstance(schema, list):
+        return [drop_nulls(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: drop_nulls(value) for key, value in schema.items() if value is not None or key in ("default", "const")}
 
 
 def read_result(where: str, content: Json) -> str:

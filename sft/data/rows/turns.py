@@ -12,11 +12,19 @@ from collections.abc import Sequence
 
 from prompts.family import TEXT_END, THINK_END, THINK_START, TURN_END, TURN_START
 from prompts.messages import Tool
-from prompts.task import is_blank
+from prompts.task import BLANK, is_blank
 from prompts.tools import CALL, RESULT, RESULT_END, read_system
 from sft.data.rows.canonical import Json, Row, RowError, Turn
 from sft.data.rows.fields import name_kind
-from sft.data.rows.tools import has_tools, read_calls, read_result, read_spelled_calls, read_tools
+from sft.data.rows.tools import (
+    drop_filled,
+    drop_nulls,
+    has_tools,
+    read_calls,
+    read_result,
+    read_spelled_calls,
+    read_tools,
+)
 
 CALLING_ROLES = ("function_call", "tool_call", "tool_calls")  # whose content is the JSON of a call, or of several
 ROLES = {
@@ -27,6 +35,7 @@ ROLES = {
     ),
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "tool_result", "ipython"), "tool"),
 }
+PLAIN_ROLES = ({"user": "user", "human": "user"}, {"assistant": "assistant", "gpt": "assistant"})
 SHOWN_ROLES = "system, user, human, assistant, gpt, tool, function_call, observation"
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "text")  # the first that is there counts
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -48,6 +57,7 @@ UNOPENED = "answers whose thought ends with </think> and was opened by the promp
 LATE = "answers with <think> behind their head, as ordinary text"
 SPELLED = "answers whose text spells calls (<tool_call>), which are read as calls"
 OFFERED = "conversations whose system prompt lists tools as a chat template writes them, which are read as tools"
+FILLED = "arguments of calls that are null and may not be, left out (a table fills what a call does not have)"
 UNREADABLE = "answers with <tool_call> in their text that is no readable call, as ordinary text"
 MEDIA_TAGS = "texts with <image>, <img>..., as ordinary text"
 IGNORED_KEY = "turns whose {!r} is not read"
@@ -70,6 +80,8 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
     tools: what may be called. Between a call and the answer stand the results of what was called. asks: it is to be
     answered, so a question or a result comes last.
     """
+    if not system and not tools and (plain := read_plain_turns(turns)):
+        return {"id": "", "source": "", "task": "chat", "messages": plain}
     offered, turns = _find_tools(tools, turns, notes)
     messages: list[Turn] = []
     for number, said in enumerate(turns):
@@ -92,11 +104,25 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
     return row
 
 
+def read_plain_turns(turns: list[Json]) -> list[Turn] | None:
+    """The turns where nothing is to be looked for: user and assistant in turn, texts without "<"; or None."""
+    messages: list[Turn] = []
+    for said in turns:
+        if type(said) is not dict or len(said) != 2:
+            return None
+        word, content = said.get("role") or said.get("from"), said.get("content") or said.get("value")
+        role = PLAIN_ROLES[len(messages) % 2].get(word) if type(word) is str else None
+        if role is None or type(content) is not str or "<" in content or not content.strip(BLANK):
+            return None
+        messages.append({"role": role, "content": content})
+    return messages if len(messages) % 2 == 0 else None
+
+
 def _find_tools(tools: Json, turns: list[Json], notes: Notes) -> tuple[list[Tool], list[Json]]:
     """The tools of a row, and its turns: some data have them in the system turn, by key or in a template's words."""
     first = turns[0] if turns else None
     if has_tools(tools) or not isinstance(first, dict):
-        return (read_tools(tools) if has_tools(tools) else []), turns
+        return (read_tools(drop_nulls(tools)) if has_tools(tools) else []), turns
     if has_tools(first.get("tools")):
         return read_tools(first["tools"]), turns
     said = first.get("content", first.get("value"))
@@ -237,7 +263,9 @@ def _read_answer(where: str, word: str, said: dict[str, Json], turn: Turn, notes
     if word in CALLING_ROLES and not calls:
         text, calls = "", text
     if calls:
-        turn["tool_calls"] = read_calls(where, calls)
+        turn["tool_calls"], num_filled = drop_filled(read_calls(where, calls), tools)
+        if num_filled:
+            notes[FILLED] += num_filled
     elif CALL in text:
         spelled = read_spelled_calls(text, tools)
         notes[SPELLED if spelled else UNREADABLE] += 1

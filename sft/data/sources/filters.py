@@ -10,6 +10,7 @@ Thousands of keywords are found in one pass over a text (Aho-Corasick):
 
     keywords = KeywordSet(["gan", "人工智能"])
     keywords.find("We train a GAN")               # "gan"
+    keywords.find("a pair of GANs")               # "gan": their plural and a hyphen for a blank are the same
     keywords.find("the organ")                    # None: Latin terms are words
     keywords.find("他研究人工智能多年")              # "人工智能": Chinese terms stand anywhere
 """
@@ -37,7 +38,8 @@ REPEATED_NGRAM = 10  # characters that stand a second time count as repeated
 UNSPACED_LETTER = re.compile(f"[{UNSPACED}]")
 
 # Full-width punctuation, as NFKC has it; replacing it first spares most Chinese texts the 14 microseconds of NFKC.
-PUNCTUATION = tuple(zip("，！？：；（）\u3000", ",!?:;() ", strict=True))
+PUNCTUATION = tuple(zip("，！？：；（）\u3000\u2010\u2011", ",!?:;() --", strict=True))
+PLURAL = ((re.compile(r"[^aeiou]y$"), 1, "ies"), (re.compile(r"(?:s|x|z|ch|sh)$"), 0, "es"), (re.compile("$"), 0, "s"))
 
 
 class Reason(NamedTuple):
@@ -158,6 +160,8 @@ def measure_repetition(text: str) -> float:
 class KeywordSet:
     """Terms to look for, compared after NFKC and case folding; runs of white space are one space.
 
+    A term of ASCII letters stands for its plural, too, and one of several words for them with hyphens between them.
+
     The automaton works on UTF-8 bytes: its nodes search their children one by one, and a node of characters may have
     thousands.
     """
@@ -165,8 +169,7 @@ class KeywordSet:
     def __init__(self, terms: Iterable[str]) -> None:
         self._automaton = ahocorasick.Automaton()
         for term in terms:
-            folded = fold_text(term)
-            if folded:
+            for folded in _forms_of(fold_text(term)):
                 size = len(_to_bytes(folded))
                 self._automaton.add_word(_as_text(folded), (term, size, _is_word(folded[0]), _is_word(folded[-1])))
         if not len(self._automaton):
@@ -188,6 +191,17 @@ class KeywordSet:
                 continue
             return str(term)
         return None
+
+
+def _forms_of(folded: str) -> set[str]:
+    """The ways in which a folded term is written: {"neural network", "neural-network", "neural networks", ...}."""
+    if not folded:
+        return set()
+    forms = {folded}
+    if folded.isascii() and len(folded) > 2 and folded[-1].isalpha():
+        number, ending = next((cut, ending) for pattern, cut, ending in PLURAL if pattern.search(folded))
+        forms.add(folded[: len(folded) - number] + ending)
+    return forms | {form.replace(one, other) for form in forms for one, other in (" -", "- ")}
 
 
 def _make_keywords(terms: Sequence[str] | str | None) -> KeywordSet | None:

@@ -1,7 +1,7 @@
 """The CPU wing: what computes faster on a CPU another way than on a GPU. The rest of the project comes in by this door.
 
 attend_blocks                        attention of rows laid end to end, in bf16
-fuse_layers(model)                   norms and gated MLPs in few passes over memory
+fuse_norms(model)                    norms in few passes over memory
 map_batches, map_at_once, share_of   one batch to a core, not one product to all of them
 
 Who reads how a GPU trains needs nothing of it: sft.training.on_cores, sft.kernels.attention and sft.scoring.labels ask
@@ -10,6 +10,6 @@ here where tensors lie on a CPU.
 
 from sft.kernels.cpu.blocked_attention import attend_blocks
 from sft.kernels.cpu.cores import map_at_once, map_batches, share_of
-from sft.kernels.cpu.layers import fuse_layers
+from sft.kernels.cpu.norms import fuse_norms
 
-__all__ = ["attend_blocks", "fuse_layers", "map_at_once", "map_batches", "share_of"]
+__all__ = ["attend_blocks", "fuse_norms", "map_at_once", "map_batches", "share_of"]

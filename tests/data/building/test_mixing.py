@@ -140,6 +140,14 @@ def test_rescaling_keeps_the_shares_exact():
     assert mixture.written["train"] == [5, 15]
 
 
+def test_rescaling_asks_for_fewer_again_where_groups_do_not_fill_the_last_places():
+    index = index_of([3, 4, 2, 3, 3, 3], [0, 1, 1, 1, 0, 0])  # four rows that go to one split together
+
+    mixture = mix_sources(index, {"train": [1, 4], "test": [3, 0]}, "rescale")
+
+    assert mixture.written == {"train": [0, 1], "validation": [0, 0], "test": [1, 0]}
+
+
 def test_a_split_that_would_be_empty_is_an_error():
     with pytest.raises(DataError, match=r"test would have no rows \(s0: 3 rows asked, 1 found\)"):
         mix_sources(index_of([1], [0]), {"train": [2], "test": [1]}, "accept")

@@ -131,3 +131,24 @@ def test_a_published_split_cannot_be_asked_for_another(tmp_path):
 
     with pytest.raises(ValueError, match=r"its split is test, but splits\.train asks for 3 of its rows"):
         Preset.model_validate(preset)
+
+
+@pytest.mark.parametrize("published", ["train", "test"])
+def test_what_is_kept_as_published_is_no_excuse_for_near_rows_of_another_source(published, tmp_path):
+    near = list(make_near_pairs("zh", 12, 0.85, 0.95, random.Random(3)))
+    new = "全新的一条评论"
+    train, test = [pair.text for pair in near] + [new], [pair.edited for pair in near]
+    paths = {"train": write_reviews(tmp_path / "a.csv", train), "test": write_reviews(tmp_path / "b.csv", test)}
+    sources = {name: {"kind": "file", "path": str(path)} for name, path in paths.items()}
+    sources[published]["split"] = published
+    preset = {
+        "splits": {"train": {"rows": {"train": 13}}, "test": {"rows": {"test": 12}}},
+        "sources": sources,
+        "on_overlap": "keep",
+    }
+
+    manifest = build_dataset(Preset.model_validate(preset), tmp_path / "mixed", BuildOptions(on_shortage="accept"))
+
+    assert manifest["splits"] == {"train": 1, "validation": 0, "test": 12}
+    assert [row["text"] for row in read_rows(tmp_path / "mixed" / "train.jsonl")] == [new]
+    assert manifest["sources"]["train"]["dropped"] == {"near_other_split": 12}

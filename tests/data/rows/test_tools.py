@@ -16,7 +16,7 @@ from sft.data.rows.dialects import Context, convert_record
 from sft.data.rows.reading import Reading
 from sft.data.rows.recognised import Recognised
 from sft.data.rows.tools import read_calls, read_result, read_tools
-from sft.data.rows.turns import OFFERED, SPELLED, UNREADABLE, make_chat_row, read_chatml
+from sft.data.rows.turns import FILLED, OFFERED, SPELLED, UNREADABLE, make_chat_row, read_chatml
 
 FUNCTION = {"name": "get_weather", "description": "查询天气", "parameters": {"type": "object", "properties": {}}}
 TOOL = {"type": "function", "function": FUNCTION}
@@ -232,3 +232,28 @@ def test_a_row_of_a_dataset_folder_is_read_back_as_it_was_written():
 
     again = convert_record(json.loads(dumps(row)), Context(Reading(), Recognised()))
     assert again == row
+
+
+def test_what_a_table_filled_with_null_is_left_out_and_told():
+    city, days = {"type": "string"}, {"type": "integer", "enum": None}
+    properties = {"city": city, "days": days, "note": {"type": ["string", "null"], "default": None}, "zone": None}
+    tool = {"type": "function", "function": {"name": "f", "strict": None, "parameters": {"properties": properties}}}
+    arguments = {"city": "Rome", "days": None, "zone": None, "note": None}
+    row, notes = read(
+        {"messages": [HI, {**CALLING, "tool_calls": [{"name": "f", "arguments": arguments}]}], "tools": [tool]}
+    )
+
+    assert row["messages"][-1]["tool_calls"] == [{"name": "f", "arguments": {"city": "Rome", "note": None}}]
+    assert row["tools"][0]["function"] == {
+        "name": "f",
+        "parameters": {
+            "properties": {
+                "city": city,
+                "days": {"type": "integer"},
+                "note": {"type": ["string", "null"], "default": None},
+            }
+        },
+    }
+    assert notes == {FILLED: 2}
+    unknown = [HI, {**CALLING, "tool_calls": [{"name": "g", "arguments": {"a": None}}]}]
+    assert read({"messages": unknown, "tools": [tool]})[0]["messages"] == unknown

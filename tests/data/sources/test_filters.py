@@ -115,7 +115,8 @@ def test_languages_are_told_by_script_and_common_words(text, language):
         ("人工 智能", None),
         ("a risc-v core", "RISC-V"),
         ("neural\n\tNetwork!", "neural network"),
-        ("neural networks", None),
+        ("neural networks", "neural network"),
+        ("neural-networks", "neural network"),
         ("C++is", None),
         ("in C++, of course", "C++"),
         ("Ｃ＋＋好", "C++"),
@@ -169,3 +170,38 @@ def test_a_file_without_terms_is_refused(content, message, tmp_path):
 
     with pytest.raises(DataError, match=message):
         read_terms(str(path))
+
+
+SENTENCES = {
+    "ai": [
+        "Two neural networks were trained with deep-learning libraries.",
+        "LLMs and other transformers need fast GPUs.",
+        "A GAN\u2010based method; reinforcement-learning is another.",
+    ],
+    "ic": [
+        "The MOSFETs and transistors of this board are small.",
+        "Integrated circuits, FPGAs and ASICs, and a RISC V core.",
+        "Two op-amps are amplifiers; logic-gates are not.",
+    ],
+    "biomed": [
+        "Antibodies bind to proteins and enzymes.",
+        "Cell-culture assays of two genes and their mRNAs, then PCRs.",
+        "Biomarkers, plasmids and peptides were found.",
+    ],
+}
+
+
+@pytest.mark.parametrize("domain", SENTENCES)
+def test_the_shipped_keywords_find_the_sentences_of_their_domain_and_of_no_other(domain):
+    lists = {name: KeywordSet(read_terms(f"recipes/keywords/{name}.txt")) for name in SENTENCES}
+
+    for sentence in SENTENCES[domain]:
+        assert [name for name, keywords in lists.items() if keywords.find(sentence)] == [domain], sentence
+
+
+def test_a_latin_term_stands_for_its_plural_and_its_hyphens_and_no_other_word():
+    keywords = KeywordSet(["gan", "antibody", "gene", "box", "machine learning", "state-of-the-art", "人工智能", "go"])
+
+    found = ["GANs", "antibodies", "genes", "boxes", "machine-learning", "state of the art", "他用人工智能s"]
+    assert [text for text in found if keywords.find(text) is None] == []
+    assert [text for text in ("organs", "general", "goes", "gos", "learning", "antibodys") if keywords.find(text)] == []

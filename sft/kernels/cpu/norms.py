@@ -1,10 +1,6 @@
-"""The gated MLP and RMSNorm on a CPU, in few passes over memory.
+"""RMSNorm on a CPU, in few passes over memory.
 
-    fuse_layers(model)      # in place; names and weights of the modules stay
-
-silu(gate) * up takes two passes, and only gate and up are kept: autograd would keep silu(gate) as well and make a new
-tensor with each operation, as wide as a layer gets and too large for any cache. Backward, silu(gate) is computed again
-and every result is written over its operand.
+    fuse_norms(model)       # in place; names and weights of the modules stay
 
 transformers writes RMSNorm as eight operations, of which autograd keeps fp32 copies and makes a dozen more backward.
 Here (weights frozen) it is PyTorch's own kernel forward and a few passes backward: 0.4 ms instead of 1.5 for 960 x 576.
@@ -13,48 +9,9 @@ Here (weights frozen) it is PyTorch's own kernel forward and a few passes backwa
 from types import MethodType
 
 import torch
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import rms_norm
 
-KNOWN_MLPS = ("LlamaMLP", "Qwen2MLP", "Qwen3MLP")  # down_proj(act_fn(gate_proj(x)) * up_proj(x))
 KNOWN_NORMS = ("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")  # weight * x / rms(x), epsilon under the root
-
-
-class _Gate(torch.autograd.Function):
-    """y = silu(gate) * up."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """gate and up (..., I) -> (..., I)."""
-        ctx.save_for_backward(gate, up)
-        return silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gradients of gate and up, as PyTorch's own operations have them."""
-        gate, up = ctx.saved_tensors
-        grad_gate = grad * up
-        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
-        return grad_gate, silu(gate).mul_(grad)
-
-
-def compute_gated(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The forward of an MLP of a known family: (..., D) -> (..., D)."""
-    gate, up = self.gate_proj(x), self.up_proj(x)
-    if gate.dtype != up.dtype:  # adapted apart, or one of them trained in fp32
-        mixed = silu(gate) * up
-    elif torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
-        mixed = _Gate.apply(gate, up)
-    else:
-        mixed = silu(gate, inplace=True).mul_(up)
-    result: torch.Tensor = self.down_proj(mixed)
-    return result
-
-
-def fuse_gated_mlps(model: torch.nn.Module) -> None:
-    """Let the MLPs of known families compute so, where their activation is SiLU; others stay as they are."""
-    for module in model.modules():
-        if type(module).__name__ in KNOWN_MLPS and module.config.hidden_act == "silu":
-            module.forward = MethodType(compute_gated, module)
 
 
 class _Normalise(torch.autograd.Function):
@@ -99,9 +56,3 @@ def fuse_norms(model: torch.nn.Module) -> None:
     for module in model.modules():
         if type(module).__name__ in KNOWN_NORMS:
             module.forward = MethodType(normalise, module)
-
-
-def fuse_layers(model: torch.nn.Module) -> None:
-    """Norms and gated MLPs of known families in few passes, in place; names and weights of the modules stay."""
-    fuse_norms(model)
-    fuse_gated_mlps(model)

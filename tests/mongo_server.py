@@ -36,6 +36,7 @@ class Behaviour:
     user: str = ""  # "" lets everybody in
     password: str = ""
     auth_database: str = "admin"
+    ignores_logins: bool = False  # says ok to a login without reading it, as servers do that know no users
     hang_up_at: list[int] = field(default_factory=list)  # batches (1, 2, ...) at which the connection is cut instead
     exit_at: int = 0  # batch at which the whole server dies
     delay_s: float = 0  # before each batch
@@ -111,6 +112,8 @@ class MongoServer:
 
     def _start_login(self, document: dict[str, object], request: mockupdb.Request) -> dict[str, object]:
         """RFC 5802: the client's first message is `n,,n=user,r=nonce`."""
+        if self._behaviour.ignores_logins:
+            return {}
         bare = bytes(document["payload"]).decode().removeprefix("n,,")
         user, nonce = (part[2:] for part in bare.split(","))
         if user != self._behaviour.user or document["$db"] != self._behaviour.auth_database:

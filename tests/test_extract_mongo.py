@@ -132,6 +132,19 @@ def test_a_failed_login_is_one_line(start_server, run_extract):
     )
 
 
+def test_a_server_that_knows_no_users_and_is_sent_one_is_one_line(start_server, run_extract):
+    """As nx-27017 (MongoDB's protocol over SQLite) answers."""
+    port = start_server(make_documents(3), ignores_logins=True)
+
+    done = run_extract(*LOGIN, "--port", port, "--list-labels", password=PASSWORD)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: mongodb://localhost:{port}: does not answer as a MongoDB server (KeyError at the first command)"
+    )
+    assert PASSWORD not in done.stderr
+
+
 def test_a_server_that_is_not_there_is_said_within_five_seconds(run_extract):
     started = time.monotonic()
 

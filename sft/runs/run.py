@@ -6,6 +6,7 @@ outputs/<run>/checkpoints/  log.jsonl  loss.png  evaluation/
 outputs/latest              points at the newest finished run, wherever that is
 """
 
+import fcntl
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from glob import escape
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
@@ -250,15 +252,34 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
 
     mode: who may read it, less what the umask forbids; 0o600 for what is private.
     """
+    _remove_left_over(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            _lock(file.fileno())
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what a kill left of earlier writes of this file; what another process is writing now is locked."""
+    for left in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 32}"):
+        with suppress(OSError), left.open("rb") as file:
+            if _lock(file.fileno()):
+                left.unlink()
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file if nobody else has; False where somebody does, or the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def package_versions() -> dict[str, str]:

@@ -55,7 +55,7 @@ WARM_ROOMS = ("training.fit", "evaluation", "inference", "talk", "export", "data
 class Limits:
     """What a command is given: seconds, memory, the largest file it may write, whether permissions count for root."""
 
-    seconds: float = 30
+    seconds: float = 60
     memory_gb: float = 12
     file_bytes: int | None = None
     obeys_permissions: bool = False

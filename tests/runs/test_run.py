@@ -246,3 +246,14 @@ def test_a_reader_never_sees_half_a_file():
     reader.join()
     assert seen <= set(contents)
     assert seen
+
+
+def test_what_a_kill_left_of_an_atomic_write_goes_with_the_next_and_what_is_being_written_stays(tmp_path):
+    import fcntl
+
+    left, busy = (tmp_path / f".a.json.{letter * 32}" for letter in "ab")
+    left.write_text("half")
+    with busy.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_atomically(tmp_path / "a.json", "whole")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [busy.name, "a.json"]

@@ -75,7 +75,13 @@ def connect(address: Address, timeout_s: float) -> Iterator[Client]:
         except (ValueError, OSError) as error:  # a port that is none, half an IPv6 address, a certificate not there
             text = one_line(redact(str(error), password), 200)
             raise ConfigError(f"{address.shown[:200]}: cannot be used as an address ({text}); correct it") from None
-        client.admin.command("ping")
+        try:
+            client.admin.command("ping")
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # pymongo's own, on answers that are none
+            raise DataError(
+                f"{address.shown}: does not answer as a MongoDB server ({type(error).__name__} at the first command); "
+                "name one that is, and that knows users where one is given (-u)"
+            ) from None
         yield client
     except PyMongoError as error:
         raise explain(error, address, password) from None

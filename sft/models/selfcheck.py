@@ -148,6 +148,8 @@ def _check_logits(model: PreTrainedModel, rows: Sequence[Encoded], hidden: Seque
     if model.get_output_embeddings() is None:
         return
     stock = [_logits(model, [row])[0] for row in rows]
+    if not all(bool(one.isfinite().all()) for one in stock):
+        return  # weights that are not finite are named with the rows whose losses they spoil
     try:
         output_layer = OutputLayer(model)
         ways = {

@@ -7,6 +7,7 @@ Takes a picture of the first screen of the run's report with Chromium (asked for
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def record_chat(run: Path, questions: list[str]) -> Path:
         del answers[:taken]
         console.print()
     target = PICTURES / "chat.svg"
-    console.save_svg(str(target), title="qwen-sft")
+    drawn = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="qwen-sft"), flags=re.DOTALL)  # from outside
+    target.write_text(drawn, encoding="utf-8")
     return target
 
 

@@ -133,7 +133,7 @@ def test_a_run_is_merged_written_as_gguf_and_ready_to_push(newcomer, small_run, 
     exported = newcomer.clone / "outputs/small/export"
     assert {path.name for path in exported.iterdir()} >= {"merged", "gguf"}
     newcomer.types("python export.py --push you/reviews --dry_run", **small_run)
-    assert "adapter_model.safetensors" in capsys.readouterr().out
+    assert "adapter_model.safetensors" in capsys.readouterr().err
 
 
 def test_a_row_is_shown_as_the_model_sees_it(newcomer, embedded_folder, capsys):

@@ -110,6 +110,8 @@ def test_a_hub_that_does_not_answer_is_one_line(hub, push):
 def test_a_dry_run_lists_what_would_be_sent_and_asks_the_hub_for_nothing(hub, strong_run, capsys):
     flags = ["--run", str(strong_run), "--push", "ada/reviews", "--dry_run"]
     runpy.run_path(str(ROOT / "export.py"))["main"](flags)
+    assert capsys.readouterr().out == "ada/reviews would get the files listed above.\n"
+    runpy.run_path(str(ROOT / "export.py"))["main"]([*flags, "--json"])
     assert json.loads(capsys.readouterr().out)["push"] == {
         "repo_id": "ada/reviews",
         "private": True,
@@ -120,7 +122,7 @@ def test_a_dry_run_lists_what_would_be_sent_and_asks_the_hub_for_nothing(hub, st
 
 @pytest.mark.slow
 def test_the_command_pushes_and_its_log_holds_no_token(hub, strong_run):
-    command = [sys.executable, "export.py", "--run", str(strong_run), "--push", "ada/reviews"]
+    command = [sys.executable, "export.py", "--run", str(strong_run), "--push", "ada/reviews", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

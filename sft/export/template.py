@@ -76,6 +76,8 @@ def build_modelfile(weights: str, system_prompt: str | None, chat: ChatFormat) -
         f"PARAMETER temperature {decoding.temperature}",
         f"PARAMETER top_p {decoding.top_p}",
         f"PARAMETER num_predict {decoding.max_new_tokens}",
+        # Ollama's own 1.1 counts the question and the template too, and spoils JSON and tables; ours sees answers only.
+        "PARAMETER repeat_penalty 1",
     ]
     return "\n".join(lines) + "\n"
 

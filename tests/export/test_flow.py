@@ -124,6 +124,7 @@ def test_gguf_files_are_read_back_and_join_earlier_ones_in_the_record(strong_run
         'SYSTEM """Be brief."""\n'
         'PARAMETER stop "<|im_end|>"\n'
         "PARAMETER temperature 0.8\nPARAMETER top_p 0.9\nPARAMETER num_predict 512\n"
+        "PARAMETER repeat_penalty 1\n"
     )
 
 

@@ -63,7 +63,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(ModelError, match=r"no config\.json"):
         find_source(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"an adapter alone; name the run that it is of, or merge it first"):
+    with pytest.raises(ModelError, match=r"an adapter and no model; name it with --adapter"):
         find_source(str(tmp_path))
 
 

@@ -15,7 +15,7 @@ from sft.data import Dataset, open_dataset
 from sft.encoding import encode_rows
 from sft.errors import DataError
 from sft.models.loading import load_run
-from sft.runs.run import Run, open_run
+from sft.runs.run import IN_MEMORY, Run, open_run
 from sft.scoring.loss import score_rows, token_weighted_loss
 from sft.training.log import read_log
 
@@ -47,7 +47,7 @@ def test_a_finished_run_holds_exactly_the_contracted_files(tiny_run):
 
 def test_run_json_holds_all_that_other_scripts_start_from(tiny_run, tiny_model_folder, rows_file):
     content = json.loads((tiny_run / "run.json").read_text(encoding="utf-8"))
-    assert set(content) == {field.name for field in dataclasses.fields(Run)} - {"path"}
+    assert set(content) == {field.name for field in dataclasses.fields(Run)} - {"path", *IN_MEMORY}
     assert content["status"] == "complete"
     assert set(content["settings"]) == set(TrainSettings.model_fields)
     assert content["settings"]["learning_rate"] == 2e-4

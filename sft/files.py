@@ -240,7 +240,7 @@ def told_when_full(folder: Path, command: str) -> Iterator[None]:
         if not is_full(error) or isinstance(error, DiskFullError):
             raise
         line = (
-            f"{folder}: no room on the disk; what was saved before is as it was. Make room, and go on with: {command}"
+            f"{folder}: no room on the disk; what was saved before is as it was. Make room, and resume with: {command}"
         )
         raise DiskFullError(line) from None
 

@@ -164,7 +164,7 @@ def test_ctrl_c_ends_with_130_and_a_line_that_really_continues_the_run(environme
     assert "Traceback" not in said
     *_, how, last = said.splitlines()
     assert last == "interrupted"
-    done, command = how.split("; go on with: python ")
+    done, command = how.split("; resume with: python ")
     assert re.fullmatch(r"[0-9]+ of 400 steps done, [0-9]+ saved", done)
     assert not (tmp_path / "outputs/latest").is_symlink()
 

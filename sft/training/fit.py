@@ -221,7 +221,7 @@ def train_and_finish(
             trainer.finish_saving()
         num_saved = step_of(newest) if (newest := newest_checkpoint(run.path)) else 0
         done = f"{trainer.state.global_step} of {prepared.num_steps} steps done, {num_saved} saved"
-        say(f"{done}; go on with: {continue_command(run.path)}")
+        say(f"{done}; resume with: {continue_command(run.path)}")
         raise
     stop.is_saving = False  # from here on a signal ends the command at once; the checkpoints hold everything
     weights = trainer.gather_weights() if trainer.is_sharded else None

@@ -181,7 +181,7 @@ class MicroBatches:
         """What to raise where smaller micro-batches cannot be tried, because other processes wait."""
         half = max(1, self.max_tokens // 2)
         return OutOfMemoryError(
-            f"out of memory with micro-batches of {self.max_tokens:,} tokens; go on with --micro_batch_tokens {half}"
+            f"out of memory with micro-batches of {self.max_tokens:,} tokens; resume with --micro_batch_tokens {half}"
         )
 
     def no_row_fits(self, length: int) -> OutOfMemoryError:

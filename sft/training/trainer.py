@@ -270,7 +270,7 @@ class RowTrainer(CheckpointedTrainer):
                 return self._replay_micro_batches(self.passes, places, batches, divisor)
             except RecordingError as error:
                 if self.args.world_size > 1:  # the others wait for this one's gradients
-                    raise RunError(f"CUDA graphs: {error}; go on with --no-cuda_graphs") from None
+                    raise RunError(f"CUDA graphs: {error}; run it again with --no-cuda_graphs") from None
                 self.give_up_replay(error)
                 self.guard.forget()
                 model.zero_grad()

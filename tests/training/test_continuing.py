@@ -41,7 +41,7 @@ def test_an_interrupted_run_goes_on_to_the_same_losses_and_weights(train, interr
     with interrupt(4), pytest.raises(KeyboardInterrupt):
         train(*SIX_STEPS)
     run = tmp_path / "run"
-    assert f"4 of 6 steps done, 2 saved; go on with: python train.py --output_dir {run} {' '.join(CONTINUE)}" in (
+    assert f"4 of 6 steps done, 2 saved; resume with: python train.py --output_dir {run} {' '.join(CONTINUE)}" in (
         capsys.readouterr().err.splitlines()
     )
     assert read_run(run).status == "training"

@@ -126,7 +126,7 @@ def run_out_of_memory_of_a_cpu() -> None:
 
 
 def test_where_smaller_micro_batches_cannot_be_tried_half_of_them_is_advised():
-    said = "out of memory with micro-batches of {} tokens; go on with --micro_batch_tokens {}"
+    said = "out of memory with micro-batches of {} tokens; resume with --micro_batch_tokens {}"
     for max_tokens, shown, half in ((2048, "2,048", 1024), (3, "3", 1), (1, "1", 1)):
         assert str(MicroBatches(max_tokens).too_large()) == said.format(shown, half)
 

@@ -134,7 +134,7 @@ def test_a_signal_ends_the_run_after_its_step_and_saves_it(number, train, tmp_pa
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
     said = capsys.readouterr().err
     assert f"{number.name}: finishing this step and saving it; once more leaves at once" in said
-    assert "3 of 6 steps done, 3 saved; go on with: python train.py --output_dir" in said
+    assert "3 of 6 steps done, 3 saved; resume with: python train.py --output_dir" in said
     assert read_run(tmp_path / "run").status == "training"
 
 

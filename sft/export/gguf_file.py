@@ -38,6 +38,8 @@ ARCHITECTURES = {
     "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2,
     "Qwen3ForCausalLM": gguf.MODEL_ARCH.QWEN3,
 }
+# What a file of these would have to be read back by, to be compared with the run, is missing in transformers.
+UNREADABLE = ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
 ELSEWHERE = "convert the merged folder with llama.cpp's convert_hf_to_gguf.py"
 Config = dict[str, object]
 
@@ -52,6 +54,11 @@ def check_convertible(folder: Path) -> gguf.MODEL_ARCH:
     config = _read_config(folder)
     names = config.get("architectures") or [config.get("model_type")]
     name = str(names[0])  # type: ignore[index]
+    if name in UNREADABLE:
+        raise ModelError(
+            f"{name}: transformers cannot read a GGUF file of it, so none could be compared with the run; use --merge, "
+            f"then {ELSEWHERE}"
+        )
     if name not in ARCHITECTURES:
         raise ModelError(f"{name} is none of {', '.join(ARCHITECTURES)}; use --merge, then {ELSEWHERE}")
     rope = _rope_of(config)

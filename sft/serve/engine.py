@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 
 from sft.config.decoding import Decoding
 from sft.generation.decode import Row, RunningBatch, can_batch
@@ -69,6 +69,7 @@ class Engine:
         self.max_waiting = max_waiting
         self._batch = RunningBatch(loaded)
         self._base_batch = RunningBatch(loaded)  # with the adapter off
+        self._adapter_off, self._is_untuned = ExitStack(), False
         self._waiting: deque[tuple[Row, RunningBatch]] = deque()  # with the batch it is to join
         self._scorings: deque[Scoring] = deque()
         self._changed = threading.Condition()
@@ -183,6 +184,8 @@ class Engine:
 
     def _work(self) -> None:
         while True:
+            if not self.num_running:
+                self._switch(untuned=False)
             with self._changed:
                 self._is_busy = False
                 self._changed.wait_for(lambda: self.num_waiting or self.num_running or self._is_closing)
@@ -222,11 +225,11 @@ class Engine:
         """
         concerned = [*batch.rows, *([joining] if joining else [])]
         try:
-            with self._as_asked(untuned=batch is self._base_batch):
-                if joining:
-                    batch.join([joining])
-                else:
-                    batch.step()
+            self._switch(untuned=batch is self._base_batch)
+            if joining:
+                batch.join([joining])
+            else:
+                batch.step()
         except Exception as error:
             logger.error("error while answering", exc_info=error)
             if joining is None:
@@ -236,15 +239,22 @@ class Engine:
                 if row not in kept:
                     _tell(row, EngineError("the model failed on this request"))
 
-    def _as_asked(self, *, untuned: bool) -> AbstractContextManager[LoadedModel]:
-        return self.loaded.adapter_off() if untuned else nullcontext(self.loaded)
+    def _switch(self, *, untuned: bool) -> None:
+        """Switch the adapter where it is not as asked: that takes milliseconds, so it stays so until others ask."""
+        if untuned == self._is_untuned:
+            return
+        if untuned:
+            self._adapter_off.enter_context(self.loaded.adapter_off())
+        else:
+            self._adapter_off.close()
+        self._is_untuned = untuned
 
     def _score(self, scorings: Sequence[Scoring], *, untuned: bool = False) -> None:
         prompts, labels, classes, _, futures = zip(*scorings, strict=True)
         found: list[list[float]] | None = None
         try:
-            with self._as_asked(untuned=untuned) as model:
-                found = score_choices(model, prompts, labels, classes, shown=False)
+            self._switch(untuned=untuned)
+            found = score_choices(self.loaded, prompts, labels, classes, shown=False)
         except Exception as error:
             logger.error("error while scoring", exc_info=error)
         if found is not None:

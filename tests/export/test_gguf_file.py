@@ -95,6 +95,10 @@ def change_config(folder, **values):
     ("values", "message"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, r"^GPT2LMHeadModel is none of LlamaForCausalLM, Qwen2ForCausalLM"),
+        (
+            {"architectures": ["Qwen3_5ForConditionalGeneration"]},
+            "^Qwen3_5ForConditionalGeneration: transformers cannot read a GGUF file of it, so none could be compared",
+        ),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, r"^rope_type 'yarn' is not covered by --gguf"),
         ({"attention_bias": True}, r"^a Llama with biases is not covered by --gguf"),
     ],

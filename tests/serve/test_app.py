@@ -93,6 +93,33 @@ def test_a_conversation_of_two_turns_sends_the_answer_back_as_it_came(server, lo
     assert streamed[-1].usage == second.usage
 
 
+def test_a_conversation_through_the_clients_own_helper_for_streams(server, loaded):
+    completions, said = server.client().chat.completions, []
+    for question in ("hi", "and then?"):
+        said.append({"role": "user", "content": [{"type": "text", "text": question}]})
+        text = completions.create(model="tiny", messages=said).choices[0].message.content
+        stop = [text[2:4]]  # the helper raises for an answer that is cut off by its length
+        with completions.stream(model="tiny", messages=said, stop=stop) as events:
+            written = "".join(event.delta for event in events if event.type == "content.delta")
+            message = events.get_final_completion().choices[0].message
+        assert message.content == written
+        said.append(message.model_dump())  # with refusal, parsed, tool_calls and more, most of them null
+    assert {"refusal", "parsed"} <= said[1].keys()
+    plain = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    plain += [{"role": "assistant", "content": said[1]["content"]}, {"role": "user", "content": "and then?"}]
+    assert said[3]["content"] == answer_alone(loaded, plain)[0].text.partition(stop[0])[0] != ""
+
+
+def test_an_answer_that_a_stop_word_begins_is_an_empty_one_whole_and_streamed(server):
+    create = server.client().chat.completions.create
+    text = create(model="tiny", messages=HI).choices[0].message.content
+    whole = create(model="tiny", messages=HI, stop=text[:2]).choices[0]
+    chunks = list(create(model="tiny", messages=HI, stop=text[:2], stream=True))
+    assert (whole.message.content, whole.finish_reason) == ("", "stop")
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ""
+    assert (chunks[0].choices[0].delta.role, chunks[-1].choices[0].finish_reason) == ("assistant", "stop")
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -8,6 +8,7 @@ repository to the hub. The result goes to stdout; where an export says anything 
     python export.py --push ada/reviews --dry_run
 """
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sft.config.export import ExportSettings
 from sft.config.layers import load_settings
 from sft.console import run_command, say, to_json
 from sft.console.narration import show_path
+from sft.runs.run import Run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,17 +50,36 @@ def main(argv: list[str] | None = None) -> None:
             if not settings.dry_run:
                 result["push"]["url"] = send(push, private=settings.private)
     print(to_json(result) if settings.json_output else describe_result(result, settings, output_dir))
+    if follow_up := name_next(run, settings, output_dir):
+        say(f"next: {follow_up}")
 
 
 def describe_result(result: dict[str, object], settings: ExportSettings, output_dir: Path) -> str:
-    """What was done, in a sentence; export.json and --json have the figures."""
+    """What was done and whether it may be used, in a sentence; export.json and --json have the figures."""
     done = [f"merged weights are in {show_path(output_dir / 'merged')}"] if "merged" in result else []
     done += (
         [f"GGUF files ({', '.join(settings.gguf)}) are in {show_path(output_dir / 'gguf')}"] if settings.gguf else []
     )
     if settings.push:
         done.append(f"{settings.push} {'would get' if settings.dry_run else 'has'} the files listed above")
-    return f"{'; '.join(done)}."
+    verdict = (
+        "; compared with the run, within the limits: safe to use in its place"
+        if settings.merge or settings.gguf
+        else ""
+    )
+    return f"{'; '.join(done)}{verdict}."
+
+
+def name_next(run: Run, settings: ExportSettings, output_dir: Path) -> str:
+    """The command that tries what was made; empty where it was sent away, or where it classifies and cannot chat."""
+    if settings.push or run.is_classifier:
+        return ""
+    folder = output_dir / "gguf"
+    if settings.modelfile:
+        return f"ollama create {run.path.name.lower()} -f {shlex.quote(show_path(folder / 'Modelfile'))}"
+    if settings.gguf:
+        return f"llama-server -m {shlex.quote(show_path(folder / f'{run.path.name}-{settings.gguf[0]}.gguf'))}"
+    return f"python chat.py --model {shlex.quote(show_path(output_dir / 'merged'))}"
 
 
 if __name__ == "__main__":

@@ -37,3 +37,17 @@ def test_a_run_is_merged_and_converted_by_one_command(tiny_run, tmp_path, capsys
     assert (result["run"], list(result["gguf"])) == ("run", ["f16", "q4_k_m"])
     assert "top-1 agreement" in err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["export.json", "gguf", "merged"]
+    named = err.splitlines()[-1].removeprefix("next: llama-server -m ")
+    assert Path(named).resolve() == (tmp_path / "out" / "gguf" / "run-f16.gguf").resolve()
+    assert Path(named).is_file()
+
+
+def test_a_merge_ends_with_its_verdict_and_the_command_that_tries_it(tiny_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--run", str(tiny_run), "--merge", "--num_prompts", "2", "--max_new_tokens", "2", "--output_dir", "out"]
+    runpy.run_path(str(ROOT / "export.py"))["main"](flags)
+    out, err = capsys.readouterr()
+    assert out == (
+        "merged weights are in out/merged; compared with the run, within the limits: safe to use in its place.\n"
+    )
+    assert err.splitlines()[-1] == "next: python chat.py --model out/merged"

@@ -71,6 +71,8 @@ def check_layers(
     """
     with undisturbed(model, autocast):
         stock = Stock.of(model, rows, autocast)
+        few = slice(-2, None)  # an output layer is as wide as the vocabulary
+        _check_logits(model, rows[few], stock.hidden[few], autocast or model.dtype)
         if not promised.flat:
             return promised
         found = promised
@@ -103,9 +105,7 @@ class Stock(NamedTuple):
         """Of a model as it is now, within `undisturbed`; raises ModelError as check_layers does."""
         dtype = autocast or model.dtype
         hidden = [_alone(model, row) for row in rows]
-        most = MOST_BY_PADDING.get(dtype, MOST_BY_PADDING_IN_16_BITS)
-        rounding = _check_padded(model, rows, hidden, most)
-        _check_logits(model, rows, hidden, most)
+        rounding = _check_padded(model, rows, hidden, MOST_BY_PADDING.get(dtype, MOST_BY_PADDING_IN_16_BITS))
         return cls(hidden, rounding, max(TIMES_ROUNDING * rounding, FLOOR.get(dtype, FLOOR[torch.bfloat16])))
 
     def problem_of(self, compute: Callable[[], Sequence[torch.Tensor]]) -> str:
@@ -143,7 +143,9 @@ def _check_padded(model: PreTrainedModel, rows: Sequence[Encoded], stock: Sequen
     )
 
 
-def _check_logits(model: PreTrainedModel, rows: Sequence[Encoded], hidden: Sequence[torch.Tensor], most: float) -> None:
+def _check_logits(
+    model: PreTrainedModel, rows: Sequence[Encoded], hidden: Sequence[torch.Tensor], dtype: torch.dtype
+) -> None:
     """Raise ModelError where logits do not come from the hidden states that were compared, or change by padding."""
     if model.get_output_embeddings() is None:
         return
@@ -163,7 +165,7 @@ def _check_logits(model: PreTrainedModel, rows: Sequence[Encoded], hidden: Seque
         ) from None
     for way, found in ways.items():
         away = _compare(found, stock).mean if found[0].shape == stock[0].shape else float("inf")
-        if away > most:
+        if away > MOST_BY_PADDING.get(dtype, MOST_BY_PADDING_IN_16_BITS):
             raise ModelError(
                 f"{type(model).__name__}: its logits {way} are {away:.2g} of their size away from those of a row by "
                 "itself, so no loss here would be its own; take another causal language model"

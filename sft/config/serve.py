@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from sft.config.decoding import Preset
 from sft.config.talk import MAX_SEQ_LENGTH, TalkSettings
+from sft.errors import ConfigError
 
 
 class ServeSettings(TalkSettings):
@@ -64,6 +65,15 @@ class ServeSettings(TalkSettings):
             if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s,]+", origin):
                 raise ValueError(f"{origin!r} is no origin; write http://localhost:3000, without a path, or *")
         return origins
+
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, host: str) -> str:
+        if not re.fullmatch(r"[\w.-]+|[0-9a-f:.]+(%\w+)?", host, re.IGNORECASE):  # not repeated: it may hold a password
+            raise ConfigError(
+                "host: no address to listen on; write 127.0.0.1, 0.0.0.0 or a name, no scheme, user or port"
+            )
+        return host
 
     @field_validator("allowed_hosts")
     @classmethod

@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
         kind = node.tag.removeprefix(TAG)
         try:
             value = super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError, OverflowError) as error:
+        except (ValueError, LookupError, AttributeError, OverflowError) as error:
             raise _problem(f"{str(node.value)[:40]!r} is no {KINDS.get(kind, kind)}", node.start_mark) from error
         if isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:  # hexadecimal, say: it could not be printed
             raise _problem(f"{str(node.value)[:40]!r} has too many digits", node.start_mark)

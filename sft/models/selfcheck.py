@@ -51,7 +51,8 @@ class Difference(NamedTuple):
 
 def make_rows(tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
     """Two rows that begin alike and one that does not, of some 30 to 60 tokens; what is their own is supervised."""
-    read = [tokenizer.encode(text, add_special_tokens=False) for text in (IN_COMMON, *ENDS, ALONE)]
+    tokens = tokenizer.backend_tokenizer  # as prompts.ChatFormat encodes: what a config adds to it may be anything
+    read = [tokens.encode(text, add_special_tokens=False).ids for text in (IN_COMMON, *ENDS, ALONE)]
     common, *own = ([token for token in ids if token not in tokenizer.all_special_ids] or [0] for ids in read)
     common = (common * FEWEST_IN_COMMON)[: max(FEWEST_IN_COMMON, min(len(common), MOST_IN_COMMON))]
     rows = []

@@ -75,9 +75,9 @@ class SavedChats:
     def save(self, name: str, conversation: Conversation, facts: Facts, *, own: Path | None) -> Path:
         """Save under a name, or without one under the time. `own` may be replaced; DataError for any other file."""
         path = self.path_of(name or f"{datetime.now():%Y%m%d-%H%M%S}")
-        if path.exists() and path != own and path.stem != LAST:
-            raise DataError(f"{path} is there already; choose another name")
         try:
+            if path.exists() and path != own and path.stem != LAST:
+                raise DataError(f"{path} is there already; choose another name")
             self._write(path, conversation, facts)
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror}); choose another name") from None
@@ -88,7 +88,10 @@ class SavedChats:
         if not name.isprintable():
             raise DataError("a name may hold no control characters; choose another one")
         is_path = "/" in name or name.endswith(".jsonl")
-        return Path(name).expanduser() if is_path else self.folder / f"{name}.jsonl"
+        try:
+            return Path(name).expanduser() if is_path else self.folder / f"{name}.jsonl"
+        except RuntimeError:  # ~somebody
+            raise DataError(f"{name}: no such user; choose another name") from None
 
     def load(self, path: Path) -> Conversation:
         """The conversation of a file. Raises DataError where there is none."""

@@ -112,3 +112,11 @@ def test_a_conversation_is_described_in_one_line(chats):
     (found,) = chats.find_all()
     assert found.describe().startswith("holiday: 1 question, ")
     assert found.describe().endswith(f'"first line{"x" * 29}…"')
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("n" * 300, "File name too long"), ("~nobody-of-this-name/chat", "no such user")]
+)
+def test_a_name_that_the_disk_cannot_hold_is_told_in_one_line(tmp_path, name, problem):
+    with pytest.raises(DataError, match=rf"{problem}.*choose another name"):
+        SavedChats(tmp_path).save(name, Conversation(), {}, own=None)

@@ -77,7 +77,7 @@ def refuse_packed_unknown(source: ModelSource) -> None:
     """
     tensors = read_tensor_types(source.folder)
     stored = stored_quantisation(source.folder)
-    if stored is not None and stored.split()[0] not in AUTO_QUANTIZER_MAPPING:
+    if stored is not None and stored.split()[0] not in {"bitsandbytes", *AUTO_QUANTIZER_MAPPING}:
         raise ModelError(f"{source.name}: its weights are stored as {stored}, which nothing here unpacks; take another")
     whole = [name for name, kind in tensors.items() if kind in WHOLE_NUMBERS and name.endswith(".weight")]
     if stored is None and whole:

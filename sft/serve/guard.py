@@ -26,6 +26,7 @@ OPEN_PATHS = ("/health", "/")  # what a load balancer asks without a key, and th
 UNLOGGED = (*OPEN_PATHS, "/metrics", "other")  # asked all the time, or for what is not there by whoever likes
 KEY_VARIABLE = "QWEN_SFT_API_KEY"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+GONE = 499  # the client went away before it was answered
 
 
 class Guard:
@@ -45,7 +46,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.monotonic(), 499  # 499: gone before it was answered
+        started, status = time.monotonic(), GONE
 
         async def send_noting(message: Message) -> None:
             nonlocal status
@@ -64,7 +65,7 @@ class Guard:
             path = getattr(scope.get("route"), "path", "other")
             duration_s = time.monotonic() - started
             self.metrics.count_request(path, status, duration_s)
-            if path not in UNLOGGED:
+            if path not in UNLOGGED and status != GONE:  # thousands that hang up would fill a disk
                 with suppress(OSError):  # nobody reads the log any more
                     say(f"{datetime.now():%H:%M:%S} {scope['method']} {path} {status} {duration_s:.2f} s")
 

@@ -177,8 +177,8 @@ def test_a_baseline_whose_head_has_other_labels_is_refused(run, news_run):
 
 def test_every_report_says_how_the_labels_were_chosen(evaluation):
     sentence = (
-        "Each row's label was chosen, nothing was written: base by label scoring, tuned by classification head, on the "
-        "same prompts; eval_loss is of the right label among the row's."
+        "Labels were chosen and nothing was generated: base by label scoring, tuned by classification head, on the "
+        "same prompts; eval_loss is that of the right label among the row's labels."
     )
     text = render_table(evaluation.metrics)
     assert sentence in text

@@ -7,6 +7,7 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})  # of HTTP: asking again may help
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

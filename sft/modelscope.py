@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sft.console import say
-from sft.errors import DataError, UserError
+from sft.errors import TRANSIENT_STATUS, DataError, UserError
 from sft.files import cache_root, held, lock_of, sha256_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ PREFIX = "modelscope:"
 HOME = "https://www.modelscope.cn"
 PAGE_SIZE = 100  # files of a data set that are listed at once
 WAITS_S = (0.5, 1.0, 2.0)  # before a request that failed is made again
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 Kind = Literal["models", "datasets"]
 
 
@@ -206,7 +205,7 @@ class _Hub:
         """Raises HubError for an answer that will stay what it is, _SilentError for one that may not."""
         if status < HTTPStatus.BAD_REQUEST:
             return
-        if status in TRANSIENT:
+        if status in TRANSIENT_STATUS:
             raise _SilentError(f"status {status}")
         what = "model" if self.kind == "models" else "data set"
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):

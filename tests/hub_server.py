@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from huggingface_hub import close_session
 
 from tests.hub_repository import Repository, find_paths, list_tree, object_id
+from tests.loopback import LoopbackServer, QuietHandler
 
 CHUNK_BYTES = 1 << 16
 
@@ -50,14 +50,11 @@ class Failure:
     seconds: float
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(LoopbackServer):
     """The server, running in a thread of its own while the `with` block lasts. `url` is what HF_ENDPOINT should be."""
 
-    daemon_threads = True
-
     def __init__(self, handler: type["HubRequestHandler"] | None = None, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), handler or HubRequestHandler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(handler or HubRequestHandler, port)
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[Request] = []
         self._failures: list[Failure] = []
@@ -115,23 +112,17 @@ class HubServer(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up early is no news."""
 
-    def __enter__(self) -> "HubServer":
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.shutdown()
-        self.server_close()
+        super().__exit__(kind, error, trace)
         close_session()  # connections kept open would answer for the next server that gets this port
 
 
-class HubRequestHandler(BaseHTTPRequestHandler):
+class HubRequestHandler(QuietHandler):
     """One connection. A subclass adds endpoints by extending `answer`."""
 
     server: HubServer
-    protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
         """Headers only."""
@@ -144,9 +135,6 @@ class HubRequestHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """paths-info."""
         self._serve()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Requests are kept in `server.requests`, not printed."""
 
     def _serve(self) -> None:
         path = unquote(urlsplit(self.path).path)

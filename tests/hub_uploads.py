@@ -11,11 +11,10 @@ Small files come inside the commit, large ones by LFS: asked for with their SHA-
 import base64
 import hashlib
 import json
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from urllib.parse import unquote, urlsplit
+
+from tests.loopback import LoopbackServer, QuietHandler
 
 LFS_SUFFIXES = (".safetensors", ".gguf")
 
@@ -34,36 +33,19 @@ class UploadedRepository:
         return hashlib.sha1(repr((self.commits, sorted(self.files))).encode()).hexdigest()
 
 
-class UploadHub(ThreadingHTTPServer):
+class UploadHub(LoopbackServer):
     """The server, in a thread of its own while the `with` block lasts."""
 
-    daemon_threads = True
-
     def __init__(self, *, token: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.token = token
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.repositories: dict[str, UploadedRepository] = {}
         self.objects: dict[str, bytes] = {}  # LFS, by SHA-256
         self.requests: list[str] = []
 
-    def __enter__(self) -> "UploadHub":
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     server: UploadHub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Requests are kept in server.requests."""
 
     def do_HEAD(self) -> None:
         self._answer()

@@ -3,21 +3,17 @@
 import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
 
+from tests.loopback import LoopbackServer, QuietHandler
 
-class ModelScopeServer(ThreadingHTTPServer):
+
+class ModelScopeServer(LoopbackServer):
     """Serves while its `with` block lasts. `url` is what MODELSCOPE_ENDPOINT should be."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Handler)
         self.repositories: dict[tuple[str, str], Path] = {}  # ("models", "owner/name") -> its folder
         self.private: set[str] = set()  # names that want the token "secret"
         self.requests: list[str] = []
@@ -25,23 +21,9 @@ class ModelScopeServer(ThreadingHTTPServer):
         self.cuts = 0  # so many downloads end in their middle
         self.lies = False  # whether listed hashes are wrong
 
-    def __enter__(self) -> "ModelScopeServer":
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     server: ModelScopeServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Requests are kept in `server.requests`, not printed."""
 
     def do_GET(self) -> None:
         address = urlsplit(self.path)

@@ -15,11 +15,11 @@ from typing import TypedDict
 import numpy as np
 
 from sft.data.rows.canonical import Row
+from sft.evaluation.model_answers import score_references
 from sft.evaluation.rows import EvalRow, prepare_rows
 from sft.metrics.comparison import PairedFigures, PairedMetric, compare_metrics
 from sft.models.loaded import LoadedModel
 from sft.runs.run import Run
-from sft.scoring.loss import score_rows
 
 SAMPLE = Path(__file__).with_name("general.jsonl")
 LONGEST = 1024  # tokens of a row; none of the sample has as many
@@ -76,13 +76,7 @@ def measure_forgetting(loaded: LoadedModel, run: Run, *, seed: int, max_tokens: 
 
 def _score(loaded: LoadedModel, rows: Sequence[EvalRow], name: str, max_tokens: int | None) -> np.ndarray:
     """Summed nll and tokens of each row, (N, 2)."""
-    pieces = [piece for row in rows for piece in row.encoded]
-    owners = [place for place, row in enumerate(rows) for _ in row.encoded]
-    sums = np.zeros((len(rows), 2))
-    found = score_rows(loaded, pieces, description=f"{name}: general text", max_tokens=max_tokens)
-    for place, score in zip(owners, found, strict=True):
-        sums[place] += (score.nll, score.num_tokens)
-    return sums
+    return np.array(score_references(loaded, rows, f"{name}: general text", max_tokens), dtype=float).T
 
 
 def judge_forgetting(loss: PairedFigures) -> tuple[str, str]:

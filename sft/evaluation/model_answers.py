@@ -77,7 +77,7 @@ def answer_rows(
     if asking.writer is None:
         nll, num_tokens = [_choice_nll(*found) for found in zip(rows, label_scores, strict=True)], [1] * len(rows)
     else:
-        nll, num_tokens = _score_references(loaded, rows, label_scores, name, asking.max_tokens)
+        nll, num_tokens = score_references(loaded, rows, f"{name}: loss", asking.max_tokens, label_scores)
     broken = [row.row["id"] for row, value in zip(rows, nll, strict=True) if not math.isfinite(value)]
     if broken:
         raise ModelError(
@@ -141,25 +141,29 @@ def _choice_nll(row: EvalRow, scores: list[float]) -> float:
     return highest + math.log(math.fsum(math.exp(score - highest) for score in scores)) - right
 
 
-def _score_references(
+def score_references(
     loaded: LoadedModel,
     rows: Sequence[EvalRow],
-    label_scores: list[list[float]],
-    name: str,
+    description: str,
     max_tokens: int | None,
+    label_scores: Sequence[list[float]] | None = None,
 ) -> tuple[list[float], list[int]]:
+    """Summed nll and number of tokens of each row's answers. max_tokens: of a scoring batch.
+
+    label_scores: of each row, [] where its labels were not scored; what they tell already is not computed again.
+    """
     nll, num_tokens = [0.0] * len(rows), [0] * len(rows)
     pieces: list[Encoded] = []
     owners: list[int] = []
     for place, row in enumerate(rows):
-        known = _reference_from_labels(loaded, row, label_scores[place])
+        known = _reference_from_labels(loaded, row, label_scores[place] if label_scores is not None else [])
         if known is not None:
             nll[place], num_tokens[place] = known
         else:
             pieces += row.encoded
             owners += [place] * len(row.encoded)
     if pieces:
-        scored = score_rows(loaded, pieces, description=f"{name}: loss", max_tokens=max_tokens)
+        scored = score_rows(loaded, pieces, description=description, max_tokens=max_tokens)
         for place, score in zip(owners, scored, strict=True):
             nll[place] += score.nll
             num_tokens[place] += score.num_tokens

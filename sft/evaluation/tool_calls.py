@@ -84,19 +84,22 @@ def score_calls(reference: str, answer: str, tools: Sequence[Tool]) -> CallOutco
 
 def summarise_calls(outcomes: Sequence[CallOutcome]) -> ToolFigures:
     """The figures of a model's answers; there is at least one."""
-    calling = [outcome for outcome in outcomes if outcome.num_expected]
-    plain = [outcome for outcome in outcomes if not outcome.num_expected]
-    sums = [argument_sums(outcome) for outcome in calling]
-    total = sum(both for _, both in sums)
+    num_calling = sum(outcome.num_expected > 0 for outcome in outcomes)
     return {
-        "num_calling": len(calling),
-        "valid": _mean([outcome.is_call for outcome in calling]),
-        "right_function": _mean([outcome.has_right_functions for outcome in calling]),
-        "exact": _mean([outcome.is_exact for outcome in calling]),
-        "arguments_f1": sum(right for right, _ in sums) / total if total else None,
-        "num_plain": len(plain),
-        "no_call": _mean([not outcome.tries for outcome in plain]),
+        "num_calling": num_calling,
+        "valid": _figure("valid", outcomes),
+        "right_function": _figure("right_function", outcomes),
+        "exact": _figure("exact", outcomes),
+        "arguments_f1": _figure("arguments_f1", outcomes),
+        "num_plain": len(outcomes) - num_calling,
+        "no_call": _figure("no_call", outcomes),
     }
+
+
+def _figure(figure: str, outcomes: Sequence[CallOutcome]) -> float | None:
+    units = [unit for outcome in outcomes if (unit := units_of(figure, outcome)) is not None]
+    size = sum(size for _, size in units)
+    return sum(share for share, _ in units) / size if size else None
 
 
 def units_of(figure: str, outcome: CallOutcome) -> tuple[float, float] | None:
@@ -106,14 +109,9 @@ def units_of(figure: str, outcome: CallOutcome) -> tuple[float, float] | None:
     if figure == "no_call":
         return float(not outcome.tries), 1.0
     if figure == "arguments_f1":
-        right, both = argument_sums(outcome)
-        return float(right), float(both)
+        # twice the right arguments, and those of both sides, whose ratio is F1
+        return 2.0 * outcome.arguments_right, float(outcome.arguments_expected + outcome.arguments_written)
     return float(getattr(outcome, SHARES[figure])), 1.0
-
-
-def argument_sums(outcome: CallOutcome) -> tuple[int, int]:
-    """Twice the right arguments, and those of both sides, whose ratio is F1."""
-    return 2 * outcome.arguments_right, outcome.arguments_expected + outcome.arguments_written
 
 
 def row_score(figure: str, outcome: CallOutcome) -> float:
@@ -157,7 +155,3 @@ def _is_same(ours: object, theirs: object) -> bool:
     if isinstance(ours, list) and isinstance(theirs, list):
         return len(ours) == len(theirs) and all(map(_is_same, ours, theirs))
     return isinstance(ours, bool) == isinstance(theirs, bool) and ours == theirs
-
-
-def _mean(values: Sequence[bool]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from prompts import Message, PromptError, Rules
 from sft.config.serve import ServeSettings
 from sft.serve.engine import Engine
-from sft.serve.guard import LOCAL_HOSTS, Guard, error_response
+from sft.serve.guard import GONE, LOCAL_HOSTS, Guard, error_response
 from sft.serve.metrics import ServerMetrics
 from sft.serve.page import show_page
 from sft.serve.protocol import (
@@ -191,7 +191,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def _gone() -> ApiError:
-    return ApiError(499, "the client went away")
+    return ApiError(GONE, "the client went away")
 
 
 async def _with_time_limit(pieces: AsyncGenerator[Piece], limit_s: float) -> AsyncGenerator[Piece]:
@@ -229,7 +229,7 @@ async def _read_first(pieces: AsyncGenerator[Piece]) -> Piece:
 
 
 async def _unless_gone(request: Request, reading: Coroutine[None, None, Read]) -> Read:
-    """What is being read; ApiError 499, which stops the model, where the client hangs up before."""
+    """What is being read; ApiError GONE, which stops the model, where the client hangs up before."""
 
     async def wait_until_gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -40,7 +40,7 @@ from sft.data.files.tables import make_restorer
 from sft.data.rows.fields import Record
 from sft.data.rows.recognised import Recognised
 from sft.data.sources.base import BadRow, Chunk, FoundRow, MappedSource, Origin, RecordsChunk, cut
-from sft.errors import DataError, nearest_name, one_line
+from sft.errors import TRANSIENT_STATUS, DataError, nearest_name, one_line
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -50,7 +50,6 @@ WAITS_S = (2.0, 5.0, 10.0)  # before a broken stream is opened again; counted an
 OPENING_WAITS_S = (0.5, 1.0, 2.0)  # nobody should wait long to hear that there is no network
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 PACKED = (".gz", ".zst", ".xz", ".bz2")
-TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 TRANSIENT_NAMES = (  # by name: httpx, requests and aiohttp are not imported to be compared with
     "TransportError", "ConnectionError", "TimeoutError", "FSTimeoutError", "IncompleteRead", "ClientError",
     "ServerDisconnectedError", "LocalEntryNotFoundError", "OfflineModeIsEnabled",

@@ -8,7 +8,7 @@ masks in four dimensions). Nothing is taken away: each comes when it is used. be
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -70,12 +70,13 @@ def _later(name: str) -> Iterator[None]:
 
 
 class _Unmarked(ModuleType):
-    """In place of torch._dynamo: its decorators leave functions as they are."""
+    """In place of torch._dynamo: its decorators leave functions as they are, unless something imports the real one."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _leave_as_it_is
+        real = sys.modules.get("torch._dynamo", self)
+        return _leave_as_it_is if real is self else getattr(real, name)
 
 
 def _leave_as_it_is(function: Any = None, *flags: object, **options: object) -> Any:
@@ -83,21 +84,30 @@ def _leave_as_it_is(function: Any = None, *flags: object, **options: object) -> 
     return (lambda given: given) if function is None else function
 
 
+def _unless_imported(mark: Callable[..., Any]) -> Callable[..., Any]:
+    """A mark of torch.compiler that does nothing until torch._dynamo is there."""
+    return lambda *args, **kwargs: (mark if "torch._dynamo" in sys.modules else _leave_as_it_is)(*args, **kwargs)
+
+
 @contextmanager
 def _unmarked() -> Iterator[None]:
-    """Inside, functions that are marked for torch.compile, which nobody calls here, are not."""
+    """Inside, functions that are marked for torch.compile, which nobody calls here, are not.
+
+    A package that transformers imports meanwhile and that needs the compiler (torchao, of Unsloth's dependencies)
+    imports the real one, whose modules look names up in `torch._dynamo`: from then on both are what they always are.
+    """
     if "torch._dynamo" in sys.modules:
         yield
         return
     names, compiler = vars(import_module(TORCH)), import_module(f"{TORCH}.compiler")
-    is_outermost, before = "_dynamo" not in names, {mark: getattr(compiler, mark) for mark in MARKS}
-    names.setdefault("_dynamo", _Unmarked("torch._dynamo"))
-    vars(compiler).update(dict.fromkeys(MARKS, _leave_as_it_is))
+    ours, before = _Unmarked("torch._dynamo"), {mark: getattr(compiler, mark) for mark in MARKS}
+    names.setdefault("_dynamo", ours)
+    vars(compiler).update({name: _unless_imported(mark) for name, mark in before.items()})
     try:
         yield
     finally:
         vars(compiler).update(before)
-        if is_outermost:
+        if names.get("_dynamo") is ours:
             del names["_dynamo"]  # torch imports its own when it is asked for
 
 

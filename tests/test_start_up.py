@@ -39,3 +39,19 @@ assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item() == 
 print("all there")
 """
     assert run(code) == "all there\n"
+
+
+def test_a_package_that_needs_the_compiler_gets_the_real_one_while_it_is_held_off():
+    code = """
+from sft.lean_imports import LEAN
+import torch.compiler
+marked = torch.compiler.disable
+with LEAN["transformers.modeling_utils"]():
+    assert torch.compiler.disable(run := lambda: 1) is run
+    from torch._dynamo.utils import warn_once  # as torchao does, which transformers imports where it is installed
+    assert torch.compiler.disable(run) is not run
+assert torch.compiler.disable is marked and torch._dynamo.__file__ and torch._dynamo.disable(run) is not run
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item() == 2
+print("the real one")
+"""
+    assert run(code) == "the real one\n"

@@ -26,8 +26,8 @@ CHOSEN = {
 }
 
 
-MOST_AWAY = {torch.float64: 1e-6, torch.float32: 1e-3}  # of hidden states, relative to their size
-MOST_AWAY_IN_16_BITS = 0.1
+MOST_AWAY = {torch.float64: 1e-6, torch.float32: 1e-3}  # of a token's hidden state, relative to its size
+MOST_AWAY_IN_16_BITS = 0.1  # SmolLM2-135M: rounding moves the median token by 0.02, and some tokens by more than 1
 
 
 def fuse_kernels(model: PreTrainedModel) -> None:
@@ -42,10 +42,14 @@ def fuse_kernels(model: PreTrainedModel) -> None:
 
 
 def fuse_checked(model: PreTrainedModel, fuse: Callable[[PreTrainedModel], None]) -> None:
-    """Patch a model; raises ModelError where its hidden states change by more than rounding."""
+    """Patch a model; raises ModelError where its hidden states change by more than rounding.
+
+    The median token counts: kernels that compute something else move every token, and rounding moves a few far.
+    """
     before = _hidden_states(model)
     fuse(model)
-    away = float((_hidden_states(model) - before).norm() / before.norm().clamp(min=1e-12))
+    distances = (_hidden_states(model) - before).norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)
+    away = float(distances.median())
     if not away <= MOST_AWAY.get(model.dtype, MOST_AWAY_IN_16_BITS):
         raise ModelError(
             f"{type(model).__name__}: Liger's kernels compute its layers otherwise than transformers (hidden states "
@@ -64,6 +68,8 @@ def apply_liger(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _hidden_states(model: PreTrainedModel) -> torch.Tensor:
-    ids = torch.arange(1, 17, device=model.device)[None]
-    hidden: torch.Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    """Hidden states (16, 16, D) of rows of random tokens; the first ids are control tokens, which amplify rounding."""
+    embeddings: torch.Tensor = model.get_input_embeddings().weight
+    ids = torch.randint(len(embeddings), (16, 16), generator=torch.Generator().manual_seed(0))
+    hidden: torch.Tensor = model.base_model(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
     return hidden.float()

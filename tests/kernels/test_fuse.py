@@ -161,3 +161,23 @@ def test_kernels_that_compute_something_else_are_found_out_when_a_model_is_loade
 
     with pytest.raises(ModelError, match="Liger's kernels compute its layers otherwise"):
         fuse.fuse_checked(model, shift)
+
+
+def test_kernels_that_only_round_otherwise_are_taken_for_a_trained_model_in_16_bits(embedded_folder):
+    model = AutoModelForCausalLM.from_pretrained(embedded_folder, dtype=torch.bfloat16)
+
+    def multiply_in_fp32(model):  # as a fused gated MLP does, which keeps its product in fp32
+        for layer in model.model.layers:
+            layer.mlp.forward = lambda x, mlp=layer.mlp: mlp.down_proj(
+                (mlp.act_fn(mlp.gate_proj(x).float()) * mlp.up_proj(x).float()).to(x.dtype)
+            )
+
+    fuse.fuse_checked(model, multiply_in_fp32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_ligers_kernels_are_taken_for_the_embedded_model(embedded_folder):
+    model = AutoModelForCausalLM.from_pretrained(embedded_folder, dtype=torch.bfloat16, device_map={"": "cuda"})
+    fuse_kernels(model)
+    assert "liger" in type(model.model.layers[0].mlp).forward.__module__ + model.model.norm.forward.__module__

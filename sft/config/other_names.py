@@ -186,6 +186,7 @@ TRAIN: dict[str, Twin | Unused] = {
     "fp16": _only("dtype", "fp16"),
     "bf16": _only("dtype", "bf16"),
     "use_gradient_checkpointing": Twin("gradient_checkpointing", {"unsloth": "true", "true": "true", "false": "false"}),
+    "enable_activation_offloading": Twin("activation_offloading"),
     "tf32": Unused(NEVER_MATTERS),
     "pure_bf16": Unused(IN_FP32, unless={"true": f"{IN_FP32}: take bf16"}),
     "enable_liger_kernel": Unused(KERNELS),

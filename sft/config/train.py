@@ -215,6 +215,11 @@ class TrainSettings(ResultSettings):
         description="compute layers twice instead of keeping their activations: less memory, six tenths of the speed; "
         "default: on a GPU for as many layers as needed, elsewhere for none",
     )
+    activation_offloading: bool | None = Field(
+        None,
+        description="for very long rows: compute layers in pieces of tokens and let their inputs wait in main memory; "
+        "default: on a GPU, where the longest row does not fit otherwise",
+    )
     cuda_graphs: bool | None = Field(
         None,
         description="record forward and backward passes and replay them, so that the GPU does not wait for Python; "

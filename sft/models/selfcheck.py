@@ -11,7 +11,7 @@ What writes answers proves itself in the same way, when it is first asked for on
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -92,6 +92,19 @@ def check_layers(
             say("self-check: layers read the tokens themselves: rows are not shared out to the cores")
             found = found._replace(embeds=False)
     return found
+
+
+def find_difference(
+    model: PreTrainedModel,
+    rows: Sequence[Encoded],
+    changed: AbstractContextManager[None],
+    autocast: torch.dtype | None = None,
+) -> str:
+    """What is wrong with rows laid end to end inside `changed`, beside stock attention outside; "" where nothing is."""
+    with undisturbed(model, autocast):
+        stock = Stock.of(model, rows, autocast)
+        with changed:
+            return stock.problem_of(partial(_flat, model, rows, shares=False, apart=False))
 
 
 class Stock(NamedTuple):

@@ -72,7 +72,7 @@ from sft.training.trackers import SAMPLES_FILE, SampleLog, check_trackers, mend_
 from sft.training.trainer import Measure, RowTrainer
 
 SHOWN_OF_REHEARSAL = (
-    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "recomputed_layers", "unpacks",
+    "micro_batch_tokens", "micro_batches_per_step", "longest_batch_tokens", "recomputed_layers", "unpacks", "host_gb",
     "tokens_per_second", "peak_gb", "step_s", "estimated_duration_s",
 )  # fmt: skip
 FEW_STEPS = 50  # optimizer steps, below which an adapter has hardly left its base: warm-up and decay take a good part
@@ -305,6 +305,7 @@ def build_trainer(
         packs=prepared.packs,
         micro_batch_tokens=settings.micro_batch_tokens,
         recomputes=settings.gradient_checkpointing,
+        offloads=settings.activation_offloading,
         replays=records_unasked(prepared.num_steps) if settings.cuda_graphs is None else settings.cuda_graphs,
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],

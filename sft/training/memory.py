@@ -1,7 +1,8 @@
-"""The memory plan: micro-batches, how many layers are computed twice, whether 4-bit weights are kept unpacked.
+"""The memory plan: micro-batches, how many layers are computed twice, whether 4-bit weights are kept unpacked, and
+whether layer inputs wait on the host (sft.training.long_rows).
 
-All three change time and memory and nothing that is learned. A step on the device takes `fixed + slope * tokens` bytes
-above what rests there; two trials each, with all activations kept and with none, give both lines.
+All of them change time and memory and nothing that is learned. A step on the device takes `fixed + slope * tokens`
+bytes above what rests there; two trials each, with all activations kept and with none, give both lines.
 
     choose_plan(kept, recomputed, room=60e9, most_tokens=9_000, num_layers=28, unpacked=13e9)
     # MemoryPlan(micro_batch_tokens=9000, recomputed_layers=0, unpacks=True)
@@ -50,6 +51,12 @@ class MemoryLine:
         slope = max((large[1] - small[1]) / max(large[0] - small[0], 1), large[1] / large[0] * 0.5, 1.0)
         return cls(large[1] - slope * large[0], slope)
 
+    @classmethod
+    def between_trials(cls, small: tuple[int, float], large: tuple[int, float]) -> "MemoryLine":
+        """The line through two trials of which one has twice the tokens of the other."""
+        slope = max((large[1] - small[1]) / (large[0] - small[0]), 1.0)
+        return cls(large[1] - slope * large[0], slope)
+
     def tokens_in(self, room: float) -> int:
         """Tokens that fit into so many bytes; 0 where not even the fixed part does."""
         return max(0, int((room - self.fixed) / self.slope))
@@ -63,17 +70,19 @@ class MemoryLine:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Tokens a micro-batch may have, decoder layers that are computed again in the backward pass, and whether 4-bit
-    weights are held unpacked as well."""
+    """Tokens a micro-batch may have, decoder layers that are computed again in the backward pass, whether 4-bit weights
+    are held unpacked as well, and whether all layers are computed in pieces with their inputs on the host."""
 
     micro_batch_tokens: int
     recomputed_layers: int = 0
     unpacks: bool = False
+    offloads: bool = False
 
 
 def choose_plan(
     kept: MemoryLine | None,
     recomputed: MemoryLine | None,
+    offloaded: MemoryLine | None = None,
     *,
     room: float,
     most_tokens: int,
@@ -85,8 +94,9 @@ def choose_plan(
     """The fastest way that fits into `room` bytes above the resting state.
 
     kept: all activations kept (None: not wanted, or the longest row does not fit so). recomputed: every layer computed
-    twice (None: not wanted, or not tried because everything fits). most_tokens: of the largest step; longest_tokens: of
-    the longest row, which cannot be cut. unpacked: bytes that 4-bit weights would take unpacked, 0 where there are
+    twice (None: not wanted, or not tried because everything fits). offloaded: layer inputs on the host (None: not
+    wanted, or the longest row fits without). most_tokens: of the largest step; longest_tokens: of the longest row,
+    which cannot be cut. unpacked: bytes that 4-bit weights would take unpacked, 0 where there are
     none. spares_memory: the user asked for less memory, so none is spent on unpacked weights.
     """
     enough = min(most_tokens, max(ENOUGH_TOKENS, longest_tokens))
@@ -95,6 +105,8 @@ def choose_plan(
     fewest = min(most_tokens, max(longest_tokens, FEWEST_TOKENS_PACKED if unpacked else FEWEST_TOKENS))
     if kept is not None and (recomputed is None or kept.tokens_in(room) >= fewest):
         return MemoryPlan(max(1, min(most_tokens, kept.tokens_in(room))))
+    if offloaded is not None:
+        return MemoryPlan(max(1, min(enough, offloaded.tokens_in(room))), offloads=True)
     assert recomputed is not None
     lines = [
         (layers, (kept or recomputed).between(recomputed, layers / num_layers)) for layers in range(num_layers + 1)

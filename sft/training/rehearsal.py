@@ -3,6 +3,9 @@
 The longest rows go forward and backward through the trainer's own training step and the optimizer, at a learning rate
 of zero: checkpointing, noise and precision are those of the run. Nothing is left of it: weights, optimizer, random
 states and counters are as before.
+
+A row of more than LONGEST_TRIED tokens would take minutes. Of such rows every second, third, ... token is tried, at two
+lengths: memory is a line through both, time a parabola, because attention grows with the square.
 """
 
 import contextlib
@@ -12,11 +15,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy
 import torch
 
+from prompts import Encoded
 from sft.backend import UNSLOTH
 from sft.batches.layout import GIBIBYTE, num_tokens_at_once
 from sft.batches.prefixes import count_tokens
@@ -25,10 +30,12 @@ from sft.errors import ModelError, one_line
 from sft.kernels.lora import unpacked_bytes
 from sft.models.precision import memory_of_machine
 from sft.training.log import peak_memory_gb
+from sft.training.long_rows import check_host
 from sft.training.memory import (
     ENOUGH_TOKENS,
     MemoryLine,
     MemoryPlan,
+    OutOfMemoryError,
     choose_plan,
     free_bytes,
     recompute_layers,
@@ -40,6 +47,8 @@ from sft.training.trainer import BeforeFirstStep, RowTrainer
 SHARE_OF_FREE_RAM = 0.5  # that unpacked weights may take on a CPU, where other programs need some, too
 SHARE_FOR_RECORDINGS = 0.8  # of the room on a GPU: micro-batches of many sizes leave gaps in the memory they share
 STEPS_LOOKED_AT = 50  # for what their rows begin with in common
+LONGEST_TRIED = 16_384  # tokens of a row that is tried as it is; 7B takes about two seconds for so many
+NEVER_KEPT = 32_768  # tokens of a row from which on no card has room for all activations, and none is tried for it
 FORWARD_SHARE = 1 / 3  # of a step's time per token: validation has no backward pass
 
 
@@ -57,8 +66,10 @@ class Rehearsal:
     shared: float  # of the tokens, what rows begin with in common and is not computed again, 0 to 1
     recomputed_layers: int
     unpacks: bool
+    host_gb: float | None  # of layer inputs in main memory; None where layers are not computed in pieces
     tokens_per_second: float
     peak_gb: float
+    is_foreseen: bool  # peak and time come from shorter rows
     total_gb: float
     step_s: float
     num_validations: int
@@ -70,8 +81,8 @@ class Rehearsal:
         return (
             f"plan: {self.rows_per_step} rows a step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
             f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; {self._savings()}"
-            f"peak {self.peak_gb:.1f} of {self.total_gb:.1f} GB; {self.step_s:.2f} s a step, "
-            f"{self.num_steps:,} steps{self._epochs()} and {self._validations()} in about "
+            f"peak {'about ' if self.is_foreseen else ''}{self.peak_gb:.1f} of {self.total_gb:.1f} GB; "
+            f"{self.step_s:.2f} s a step, {self.num_steps:,} steps{self._epochs()} and {self._validations()} in about "
             f"{format_duration(self.estimated_duration_s)}"
         )
 
@@ -94,6 +105,11 @@ class Rehearsal:
         return (
             (f"{percent}% of the tokens, in beginnings that rows share, computed once; " if percent else "")
             + (f"{recomputed} layers computed twice to spare memory; " if recomputed else "")
+            + (
+                f"layers in pieces, their inputs in {self.host_gb:.1f} GB of main memory; "
+                if self.host_gb is not None
+                else ""
+            )
             + ("4-bit weights held unpacked as well; " if self.unpacks else "")
         )
 
@@ -119,6 +135,9 @@ def rehearse(trainer: RowTrainer, model: torch.nn.Module, *, is_resumed: bool) -
         trainer.follow(trials.choose_plan(longest_step))
         batch = trainer.micro_batches.plan(trainer.lengths_of(longest_step))[0]
         longest = [longest_step[index] for index in batch]
+        if torch.cuda.is_available() and trainer.lengths_of(longest)[0] > LONGEST_TRIED:
+            usual_s, peak_gb = trials.foresee(longest, usual)
+            return _extrapolate(trainer, usual, usual_s, longest, peak_gb, is_foreseen=True)
         record_ahead(trainer, _count_steps(trainer), longest, usual)
         trials.step(longest)
         began = time.monotonic()
@@ -168,13 +187,32 @@ def _size_of(trainer: RowTrainer, places: Sequence[int]) -> Size:
     return Size.of(count_tokens(segments), num_keys)
 
 
-@dataclass(frozen=True)
+class Trial(NamedTuple):
+    """A pass forward and backward of so many tokens: bytes above the resting state, and seconds."""
+
+    tokens: int
+    taken: float
+    seconds: float
+
+
+def thin_out(row: Encoded, most: int) -> Encoded:
+    """A row's every second, third, ... token, so that at most so many are left: [a, b, c, d, e], 2 -> [a, d].
+
+    One at least is supervised, and not the first.
+    """
+    step = -(-len(row.input_ids) // most)
+    mask = row.loss_mask[::step]
+    return replace(row, input_ids=row.input_ids[::step], loss_mask=[*mask[:-1], mask[-1] if any(mask[1:]) else 1])
+
+
+@dataclass
 class _Trials:
     """Rows sent through a trainer's own step, from its first forward pass to the optimizer, without a trace."""
 
     trainer: RowTrainer
     model: torch.nn.Module  # as the trainer has wrapped it
     updates: bool  # whether the optimizer's state may be made and thrown away again
+    trials: list[Trial] = field(default_factory=list)  # of the line that was tried last
 
     def choose_plan(self, rows: Sequence[int]) -> MemoryPlan:
         """How to spend the memory there is, from trials with the longest rows.
@@ -189,19 +227,24 @@ class _Trials:
         most = num_tokens_at_once(in_batch, trainer.micro_batches.padded)  # a step has no more
         most = min(most, trainer.micro_batch_tokens or most)
         chooses = trainer.recomputes is None and trainer.loaded.backend != UNSLOTH and not trainer.is_sharded
-        kept = recomputed = None
-        if not trainer.recomputes:
-            kept = self._try_line(rows[:4])
-        is_short = kept is None or kept.tokens_in(free_bytes()) < min(most, ENOUGH_TOKENS)
-        if trainer.recomputes or (chooses and is_short):
-            recompute_layers(trainer.loaded.causal_lm, trainer.num_layers)
-            few = [place for number, place in enumerate(rows) if sum(in_batch[: number + 1]) <= ENOUGH_TOKENS]
-            recomputed = self._try_line(few or rows[:1])  # a plan has no more, either
-        if kept is None and recomputed is None:
+        kept = recomputed = offloaded = None
+        if not trainer.offloads:
+            if not trainer.recomputes and not (chooses and in_batch[0] > NEVER_KEPT):
+                kept = self._try_line(rows[:4])
+            is_short = kept is None or kept.tokens_in(free_bytes()) < min(most, ENOUGH_TOKENS)
+            if trainer.recomputes or (chooses and is_short):
+                recompute_layers(trainer.loaded.causal_lm, trainer.num_layers)
+                few = [place for number, place in enumerate(rows) if sum(in_batch[: number + 1]) <= ENOUGH_TOKENS]
+                recomputed = self._try_line(few or rows[:1])  # a plan has no more, either
+        fits = [line for line in (kept, recomputed) if line and line.tokens_in(free_bytes()) >= in_batch[0]]
+        if not fits and trainer.may_offload:
+            offloaded = self._try_offloaded(rows)
+        if kept is None and recomputed is None and offloaded is None:
             raise trainer.micro_batches.no_row_fits(in_batch[0])
         plan = choose_plan(
             kept,
             recomputed,
+            offloaded,
             room=free_bytes() * (SHARE_FOR_RECORDINGS if trainer.wants_replay and trainer.can_replay else 1),
             most_tokens=most,
             longest_tokens=in_batch[0],
@@ -220,32 +263,88 @@ class _Trials:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    def _try_line(self, rows: Sequence[int]) -> MemoryLine | None:
-        """Bytes by tokens from two trials: the longest row alone, and several if they fit; None where none does."""
+    def _try_offloaded(self, rows: Sequence[int]) -> MemoryLine | None:
+        """Bytes by tokens with layer inputs on the host; raises OutOfMemoryError where that has no room for them."""
         trainer = self.trainer
-        trials: list[tuple[int, float]] = []
+        if problem := check_host(trainer.long_rows, trainer.lengths_of(rows[:1])[0]):
+            raise OutOfMemoryError(f"{problem}; free some, or lower --max_seq_length")
+        recompute_layers(trainer.loaded.causal_lm, 0)
+        trainer.long_rows.install()
+        return self._try_line(rows[:1])
+
+    def _try_line(self, rows: Sequence[int]) -> MemoryLine | None:
+        """Bytes by tokens from two trials: the longest row alone, and several if they fit; None where none does.
+
+        A long row is tried thinned out, at two lengths.
+        """
+        trainer = self.trainer
+        trials: list[Trial] = []
+        tries: list[tuple[Sequence[int], int | None]] = [
+            (chosen, None) for chosen in (rows[:1], rows[: max(1, len(rows) // 2)], rows)
+        ]
+        if is_long := trainer.lengths_of(rows[:1])[0] > LONGEST_TRIED:
+            tries = [(rows[:1], LONGEST_TRIED // 2), (rows[:1], LONGEST_TRIED)]
         shares, trainer.shares_prefixes = trainer.shares_prefixes, False  # others of as many tokens may share less
         try:
-            self._forward_and_backward(rows[:1])  # gradients and optimizer states are there from here on
+            with self._thinned_out(*tries[0]):
+                self._forward_and_backward(rows[:1])  # gradients and optimizer states are there from here on
             if self._can_update():
                 trainer.optimizer.step()
-            for chosen in (rows[:1], rows[: max(1, len(rows) // 2)], rows):
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-                resting = torch.cuda.memory_allocated()
-                self._forward_and_backward(chosen)
-                torch.cuda.synchronize()
-                tokens = num_tokens_at_once(trainer.lengths_of(chosen), trainer.micro_batches.padded)
-                trials.append((tokens, float(torch.cuda.max_memory_allocated() - resting)))
+            for chosen, most in tries:
+                with self._thinned_out(chosen, most):
+                    torch.cuda.synchronize()
+                    torch.cuda.reset_peak_memory_stats()
+                    resting, began = torch.cuda.memory_allocated(), time.monotonic()
+                    self._forward_and_backward(chosen)
+                    torch.cuda.synchronize()
+                    tokens = num_tokens_at_once(trainer.lengths_of(chosen), trainer.micro_batches.padded)
+                    taken = float(torch.cuda.max_memory_allocated() - resting)
+                    trials.append(Trial(tokens, taken, time.monotonic() - began))
         except torch.OutOfMemoryError:
             pass
         finally:
             trainer.shares_prefixes = shares
-        if len(trials) < 3:
+        if len(trials) < len(tries):
             self.model.zero_grad()
             torch.cuda.empty_cache()
         trainer.guard.forget()
-        return MemoryLine.through(trials[0], trials[-1]) if trials else None
+        self.trials = trials
+        if not trials:
+            return None
+        if is_long and len(trials) == len(tries):
+            return MemoryLine.between_trials(trials[0][:2], trials[1][:2])
+        return MemoryLine.through(trials[0][:2], trials[-1][:2])
+
+    @contextmanager
+    def _thinned_out(self, places: Sequence[int], most: int | None) -> Iterator[None]:
+        """Inside, rows at these places have at most so many tokens, supervised ones in the same share; None: all."""
+        trainer = self.trainer
+        rows = trainer.train_rows
+        if most is not None:
+            trainer.train_rows = list(rows)
+            for place in places:
+                trainer.train_rows[place] = thin_out(rows[place], most)
+        try:
+            yield
+        finally:
+            trainer.train_rows = rows
+
+    def foresee(self, longest: Sequence[int], usual: Sequence[int]) -> tuple[float, float]:
+        """Seconds of a usual step and the peak of the longest micro-batch, GB, from trials that were shorter."""
+        trainer = self.trainer
+        if not trainer.plan.offloads:  # which was tried last
+            self._try_line(longest[:1])
+        if len(self.trials) < 2:
+            raise trainer.micro_batches.no_row_fits(trainer.lengths_of(longest)[0])
+        small, large = self.trials
+        squared = max(
+            0.0, (large.seconds / large.tokens - small.seconds / small.tokens) / (large.tokens - small.tokens)
+        )
+        linear = max(0.0, large.seconds / large.tokens - squared * large.tokens)
+        step_s = sum(linear * length + squared * length**2 for length in trainer.lengths_of(usual))
+        line = MemoryLine.between_trials(small[:2], large[:2])
+        tokens = num_tokens_at_once(trainer.lengths_of(longest), trainer.micro_batches.padded)
+        return step_s, (torch.cuda.memory_allocated() + line.fixed + line.slope * tokens) / GIBIBYTE
 
     def _forward_and_backward(self, places: Sequence[int]) -> None:
         """One micro-batch, whatever it takes; processes do not wait for each other, one may run out of memory alone."""
@@ -310,6 +409,8 @@ def _extrapolate(
     usual_s: float,
     longest: Sequence[int],
     peak: float,
+    *,
+    is_foreseen: bool = False,
 ) -> Rehearsal:
     """From a usual step to the whole run: time follows the tokens."""
     args, planned, lengths = trainer.args, trainer.micro_batches, [len(row.input_ids) for row in trainer.train_rows]
@@ -333,7 +434,11 @@ def _extrapolate(
         shared=_measure_shared(trainer),
         longest_batch_tokens=num_tokens_at_once(trainer.lengths_of(longest), planned.padded),
         tokens_per_second=round(usual_tokens * args.world_size / usual_s, 1),
+        host_gb=round(trainer.long_rows.host_bytes(sum(trainer.lengths_of(longest))) / GIBIBYTE, 1)
+        if trainer.plan.offloads
+        else None,
         peak_gb=round(peak, 2),
+        is_foreseen=is_foreseen,
         total_gb=round(total_memory_gb(), 1),
         step_s=round(step_s, 3),
         num_validations=num_validations,

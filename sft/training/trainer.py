@@ -42,13 +42,15 @@ from sft.backend import UNSLOTH
 from sft.batches.layout import TOKENS_PER_BATCH, Batch
 from sft.batches.prefixes import Segment, find_segments, whole_rows
 from sft.console import say
-from sft.errors import RunError
+from sft.errors import ModelError, RunError
 from sft.kernels.attention import has_varlen
 from sft.kernels.lora import keep_unpacked
 from sft.models.loaded import LoadedModel
+from sft.models.selfcheck import make_rows
 from sft.runs.checkpoints import STATE_FILE, step_of
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
 from sft.training.language_modelling import LanguageModelling
+from sft.training.long_rows import LongRows, check_host
 from sft.training.memory import (
     MemoryPlan,
     MicroBatches,
@@ -92,6 +94,7 @@ class RowTrainer(CheckpointedTrainer):
         packs: Sequence[Sequence[int]] | None = None,
         micro_batch_tokens: int | None = None,
         recomputes: bool | None = None,
+        offloads: bool | None = None,
         replays: bool = False,
         train_names: Sequence[str] = (),
         validation_names: Sequence[str] = (),
@@ -102,8 +105,10 @@ class RowTrainer(CheckpointedTrainer):
     ) -> None:
         """objective: None is that of a chat model. packs: places of training rows that count as one of a step
         (sft.training.order.pack_rows); None: each by itself. micro_batch_tokens: None plans them. recomputes: whether
-        layers are computed twice to spare memory; None: as many as it takes. replays: passes are recorded as CUDA
-        graphs, where that can be done. measures: more figures of every validation, beside the objective's.
+        layers are computed twice to spare memory; None: as many as it takes. offloads: whether they are computed in
+        pieces, their inputs on the host; None: where nothing else has room for the longest row. replays: passes are
+        recorded as CUDA graphs, where that can be done. measures: more figures of every validation, beside the
+        objective's.
 
         before_first_step: what is done when model and optimizer are there: sft.training.rehearsal.rehearsing plans.
         """
@@ -117,7 +122,8 @@ class RowTrainer(CheckpointedTrainer):
         self.measures = list(measures)
         self.before_first_step = before_first_step
         self.num_tokens_seen = 0
-        self.micro_batch_tokens, self.recomputes = micro_batch_tokens, recomputes
+        self.micro_batch_tokens, self.recomputes, self.offloads = micro_batch_tokens, recomputes, offloads
+        self.long_rows = LongRows(loaded.causal_lm, draws=has_dropout(loaded.causal_lm))
         self.wants_replay = replays
         self.passes: ReplayedPasses | None = None
         # Beginnings that rows have in common are computed once, where nothing makes equal tokens different in each row.
@@ -196,7 +202,11 @@ class RowTrainer(CheckpointedTrainer):
         self, max_steps: int, train_dataloader: DataLoader[object], resume_from_checkpoint: str | None
     ) -> tuple[torch.nn.Module, DataLoader[object]]:
         model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.recomputes:
+        if self.offloads:
+            if self.why_not_offload:
+                raise ModelError(f"--activation_offloading: {self.why_not_offload}")
+            self.follow(replace(self.plan, offloads=True))
+        elif self.recomputes:
             self.follow(replace(self.plan, recomputed_layers=self.num_layers))
         if self.before_first_step is not None and not self.is_deepspeed_enabled:  # whose engine cannot take a step back
             self.before_first_step(self, model, resume_from_checkpoint is not None)
@@ -246,7 +256,10 @@ class RowTrainer(CheckpointedTrainer):
             self.guard.forget()  # outside of `except`: what it held of the failed attempt is free now
             self.num_tokens_seen = before
             model.zero_grad()
-            if self.plan.unpacks:
+            if self.can_spare_more(lengths):
+                say("out of memory: from here on layers are computed in pieces, and their inputs wait in main memory")
+                self.follow(replace(self.plan, unpacks=False, recomputed_layers=0, offloads=True))
+            elif self.plan.unpacks:
                 say("out of memory: from here on 4-bit weights are unpacked for each use")
                 self.follow(replace(self.plan, unpacks=False, micro_batch_tokens=self.micro_batches.max_tokens))
             else:
@@ -378,7 +391,11 @@ class RowTrainer(CheckpointedTrainer):
         self.plan = plan
         self.micro_batches.max_tokens = plan.micro_batch_tokens
         if self.loaded.backend != UNSLOTH:
-            recompute_layers(self.loaded.causal_lm, plan.recomputed_layers)
+            recompute_layers(self.loaded.causal_lm, 0 if plan.offloads else plan.recomputed_layers)
+            if plan.offloads:
+                self.long_rows.install(max(plan.micro_batch_tokens, *(len(row.input_ids) for row in self.train_rows)))
+            else:
+                self.long_rows.remove()
             keep_unpacked(self.loaded.model, keep=plan.unpacks)
         self.passes = None
         if self.wants_replay and self.can_replay:
@@ -389,6 +406,29 @@ class RowTrainer(CheckpointedTrainer):
                 longest=max(len(row.input_ids) for row in self.train_rows),
                 noise_alpha=self.noise_alpha,
             )
+
+    @cached_property
+    def why_not_offload(self) -> str:
+        """Why layers cannot be computed in pieces with their inputs on the host; "" where they can."""
+        if self.loaded.backend == UNSLOTH:
+            return "Unsloth has layers of its own; take --backend transformers"
+        if self.is_sharded:
+            return "weights that lie in pieces are put together for a whole layer"
+        layers = self.loaded.layers
+        if not layers.flat or layers.apart:
+            return layers.why or "its layers carry a state from token to token"
+        return self.long_rows.find_problem(make_rows(self.loaded.tokenizer), self.loaded.autocast)
+
+    @property
+    def may_offload(self) -> bool:
+        """Whether layers can be computed in pieces, and neither setting is against it."""
+        return self.offloads is not False and self.recomputes is not False and not self.why_not_offload
+
+    def can_spare_more(self, lengths: Sequence[int]) -> bool:
+        """Whether a row that ran out of memory alone can be computed in pieces instead."""
+        is_alone = max(map(len, self.micro_batches.plan(lengths))) == 1
+        may = is_alone and not self.plan.offloads and self.may_offload
+        return may and not check_host(self.long_rows, max(lengths))
 
     def give_up_replay(self, error: RecordingError) -> None:
         """From here on every pass is launched."""
@@ -412,6 +452,7 @@ class RowTrainer(CheckpointedTrainer):
             has_flat_kernel
             and self.trains_in_one_type
             and not draws_again
+            and not self.plan.offloads
             and not self.is_sharded
             and self.objective.takes_hidden_states
         )
@@ -419,7 +460,7 @@ class RowTrainer(CheckpointedTrainer):
     @cached_property
     def shares_cores(self) -> bool:
         """Whether rows may be computed apart on a CPU."""
-        is_alone = self.args.world_size == 1 and not self.is_sharded
+        is_alone = self.args.world_size == 1 and not self.is_sharded and not self.offloads
         return is_alone and self.trains_in_one_type and can_compute_apart(self.loaded, self.objective)
 
     @property

@@ -1,0 +1,506 @@
+"""Rows too long for gradient checkpointing: layers computed in pieces of tokens, their inputs waiting on the host.
+
+A decoder layer is two computations that look at one token at a time, and attention between them, which looks at all:
+
+    x (1, T, D) -> queries, keys, values          norm, projections, rotary embedding: PIECE tokens at once
+    attention -> mixed (1, T, H, D)               whole; its kernel needs memory for T, not for T x T
+    x, mixed -> x (1, T, D)                       projection, norm, MLP: PIECE tokens at once
+
+Of a layer only its input is kept for the backward pass (1604.06174), and it is copied to page-locked memory of the host
+while the next layer computes, and back while the layer above is differentiated. So a 7B model needs about a dozen
+tensors (T, D) on the device, however many layers it has and however wide its MLP is.
+
+    rows = LongRows(model)
+    rows.install()          # from here on rows laid end to end are computed so; cached generation is as before
+    rows.host_bytes(80_000) # 16_056_320_000
+    rows.remove()
+
+The layers themselves stay transformers': each piece runs the layer's own forward. Queries, keys and values are caught
+where it calls its attention function, and what that returns is put in its place in a second run, in which the
+projections before it are left out. `find_problem` tells of families whose layers are not made like this.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from prompts import Encoded
+from sft.batches.layout import GIBIBYTE
+from sft.errors import ModelError
+from sft.kernels import attention
+from sft.kernels.lora import cast_at_once, keep_unpacked
+from sft.models.methods import decoder_layers
+from sft.models.selfcheck import find_difference
+
+PIECE = 4096  # tokens; more are hardly faster, and the MLP of 7B takes 0.9 GB of activations for so many
+NAME = "in_pieces"  # of the attention function that stands where pieces are cut
+SHARE_OF_HOST = 0.9  # of the free main memory that layer inputs may take
+READS = ("q_proj", "k_proj", "v_proj")  # names of layers whose outputs are known in the second run
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+class LongRows:
+    """The layers of one model, and where their inputs wait."""
+
+    def __init__(self, model: PreTrainedModel, *, piece: int | None = None, draws: bool = False) -> None:
+        """draws: layers draw random numbers in training (dropout), the same ones whenever a piece is computed."""
+        self.model, self.piece, self.draws = model, piece or PIECE, draws
+        self.store = HostStore(model.device)
+        self._replaced: list[tuple[torch.nn.Module, Callable[..., torch.Tensor] | None]] = []
+
+    def install(self, most_tokens: int = 0) -> None:
+        """Compute the layers in pieces, training and scoring; buffers on the host are made for so many tokens at once.
+
+        What is installed already only learns of the tokens.
+        """
+        self.store.most_tokens = most_tokens
+        if self._replaced:
+            return
+        for place, layer in enumerate(decoder_layers(self.model)):
+            self._replaced.append((layer, vars(layer).get("forward")))
+            layer.forward = partial(self._forward, place, layer, layer.forward)
+
+    def remove(self) -> None:
+        """The layers as they were."""
+        for layer, before in self._replaced:
+            del layer.forward
+            if before is not None:
+                layer.forward = before
+        self._replaced = []
+        self.store.free()
+
+    def find_problem(self, rows: Sequence[Encoded], autocast: torch.dtype | None = None) -> str:
+        """Why layers cannot be computed in pieces, by three short rows in pieces of a few tokens; "" where they can."""
+        return find_difference(self.model, rows, self._in_small_pieces(), autocast)
+
+    @contextmanager
+    def _in_small_pieces(self) -> Iterator[None]:
+        usual, self.piece = self.piece, 7
+        self.install()
+        try:
+            yield
+        finally:
+            self.piece = usual
+            self.remove()
+
+    def host_bytes(self, num_tokens: int) -> int:
+        """Main memory that the layer inputs of so many tokens take."""
+        config = self.model.config.get_text_config(decoder=True)
+        return len(decoder_layers(self.model)) * num_tokens * int(config.hidden_size) * self.model.dtype.itemsize
+
+    def _forward(
+        self,
+        place: int,
+        layer: torch.nn.Module,
+        usual: Callable[..., torch.Tensor],
+        hidden_states: torch.Tensor,
+        *args: object,
+        **kwargs: object,
+    ) -> torch.Tensor:
+        """The forward of a decoder layer: (1, T, D) -> (1, T, D)."""
+        is_flat = self.model.config._attn_implementation == attention.NAME and len(hidden_states) == 1
+        if not is_flat or kwargs.get("past_key_values") is not None:
+            return usual(hidden_states, *args, **kwargs)
+        run = _Run(self, place, layer, usual, args, kwargs, hidden_states.shape[1], layer.training and self.draws)
+        weights = [weight for weight in layer.parameters() if weight.requires_grad]
+        if torch.is_grad_enabled() and (weights or hidden_states.requires_grad):
+            output: torch.Tensor = _Layer.apply(run, hidden_states, *weights)
+            return output
+        return run.forward(hidden_states)
+
+
+class _Layer(torch.autograd.Function):
+    """A decoder layer that keeps nothing on the device."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, run: "_Run", x: torch.Tensor, *weights: torch.Tensor
+    ) -> torch.Tensor:
+        """x (1, T, D) -> (1, T, D). weights: what is trained of the layer."""
+        kind = x.device.type
+        ctx.autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
+        ctx.random = _random_states(x.device) if run.draws else None
+        ctx.run, ctx.weights = run, weights  # which belong to the model, so no reference here keeps them alive
+        output = run.forward(x)
+        run.rows.store.put(run.place, x)
+        return output
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """grad (1, T, D) -> the gradients of x and of the weights."""
+        run: _Run = ctx.run
+        x = run.rows.store.take(run.place)
+        # Without its cache: that of weights cast where no gradient is wanted would be used where one is.
+        with torch.autocast(x.device.type, **ctx.autocast, cache_enabled=False), _fork(ctx.random, x.device) as again:
+            found = run.backward(x, grad, ctx.weights, needs_x=ctx.needs_input_grad[1], again=again)
+        return None, *found
+
+
+class _Run(NamedTuple):
+    """One call of a decoder layer."""
+
+    rows: LongRows
+    place: int
+    layer: torch.nn.Module
+    usual: Callable[..., torch.Tensor]  # its own forward
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    num_tokens: int
+    draws: bool
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output (1, T, D), without gradients."""
+        with self._entered() as seam:
+            mixed = seam.attend(*self._read(seam, x))
+            output = torch.empty_like(x)
+            for part in self._parts():
+                output[:, part] = self._finish(seam, x[:, part], mixed[:, part], part)
+        return output
+
+    def backward(
+        self,
+        x: torch.Tensor,
+        grad: torch.Tensor,
+        weights: tuple[torch.Tensor, ...],
+        *,
+        needs_x: bool,
+        again: Callable[[], None],
+    ) -> list[torch.Tensor | None]:
+        """Gradients of x (None where it needs none) and of the weights, from that of the output, grad (1, T, D).
+
+        again: puts random numbers back to where the layer began.
+        """
+        grad_x = torch.empty_like(x) if needs_x else None
+        total: list[torch.Tensor | None] = [None] * len(weights)
+
+        def differentiate(outputs: Any, grads: Any, *own: torch.Tensor) -> list[torch.Tensor | None]:
+            """Gradients of `own`; those of the weights are added up."""
+            found = torch.autograd.grad(outputs, [*own, *weights], grads, allow_unused=True)
+            for number, one in enumerate(found[len(own) :]):
+                held = total[number]
+                total[number] = one if held is None or one is None else held.add_(one)
+                total[number] = held if one is None else total[number]
+            return list(found[: len(own)])
+
+        with self._entered() as seam:
+            heads = [tensor.requires_grad_() for tensor in self._read(seam, x)]
+            with torch.enable_grad():
+                mixed = seam.attend(*heads)
+            grad_mixed = torch.empty_like(mixed)
+            for part in self._parts():
+                with torch.enable_grad():
+                    piece = x[:, part].detach().requires_grad_(needs_x)
+                    own = mixed[:, part].detach().requires_grad_()
+                    output = self._finish(seam, piece, own, part)
+                found = differentiate([output], [grad[:, part]], *([own, piece] if needs_x else [own]))
+                grad_mixed[:, part] = found[0]
+                if grad_x is not None:
+                    grad_x[:, part] = found[1]
+            grad_heads = torch.autograd.grad(mixed, heads, grad_mixed)
+            del mixed, grad_mixed, heads
+            again()
+            for part in self._parts():
+                with torch.enable_grad():
+                    piece = x[:, part].detach().requires_grad_(needs_x)
+                    caught = zip(self._catch(seam, piece, part), grad_heads, strict=True)
+                    pairs = [(head, of_head[:, :, part]) for head, of_head in caught if head.requires_grad]
+                if pairs:
+                    found = differentiate(*zip(*pairs, strict=True), *([piece] if needs_x else []))
+                    if grad_x is not None:
+                        grad_x[:, part] += found[0]
+        return [grad_x, *total]
+
+    def _read(self, seam: "_Seam", x: torch.Tensor) -> list[torch.Tensor]:
+        """Queries, keys and values of all tokens, (1, heads, T, size) each; in memory (1, T, heads, size)."""
+        whole: list[torch.Tensor] = []
+        with torch.no_grad():
+            for part in self._parts():
+                heads = self._catch(seam, x[:, part], part)
+                if not whole:
+                    shapes = [(1, self.num_tokens, head.shape[1], head.shape[3]) for head in heads]
+                    whole = [head.new_empty(shape).transpose(1, 2) for head, shape in zip(heads, shapes, strict=True)]
+                for tensor, head in zip(whole, heads, strict=True):
+                    tensor[:, :, part] = head
+        return whole
+
+    def _catch(self, seam: "_Seam", piece: torch.Tensor, part: slice) -> tuple[torch.Tensor, ...]:
+        """Queries, keys and values of a piece (1, n, D): (1, heads, n, size) each."""
+        seam.mixed = None
+        try:
+            self._call(piece, part)
+        except _Reached as reached:
+            return reached.heads
+        raise ModelError(f"{type(self.layer).__name__} does not call an attention function that can be exchanged")
+
+    def _finish(self, seam: "_Seam", piece: torch.Tensor, mixed: torch.Tensor, part: slice) -> torch.Tensor:
+        """The layer's output for a piece (1, n, D), from what attention gave for it: mixed (1, n, H, D)."""
+        seam.mixed = mixed
+        with seam.projections_left_out(piece):
+            return self._call(piece, part)
+
+    def _call(self, piece: torch.Tensor, part: slice) -> torch.Tensor:
+        args = [_cut(value, part, self.num_tokens) for value in self.args]
+        kwargs = {name: _cut(value, part, self.num_tokens) for name, value in self.kwargs.items()}
+        output = self.usual(piece, *args, **kwargs)
+        if not isinstance(output, torch.Tensor):
+            raise ModelError(f"{type(self.layer).__name__} returns more than hidden states")
+        return output
+
+    def _parts(self) -> list[slice]:
+        """[0:4096], [4096:8192], ..., the last one shorter."""
+        size, end = self.rows.piece, self.num_tokens
+        return [slice(start, min(start + size, end)) for start in range(0, end, size)]
+
+    @contextmanager
+    def _entered(self) -> Iterator["_Seam"]:
+        """The layer's attention function is ours inside; 4-bit weights are unpacked and adapters cast once for all."""
+        config, seam = self.rows.model.config, _Seam()
+        before, config._attn_implementation = config._attn_implementation, NAME
+        _SEAMS.append(seam)
+        keep_unpacked(self.layer)
+        try:
+            with cast_at_once(self.layer):
+                yield seam
+        finally:
+            keep_unpacked(self.layer, keep=False)
+            _SEAMS.remove(seam)
+            config._attn_implementation = before
+
+
+class _Reached(Exception):
+    """A layer has come to its attention."""
+
+    def __init__(self, *heads: torch.Tensor) -> None:
+        self.heads = heads
+
+
+class _Seam:
+    """Where a layer that is being computed is cut in two: its attention function."""
+
+    def __init__(self) -> None:
+        self.mixed: torch.Tensor | None = None  # what attention gave for a piece; None while its first half runs
+        self.module: torch.nn.Module | None = None  # the layer's attention
+        self.arguments: dict[str, Any] = {}
+        self.known: dict[str, int] = {}  # projections that the second half can do without, and how wide they are
+
+    def stand_in(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **arguments: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """The attention function of a piece."""
+        if self.mixed is not None:
+            return self.mixed, None
+        heads, children = (query, key, value), dict(module.named_children())
+        widths = [head.shape[1] * head.shape[3] for head in heads]
+        self.module, self.arguments = module, {"attention_mask": attention_mask, **arguments}
+        # A wider one gives more than heads (gates), which is needed behind attention.
+        self.known = {
+            name: width
+            for name, width in zip(READS, widths, strict=True)
+            if getattr(children.get(name), "out_features", None) == width
+        }
+        raise _Reached(*heads)
+
+    def attend(self, *heads: torch.Tensor) -> torch.Tensor:
+        """Attention over all tokens: (1, heads, T, size) each -> (1, T, H, D)."""
+        return attention.attend_flat(self.module, *heads, **self.arguments)[0]
+
+    @contextmanager
+    def projections_left_out(self, like: torch.Tensor) -> Iterator[None]:
+        """Inside, the projections before attention return zeros: nobody reads them a second time."""
+        assert self.module is not None
+        layers = [self.module.get_submodule(name) for name in self.known]
+        before = [vars(layer).get("forward") for layer in layers]
+        for layer, width in zip(layers, self.known.values(), strict=True):
+            layer.forward = lambda x, width=width: like.new_zeros(*x.shape[:-1], width)
+        try:
+            yield
+        finally:
+            for layer, own in zip(layers, before, strict=True):
+                del layer.forward
+                if own is not None:
+                    layer.forward = own
+
+
+class _Waiting(NamedTuple):
+    """A layer input in the store."""
+
+    place: int
+    shape: torch.Size
+    tensor: torch.Tensor  # on the host; on a CPU the input itself
+
+
+class HostStore:
+    """Layer inputs put away in the forward pass and taken back in the backward pass, the last one first.
+
+    On a GPU they lie in page-locked memory, a buffer for each layer that is kept from step to step; copies run on a
+    stream of their own. On a CPU they stay where they are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.buffers: dict[int, torch.Tensor] = {}
+        self.most_tokens = 0
+        self._waiting: list[_Waiting] = []
+        self._leaving: tuple[int, torch.Tensor, torch.cuda.Event] | None = None  # held until it has been copied
+        self._coming: tuple[int, torch.Tensor, torch.cuda.Event] | None = None
+
+    def put(self, place: int, x: torch.Tensor) -> None:
+        """Put the input of the layer at `place` away; layers come in order, the lowest one begins anew."""
+        while self._waiting and self._waiting[-1].place >= place:
+            self._waiting.pop()  # of a pass that was given up, out of memory or at its end
+        if self.stream is None:
+            self._waiting.append(_Waiting(place, x.shape, x))
+            return
+        host = self._buffer(place, x)
+        copied = self._copy(host, x)
+        self._let_go()
+        self._waiting.append(_Waiting(place, x.shape, host))
+        self._leaving = place, x, copied
+
+    def take(self, place: int) -> torch.Tensor:
+        """The input of the layer at `place`, on the device; from now on the one below it is on its way, too."""
+        if not self._waiting or self._waiting[-1].place != place:
+            raise RuntimeError(f"the input of layer {place} is not there: its pass was followed by another one")
+        waiting = self._waiting.pop()
+        if self.stream is None:
+            return waiting.tensor
+        if self._leaving is not None and self._leaving[0] == place:
+            x = self._leaving[1]
+        else:
+            if self._coming is None or self._coming[0] != place:
+                self._coming = self._fetch(waiting)
+            _, x, copied = self._coming
+            torch.cuda.current_stream().wait_event(copied)
+        self._let_go()
+        self._coming = self._fetch(self._waiting[-1]) if self._waiting else None
+        return x
+
+    def free(self) -> None:
+        """Give the host its memory back."""
+        self._waiting, self._leaving, self._coming = [], None, None
+        if self.stream is not None:
+            self.stream.synchronize()
+        for buffer in self.buffers.values():
+            _lock_pages(buffer, lock=False)
+        self.buffers.clear()
+
+    def _fetch(self, waiting: _Waiting) -> tuple[int, torch.Tensor, torch.cuda.Event]:
+        assert self.stream is not None
+        x = torch.empty(waiting.shape, dtype=waiting.tensor.dtype, device=self.stream.device)
+        return waiting.place, x, self._copy(x, waiting.tensor.view(waiting.shape))
+
+    def _copy(self, to: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
+        """Copy on the stream of its own, after what has been asked of the device so far."""
+        assert self.stream is not None
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            to.view(source.shape).copy_(source, non_blocking=True)
+            return self.stream.record_event()
+
+    def _let_go(self) -> None:
+        """Release the input that was copied last: what is computed from now on waits for the copy."""
+        if self._leaving is not None:
+            torch.cuda.current_stream().wait_event(self._leaving[2])
+        self._leaving = None
+
+    def _buffer(self, place: int, x: torch.Tensor) -> torch.Tensor:
+        """Page-locked memory for a layer's input, flat; longer rows than before get new memory."""
+        held, size = self.buffers.get(place), max(x.numel(), self.most_tokens * x.shape[-1])
+        if held is None or held.numel() < x.numel() or held.dtype is not x.dtype:
+            if held is not None:
+                torch.cuda.synchronize()
+                _lock_pages(held, lock=False)
+            del held
+            # empty and zero_: all cores touch its pages. PyTorch's own page-locked memory rounds up to a power of two.
+            self.buffers[place] = torch.empty(size, dtype=x.dtype).zero_()
+            _lock_pages(self.buffers[place])
+        return self.buffers[place][: x.numel()]
+
+
+def _lock_pages(buffer: torch.Tensor, *, lock: bool = True) -> None:
+    """Copies from and to locked pages run beside everything else; where they cannot be locked, copies are slower."""
+    library = torch.cuda.cudart()
+    if lock:
+        library.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
+    else:
+        library.cudaHostUnregister(buffer.data_ptr())
+
+
+def free_host_bytes() -> float:
+    """Main memory that this process may still take: of the machine, and of its control group where that has a limit."""
+    if sys.platform != "linux":
+        return float("inf")
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = float(fields["MemAvailable"].split()[0]) * 1024
+    for limit, used in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return free
+
+
+def check_host(rows: LongRows, num_tokens: int) -> str:
+    """Why layer inputs of so many tokens cannot wait on the host; "" where they can."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed, free = processes * rows.host_bytes(num_tokens), free_host_bytes()
+    if needed <= SHARE_OF_HOST * free:
+        return ""
+    return (
+        f"the layer inputs of {num_tokens:,} tokens take {needed / GIBIBYTE:.0f} GB of main memory, and "
+        f"{max(free, 0) / GIBIBYTE:.0f} GB are free"
+    )
+
+
+def _cut(value: object, part: slice, num_tokens: int) -> object:
+    """An argument of a layer for a piece: what has a line of all tokens (1, T, ...) is cut, all else is as it was."""
+    if isinstance(value, torch.Tensor):
+        return value[:, part] if value.dim() > 1 and value.shape[:2] == (1, num_tokens) else value
+    return tuple(_cut(one, part, num_tokens) for one in value) if isinstance(value, tuple) else value
+
+
+def _random_states(device: torch.device) -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+@contextmanager
+def _fork(states: list[torch.Tensor] | None, device: torch.device) -> Iterator[Callable[[], None]]:
+    """Inside, random numbers are those that followed upon these states, and what it yields puts them back to there."""
+
+    def put_back() -> None:
+        if states is not None:
+            torch.set_rng_state(states[0])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(states[1], device)
+
+    if states is None:
+        yield put_back
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        put_back()
+        yield put_back
+
+
+def _attend(module: torch.nn.Module, *heads: torch.Tensor, **arguments: Any) -> tuple[torch.Tensor, None]:
+    """The attention function under our name."""
+    return _SEAMS[-1].stand_in(module, *heads, **arguments)
+
+
+_SEAMS: list[_Seam] = []  # of the layers that are being computed, the last one counts
+AttentionInterface.register(NAME, _attend)

@@ -10,9 +10,7 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
     """
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer
-    from trl import SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from sft.backend import UNSLOTH, load_with_unsloth
     from sft.models.loading import load_tokenizer
@@ -49,7 +47,16 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
         )
         torch.manual_seed(settings.seed)  # as ours: the same first weights
         model = get_peft_model(model, lora)
-    tokenizer = load_tokenizer(folder)
+    return build_on(model, load_tokenizer(folder), rows, args, keeps_adapter=keeps_adapter)
+
+
+def build_on(model, tokenizer, rows, args, *, keeps_adapter=False):  # type: ignore[no-untyped-def]
+    """TRL's trainer on a model that is there already."""
+    import torch
+    from transformers import Trainer
+    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
     stock = {"model": model, "args": args, "processing_class": tokenizer, "train_dataset": as_dataset(rows)}
     if torch.cuda.is_available():
         trainer = SFTTrainer(**stock)

@@ -365,6 +365,7 @@ class HostStore:
         """Put the input of the layer at `place` away; layers come in order, the lowest one begins anew."""
         while self._waiting and self._waiting[-1].place >= place:
             self._waiting.pop()  # of a pass that was given up, out of memory or at its end
+        self._coming = None
         if self.stream is None:
             self._waiting.append(_Waiting(place, x.shape, x))
             return

@@ -17,37 +17,33 @@ tensors (T, D) on the device, however many layers it has and however wide its ML
 
 The layers themselves stay transformers': each piece runs the layer's own forward. Queries, keys and values are caught
 where it calls its attention function, and what that returns is put in its place in a second run, in which the
-projections before it are left out. `find_problem` tells of families whose layers are not made like this.
+projections before it are left out. `why_not` tells of families whose layers are not made like this.
 """
 
-import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from prompts import Encoded
+from sft.backend import UNSLOTH
 from sft.batches.layout import GIBIBYTE
 from sft.errors import ModelError
 from sft.kernels import attention
 from sft.kernels.lora import cast_at_once, keep_unpacked
+from sft.models.loaded import LoadedModel
 from sft.models.methods import decoder_layers
-from sft.models.selfcheck import find_difference
+from sft.models.selfcheck import find_difference, make_rows
+from sft.training.host_memory import HostStore, free_host_bytes
+from sft.training.memory import OutOfMemoryError
 
 PIECE = 4096  # tokens; more are hardly faster, and the MLP of 7B takes 0.9 GB of activations for so many
 NAME = "in_pieces"  # of the attention function that stands where pieces are cut
 SHARE_OF_HOST = 0.9  # of the free main memory that layer inputs may take
 READS = ("q_proj", "k_proj", "v_proj")  # names of layers whose outputs are known in the second run
-CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 
 class LongRows:
@@ -80,9 +76,20 @@ class LongRows:
         self._replaced = []
         self.store.free()
 
-    def find_problem(self, rows: Sequence[Encoded], autocast: torch.dtype | None = None) -> str:
-        """Why layers cannot be computed in pieces, by three short rows in pieces of a few tokens; "" where they can."""
-        return find_difference(self.model, rows, self._in_small_pieces(), autocast)
+    def why_not(self, loaded: LoadedModel, *, is_sharded: bool = False) -> str:
+        """Why layers cannot be computed in pieces; "" where they can, proven by short rows in pieces of few tokens."""
+        if loaded.backend == UNSLOTH:
+            return "Unsloth has layers of its own; take --backend transformers"
+        if is_sharded:
+            return "weights that lie in pieces are put together for a whole layer"
+        if not loaded.layers.flat or loaded.layers.apart:
+            return loaded.layers.why or "its layers carry a state from token to token"
+        return find_difference(self.model, make_rows(loaded.tokenizer), self._in_small_pieces(), loaded.autocast)
+
+    def demand(self, loaded: LoadedModel, *, is_sharded: bool) -> None:
+        """Raises ModelError where layers cannot be computed in pieces."""
+        if why := self.why_not(loaded, is_sharded=is_sharded):
+            raise ModelError(f"--activation_offloading: {why}")
 
     @contextmanager
     def _in_small_pieces(self) -> Iterator[None]:
@@ -95,9 +102,25 @@ class LongRows:
             self.remove()
 
     def host_bytes(self, num_tokens: int) -> int:
-        """Main memory that the layer inputs of so many tokens take."""
+        """Main memory that the layer inputs of so many tokens take, in all processes of this machine."""
         config = self.model.config.get_text_config(decoder=True)
-        return len(decoder_layers(self.model)) * num_tokens * int(config.hidden_size) * self.model.dtype.itemsize
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return (
+            processes
+            * len(decoder_layers(self.model))
+            * num_tokens
+            * int(config.hidden_size)
+            * self.model.dtype.itemsize
+        )
+
+    def check_host(self, num_tokens: int) -> None:
+        """Raises OutOfMemoryError where main memory has no room for the layer inputs of so many tokens."""
+        needed, free = self.host_bytes(num_tokens), SHARE_OF_HOST * free_host_bytes()
+        if needed > free:
+            raise OutOfMemoryError(
+                f"the layer inputs of a row of {num_tokens:,} tokens take {needed / GIBIBYTE:.1f} GB of main memory, "
+                f"and {max(free, 0) / GIBIBYTE:.1f} are to be had; lower --max_seq_length, or free main memory"
+            )
 
     def _forward(
         self,
@@ -336,136 +359,6 @@ class _Seam:
                 del layer.forward
                 if own is not None:
                     layer.forward = own
-
-
-class _Waiting(NamedTuple):
-    """A layer input in the store."""
-
-    place: int
-    shape: torch.Size
-    tensor: torch.Tensor  # on the host; on a CPU the input itself
-
-
-class HostStore:
-    """Layer inputs put away in the forward pass and taken back in the backward pass, the last one first.
-
-    On a GPU they lie in page-locked memory, a buffer for each layer that is kept from step to step; copies run on a
-    stream of their own. On a CPU they stay where they are.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.buffers: dict[int, torch.Tensor] = {}
-        self.most_tokens = 0
-        self._waiting: list[_Waiting] = []
-        self._leaving: tuple[int, torch.Tensor, torch.cuda.Event] | None = None  # held until it has been copied
-        self._coming: tuple[int, torch.Tensor, torch.cuda.Event] | None = None
-
-    def put(self, place: int, x: torch.Tensor) -> None:
-        """Put the input of the layer at `place` away; layers come in order, the lowest one begins anew."""
-        while self._waiting and self._waiting[-1].place >= place:
-            self._waiting.pop()  # of a pass that was given up, out of memory or at its end
-        self._coming = None
-        if self.stream is None:
-            self._waiting.append(_Waiting(place, x.shape, x))
-            return
-        host = self._buffer(place, x)
-        copied = self._copy(host, x)
-        self._let_go()
-        self._waiting.append(_Waiting(place, x.shape, host))
-        self._leaving = place, x, copied
-
-    def take(self, place: int) -> torch.Tensor:
-        """The input of the layer at `place`, on the device; from now on the one below it is on its way, too."""
-        if not self._waiting or self._waiting[-1].place != place:
-            raise RuntimeError(f"the input of layer {place} is not there: its pass was followed by another one")
-        waiting = self._waiting.pop()
-        if self.stream is None:
-            return waiting.tensor
-        if self._leaving is not None and self._leaving[0] == place:
-            x = self._leaving[1]
-        else:
-            if self._coming is None or self._coming[0] != place:
-                self._coming = self._fetch(waiting)
-            _, x, copied = self._coming
-            torch.cuda.current_stream().wait_event(copied)
-        self._let_go()
-        self._coming = self._fetch(self._waiting[-1]) if self._waiting else None
-        return x
-
-    def free(self) -> None:
-        """Give the host its memory back."""
-        self._waiting, self._leaving, self._coming = [], None, None
-        if self.stream is not None:
-            self.stream.synchronize()
-        for buffer in self.buffers.values():
-            _lock_pages(buffer, lock=False)
-        self.buffers.clear()
-
-    def _fetch(self, waiting: _Waiting) -> tuple[int, torch.Tensor, torch.cuda.Event]:
-        assert self.stream is not None
-        x = torch.empty(waiting.shape, dtype=waiting.tensor.dtype, device=self.stream.device)
-        return waiting.place, x, self._copy(x, waiting.tensor.view(waiting.shape))
-
-    def _copy(self, to: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
-        """Copy on the stream of its own, after what has been asked of the device so far."""
-        assert self.stream is not None
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            to.view(source.shape).copy_(source, non_blocking=True)
-            return self.stream.record_event()
-
-    def _let_go(self) -> None:
-        """Release the input that was copied last: what is computed from now on waits for the copy."""
-        if self._leaving is not None:
-            torch.cuda.current_stream().wait_event(self._leaving[2])
-        self._leaving = None
-
-    def _buffer(self, place: int, x: torch.Tensor) -> torch.Tensor:
-        """Page-locked memory for a layer's input, flat; longer rows than before get new memory."""
-        held, size = self.buffers.get(place), max(x.numel(), self.most_tokens * x.shape[-1])
-        if held is None or held.numel() < x.numel() or held.dtype is not x.dtype:
-            if held is not None:
-                torch.cuda.synchronize()
-                _lock_pages(held, lock=False)
-            del held
-            # empty and zero_: all cores touch its pages. PyTorch's own page-locked memory rounds up to a power of two.
-            self.buffers[place] = torch.empty(size, dtype=x.dtype).zero_()
-            _lock_pages(self.buffers[place])
-        return self.buffers[place][: x.numel()]
-
-
-def _lock_pages(buffer: torch.Tensor, *, lock: bool = True) -> None:
-    """Copies from and to locked pages run beside everything else; where they cannot be locked, copies are slower."""
-    library = torch.cuda.cudart()
-    if lock:
-        library.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
-    else:
-        library.cudaHostUnregister(buffer.data_ptr())
-
-
-def free_host_bytes() -> float:
-    """Main memory that this process may still take: of the machine, and of its control group where that has a limit."""
-    if sys.platform != "linux":
-        return float("inf")
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = float(fields["MemAvailable"].split()[0]) * 1024
-    for limit, used in CGROUPS:
-        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-    return free
-
-
-def check_host(rows: LongRows, num_tokens: int) -> str:
-    """Why layer inputs of so many tokens cannot wait on the host; "" where they can."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    needed, free = processes * rows.host_bytes(num_tokens), free_host_bytes()
-    if needed <= SHARE_OF_HOST * free:
-        return ""
-    return (
-        f"the layer inputs of {num_tokens:,} tokens take {needed / GIBIBYTE:.0f} GB of main memory, and "
-        f"{max(free, 0) / GIBIBYTE:.0f} GB are free"
-    )
 
 
 def _cut(value: object, part: slice, num_tokens: int) -> object:

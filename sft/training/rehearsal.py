@@ -30,12 +30,10 @@ from sft.errors import ModelError, one_line
 from sft.kernels.lora import unpacked_bytes
 from sft.models.precision import memory_of_machine
 from sft.training.log import peak_memory_gb
-from sft.training.long_rows import check_host
 from sft.training.memory import (
     ENOUGH_TOKENS,
     MemoryLine,
     MemoryPlan,
-    OutOfMemoryError,
     choose_plan,
     free_bytes,
     recompute_layers,
@@ -237,7 +235,8 @@ class _Trials:
                 few = [place for number, place in enumerate(rows) if sum(in_batch[: number + 1]) <= ENOUGH_TOKENS]
                 recomputed = self._try_line(few or rows[:1])  # a plan has no more, either
         fits = [line for line in (kept, recomputed) if line and line.tokens_in(free_bytes()) >= in_batch[0]]
-        if not fits and trainer.may_offload:
+        may_offload = trainer.offloads is not False and trainer.recomputes is not False
+        if not fits and may_offload and not trainer.long_rows.why_not(trainer.loaded, is_sharded=trainer.is_sharded):
             offloaded = self._try_offloaded(rows)
         if kept is None and recomputed is None and offloaded is None:
             raise trainer.micro_batches.no_row_fits(in_batch[0])
@@ -266,8 +265,7 @@ class _Trials:
     def _try_offloaded(self, rows: Sequence[int]) -> MemoryLine | None:
         """Bytes by tokens with layer inputs on the host; raises OutOfMemoryError where that has no room for them."""
         trainer = self.trainer
-        if problem := check_host(trainer.long_rows, trainer.lengths_of(rows[:1])[0]):
-            raise OutOfMemoryError(f"{problem}; free some, or lower --max_seq_length")
+        trainer.long_rows.check_host(trainer.lengths_of(rows[:1])[0])
         recompute_layers(trainer.loaded.causal_lm, 0)
         trainer.long_rows.install()
         return self._try_line(rows[:1])

@@ -42,15 +42,14 @@ from sft.backend import UNSLOTH
 from sft.batches.layout import TOKENS_PER_BATCH, Batch
 from sft.batches.prefixes import Segment, find_segments, whole_rows
 from sft.console import say
-from sft.errors import ModelError, RunError
+from sft.errors import RunError
 from sft.kernels.attention import has_varlen
 from sft.kernels.lora import keep_unpacked
 from sft.models.loaded import LoadedModel
-from sft.models.selfcheck import make_rows
 from sft.runs.checkpoints import STATE_FILE, step_of
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
 from sft.training.language_modelling import LanguageModelling
-from sft.training.long_rows import LongRows, check_host
+from sft.training.long_rows import LongRows
 from sft.training.memory import (
     MemoryPlan,
     MicroBatches,
@@ -203,8 +202,7 @@ class RowTrainer(CheckpointedTrainer):
     ) -> tuple[torch.nn.Module, DataLoader[object]]:
         model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.offloads:
-            if self.why_not_offload:
-                raise ModelError(f"--activation_offloading: {self.why_not_offload}")
+            self.long_rows.demand(self.loaded, is_sharded=self.is_sharded)
             self.follow(replace(self.plan, offloads=True))
         elif self.recomputes:
             self.follow(replace(self.plan, recomputed_layers=self.num_layers))
@@ -256,10 +254,7 @@ class RowTrainer(CheckpointedTrainer):
             self.guard.forget()  # outside of `except`: what it held of the failed attempt is free now
             self.num_tokens_seen = before
             model.zero_grad()
-            if self.can_spare_more(lengths):
-                say("out of memory: from here on layers are computed in pieces, and their inputs wait in main memory")
-                self.follow(replace(self.plan, unpacks=False, recomputed_layers=0, offloads=True))
-            elif self.plan.unpacks:
+            if self.plan.unpacks:
                 say("out of memory: from here on 4-bit weights are unpacked for each use")
                 self.follow(replace(self.plan, unpacks=False, micro_batch_tokens=self.micro_batches.max_tokens))
             else:
@@ -392,10 +387,8 @@ class RowTrainer(CheckpointedTrainer):
         self.micro_batches.max_tokens = plan.micro_batch_tokens
         if self.loaded.backend != UNSLOTH:
             recompute_layers(self.loaded.causal_lm, 0 if plan.offloads else plan.recomputed_layers)
-            if plan.offloads:
-                self.long_rows.install(max(plan.micro_batch_tokens, *(len(row.input_ids) for row in self.train_rows)))
-            else:
-                self.long_rows.remove()
+            most = max(plan.micro_batch_tokens, *(len(row.input_ids) for row in self.train_rows))
+            self.long_rows.install(most) if plan.offloads else self.long_rows.remove()
             keep_unpacked(self.loaded.model, keep=plan.unpacks)
         self.passes = None
         if self.wants_replay and self.can_replay:
@@ -406,29 +399,6 @@ class RowTrainer(CheckpointedTrainer):
                 longest=max(len(row.input_ids) for row in self.train_rows),
                 noise_alpha=self.noise_alpha,
             )
-
-    @cached_property
-    def why_not_offload(self) -> str:
-        """Why layers cannot be computed in pieces with their inputs on the host; "" where they can."""
-        if self.loaded.backend == UNSLOTH:
-            return "Unsloth has layers of its own; take --backend transformers"
-        if self.is_sharded:
-            return "weights that lie in pieces are put together for a whole layer"
-        layers = self.loaded.layers
-        if not layers.flat or layers.apart:
-            return layers.why or "its layers carry a state from token to token"
-        return self.long_rows.find_problem(make_rows(self.loaded.tokenizer), self.loaded.autocast)
-
-    @property
-    def may_offload(self) -> bool:
-        """Whether layers can be computed in pieces, and neither setting is against it."""
-        return self.offloads is not False and self.recomputes is not False and not self.why_not_offload
-
-    def can_spare_more(self, lengths: Sequence[int]) -> bool:
-        """Whether a row that ran out of memory alone can be computed in pieces instead."""
-        is_alone = max(map(len, self.micro_batches.plan(lengths))) == 1
-        may = is_alone and not self.plan.offloads and self.may_offload
-        return may and not check_host(self.long_rows, max(lengths))
 
     def give_up_replay(self, error: RecordingError) -> None:
         """From here on every pass is launched."""

@@ -1,0 +1,135 @@
+"""Main memory as a place for layer inputs: put away in the forward pass, taken back in the backward pass.
+
+    store = HostStore(model.device)
+    store.put(0, x)          # x (1, T, D) may be freed; layer 1 computes while it is copied
+    store.take(0)            # x again, on the device
+
+On a GPU they lie in page-locked memory, a buffer for each layer that is kept from step to step, and copies run on a
+stream of their own, beside the computing. On a CPU they stay where they are.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+class _Waiting(NamedTuple):
+    """A layer input in the store."""
+
+    place: int
+    shape: torch.Size
+    tensor: torch.Tensor  # on the host; on a CPU the input itself
+
+
+class HostStore:
+    """Layer inputs, taken back in the opposite order."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.buffers: dict[int, torch.Tensor] = {}
+        self.most_tokens = 0
+        self._waiting: list[_Waiting] = []
+        self._leaving: tuple[int, torch.Tensor, torch.cuda.Event] | None = None  # held until it has been copied
+        self._coming: tuple[int, torch.Tensor, torch.cuda.Event] | None = None
+
+    def put(self, place: int, x: torch.Tensor) -> None:
+        """Put the input of the layer at `place` away; layers come in order, the lowest one begins anew."""
+        while self._waiting and self._waiting[-1].place >= place:
+            self._waiting.pop()  # of a pass that was given up, out of memory or at its end
+        self._coming = None
+        if self.stream is None:
+            self._waiting.append(_Waiting(place, x.shape, x))
+            return
+        host = self._buffer(place, x)
+        copied = self._copy(host, x)
+        self._let_go()
+        self._waiting.append(_Waiting(place, x.shape, host))
+        self._leaving = place, x, copied
+
+    def take(self, place: int) -> torch.Tensor:
+        """The input of the layer at `place`, on the device; from now on the one below it is on its way, too."""
+        if not self._waiting or self._waiting[-1].place != place:
+            raise RuntimeError(f"the input of layer {place} is not there: its pass was followed by another one")
+        waiting = self._waiting.pop()
+        if self.stream is None:
+            return waiting.tensor
+        if self._leaving is not None and self._leaving[0] == place:
+            x = self._leaving[1]
+        else:
+            if self._coming is None or self._coming[0] != place:
+                self._coming = self._fetch(waiting)
+            _, x, copied = self._coming
+            torch.cuda.current_stream().wait_event(copied)
+        self._let_go()
+        self._coming = self._fetch(self._waiting[-1]) if self._waiting else None
+        return x
+
+    def free(self) -> None:
+        """Give the host its memory back."""
+        self._waiting, self._leaving, self._coming = [], None, None
+        if self.stream is not None:
+            self.stream.synchronize()
+        for buffer in self.buffers.values():
+            _lock_pages(buffer, lock=False)
+        self.buffers.clear()
+
+    def _fetch(self, waiting: _Waiting) -> tuple[int, torch.Tensor, torch.cuda.Event]:
+        assert self.stream is not None
+        x = torch.empty(waiting.shape, dtype=waiting.tensor.dtype, device=self.stream.device)
+        return waiting.place, x, self._copy(x, waiting.tensor.view(waiting.shape))
+
+    def _copy(self, to: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
+        """Copy on the stream of its own, after what has been asked of the device so far."""
+        assert self.stream is not None
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            to.view(source.shape).copy_(source, non_blocking=True)
+            return self.stream.record_event()
+
+    def _let_go(self) -> None:
+        """Release the input that was copied last: what is computed from now on waits for the copy."""
+        if self._leaving is not None:
+            torch.cuda.current_stream().wait_event(self._leaving[2])
+        self._leaving = None
+
+    def _buffer(self, place: int, x: torch.Tensor) -> torch.Tensor:
+        """Page-locked memory for a layer's input, flat; longer rows than before get new memory."""
+        held, size = self.buffers.get(place), max(x.numel(), self.most_tokens * x.shape[-1])
+        if held is None or held.numel() < x.numel() or held.dtype is not x.dtype:
+            if held is not None:
+                torch.cuda.synchronize()
+                _lock_pages(held, lock=False)
+            del held
+            # empty and zero_: all cores touch its pages. PyTorch's own page-locked memory rounds up to a power of two.
+            self.buffers[place] = torch.empty(size, dtype=x.dtype).zero_()
+            _lock_pages(self.buffers[place])
+        return self.buffers[place][: x.numel()]
+
+
+def _lock_pages(buffer: torch.Tensor, *, lock: bool = True) -> None:
+    """Copies from and to locked pages run beside everything else; where they cannot be locked, copies are slower."""
+    library = torch.cuda.cudart()
+    if lock:
+        library.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
+    else:
+        library.cudaHostUnregister(buffer.data_ptr())
+
+
+def free_host_bytes() -> float:
+    """Main memory that this process may still take: of the machine, and of its control group where that has a limit."""
+    if sys.platform != "linux":
+        return float("inf")
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = float(fields["MemAvailable"].split()[0]) * 1024
+    for limit, used in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return free

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -31,11 +33,7 @@ def start(*flags: str, **environment: str) -> subprocess.Popen:
 def test_a_running_answer_is_finished_before_the_server_ends(tiny_run, wish):
     server = start("--run", str(tiny_run), "--port", "0", "--decoding", "precise")
     try:
-        lines = []
-        while not (found := re.search(r"listening on (http://\S+)", "".join(lines))):
-            lines.append(server.stderr.readline())
-            assert lines[-1], "".join(lines)
-        client = openai.OpenAI(base_url=found.group(1), api_key="none", max_retries=0)
+        client = openai.OpenAI(base_url=wait_for_address(server), api_key="none", max_retries=0)
         question = [{"role": "user", "content": "hi"}]
         stream = iter(
             client.chat.completions.create(
@@ -49,6 +47,62 @@ def test_a_running_answer_is_finished_before_the_server_ends(tiny_run, wish):
         rest = server.communicate(timeout=60)[1]
         assert server.returncode == (0 if wish is signal.SIGTERM else 130), rest
         assert "ended; answers that were running have been finished" in rest
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_for_address(server: subprocess.Popen) -> str:
+    lines = []
+    while not (found := re.search(r"listening on (http://\S+)", "".join(lines))):
+        lines.append(server.stderr.readline())
+        assert lines[-1], "".join(lines)
+    return found.group(1)
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        pytest.param((signal.SIGTERM, signal.SIGTERM), id="SIGTERM twice"),
+        pytest.param((signal.SIGINT, signal.SIGINT), id="Ctrl-C twice", marks=pytest.mark.slow),
+    ],
+)
+def test_answers_that_do_not_end_in_time_are_told_so_and_nothing_is_claimed_to_be_finished(wishes):
+    patience = "0.1" if wishes[0] is signal.SIGTERM else "60"
+    server = start("--model", "embedded", "--port", "0", "--name", "m", "--shutdown_timeout_s", patience)
+    try:
+        client = openai.OpenAI(base_url=wait_for_address(server), api_key="none", max_retries=0)
+        question = [{"role": "user", "content": "List the numbers from 1 to 200, separated by commas: 1, 2, 3,"}]
+        with ThreadPoolExecutor() as pool:
+            whole = pool.submit(client.chat.completions.create, model="m", messages=question, max_tokens=2000)
+            stream = iter(client.chat.completions.create(model="m", messages=question, max_tokens=2000, stream=True))
+            next(stream)
+            for wish in wishes:
+                server.send_signal(wish)
+                time.sleep(0.3)  # two signals at once are one
+            with pytest.raises(openai.APIError, match="the server is ending; ask again later"):
+                list(stream)
+            with pytest.raises(openai.InternalServerError) as refused:
+                whole.result()
+        assert (refused.value.status_code, refused.value.code) == (503, "server_ending")
+        rest = server.communicate(timeout=60)[1].splitlines()
+        assert server.returncode == (0 if wishes[0] is signal.SIGTERM else 130)
+        assert [line for line in rest if "POST" not in line] == [
+            "ended; 2 answers were cut off, and told so",
+            *(["interrupted"] if wishes[0] is signal.SIGINT else []),
+        ]
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_sigterm_while_the_model_loads_ends_it_in_a_line():
+    server = start("--model", "embedded", "--port", "0")
+    try:
+        assert server.stderr.readline() == "flags: model=embedded port=0\n"
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=60)[1].splitlines()[-1] == "ended before it listened"
+        assert server.returncode == 0
     finally:
         server.kill()
         server.wait()

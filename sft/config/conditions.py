@@ -11,6 +11,7 @@ import ast
 import keyword
 import operator
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -70,7 +71,9 @@ def parse_condition(text: str) -> Condition:
     if len(text) > MAX_LENGTH:
         raise ValueError(f"is longer than {MAX_LENGTH} characters")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "1if x", which Python reads and deplores on stderr
+            tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "cannot be read"
         raise ValueError(f'is no condition ({reason}); write e.g. "classification.accuracy < 0.9"') from None

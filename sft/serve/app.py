@@ -55,6 +55,16 @@ class Service:
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     started: int = field(default_factory=lambda: int(time.time()))
     preparing: asyncio.Lock = field(default_factory=asyncio.Lock)  # texts become tokens one request after another
+    clocks: set[asyncio.Timeout] = field(default_factory=set)  # one for each answer that is being waited for
+    num_cut_off: int = 0
+    is_cut_off: bool = False
+
+    def cut_off(self) -> None:
+        """Tell every running answer, and each that is still to come, that the server ends."""
+        self.is_cut_off = True
+        for clock in self.clocks:
+            if not clock.expired():
+                clock.reschedule(0)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -130,7 +140,7 @@ async def answer_request(service: Service, request: Request) -> Response:
     async with service.preparing:  # in a thread, so that a long text does not keep /health and streams waiting
         answer = await asyncio.to_thread(_prepare, service, served, asked)
     head: JSON = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
-    pieces = _with_time_limit(write_answer(service.engine, answer), service.settings.timeout_s)
+    pieces = with_time_limit(service, write_answer(service.engine, answer))
     if asked.stream:
         # What is refused at once gets a status, not an event behind a 200.
         first = await _unless_gone(request, _read_first(pieces))
@@ -194,18 +204,26 @@ def _gone() -> ApiError:
     return ApiError(GONE, "the client went away")
 
 
-async def _with_time_limit(pieces: AsyncGenerator[Piece], limit_s: float) -> AsyncGenerator[Piece]:
-    """The same pieces; ApiError 504 where the last does not come within limit_s."""
+async def with_time_limit(service: Service, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
+    """The same pieces; ApiError 504 where the last is not there within timeout_s, 503 where the server ends before."""
+    limit_s = service.settings.timeout_s
     ends = asyncio.get_running_loop().time() + limit_s
     async with aclosing(pieces):
         while True:
+            clock = asyncio.timeout_at(0 if service.is_cut_off else ends)
+            service.clocks.add(clock)
             try:
-                async with asyncio.timeout_at(ends):
+                async with clock:
                     piece = await anext(pieces)
             except StopAsyncIteration:
                 return
             except TimeoutError:
+                if service.is_cut_off:
+                    service.num_cut_off += 1
+                    raise ApiError(503, "the server is ending; ask again later", code="server_ending") from None
                 raise ApiError(504, f"no whole answer within {limit_s:g} s", code="timeout") from None
+            finally:
+                service.clocks.discard(clock)
             yield piece
 
 

@@ -7,6 +7,7 @@ with one_line_per_kind():      # uvicorn's, asyncio's and sft.serve's warnings g
 import logging
 import time
 import traceback
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,7 +54,12 @@ class OneLinePerKind(logging.Handler):
         with suppress(OSError):  # nobody reads the log any more, which is no reason to stop answering
             say(line)
             # Our own messages and the operating system's refusals explain themselves; a fault of the code does not.
-            if kind is None and error is not None and record.name != "sft.serve" and not isinstance(error, OSError):
+            if (
+                kind is None
+                and error is not None
+                and record.name != "sft.serve"
+                and not isinstance(error, (OSError, CancelledError))
+            ):
                 say("".join(traceback.format_exception(error)).rstrip())
 
 

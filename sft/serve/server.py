@@ -1,11 +1,13 @@
-"""The server's life: load, listen, serve, and on SIGTERM finish the running answers before it ends.
+"""The server's life: load, listen, serve, and on SIGTERM finish the running answers, or tell them, before it ends.
 
 serve(settings, run)      # returns when the server has ended
 """
 
+import asyncio
 import os
 import signal
 import socket
+from types import FrameType
 
 import uvicorn
 
@@ -22,6 +24,33 @@ from sft.serve.engine import Engine
 from sft.serve.guard import read_api_key
 from sft.serve.log import one_line_per_kind
 from sft.serve.served import list_served
+
+GRACE_S = 5  # after answers were told that the server ends, seconds for clients to read that
+
+
+class Server(uvicorn.Server):
+    """Answers have shutdown_timeout_s after the first signal, and none after Ctrl-C that is pressed again."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish, or tell, what is running."""
+        loop = asyncio.get_running_loop()
+        clock = loop.call_later(self.service.settings.shutdown_timeout_s, self.service.cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            clock.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn leaves at once at the second Ctrl-C, with answers and the model's thread in mid-air."""
+        if self.should_exit:
+            if sig == signal.SIGINT:
+                self.service.cut_off()
+            return
+        super().handle_exit(sig, frame)
 
 
 def serve(settings: ServeSettings, run: Run | None) -> None:
@@ -57,15 +86,17 @@ def serve_model(
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     say(f"a page to try it: {address}/")
     say(f"listening on {address}/v1")
-    # uvicorn raises the signal again when it is done; SIGTERM is a wish, not a failure: exit code 0.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    # uvicorn raises the signal again when it is done; SIGTERM is a wish, not a failure: exit code 0, and the same
+    # where it is sent twice, so it stays ignored until the process has ended.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with one_line_per_kind():
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config, service).run(sockets=[listener])
     finally:
-        signal.signal(signal.SIGTERM, before)
         listener.close()
-        say("ended; answers that were running have been finished")
+        cut = service.num_cut_off
+        fate = f"{cut:,} answers were cut off, and told so" if cut else "answers that were running have been finished"
+        say(f"ended; {fate}")
 
 
 def configure(service: Service) -> uvicorn.Config:
@@ -82,7 +113,7 @@ def configure(service: Service) -> uvicorn.Config:
         backlog=BACKLOG,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
+        timeout_graceful_shutdown=round(settings.shutdown_timeout_s) + GRACE_S,
         server_header=False,
     )
 

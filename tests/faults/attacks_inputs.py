@@ -9,12 +9,13 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from tests.data.bad_inputs import MAIN, SHEET, sheet, with_part
+from tests.data.bad_inputs import MAIN, SHEET, sheet, table, with_part
 from tests.faults.attacks import Attack
 from tests.faults.commands_apart import Limits
 
 KIND = "inputs"
 GOOD = {"instruction": "Q", "output": "A"}
+TABLE = table(instruction=["Q"] * 12, output=["A"] * 12)
 MANY = 100_000
 
 
@@ -606,6 +607,27 @@ ATTACKS = [
         lambda folder: (folder / "rows.jsonl").symlink_to("rows.jsonl"),
         INSPECT + "rows.jsonl",
         r"rows\.jsonl",
+    ),
+    Attack(
+        KIND,
+        "an xlsx whose parts have no headers",
+        made("rows.xlsx", lambda: SHEET.replace(b"PK\3\4", b"PK\3\5")),
+        INSPECT + "rows.xlsx",
+        r"rows\.xlsx: not a sound Excel file",
+    ),
+    Attack(
+        KIND,
+        "a column of Parquet whose name is no text",
+        made("rows.parquet", lambda: TABLE.replace(b"instruction", b"instr\xffction")),
+        INSPECT + "rows.parquet",
+        r"rows\.parquet: not a sound Parquet file",
+    ),
+    Attack(
+        KIND,
+        "a page of Parquet that is none",
+        made("rows.parquet", lambda: TABLE[:4] + b"\xff" * 9 + TABLE[13:]),
+        INSPECT + "rows.parquet",
+        r"rows\.parquet: not a sound Parquet file",
     ),
     Attack(KIND, "a name of 300 characters", lambda folder: None, INSPECT + "a" * 300 + ".jsonl", "aaa"),
     Attack(KIND, "a name with a NUL", lambda folder: None, INSPECT + "'a\0b.jsonl'", ""),

@@ -159,6 +159,7 @@ FLAGS = {
     "a condition of 20,000 brackets": "evaluate.py --run {run} --fail_if '" + "(" * 20_000 + "'",
     "a condition that computes for ever": "evaluate.py --run {run} --fail_if '9**9**9**9 > 1'",
     "a condition of 5,000 digits": "evaluate.py --run {run} --fail_if 'eval_loss > " + "9" * 5000 + "'",
+    "a condition whose numbers run into words": "evaluate.py --run {run} --fail_if '1if 2else 3'",
     "a condition with a NUL": "evaluate.py --run {run} --fail_if 'eval_loss >\0 1'",
     "labels that are twice the same": "train.py --data rows.jsonl --labels a,a --model {model}",
     "labels of nothing": "train.py --data rows.jsonl --labels , --model {model}",

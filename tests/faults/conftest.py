@@ -4,10 +4,12 @@ pytest tests/faults --table docs/reliability.md      # writes the table when all
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests.faults.attacks_disks import SOURCES
 from tests.faults.commands_apart import Runner
 
 BEFORE = Path(__file__).with_name("failed_before.json")  # kind -> attacks that failed on the commits that it names
+FUZZED = Path(__file__).with_name("fuzzed.json")  # what was fuzzed for minutes -> inputs, minutes and the last day
 SUMMARY = """# Reliability: what was tried against the commands
 
 Written by `make test-faults`, which runs all of it again (tests/faults; a slice runs in `make test`). Each attack is
@@ -44,9 +47,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count by kind; a test of many attacks says how many (record_property)."""
     said = dict(report.user_properties)
+    if "fuzzed" in said and report.when == "teardown" and "FAULTS_SECONDS" in os.environ:
+        _add_fuzzed(*json.loads(str(said["fuzzed"])))
     if "kind" in said and (report.when == "call" or report.failed):
         counts[str(said["kind"])]["tried"] += int(said.get("tried", 1))
         counts[str(said["kind"])]["held"] += 0 if report.failed else int(said.get("tried", 1))
+
+
+def _add_fuzzed(what: str, inputs: int, seconds: float) -> None:
+    """Add a long run to those before it; one that ended in a finding counts, too."""
+    known = json.loads(FUZZED.read_text(encoding="utf-8")) if FUZZED.exists() else {}
+    before = known.get(what, {"inputs": 0, "minutes": 0})
+    known[what] = {
+        "inputs": before["inputs"] + inputs,
+        "minutes": round(before["minutes"] + seconds / 60, 2),
+        "until": f"{date.today()}",
+    }
+    FUZZED.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

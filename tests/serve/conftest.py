@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import openai
 import pytest
-import uvicorn
 
 from sft.config.serve import ServeSettings
 from sft.conversation import limits_of
@@ -18,7 +17,7 @@ from sft.serve.app import Service
 from sft.serve.engine import Engine
 from sft.serve.log import one_line_per_kind
 from sft.serve.served import list_served
-from sft.serve.server import configure, listen
+from sft.serve.server import Server, configure, listen
 
 KEY = "sk-tests"
 
@@ -43,7 +42,7 @@ def run_server(loaded, run, key: str | None = KEY, *, with_base: bool = False, *
     prompt, served = run.system_prompt if run else None, list_served("tiny", run, with_base=with_base)
     service = Service(engine, chosen, served, prompt, key, limits_of(run, loaded.max_context))
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(configure(service))
+    server = Server(configure(service), service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     with one_line_per_kind():
         thread.start()

@@ -1,10 +1,12 @@
 """OpenAI's own client talks to a real server; what it cannot be made to send goes through httpx."""
 
+import asyncio
 import json
 import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import openai
@@ -15,6 +17,9 @@ from prompts import conversation_of
 from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
 from sft.runs.run import open_run
+from sft.serve.app import with_time_limit
+from sft.serve.protocol import ApiError
+from sft.serve.replies import Piece
 from tests.serve.conftest import KEY, run_server, wait_until
 
 HI = [{"role": "user", "content": "hi"}]
@@ -370,21 +375,60 @@ def test_a_client_that_goes_away_frees_its_place(server, slow_steps):
     wait_until(lambda: server.service.engine.num_running == 0)
 
 
-def test_too_many_at_once_are_told_to_come_back_and_slow_answers_are_cut_off(loaded, tiny_run, slow_steps):
-    with run_server(loaded, open_run(tiny_run), max_batch=1, max_waiting=0, timeout_s=0.5) as server:
-        slow_steps(server)
+@pytest.fixture
+def gate(monkeypatch):
+    """gate(server): an event without which no further token is written."""
+    opened = threading.Event()
+
+    def hold(server):
+        step = server.service.engine._batch.step
+        monkeypatch.setattr(server.service.engine._batch, "step", lambda: (opened.wait(60), step()))
+        return opened
+
+    yield hold
+    opened.set()
+
+
+def test_too_many_at_once_are_told_to_come_back(loaded, tiny_run, gate):
+    with run_server(loaded, open_run(tiny_run), max_batch=1, max_waiting=0) as server:
+        opened = gate(server)
         create = server.client().chat.completions.create
-        stream = iter(create(**SLOW, stream=True))
-        next(stream)
-        with pytest.raises(openai.RateLimitError) as found:
-            create(**SLOW)
-        assert (found.value.code, found.value.response.headers["retry-after"]) == ("queue_full", "1")
-        with pytest.raises(openai.APIError, match=r"no whole answer within 0\.5 s"):
-            list(stream)
-        wait_until(lambda: server.service.engine.num_running == 0)
-        with pytest.raises(openai.InternalServerError) as late:
-            create(**SLOW)
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(create, model="tiny", messages=HI)
+            wait_until(lambda: server.service.engine.num_running == 1)
+            with pytest.raises(openai.RateLimitError) as found:
+                create(**SLOW)
+            assert (found.value.code, found.value.response.headers["retry-after"]) == ("queue_full", "1")
+            opened.set()
+            assert first.result().usage.completion_tokens > 0
+
+
+def test_an_answer_that_takes_too_long_is_cut_off_and_its_place_is_free_again(loaded, tiny_run, gate):
+    with run_server(loaded, open_run(tiny_run), max_batch=1, timeout_s=0.5) as server:
+        opened = gate(server)
+        with pytest.raises(openai.InternalServerError, match=r"no whole answer within 0\.5 s") as late:
+            server.client().chat.completions.create(**SLOW)
         assert (late.value.status_code, late.value.code) == (504, "timeout")
+        opened.set()
+        wait_until(lambda: server.service.engine.num_running == 0)
+
+
+def test_a_stream_that_takes_too_long_ends_with_what_came_in_time_and_an_error(server):
+    async def one_and_no_more():
+        yield Piece("content", "in time")
+        await asyncio.Event().wait()
+
+    async def read():
+        async for piece in with_time_limit(hurried, one_and_no_more()):
+            found.append(piece.text)
+
+    found, hurried = (
+        [],
+        replace(server.service, settings=server.service.settings.model_copy(update={"timeout_s": 0.01})),
+    )
+    with pytest.raises(ApiError, match=r"no whole answer within 0\.01 s"):
+        asyncio.run(read())
+    assert (found, hurried.clocks) == (["in time"], set())
 
 
 def test_metrics_count_requests_and_tokens(server):

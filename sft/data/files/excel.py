@@ -96,9 +96,9 @@ def _make_record(row: SheetRow, header: dict[int, str]) -> GoodRecord | BadRecor
 
 
 def _read_sheet(path: Path) -> Iterator[SheetRow]:
-    _refuse_no_workbook(path)
     last = 0
     try:
+        _refuse_no_workbook(path)
         with path.open("rb") as file:
             reader = _Reader(file)
             with warnings.catch_warnings():

@@ -8,7 +8,7 @@ import orjson
 
 from sft.data.rows.canonical import Json
 from sft.data.rows.fields import GoodRecord, NotAValue
-from sft.errors import DataError
+from sft.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Scalar, Schema
@@ -18,7 +18,6 @@ BATCH_ROWS = 1024
 
 def read_parquet(path: Path) -> Iterator[GoodRecord]:
     """Rows of a Parquet file, a batch at a time; `line` is the row's number."""
-    import pyarrow
     from pyarrow import parquet
 
     try:
@@ -27,9 +26,10 @@ def read_parquet(path: Path) -> Iterator[GoodRecord]:
         rows = (row for batch in file.iter_batches(batch_size=BATCH_ROWS) for row in _list_rows(batch))
         for number, row in enumerate(rows, start=1):
             yield GoodRecord(number, as_meant(row))
-    except pyarrow.ArrowException as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a sound Parquet file ({first}); copy or write it again") from None
+    except Exception as error:  # a damaged file can fail anywhere in Arrow and Python's half of it, with any exception
+        if isinstance(error, DataError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise DataError(f"{path}: not a sound Parquet file ({one_line(error, 200)}); copy or write it again") from None
 
 
 def _list_rows(batch: "RecordBatch") -> list[dict[str, Json]]:
@@ -128,14 +128,13 @@ def _decoder_of_feature(feature: Any) -> Decoder | None:
 
 def declared_classes(path: Path) -> dict[str, list[str]]:
     """The names that a Parquet file declares for its columns of class numbers; {} of any other file."""
-    import pyarrow
     from pyarrow import parquet
 
     if path.suffix.lower() != ".parquet":
         return {}
     try:
         return class_names(parquet.read_schema(path).metadata)
-    except (pyarrow.ArrowException, OSError):
+    except Exception:
         return {}  # reading it says what is wrong
 
 

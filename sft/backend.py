@@ -88,7 +88,9 @@ def _why_not_trained_by_unsloth(settings: "TrainSettings") -> str | None:
         return f"method {settings.method} is trained by transformers"
     if settings.is_classifier:
         return "a classification head is trained by transformers"
-    wanted = [name for name in ("use_dora", "modules_to_save", "init_adapter") if getattr(settings, name)]
+    wanted = [
+        name for name in ("use_dora", "modules_to_save", "init_adapter", "rope_scaling") if getattr(settings, name)
+    ]
     return f"{' and '.join(wanted)} is for transformers" if wanted else None
 
 

@@ -1,5 +1,6 @@
 """Settings of train.py. The defaults are the reference recipe for Qwen2.5-7B-Instruct (recipes/ has it spelled out)."""
 
+import re
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from sft.config.layers import ResultSettings, read_boolean
 from sft.errors import ConfigError
 
 EVERY_TARGET = ("auto", "all-linear")  # two words for the same: `all-linear` is PEFT's
+SCALING = re.compile(r"(yarn|linear)(:[1-9]\d*(\.\d+)?(:[1-9]\d*)?)?")
 VOCABULARY = ("lm_head", "embed_tokens")
 
 
@@ -109,6 +111,11 @@ class TrainSettings(ResultSettings):
         description="auto: transformers with this project's kernels; unsloth on GPUs older than Ampere (T4, V100)",
     )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="compute type; auto: by the hardware")
+    rope_scaling: str | None = Field(
+        None,
+        description="read more tokens than the model was built for: yarn:4 (or linear:4) for four times as many, "
+        "yarn:4:32768 with the tokens of its pretraining, yarn for what max_seq_length takes",
+    )
     trust_remote_code: bool = Field(False, description="run model code that comes with the weights")
     head: Literal["lm", "classification"] = Field(
         "lm",
@@ -260,6 +267,20 @@ class TrainSettings(ResultSettings):
                 raise ConfigError("warmup_ratio and warmup_steps are both given; keep one of them")
             values["warmup_steps"] = values.pop("warmup_ratio")
         return values
+
+    @field_validator("rope_scaling", mode="before")
+    @classmethod
+    def _write_scaling(cls, value: object) -> object:
+        """As transformers and LLaMA-Factory have it, too: {rope_type: yarn, factor: 4} is yarn:4."""
+        if isinstance(value, dict):
+            original = value.get("original_max_position_embeddings")
+            kind = value.get("rope_type", value.get("type"))
+            value = ":".join(str(part) for part in (kind, value.get("factor"), original) if part is not None)
+        if str(value).partition(":")[0] in ("dynamic", "longrope", "llama3"):
+            raise ValueError(f"{value!r}: of these, yarn and linear are computed here")
+        if value is not None and not SCALING.fullmatch(str(value)):
+            raise ValueError(f"{value!r} is none; write yarn, yarn:4, yarn:4:32768 or linear:2")
+        return value
 
     @field_validator("label_map", "columns", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ build_card(run, "merged", title="ada/reviews")
 import json
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -24,6 +24,7 @@ LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "llama.cpp"}
 SHOWN_SETTINGS = (
     "method", "lora_r", "lora_alpha", "lora_dropout", "lora_layers", "target_modules", "learning_rate",
     "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs", "max_steps", "max_seq_length",
+    "rope_scaling",
     "per_device_train_batch_size", "gradient_accumulation_steps", "neftune_noise_alpha", "supervise", "think", "head",
     "pooling", "head_dropout", "seed",
 )  # fmt: skip
@@ -99,10 +100,13 @@ def _usage(run: Run, what: What, title: str, files: tuple[str, ...]) -> str:
         return _code("\n".join(f"llama-cli -m {name} -cnv" for name in files), "bash")
     if what == "adapter":
         base = base_id(run) or Path(run.base["name"]).name
+        scaling = _scaling(run, base)
         return _code(
-            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'tokenizer = AutoTokenizer.from_pretrained("{title}")\n'
-            f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{title}")',
+            "from peft import PeftModel\n"
+            f"from transformers import {scaling.names}AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{title}")\n{scaling.lines}'
+            f'base = AutoModelForCausalLM.from_pretrained("{base}"{scaling.arguments})\n'
+            f'model = PeftModel.from_pretrained(base, "{title}")',
             "python",
         )
     return _code(
@@ -110,6 +114,27 @@ def _usage(run: Run, what: What, title: str, files: tuple[str, ...]) -> str:
         f'chat = pipeline("text-generation", "{title}")\n'
         'print(chat([{"role": "user", "content": "..."}])[0]["generated_text"][-1]["content"])',
         "python",
+    )
+
+
+class _Scaling(NamedTuple):
+    """What code needs that loads a base whose positions are scaled; nothing where they are not."""
+
+    names: str = ""  # imported from transformers
+    lines: str = ""
+    arguments: str = ""  # of from_pretrained
+
+
+def _scaling(run: Run, base: str) -> _Scaling:
+    if not (scaling := run.base.get("rope_scaling")):
+        return _Scaling()
+    kind, factor, original = scaling.split(":")
+    rope = f'"rope_type": "{kind}", "factor": {float(factor)}'
+    rope += f', "original_max_position_embeddings": {original}' if kind == "yarn" else ""
+    return _Scaling(
+        "AutoConfig, ",
+        f'rope = {{**AutoConfig.from_pretrained("{base}").rope_parameters, {rope}}}\n',
+        f", rope_parameters=rope, max_position_embeddings={int(float(factor) * int(original))}",
     )
 
 
@@ -121,12 +146,13 @@ def _classifier_usage(run: Run, what: What, title: str) -> str:
     imports, load = "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n", f'"{title}"'
     tune = ""
     if what == "adapter" and run.head is not None:
-        imports = f"from peft import PeftModel\n{imports}"
         base = base_id(run) or Path(run.base["name"]).name
+        scaling = _scaling(run, base)
+        imports = f"from peft import PeftModel\n{imports.replace('import ', f'import {scaling.names}', 1)}"
         names = {int(number): label for number, label in run.head["id2label"].items()}
-        load = f'"{base}", id2label=id2label, label2id={{label: i for i, label in id2label.items()}}'
+        load = f'"{base}", id2label=id2label, label2id={{label: i for i, label in id2label.items()}}{scaling.arguments}'
         tune = f'model = PeftModel.from_pretrained(model, "{title}")\n'
-        imports += f"\nid2label = {names}"
+        imports += f"\nid2label = {names}\n{scaling.lines}"
     return _code(
         f"{imports}\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{title}")\n'

@@ -110,6 +110,8 @@ class VllmWriter:
         import vllm
 
         self.loaded, self.adapter = loaded, adapter
+        if loaded.source.rope_scaling:
+            raise ModelError("--generator vllm: it would not scale positions as this run does; leave the flag out")
         free, total = torch.cuda.mem_get_info()
         four_bit = getattr(loaded.causal_lm, "is_loaded_in_4bit", False)
         try:

@@ -10,6 +10,7 @@ assumed and said: the chat template as it is, no task, no data. What cannot be a
 import ast
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def adopt(weights: ModelSource, base: str | None, system_prompt: str | None = No
     settings: dict[str, object] = _settings_of(config, source) if is_adapter else {"method": "full"}
     saved = _read_fingerprint(folder)
     parts = saved.parts if saved else {}
+    source = replace(source, rope_scaling=parts.get("base rope_scaling"))
     recorded = parts.get("system prompt", NO_SYSTEM_PROMPT)
     own = None if recorded == NO_SYSTEM_PROMPT else str(ast.literal_eval(recorded))
     if saved and system_prompt not in (None, own):
@@ -144,7 +146,12 @@ def list_inherited(settings: TrainSettings) -> dict[str, object]:
     assert run is not None
     trained = run.train_settings()
     own = {name: value for name, value in trained.model_dump().items() if name in (*SHAPE, *KIND)}
-    own |= {"model": run.base["name"], "revision": run.base.get("revision"), "system_prompt": run.system_prompt}
+    own |= {
+        "model": run.base["name"],
+        "revision": run.base.get("revision"),
+        "rope_scaling": run.base.get("rope_scaling"),
+        "system_prompt": run.system_prompt,
+    }
     return own
 
 

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, describe_trainable, names_for_unsloth
 from sft.models.misfits import find_misfits, refuse_misfits, refuse_packed_unknown
 from sft.models.precision import Precision, decide_precision, precision_for_answers, precision_for_training
+from sft.models.rope import choose_rope_scaling, describe_rope
 from sft.models.source import (
     ADAPTER_CONFIG,
     FOUR_BIT,
@@ -111,6 +113,11 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
     kind = f", head: {head.describe()}" if head else ""
     say(f"model {source.name}, {settings.method}, {precision}, backend {backend}{kind}")
     four_bit, trusted = settings.method == "qlora", settings.trust_remote_code
+    if settings.rope_scaling:
+        config = read_config(source, trust_remote_code=trusted)
+        chosen = choose_rope_scaling(config, settings.rope_scaling, settings.max_seq_length)
+        source = replace(source, rope_scaling=chosen)
+        say(f"positions are scaled: --rope_scaling {chosen}")
     tokenizer = load_tokenizer(source.folder, trust_remote_code=trusted)
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     if backend == UNSLOTH:
@@ -247,7 +254,7 @@ def load_weights(
     own_head = read_head(source.folder)
     if head is None and own_head:
         raise ModelError(f"{source.name}: holds a classification head and no language model; name its base, or the run")
-    read_config(source, trust_remote_code=trust_remote_code)
+    config = read_config(source, trust_remote_code=trust_remote_code)
     refuse_packed_unknown(source)
     quantisation = None
     if four_bit and stored_quantisation(source.folder) is None:
@@ -270,6 +277,7 @@ def load_weights(
             trust_remote_code=trust_remote_code,
             **({"quantization_config": quantisation} if quantisation else {}),  # None would hide how it is stored
             output_loading_info=True,
+            **describe_rope(config, source.rope_scaling),
             ignore_mismatched_sizes=True,  # refused here, with all others
             **({"id2label": head.id2label, "label2id": head.label2id} if head else {}),
         )

@@ -20,7 +20,7 @@ import re
 import shutil
 import struct
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,10 +57,12 @@ class ModelSource:
     name: str
     folder: Path
     revision: str | None = None
+    rope_scaling: str | None = None  # how its positions are scaled, beyond its config: "yarn:4:32768"
 
     def identity(self) -> dict[str, str]:
         """What the fingerprint compares: {"weights": "sha256 3f9a..."}, the same wherever the files lie."""
-        return {"weights": describe_weights(self.folder)}
+        scaled = {"rope_scaling": self.rope_scaling} if self.rope_scaling else {}
+        return {"weights": describe_weights(self.folder), **scaled}
 
 
 def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool = False) -> ModelSource:
@@ -110,10 +112,12 @@ def find_weights(name: str) -> ModelSource:
 def find_base(run: Run) -> ModelSource:
     """The files of a run's base: where training found them, or where --base says that they are now."""
     if run.base_now is not None:
-        return find_source(run.base_now)
-    if run.is_adopted and run.base["name"] == str(run.weights):
-        return ModelSource(run.base["name"], Path(run.base["name"]))
-    return find_source(run.base["name"], run.base.get("revision"))
+        source = find_source(run.base_now)
+    elif run.is_adopted and run.base["name"] == str(run.weights):
+        source = ModelSource(run.base["name"], Path(run.base["name"]))
+    else:
+        source = find_source(run.base["name"], run.base.get("revision"))
+    return replace(source, rope_scaling=run.base.get("rope_scaling"))
 
 
 def stored_quantisation(folder: Path) -> str | None:

@@ -56,6 +56,11 @@ def build_command(run: Run, settings: ServeSettings) -> list[str]:
             f"{run.path.name}: vLLM takes no adapter with DoRA, modules_to_save or a rank above {RANKS[-1]}; run "
             f"`python export.py --run {run.path} --merge` first, then the merged weights are served"
         )
+    if run.base.get("rope_scaling"):
+        raise ConfigError(
+            f"{run.path.name}: its positions are scaled ({run.base['rope_scaling']}), which the base's own config does "
+            f"not say; run `python export.py --run {run.path} --merge` first, then the merged weights are served"
+        )
     from sft.export.template import build_template  # heavy: after it is known that vllm is there
     from sft.models.identity import check_fingerprint, tokenizer_folder
     from sft.models.loading import load_tokenizer

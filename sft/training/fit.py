@@ -157,6 +157,12 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
             )
         encoded.append(part)
     train, validation = encoded
+    longest = max(len(row.input_ids) for row in (*train.encoded, *validation.encoded))
+    if longest > loaded.max_context:
+        say(
+            f"WARNING the longest row has {longest:,} tokens, and {loaded.source.name} was built for "
+            f"{loaded.max_context:,}: --rope_scaling yarn lets it read them, --max_seq_length {loaded.max_context} cuts"
+        )
     packs = pack_documents(train, settings)
     rows_per_step = settings.rows_per_step * world_size()
     num_epochs = settings.num_train_epochs or choose_epochs(len(packs), rows_per_step)

@@ -133,7 +133,7 @@ def test_dropout_of_one_piece_is_that_of_layers_computed_whole():
 
 
 def test_dropout_in_pieces_is_drawn_again_as_it_was():
-    """By finite differences, in fp64 but for the norms: a loss whose masks stay the same has these gradients and no others."""
+    """By finite differences, in fp64 but for the norms: a loss whose masks stay the same has these gradients alone."""
     model = adapt(build(dtype=torch.float64), dropout=0.2).double()
     _, gradients = run_in_pieces(model, 7, draws=True)
     torch.manual_seed(1)

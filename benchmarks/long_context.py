@@ -1,7 +1,8 @@
 """Long rows under a card's limit: tokens/s, peak memory and loss of one row a step, QLoRA on random weights.
 
 A case is `who:gb:tokens` or `who:gb:tokens:layers`. who: ours (train.py's own plan), short (plain gradient
-checkpointing), long (layers in pieces, their inputs in main memory), or unsloth (use_gradient_checkpointing="unsloth").
+checkpointing), long (layers in pieces, their inputs in main memory), twice (the same, attention computed again in the
+backward pass whatever main memory has room for), or unsloth (use_gradient_checkpointing="unsloth").
 gb: the limit that a card of that size is stood in for by. layers: only so many layers are computed and the weights of
 the others stay in memory as ballast, because a step of 350,000 tokens through all of them takes minutes; tokens/s are
 then of those layers alone, and main memory holds the inputs of those alone.
@@ -99,12 +100,14 @@ def measure(case, loaded, settings, backend, steps):  # type: ignore[no-untyped-
     from sft.backend import UNSLOTH
     from sft.batches.layout import GIBIBYTE
     from sft.models.methods import decoder_layers
+    from sft.training import long_rows
     from sft.training.arguments import build_arguments
     from sft.training.memory import limit_memory
     from sft.training.order import StepOrder
     from sft.training.rehearsal import rehearsing
     from sft.training.trainer import RowTrainer
 
+    kernels = long_rows.KERNELS
     who, gigabytes, num_tokens, *some = case.split(":")
     num_tokens = int(num_tokens)
     rng, num_context = random.Random(0), int(num_tokens * PROMPT_SHARE)
@@ -143,7 +146,8 @@ def measure(case, loaded, settings, backend, steps):  # type: ignore[no-untyped-
             order = StepOrder([num_tokens] * steps, 1, seed=args.data_seed)
             trainer = build_on(loaded.model, loaded.tokenizer, [rows[i] for step in order for i in step], args)
         else:
-            how = {"short": (True, False), "long": (None, True)}.get(who, (None, None))
+            how = {"short": (True, False), "long": (None, True), "twice": (None, True)}.get(who, (None, None))
+            long_rows.KERNELS = () if who == "twice" else kernels
             trainer = RowTrainer(
                 loaded, rows, rows[:1], args, recomputes=how[0], offloads=how[1],
                 before_first_step=rehearsing(lambda plan: plans.append(plan.report())),
@@ -154,6 +158,7 @@ def measure(case, loaded, settings, backend, steps):  # type: ignore[no-untyped-
         peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     finally:
         layers.extend(ballast)
+        long_rows.KERNELS = kernels
         if isinstance(trainer, RowTrainer):
             trainer.long_rows.remove()
     step_s = [round(end - start, 2) for start, end in zip(ended[::2], ended[1::2], strict=True)]

@@ -22,69 +22,72 @@ CGROUPS = (
 
 
 class _Waiting(NamedTuple):
-    """A layer input in the store."""
+    """A tensor in the store."""
 
     place: int
     shape: torch.Size
-    tensor: torch.Tensor  # on the host; on a CPU the input itself
+    tensor: torch.Tensor  # on the host; on a CPU the tensor itself
 
 
 class HostStore:
-    """Layer inputs, taken back in the opposite order."""
+    """Tensors by places, taken back in the opposite order."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.buffers: dict[int, torch.Tensor] = {}
-        self.most_tokens = 0
+        self.most_tokens = 0  # buffers are made for so many
+        self.num_ahead = 1  # tensors that are on their way back at once
         self._waiting: list[_Waiting] = []
         self._leaving: tuple[int, torch.Tensor, torch.cuda.Event] | None = None  # held until it has been copied
-        self._coming: tuple[int, torch.Tensor, torch.cuda.Event] | None = None
+        self._coming: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
 
-    def put(self, place: int, x: torch.Tensor) -> None:
-        """Put the input of the layer at `place` away; layers come in order, the lowest one begins anew."""
+    def put(self, place: int, x: torch.Tensor, num_tokens: int = 1) -> None:
+        """Put a tensor of so many tokens away; places come in order, a lower one begins anew."""
         while self._waiting and self._waiting[-1].place >= place:
             self._waiting.pop()  # of a pass that was given up, out of memory or at its end
-        self._coming = None
+        self._coming.clear()
         if self.stream is None:
             self._waiting.append(_Waiting(place, x.shape, x))
             return
-        host = self._buffer(place, x)
+        host = self._buffer(place, x, num_tokens)
         copied = self._copy(host, x)
         self._let_go()
         self._waiting.append(_Waiting(place, x.shape, host))
         self._leaving = place, x, copied
 
     def take(self, place: int) -> torch.Tensor:
-        """The input of the layer at `place`, on the device; from now on the one below it is on its way, too."""
+        """What was put at `place`, on the device; from now on the ones below it are on their way, too."""
         if not self._waiting or self._waiting[-1].place != place:
-            raise RuntimeError(f"the input of layer {place} is not there: its pass was followed by another one")
+            raise RuntimeError(f"nothing is at place {place}: its forward pass was followed by another one")
         waiting = self._waiting.pop()
         if self.stream is None:
             return waiting.tensor
         if self._leaving is not None and self._leaving[0] == place:
             x = self._leaving[1]
         else:
-            if self._coming is None or self._coming[0] != place:
-                self._coming = self._fetch(waiting)
-            _, x, copied = self._coming
+            self._fetch(waiting)
+            x, copied = self._coming.pop(place)
             torch.cuda.current_stream().wait_event(copied)
         self._let_go()
-        self._coming = self._fetch(self._waiting[-1]) if self._waiting else None
+        for below in reversed(self._waiting[-self.num_ahead :]):
+            self._fetch(below)
         return x
 
     def free(self) -> None:
         """Give the host its memory back."""
-        self._waiting, self._leaving, self._coming = [], None, None
+        self._waiting, self._leaving = [], None
+        self._coming.clear()
         if self.stream is not None:
             self.stream.synchronize()
         for buffer in self.buffers.values():
             _lock_pages(buffer, lock=False)
         self.buffers.clear()
 
-    def _fetch(self, waiting: _Waiting) -> tuple[int, torch.Tensor, torch.cuda.Event]:
-        assert self.stream is not None
-        x = torch.empty(waiting.shape, dtype=waiting.tensor.dtype, device=self.stream.device)
-        return waiting.place, x, self._copy(x, waiting.tensor.view(waiting.shape))
+    def _fetch(self, waiting: _Waiting) -> None:
+        if waiting.place not in self._coming:
+            assert self.stream is not None
+            x = torch.empty(waiting.shape, dtype=waiting.tensor.dtype, device=self.stream.device)
+            self._coming[waiting.place] = x, self._copy(x, waiting.tensor.view(waiting.shape))
 
     def _copy(self, to: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
         """Copy on the stream of its own, after what has been asked of the device so far."""
@@ -100,9 +103,9 @@ class HostStore:
             torch.cuda.current_stream().wait_event(self._leaving[2])
         self._leaving = None
 
-    def _buffer(self, place: int, x: torch.Tensor) -> torch.Tensor:
-        """Page-locked memory for a layer's input, flat; longer rows than before get new memory."""
-        held, size = self.buffers.get(place), max(x.numel(), self.most_tokens * x.shape[-1])
+    def _buffer(self, place: int, x: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """Page-locked memory for a tensor, flat; longer rows than before get new memory."""
+        held, size = self.buffers.get(place), x.numel() * max(num_tokens, self.most_tokens) // num_tokens
         if held is None or held.numel() < x.numel() or held.dtype is not x.dtype:
             if held is not None:
                 torch.cuda.synchronize()

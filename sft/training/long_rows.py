@@ -22,11 +22,12 @@ projections before it are left out. `why_not` tells of families whose layers are
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, PreTrainedModel
 
 from sft.backend import UNSLOTH
@@ -43,6 +44,7 @@ from sft.training.memory import OutOfMemoryError
 PIECE = 4096  # tokens; more are hardly faster, and the MLP of 7B takes 0.9 GB of activations for so many
 NAME = "in_pieces"  # of the attention function that stands where pieces are cut
 SHARE_OF_HOST = 0.9  # of the free main memory that layer inputs may take
+KERNELS = ("_varlen_attn", "_scaled_dot_product_flash_attention_for_cpu")  # whose outputs are the first one's
 READS = ("q_proj", "k_proj", "v_proj")  # names of layers whose outputs are known in the second run
 
 
@@ -53,6 +55,7 @@ class LongRows:
         """draws: layers draw random numbers in training (dropout), the same ones whenever a piece is computed."""
         self.model, self.piece, self.draws = model, piece or PIECE, draws
         self.store = HostStore(model.device)
+        self.keeps_attention = False  # outputs of attention wait on the host, too, where that has room for both
         self._replaced: list[tuple[torch.nn.Module, Callable[..., torch.Tensor] | None]] = []
 
     def install(self, most_tokens: int = 0) -> None:
@@ -60,7 +63,8 @@ class LongRows:
 
         What is installed already only learns of the tokens.
         """
-        self.store.most_tokens = most_tokens
+        self.keeps_attention = self.host_bytes(most_tokens, keeps=True) <= SHARE_OF_HOST * free_host_bytes()
+        self.store.most_tokens, self.store.num_ahead = most_tokens, 1 + self.keeps_attention
         if self._replaced:
             return
         for place, layer in enumerate(decoder_layers(self.model)):
@@ -101,21 +105,18 @@ class LongRows:
             self.piece = usual
             self.remove()
 
-    def host_bytes(self, num_tokens: int) -> int:
-        """Main memory that the layer inputs of so many tokens take, in all processes of this machine."""
-        config = self.model.config.get_text_config(decoder=True)
+    def host_bytes(self, num_tokens: int, *, keeps: bool | None = None) -> int:
+        """Main memory that so many tokens take in all processes of this machine; keeps: with outputs of attention."""
+        config, layers = self.model.config.get_text_config(decoder=True), decoder_layers(self.model)
+        width, num_heads = int(config.hidden_size), int(config.num_attention_heads)
+        if self.keeps_attention if keeps is None else keeps:
+            width += num_heads * int(getattr(config, "head_dim", None) or width // num_heads)
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return (
-            processes
-            * len(decoder_layers(self.model))
-            * num_tokens
-            * int(config.hidden_size)
-            * self.model.dtype.itemsize
-        )
+        return processes * len(layers) * num_tokens * width * self.model.dtype.itemsize
 
     def check_host(self, num_tokens: int) -> None:
         """Raises OutOfMemoryError where main memory has no room for the layer inputs of so many tokens."""
-        needed, free = self.host_bytes(num_tokens), SHARE_OF_HOST * free_host_bytes()
+        needed, free = self.host_bytes(num_tokens, keeps=False), SHARE_OF_HOST * free_host_bytes()
         if needed > free:
             raise OutOfMemoryError(
                 f"the layer inputs of a row of {num_tokens:,} tokens take {needed / GIBIBYTE:.1f} GB of main memory, "
@@ -155,18 +156,21 @@ class _Layer(torch.autograd.Function):
         ctx.autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
         ctx.random = _random_states(x.device) if run.draws else None
         ctx.run, ctx.weights = run, weights  # which belong to the model, so no reference here keeps them alive
-        output = run.forward(x)
-        run.rows.store.put(run.place, x)
+        run.rows.store.put(2 * run.place, x, run.num_tokens)
+        kernel = _Kernel() if run.rows.keeps_attention else None
+        output = run.forward(x, kernel)
+        ctx.rest = kernel.put_away(run.rows.store, 2 * run.place + 1, run.num_tokens) if kernel else None
         return output
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """grad (1, T, D) -> the gradients of x and of the weights."""
         run: _Run = ctx.run
-        x = run.rows.store.take(run.place)
+        kernel = _Kernel((run.rows.store.take(2 * run.place + 1), *ctx.rest)) if ctx.rest else None
+        x = run.rows.store.take(2 * run.place)
         # Without its cache: that of weights cast where no gradient is wanted would be used where one is.
         with torch.autocast(x.device.type, **ctx.autocast, cache_enabled=False), _fork(ctx.random, x.device) as again:
-            found = run.backward(x, grad, ctx.weights, needs_x=ctx.needs_input_grad[1], again=again)
+            found = run.backward(x, grad, ctx.weights, kernel, needs_x=ctx.needs_input_grad[1], again=again)
         return None, *found
 
 
@@ -182,10 +186,13 @@ class _Run(NamedTuple):
     num_tokens: int
     draws: bool
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer's output (1, T, D), without gradients."""
+    def forward(self, x: torch.Tensor, kernel: "_Kernel | None" = None) -> torch.Tensor:
+        """The layer's output (1, T, D), without gradients. kernel: notes what attention gives."""
         with self._entered() as seam:
-            mixed = seam.attend(*self._read(seam, x))
+            heads = self._read(seam, x)
+            with kernel or nullcontext():
+                mixed = seam.attend(*heads)
+            del heads
             output = torch.empty_like(x)
             for part in self._parts():
                 output[:, part] = self._finish(seam, x[:, part], mixed[:, part], part)
@@ -196,13 +203,14 @@ class _Run(NamedTuple):
         x: torch.Tensor,
         grad: torch.Tensor,
         weights: tuple[torch.Tensor, ...],
+        kernel: "_Kernel | None",
         *,
         needs_x: bool,
         again: Callable[[], None],
     ) -> list[torch.Tensor | None]:
         """Gradients of x (None where it needs none) and of the weights, from that of the output, grad (1, T, D).
 
-        again: puts random numbers back to where the layer began.
+        kernel: has what attention gave in the forward pass. again: puts random numbers back to where the layer began.
         """
         grad_x = torch.empty_like(x) if needs_x else None
         total: list[torch.Tensor | None] = [None] * len(weights)
@@ -218,7 +226,7 @@ class _Run(NamedTuple):
 
         with self._entered() as seam:
             heads = [tensor.requires_grad_() for tensor in self._read(seam, x)]
-            with torch.enable_grad():
+            with torch.enable_grad(), kernel or nullcontext():
                 mixed = seam.attend(*heads)
             grad_mixed = torch.empty_like(mixed)
             for part in self._parts():
@@ -299,6 +307,35 @@ class _Run(NamedTuple):
             keep_unpacked(self.layer, keep=False)
             _SEAMS.remove(seam)
             config._attn_implementation = before
+
+
+class _Kernel(TorchDispatchMode):
+    """Keeps what attention's kernel gives, or gives it again in place of computing it.
+
+    It stands below autograd, which so has its backward pass from the outputs that it would have saved itself.
+    """
+
+    def __init__(self, given: tuple[torch.Tensor, ...] = ()) -> None:
+        super().__init__()
+        self.given = given
+        self.taken: list[tuple[torch.Tensor, ...]] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Every operation inside comes through here."""
+        if operation._schema.name.split("::")[1] not in KERNELS:
+            return operation(*args, **(kwargs or {}))
+        if self.given:
+            return self.given
+        self.taken.append(operation(*args, **(kwargs or {})))
+        return self.taken[-1]
+
+    def put_away(self, store: HostStore, place: int, num_tokens: int) -> tuple[torch.Tensor, ...] | None:
+        """Into the store what all tokens take memory for; returns the rest, None where it was no single kernel."""
+        if len(self.taken) != 1:
+            return None
+        mixed, *rest = self.taken[0]
+        store.put(place, mixed, num_tokens)
+        return tuple(rest)
 
 
 class _Reached(Exception):

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     Cohere2Config,
@@ -97,7 +98,7 @@ def run(model, lengths=(9, 30, 1, 4), *, autocast: bool = False) -> Found:
 def run_in_pieces(model, piece: int, *, draws: bool = False, **more) -> Found:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     rows = LongRows(base, piece=piece, draws=draws)
-    rows.install()
+    rows.install(200)
     try:
         return run(model, **more)
     finally:
@@ -160,6 +161,23 @@ def test_trained_weights_keep_their_gradients_under_autocast():
         assert (found[1][name] - gradient).norm() <= 0.05 * gradient.norm(), name
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_attention_is_computed_once_where_its_output_can_wait_and_twice_elsewhere(keeps, monkeypatch):
+    model, calls = adapt(build()), []
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            calls.extend([1] * (operation is kernel))
+            return operation(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(long_rows, "free_host_bytes", lambda: 1e9 if keeps else 0.0)
+    with Count():
+        found = run_in_pieces(model, 7, lengths=(20, 24))
+    assert len(calls) == (3 if keeps else 6)  # three layers
+    check_same(found, run(model, lengths=(20, 24)))
+
+
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6), piece=st.integers(1, 40))
 def test_rows_and_pieces_may_be_of_any_length(lengths, piece):
@@ -171,7 +189,7 @@ def test_no_tensor_as_wide_as_the_mlp_has_all_tokens(monkeypatch):
     model = adapt(build())
     seen: list[int] = []
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             found = function(*args, **(kwargs or {}))
             for tensor in found if isinstance(found, tuple | list) else [found]:
@@ -193,7 +211,7 @@ def test_a_second_pass_before_the_first_is_differentiated_is_told_not_computed_w
     store.put(0, torch.zeros(1))
     store.put(1, torch.ones(1))
     store.put(0, torch.zeros(1))
-    with pytest.raises(RuntimeError, match="layer 1 is not there"):
+    with pytest.raises(RuntimeError, match="nothing is at place 1"):
         store.take(1)
     assert store.take(0) == 0
 

@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sft.errors import ModelError
 from sft.training import rehearsal
@@ -100,3 +101,52 @@ def test_kernels_that_refuse_this_card_end_the_run_in_one_line():
     )  # fmt: skip
     with pytest.raises(ModelError, match=r"forward and backward fails here: Triton >= 3.4.0"):
         rehearsal._Trials(trainer, None, False)._forward_and_backward([0])
+
+
+class CardOf3MB:
+    """Stands for torch on a card: a token takes 9 kB, or 1 kB where layers are computed in pieces."""
+
+    tokens, in_pieces = 0, False
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    @property
+    def cuda(self):
+        nothing = lambda *_: None  # noqa: E731
+        return SimpleNamespace(
+            is_available=lambda: True, OutOfMemoryError=torch.OutOfMemoryError, memory_allocated=lambda: 10_000_000,
+            max_memory_allocated=lambda: 11_000_000 + self.tokens * (1000 if self.in_pieces else 9000),
+            mem_get_info=lambda: (0, 2**34), get_rng_state=nothing, set_rng_state=nothing, synchronize=nothing,
+            reset_peak_memory_stats=nothing, empty_cache=nothing,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flag", "ways", "host"),
+    [((), [False] * 3 + [True] * 3, 0.0), (("--no-activation_offloading",), [False] * 6, None),
+     (("--activation_offloading",), [True] * 3, 0.0)],
+)  # fmt: skip
+def test_long_rows_are_rehearsed_thinned_out_and_computed_in_pieces_where_they_do_not_fit(
+    train, monkeypatch, flag, ways, host
+):
+    card, seen, others = CardOf3MB(), [], []
+    run_micro_batches = RowTrainer.run_micro_batches
+
+    def note(self, model, places, *more):
+        card.tokens, card.in_pieces = sum(self.lengths_of(places)), bool(self.long_rows._replaced)
+        seen.append((card.tokens, card.in_pieces))
+        others.append(max(len(row.input_ids) for row in self.train_rows))  # all but the one that is tried
+        return run_micro_batches(self, model, places, *more)
+
+    monkeypatch.setattr(RowTrainer, "run_micro_batches", note)
+    monkeypatch.setattr(rehearsal, "torch", card)
+    monkeypatch.setattr(rehearsal, "free_bytes", lambda: 1_600_000.0)
+    monkeypatch.setattr(rehearsal, "LONGEST_TRIED", 40)
+    monkeypatch.setattr(rehearsal, "NEVER_KEPT", 60)
+    metrics = train("--dry_run", "--neftune_noise_alpha", "0", *flag).metrics
+    assert [way for _, way in seen] == ways
+    assert max(tokens for tokens, _ in seen) <= 40 < max(others)
+    assert metrics["host_gb"] == host
+    if host is not None:
+        assert metrics["micro_batch_tokens"] >= max(others)

@@ -24,6 +24,8 @@ SHOWN_PROBLEMS = 5
 def main(argv: list[str] | None = None) -> None:
     """Parse, read, print the rows and the two tables."""
     settings = load_settings(InspectSettings, spell_out(sys.argv[1:] if argv is None else argv))
+    if settings.html:
+        check_page(Path(settings.html))
 
     from sft.data import open_dataset_of  # after --help
 
@@ -89,6 +91,12 @@ def report_problems(unusable: dict[str, str]) -> None:
         say(make_visible(f"warning: cannot be used: {name}: {reason}"))
     if len(unusable) > SHOWN_PROBLEMS:
         say(f"warning: {len(unusable):,} rows in all cannot be used")
+
+
+def check_page(path: Path) -> None:
+    """Raise ConfigError where --html names a file that holds something else than a page, such as the rows."""
+    if path.is_file() and path.stat().st_size and not path.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+        raise ConfigError(f"--html {path}: holds something else than a page; name another file")
 
 
 def write_page(path: Path, page: str) -> None:

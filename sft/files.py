@@ -367,6 +367,7 @@ def _acquire(path: Path, until: float) -> int | None:
                 raise
             say(f"WARNING {path.parent}: this file system knows no locks; see to it that nothing else writes there")
         if _is_still_at(path, descriptor):
+            _warn_of_other_machine(path)
             _sign(descriptor)
             return descriptor
         os.close(descriptor)
@@ -386,6 +387,16 @@ def _sign(descriptor: int) -> None:
     with suppress(OSError):
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def _warn_of_other_machine(path: Path) -> None:
+    """Whoever ends removes the file: one that another machine signed is of a process that was killed, or still runs."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        if parse_json(path.read_text(encoding="utf-8"))["host"] != socket.gethostname():
+            say(
+                f"WARNING {path}: signed by another machine{_describe_holder(path)} but not locked; if that process "
+                "still runs, locks do not bind two machines here: stop one of them"
+            )
 
 
 def _describe_holder(path: Path) -> str:

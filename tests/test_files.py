@@ -1,6 +1,7 @@
 """A staged folder is whole or not there: after an error, a kill, a full disk; what is damaged is found."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -281,6 +282,19 @@ def test_a_killed_holder_locks_nobody_out(holder, tmp_path):
     assert (tmp_path / "new" / ".lock").exists()  # what it left
     with held(tmp_path / "new" / ".lock", *BUSY):
         pass
+
+
+@pytest.mark.parametrize("host", ["ada", socket.gethostname()])
+def test_a_lock_that_another_machine_signed_and_does_not_hold_is_told(host, tmp_path, capsys):
+    path = tmp_path / ".lock"
+    path.write_text(json.dumps({"pid": 7, "host": host, "since": "2026-12-01 10:00:00"}))
+    with held(path, *BUSY):
+        pass
+    told = (
+        f"WARNING {path}: signed by another machine (process 7 on ada, since 2026-12-01 10:00:00) but not locked; "
+        "if that process still runs, locks do not bind two machines here: stop one of them\n"
+    )
+    assert capsys.readouterr().err == (told if host == "ada" else "")
 
 
 def test_who_is_willing_to_wait_gets_it_when_it_is_free_and_never_two_hold_it(tmp_path):

@@ -87,6 +87,8 @@ class InferenceSettings(TalkSettings, ResultSettings):
             raise ValueError("--file and --output belong together: the rows to answer, and the JSONL for the answers")
         if self.file is not None and self.output is not None and self.file.absolute() == self.output.absolute():
             raise ValueError(f"--output {self.output} is the file to answer; name another")
+        if self.output is not None and self.output.exists() and not self.output.is_file():
+            raise ValueError(f"--output {self.output} is no regular file; name one")
         if self.file is not None and (self.input is not None or self.category or self.tools):
             raise ValueError("--input, --category and --tools go with one text; write them into the rows of --file")
         if self.demo and self.tools:

@@ -130,7 +130,7 @@ def recover_folder(target: Path) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dataset folder; raises DataError where it is missing or no longer readable."""
     path = folder / MANIFEST
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"{folder}: no {MANIFEST}, so no finished dataset; build it with: python build_dataset.py")
     try:
         manifest: Manifest = orjson.loads(path.read_bytes())
@@ -147,7 +147,7 @@ def read_manifest(folder: Path) -> Manifest:
 def read_split(folder: Path, manifest: Manifest, name: str) -> list[Row]:
     """The rows of one split; raises DataError where the file is missing or not the one the manifest speaks of."""
     path = folder / f"{name}.jsonl"
-    if not path.exists() or sha256_of(path) != manifest["files"][path.name]["sha256"]:
+    if not path.is_file() or sha256_of(path) != manifest["files"][path.name]["sha256"]:
         raise DataError(f"{path}: missing or changed since the dataset was built; build it again")
     with path.open("rb") as file:
         return [orjson.loads(line) for line in file]

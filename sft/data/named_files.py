@@ -124,9 +124,20 @@ def _expand(path: Path) -> list[Path]:
                 say_once(f"{path}: {below} files in folders below it are not read; name those: {path}/**", about=path)
             found = own
     else:
-        named = [Path(name) for name in glob.glob(str(path), recursive=True)] if _is_pattern(str(path)) else []
+        named = _match(path) if _is_pattern(str(path)) else []
         found = [file for file in named if kind_of_file(file) in READABLE or not path.name.endswith("*")]
     return sorted(file for file in found if file.is_file() and not _is_beside(file, path))
+
+
+def _match(pattern: Path) -> list[Path]:
+    """What a pattern names; `**` enters no folder through a link, since links may lead back to where they stand."""
+    if "**" not in pattern.parts:
+        return [Path(name) for name in glob.glob(str(pattern))]
+    at = pattern.parts.index("**")
+    inner = "/".join(pattern.parts[at:]) + ("/*" if pattern.name == "**" else "")
+    roots = [Path(name) for name in glob.glob(str(Path(*pattern.parts[:at])))]
+    found = [(root, path) for root in roots for path in root.glob(inner)]
+    return [path for root, path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
 
 
 def _is_beside(file: Path, folder: Path) -> bool:

@@ -23,7 +23,9 @@ AGAIN = "download or copy it again"
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ModelError for a JSON file of the folder that is none, or is a pointer of git-lfs."""
+    """Raises ModelError for a JSON file that is none or a pointer of git-lfs, and for a pipe or device there."""
+    for path in sorted(folder.iterdir()):
+        _refuse_special(path)
     for path in sorted(folder.glob("*.json")):
         head = _read_head(path)
         if path.stat().st_size <= LARGEST_PARSED:
@@ -96,8 +98,15 @@ def _check_index(folder: Path) -> None:
             )
 
 
+def _refuse_special(path: Path) -> None:
+    """Raise ModelError for what could be read for ever, and for a link to it."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ModelError(f"{path}: no regular file but a pipe, a socket or a device; {AGAIN}")
+
+
 def _read_head(path: Path) -> bytes:
     """The first bytes of a file; raises ModelError where it is empty, a pointer of git-lfs, or cannot be read."""
+    _refuse_special(path)
     try:
         with path.open("rb") as file:
             head = file.read(64)

@@ -80,6 +80,11 @@ def refuse_packed_unknown(source: ModelSource) -> None:
     if stored is not None and stored.split()[0] not in {"bitsandbytes", *AUTO_QUANTIZER_MAPPING}:
         raise ModelError(f"{source.name}: its weights are stored as {stored}, which nothing here unpacks; take another")
     whole = [name for name, kind in tensors.items() if kind in WHOLE_NUMBERS and name.endswith(".weight")]
+    if stored is not None and stored.startswith("bitsandbytes") and not whole:
+        raise ModelError(
+            f"{source.name}: config.json says that the weights are packed by bitsandbytes, and they are plain numbers; "
+            "take quantization_config out of it (--method qlora packs while it loads)"
+        )
     if stored is None and whole:
         raise ModelError(
             f"{source.name}: weights in whole numbers ({list_some(whole)}), and config.json does not say how they are "

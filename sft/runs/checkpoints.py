@@ -59,8 +59,11 @@ def find_run_dir(settings: TrainSettings) -> Path | None:
     """Where the run goes: --output_dir, else the run that a named checkpoint is from; None: to a folder of its own.
 
     auto without --output_dir takes the newest run in outputs/ that was not finished.
+    Raises RunError for the base's folder.
     """
     if settings.output_dir:
+        if Path(settings.model).is_dir() and Path(settings.output_dir).resolve() == Path(settings.model).resolve():
+            raise RunError(f"--output_dir {settings.output_dir}: the folder of --model; name another")
         return Path(settings.output_dir)
     if settings.resume_from_checkpoint == AUTO:
         return _newest_unfinished()

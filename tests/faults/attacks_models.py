@@ -1,6 +1,7 @@
 """Model folders, adapters, runs and checkpoints that are damaged, strange, or mean harm."""
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -118,7 +119,34 @@ def half(parts: dict[str, Any]) -> dict[str, Any]:
     return {name: value.half() for name, value in parts.items()}
 
 
+def twice_named(folder: Path) -> None:
+    """A header of JSON with one key twice; the later is the one that JSON parsers keep."""
+    data = (folder / W).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    parts = json.loads(data[8 : 8 + length])
+    text = json.dumps(parts)[:-1] + f", {json.dumps(FIRST)}: {json.dumps(parts['lm_head.weight'])}" + "}"
+    (folder / W).write_bytes(struct.pack("<Q", len(text)) + text.encode() + data[8 + length :])
+
+
+def padded_header(folder: Path) -> None:
+    data = (folder / W).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    text = data[8 : 8 + length] + b" " * 1_000_000
+    (folder / W).write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def replaced(name: str, by: str) -> Change:
+    """A link in a file's place."""
+    return lambda folder: ((folder / name).unlink(missing_ok=True), (folder / name).symlink_to(by))
+
+
+def piped(name: str) -> Change:
+    """A named pipe in a file's place, to which nobody writes."""
+    return lambda folder: ((folder / name).unlink(missing_ok=True), os.mkfifo(folder / name))
+
+
 W = "model.safetensors"
+ADDED = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 FIRST = "model.layers.0.mlp.up_proj.weight"
 MODELS: dict[str, tuple[Change, bool]] = {  # what is changed, and whether it may work
     "names begin with base_model.model.": (
@@ -306,6 +334,125 @@ MODELS: dict[str, tuple[Change, bool]] = {  # what is changed, and whether it ma
         lambda folder: ((folder / "config.json").unlink(), (folder / "config.json").mkdir()),
         False,
     ),
+    "a header that names a tensor twice": (twice_named, False),
+    "a header whose metadata are numbers": (header(W, lambda parts: parts.update(__metadata__={"format": 7})), False),
+    "a header of another framework": (header(W, lambda parts: parts.update(__metadata__={"format": "flax"})), True),
+    "a header with blanks behind": (padded_header, True),
+    "a tensor whose shape is beyond 64 bits": (
+        header(W, lambda parts: parts[FIRST].update(shape=[2**62, 2**62])),
+        False,
+    ),
+    "a tensor of 10,000 dimensions": (
+        header(W, lambda parts: parts[FIRST].update(shape=[1] * 10_000 + parts[FIRST]["shape"])),
+        False,
+    ),
+    "a tensor of no bytes": (header(W, lambda parts: parts[FIRST].update(shape=[0, 5], data_offsets=[0, 0])), False),
+    "a tensor whose end is before its start": (
+        header(W, lambda parts: parts[FIRST].update(data_offsets=parts[FIRST]["data_offsets"][::-1])),
+        False,
+    ),
+    "weights that are no numbers": (tensors(W, lambda t: {k: v * float("nan") for k, v in t.items()}), False),
+    "one weight that is infinite": (tensors(W, lambda t: t | {FIRST: t[FIRST] / 0}), False),
+    "a config with a key twice": (
+        lambda folder: (folder / "config.json").write_text(
+            (folder / "config.json").read_text().replace("{", '{"hidden_size": 7, "num_hidden_layers": 9, ', 1)
+        ),
+        True,
+    ),
+    "a config with a mark of byte order": (
+        lambda folder: (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + (folder / "config.json").read_bytes()),
+        True,
+    ),
+    "a config that leads to /dev/zero": (replaced("config.json", "/dev/zero"), False),
+    "a config that leads to /proc/self/environ": (replaced("config.json", "/proc/self/environ"), False),
+    "a config that is a named pipe": (piped("config.json"), False),
+    "a tokenizer that is a named pipe": (piped("tokenizer.json"), False),
+    "a tokenizer that leads to /dev/zero": (replaced("tokenizer.json", "/dev/zero"), False),
+    "a generation_config that is a named pipe": (piped("generation_config.json"), False),
+    "a chat template that is a named pipe": (piped("chat_template.jinja"), False),
+    "a chat template that leads to /dev/zero": (replaced("chat_template.jinja", "/dev/zero"), False),
+    "weights that are a named pipe": (piped(W), False),
+    "weights that lead to /dev/zero": (replaced(W, "/dev/zero"), False),
+    "weights that lead to /proc/self/mem": (replaced(W, "/proc/self/mem"), False),
+    "an index that is a named pipe": (piped("model.safetensors.index.json"), False),
+    "architectures of numbers": (edits("config.json", architectures=[7]), False),
+    "architectures of nobody": (edits("config.json", architectures=["Nobody"]), True),
+    "ties that the weights deny": (edits("config.json", tie_word_embeddings=True), True),
+    "a window that is a text": (edits("config.json", use_sliding_window=True, sliding_window="x"), False),
+    "a window of 0": (
+        edits(
+            "config.json",
+            use_sliding_window=True,
+            sliding_window=0,
+            max_window_layers=0,
+            layer_types=["sliding_attention"] * 2,
+        ),
+        False,
+    ),
+    "positions of 0": (edits("config.json", max_position_embeddings=0), True),
+    "positions that are a text": (edits("config.json", max_position_embeddings="long"), False),
+    "a padding token below 0": (edits("config.json", pad_token_id=-5), True),
+    "a layer of a type of nobody": (edits("config.json", layer_types=["nobody", "nobody"]), False),
+    "more types of layers than layers": (edits("config.json", layer_types=["full_attention"] * 9), False),
+    "quantised by bitsandbytes that never was": (
+        edits("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        False,
+    ),
+    "quantised by GPTQ": (
+        edits("config.json", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128}),
+        False,
+    ),
+    "an epsilon of NaN": (edits("config.json", rms_norm_eps=float("nan")), False),
+    "a theta of 0": (edits("config.json", rope_parameters={"rope_type": "default", "rope_theta": 0}), False),
+    "a tokenizer that cuts after 5 tokens": (
+        edits(
+            "tokenizer.json",
+            truncation={"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0},
+        ),
+        True,
+    ),
+    "a tokenizer with an empty control token": (
+        edits("tokenizer.json", added_tokens=[ADDED | {"id": 0, "content": ""}]),
+        False,
+    ),
+    "a tokenizer with two control tokens of one number": (
+        edits(
+            "tokenizer.json",
+            added_tokens=[ADDED | {"id": 1, "content": "<|im_start|>"}, ADDED | {"id": 1, "content": "<|im_end|>"}],
+        ),
+        False,
+    ),
+    "a tokenizer that turns every text into one": (
+        edits("tokenizer.json", normalizer={"type": "Replace", "pattern": {"Regex": "(?s).+"}, "content": "x"}),
+        True,
+    ),
+    "a tokenizer that writes a million letters for one": (
+        edits("tokenizer.json", normalizer={"type": "Replace", "pattern": {"String": "h"}, "content": "h" * 10**6}),
+        True,
+    ),
+    "a tokenizer_config with templates by name, none of them default": (
+        lambda folder: (
+            removes("chat_template.jinja")(folder),
+            edits("tokenizer_config.json", chat_template=[{"name": "rag", "template": "x"}])(folder),
+        ),
+        False,
+    ),
+    "a tokenizer_config whose template is a number": (
+        lambda folder: (
+            removes("chat_template.jinja")(folder),
+            edits("tokenizer_config.json", chat_template=7)(folder),
+        ),
+        False,
+    ),
+    "a special_tokens_map that is a list": (writes("special_tokens_map.json", "[]"), True),
+    "added_tokens that are a list": (writes("added_tokens.json", "[1]"), True),
+    "templates beside, one of which leads outside": (
+        lambda folder: (
+            (folder / "additional_chat_templates").mkdir(),
+            (folder / "additional_chat_templates/x.jinja").symlink_to("/etc/passwd"),
+        ),
+        True,
+    ),
 }
 A, AC = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
 ADAPTERS: dict[str, tuple[Change, bool]] = {
@@ -338,6 +485,22 @@ ADAPTERS: dict[str, tuple[Change, bool]] = {
     "another chat template": (writes("adapter/chat_template.jinja", "{{ messages[0].content }}"), False),
     "a tokenizer that is a list": (writes("adapter/tokenizer.json", "[]"), False),
     "a tokenizer_config 100,000 deep": (writes("adapter/tokenizer_config.json", DEEP), False),
+    "LoRA of layers that are not there": (edits(AC, layers_to_transform=[99]), False),
+    "modules to save": (edits(AC, modules_to_save=["lm_head"]), False),
+    "biases": (edits(AC, bias="all"), False),
+    "DoRA": (edits(AC, use_dora=True), False),
+    "the task": (edits(AC, task_type="SEQ_CLS"), False),
+    "the base": (edits(AC, base_model_name_or_path="/nowhere"), False),
+    "a start of PiSSA": (edits(AC, init_lora_weights="pissa"), False),
+    "a rank pattern": (edits(AC, rank_pattern={"q_proj": 2}), False),
+    "a code's mapping": (edits(AC, auto_mapping={"base_model_class": "Evil", "parent_library": "evil"}), False),
+    "a field of a newer PEFT": (edits(AC, newer_field={"x": 1}), False),
+    "a key twice": (
+        lambda folder: (folder / AC).write_text((folder / AC).read_text().replace("{", '{"lora_alpha": 99, ', 1)),
+        True,
+    ),
+    "a config that is a named pipe": (piped(AC), False),
+    "weights that lead to /dev/zero": (replaced(A, "/dev/zero"), False),
 }
 R = "run.json"
 RUN_FILES: dict[str, tuple[Change, bool]] = {
@@ -450,6 +613,15 @@ RUN_FILES: dict[str, tuple[Change, bool]] = {
     ),
     "has a checksum of numbers": (edits(R, files={"adapter_model.safetensors": 7}), False),
     "has a system prompt of 5 million characters": (edits(R, system_prompt="a " * 2_500_000), False),
+    "has itself as its base": (lambda folder: edits_in(R, "base.name", str(folder))(folder), False),
+    "is a named pipe": (piped(R), True),
+    "leads to /dev/zero": (replaced(R, "/dev/zero"), True),
+    "leads to itself": (replaced(R, R), True),
+    "has a key twice": (
+        lambda folder: (folder / R).write_text((folder / R).read_text().replace("{", '{"status": "complete", ', 1)),
+        True,
+    ),
+    "has NaN for its metrics": (edits(R, metrics={"eval_loss": float("nan")}), True),
     "has not finished": (edits(R, status="running"), False),
     "has a status with a line break": (edits(R, status="a\nerror: b"), False),
     "has a status with colours": (edits(R, status="\x1b[31mred"), False),
@@ -593,7 +765,32 @@ def evil(change: Change) -> Change:
     return copied("model", "m", writes("evil.py", EVIL), change)
 
 
+ADAPTERS_ALONE = {
+    name: change
+    for name, (change, _) in ADAPTERS.items()
+    if name
+    not in (
+        "another tokenizer",
+        "another chat template",
+        "a tokenizer that is a list",
+        "a tokenizer_config 100,000 deep",
+    )
+}
+QUIET = (  # what is another, sound adapter is used as it stands
+    "one bit of its first tensor", "one bit in its middle", "one bit near its end", "the alpha", "rsLoRA", "an alpha pattern", "the dropout",
+    "the base", "one tensor scaled", "a key twice", "a field of a newer PEFT", "a start of PiSSA", "biases", "a code's mapping", "fan_in_fan_out", "the task",
+)  # fmt: skip
 ATTACKS = [
+    *(
+        Attack(
+            RUNS,
+            f"of an adapter that came alone: {name}",
+            copied("run", "r", removes(R), change),
+            "inference.py --adapter r/adapter --model {model} --text hi --max_new_tokens 2",
+            may_work=name in QUIET,
+        )
+        for name, change in ADAPTERS_ALONE.items()
+    ),
     *(
         Attack(WEIGHTS, name, copied("model", "m", change), ASK_MODEL, may_work=ok)
         for name, (change, ok) in MODELS.items()

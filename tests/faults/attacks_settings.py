@@ -1,9 +1,11 @@
 """Flags, variables and YAML files that cannot be meant."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.attacks import Attack
+from tests.faults.attacks_disks import SOURCES
 from tests.faults.commands_apart import Limits
 
 KIND = "settings"
@@ -106,6 +108,22 @@ YAMLS = {
     "a number as a name": "model: 7",
     "a date as a name": "model: 2024-01-01",
     "a boolean as a name": "model: yes",
+    "a key of nothing": "~: 1",
+    "a key that is a boolean": "yes: 1",
+    "a key given twice by a merge and by hand": "a: &a {seed: 1}\n<<: *a\nseed: x",
+    "carriage returns alone": "seed: 1\rmodel: x",
+    "octal as in Python": "seed: 0o9",
+    "a number with a plus": "seed: +-1",
+    "half a number": "seed: 1.5",
+    "a mapping in a list's place in flow": "target_modules: {q_proj, v_proj}",
+    "a text of a megabyte in a number's place": "seed: " + "a" * 1_000_000,
+    "a key of nobody with a control character": '"\\e[31mred": 1',
+    "a tag on the whole": "!!set {seed, model}",
+    "a directive in the middle": "seed: 1\n%YAML 1.2\n---\n",
+    "an anchor without a value": "seed: &a",
+    "an alias before its anchor": "seed: *a\nmodel: &a x",
+    "100,000 anchors": "target_modules: [" + ", ".join(f"&a{i} x" for i in range(100_000)) + "]",
+    "100,000 aliases": "target_modules: [&a x, " + ", ".join("*a" for _ in range(100_000)) + "]",
 }
 FLAGS = {
     "two names of one setting": "train.py --lora_rank 8 --lora_r 9",
@@ -200,6 +218,36 @@ FLAGS = {
     "quotas of 5,000 digits": "extract_mongo.py -l a:" + "9" * 5000 + " -o out.csv --host h",
     "shares that are none": "extract_mongo.py -l a:5 --splits train:abc -o out.csv --host h",
     "shares of 5,000 digits": "extract_mongo.py -l a:5 --splits train:0." + "9" * 5000 + " -o out.csv --host h",
+    "a recipe of /dev/zero": "train.py --config /dev/zero",
+    "a recipe of /proc": "train.py --config /proc/self/environ",
+    "a recipe that is a folder": "train.py --config .",
+    "a recipe with a NUL": "train.py --config 'a\0b.yaml'",
+    "a recipe of standard input": "train.py --config /dev/stdin",
+    "two recipes": "train.py --config a.yaml --config b.yaml",
+    "one flag twice": "train.py --seed 1 --seed x --data rows.jsonl --model {model}",
+    "a file of flags": "train.py @rows.jsonl",
+    "a dash of typographers": "train.py –-model x",
+    "two dashes alone": "train.py -- --data rows.jsonl",
+    "a flag of nothing": "train.py --=1",
+    "a truth that is none": "evaluate.py --run {run} --rouge=maybe",
+    "a flag of 100,000 characters": "train.py --" + "x" * 100_000,
+    "a value of a megabyte": "train.py --learning_rate " + "1" * 100_000,
+    "a dash as a model": "train.py --model - --data rows.jsonl",
+    "a dash as rows": "inspect_data.py --data - --model {model}",
+    "a tilde of nobody": "inspect_data.py --data '~nobody/rows.jsonl' --model {model}",
+    "an adapter of nothing": "inference.py --adapter '' --model {model} --text hi",
+    "an adapter that is a model": "inference.py --adapter {model} --model {model} --text hi",
+    "a run that is a model": "evaluate.py --run {model}",
+    "a run as a model to train": "train.py --model {run} --data rows.jsonl --max_steps 1 --output_dir o",
+    "an output in the rows' place": "inference.py --model {model} --file rows.jsonl --output rows.jsonl --max_new_tokens 2",
+    "a page in the rows' place": "inspect_data.py --model {model} --data rows.jsonl --html rows.jsonl",
+    "a training into the base": "train.py --model m --data rows.jsonl --max_steps 1 --output_dir m",
+    "a training into the base by another name": "train.py --model m --data rows.jsonl --max_steps 1 --output_dir ./m/../m/",
+    "a stop of nothing": "inference.py --model {model} --text hi --stop ''",
+    "a task and a class of another": "inference.py --run {head} --task ner --text hi",
+    "a system prompt of a megabyte": "inference.py --model {model} --text hi --max_new_tokens 2 --system_prompt "
+    + "a" * 100_000,
+    "a text with half a character": "inference.py --model {model} --max_new_tokens 2 --text '\udcff'",
     "an output that is no table": "extract_mongo.py -l a:5 -o out.exe --host h",
 }
 VARIABLES = {
@@ -253,6 +301,7 @@ ROWS = '{"text": "a", "label": "a"}\n{"text": "b", "label": "b"}\n' * 5
 def with_rows(*files: tuple[str, str]) -> Callable[[Path], object]:
     def write(folder: Path) -> None:
         (folder / "empty").mkdir()
+        shutil.copytree(SOURCES["model"], folder / "m")
         (folder / "rows.jsonl").write_text("".join(f'{{"instruction": "Q{i}", "output": "A{i}"}}\n' for i in range(12)))
         for name, content in files:
             (folder / name).write_text(content)
@@ -282,6 +331,10 @@ MAY_WORK = {
     "a path that is a folder",
     "a name of a source with a slash",
     "a task without a name",
+    "an anchor without a value",
+    "a text with half a character",
+    "a stop of nothing",
+    "an adapter that is a model",
 }
 ATTACKS = [
     *(

@@ -84,6 +84,8 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def nearest_file(path: Path) -> str:
     """What to say of a missing file: "; did you mean 'reviews.csv'?" for `reviews` beside it, "" if none is near."""
+    if path.exists():
+        return ", but a pipe, a socket or a device; give a file of rows"
     stems = {file.name: _stem(file) for file in path.parent.glob("*") if kind_of_file(file) in READABLE}
     near = difflib.get_close_matches(_stem(path), stems.values(), n=1, cutoff=0.7)
     found = min((name for name, stem in stems.items() if stem in near), default="")
@@ -134,6 +136,8 @@ def _explain_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: no such file{nearest_file(path)}") from None
     except (EOFError, zlib.error, LZMAError) as error:
         raise DataError(f"{path}: the packed file is cut off or damaged ({error}); copy it again") from None
+    except UnicodeDecodeError as error:  # behind a mark of UTF-16 or UTF-32, which is believed
+        raise DataError(f"{path}: is no sound {error.encoding} ({error.reason}); save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 

@@ -94,6 +94,9 @@ def convert_records(
         except RowError as error:
             yield BadRow(shown_as, record.line, error.reason, str(error))
             continue
+        except RecursionError:
+            yield BadRow(shown_as, record.line, "too_deep", "nested too deeply")
+            continue
         yield FoundRow(shown_as, record.line, row)
 
 

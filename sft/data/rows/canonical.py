@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+MOST_TURNS, MOST_ENTITIES = 2_000, 10_000  # of a row
+PROMPT_ROOM = 10_000  # characters that a prompt may add to a row's texts
 KEY_BYTES = 8  # two of 5 million texts share a key with probability 7e-7
 
 
@@ -78,16 +80,23 @@ class Row(TypedDict):
 
 
 def refuse_endless(row: Row) -> None:
-    """Raise RowError for a text that no tokenizer is given."""
-    for name, value in row.items():
-        if name == "messages":
-            longest = max((len(turn["content"]) for turn in row["messages"]), default=0)
-        else:
-            longest = len(value) if isinstance(value, str) else 0
-        if longest > LONGEST_TEXT:
+    """Raise RowError for texts that no tokenizer is given, and for what a prompt takes quadratic time to be made of."""
+    turns = row.get("messages", [])
+    lengths = {name: len(value) for name, value in row.items() if isinstance(value, str)}
+    lengths["messages"] = max((len(turn["content"]) for turn in turns), default=0)
+    if sum(lengths.values()) > LONGEST_TEXT - PROMPT_ROOM:  # a prompt joins them
+        name = max(lengths, key=lambda name: lengths[name])
+        raise RowError(
+            "endless_text",
+            f"{name!r} holds a text of {lengths[name]:,} characters, at most {LONGEST_TEXT:,} are read; cut it",
+        )
+    for name, count, most in (
+        ("messages", len(turns), MOST_TURNS),
+        ("entities", len(row.get("entities", [])), MOST_ENTITIES),
+    ):
+        if count > most:
             raise RowError(
-                "endless_text",
-                f"{name!r} holds a text of {longest:,} characters, at most {LONGEST_TEXT:,} are read; cut it",
+                "endless_text", f"{name!r} holds {count:,} of them, at most {most:,} are read; split the row"
             )
 
 

@@ -1,7 +1,7 @@
 """Score a run on rows it was not trained on, beside the model it was tuned from.
 
 Reads the run folder (model, prompt, data, split) and writes metrics.json, predictions.jsonl, report.html and report.md
-into its folder evaluation/. The verdict says in words whether tuning helped. Interrupted, it goes on where it was.
+into its folder evaluation/. The verdict says in words whether tuning helped. Interrupted, it continues where it was.
 
     python evaluate.py --run outputs/demo --rouge
     python evaluate.py --baseline outputs/earlier --fail_if 'comparison.outcome == "hurt"'      # exit code 1
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     from sft.models.adopted import open_tuned
 
     run = open_tuned(settings)
-    busy = f"{show_path(run.path)}: another evaluation of this run is at work"
+    busy = f"{show_path(run.path)}: another evaluation of this run is running"
     with held(lock_of(run.evaluation_dir), busy, "wait for it to end"):
         evaluate(run, settings)
 

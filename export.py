@@ -71,7 +71,7 @@ def describe_result(result: dict[str, object], settings: ExportSettings, output_
 
 
 def name_next(run: Run, settings: ExportSettings, output_dir: Path) -> str:
-    """The command that tries what was made; empty where it was sent away, or where it classifies and cannot chat."""
+    """The command that tries what was made; empty if it was sent away, or where it classifies and cannot chat."""
     if settings.push or run.is_classifier:
         return ""
     folder = output_dir / "gguf"

@@ -2,7 +2,7 @@
 
 Reads the run folder (model, prompt) and the text: --text, else standard input, else an example of the task. The answer
 goes to stdout, all else to stderr: a label with its confidence, entities with their places, or text. --file writes a
-line for each row to --output; stopped, the same command goes on where it was.
+line for each row to --output; stopped, the same command continues where it was.
 
     python inference.py --task sentiment --file reviews.jsonl --output answers.jsonl
 """

@@ -100,7 +100,7 @@ def check_page(path: Path) -> None:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write the page of --html. Raises ConfigError where that is not possible."""
+    """Write the page of --html. Raises ConfigError if that is not possible."""
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -21,9 +21,9 @@ from sft.runs.run import RUN_FILE
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, train, print where the run lies."""
+    """Parse the settings, train, and print the run folder."""
     settings = load_settings(TrainSettings, argv)
-    if run := run_to_continue(settings):  # what it began with holds, where nothing else is given
+    if run := run_to_continue(settings):  # its own settings apply unless overridden
         settings = load_settings(TrainSettings, argv, below=(show_path(run.path / RUN_FILE), run.began_with()))
     elif settings.init_adapter is not None:
         from sft.models.adopted import keep_shape, list_inherited
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
     dataset = open_dataset_of(settings)
     if settings.model not in (AUTO, EMBEDDED):  # those import torch, and unsloth has to come before transformers
-        find_source(settings.model, settings.revision)  # what cannot be had is told now, not after seconds of imports
+        find_source(settings.model, settings.revision)  # a missing model is reported now, not after seconds of imports
     settings.announce()
     with redirect_stdout(sys.stderr):  # where unsloth and deepspeed print their greetings; stdout is for the result
         backend = choose_backend(settings.backend, settings)  # imports unsloth, which has to come before transformers
@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> None:
         print(to_json({"run": str(result.run_dir) if result.run_dir else None, **result.metrics}))
         return
     for name, value in result.metrics.items():
-        print(f"{name}: {show_figure(value)}")
+        if value is not None:
+            print(f"{name}: {show_figure(value)}")
     if result.run_dir:
         print(f"run: {result.run_dir}")
         folder = shlex.quote(show_path(result.run_dir))

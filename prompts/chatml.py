@@ -1,7 +1,7 @@
 """Messages -> token ids and loss mask: the one place where a conversation becomes tokens.
 
 Training, evaluation, inference and chat all come here. Control tokens are inserted as ids; text is encoded with all
-added tokens switched off. What stands before an answer in training is, id for id, what inference sends to get one.
+added tokens switched off. What is before an answer in training is, id for id, what inference sends to get one.
 
     chat = ChatFormat.from_tokenizer(tokenizer)
     chat.encode([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}])
@@ -72,7 +72,7 @@ class ChatTokenizer(Protocol):
 
     @property
     def chat_template(self) -> str | None:
-        """Jinja text; None where the tokenizer has no template."""
+        """Jinja text; None if the tokenizer has no template."""
 
 
 class ChatFormat:
@@ -125,7 +125,7 @@ class ChatFormat:
     def encode(self, messages: Sequence[Message], rules: Rules = NO_LIMIT) -> Encoded:
         """A conversation that ends with an answer (supervise "none": with a user turn, a prompt) -> ids and mask.
 
-        Of a conversation that makes several examples, as encode_batch says, the last one. Raises TooLong where it does
+        Of a conversation that makes several examples, as encode_batch says, the last one. Raises TooLong if it does
         not fit and cannot be shortened, or at once with `drop`; PromptError with `error`, and for a conversation that
         cannot be rendered.
         """
@@ -137,7 +137,7 @@ class ChatFormat:
     def encode_batch(
         self, conversations: Iterable[Sequence[Message]], rules: Rules = NO_LIMIT
     ) -> Iterator[list[Encoded] | PromptError]:
-        """The examples that each conversation makes, in order, on all cores; an error stands in its row's place.
+        """The examples that each conversation makes, in order, on all cores; an error is in its row's place.
 
         Supervised are each answer (or the last) and its end token: one example holds all of them where each stands
         behind the prompt it is asked with, encode_prompt's; the others get one of their own.
@@ -166,7 +166,7 @@ class ChatFormat:
         it is shortened as encode_batch does; raises TooLong where that does not help. A prompt that has less than
         max_length tokens stays whole where on_too_long is `drop` or `error`: so do the rows it was trained on.
         Supervise "none" says that a head reads it and nothing is written, so that no room is left. Of a document, which
-        is continued, the ids are those of its text; of one that is too long the last, with the same room behind them.
+        is continued, the ids are those of its text; of one that is too long the last, with the same room after them.
         """
         if is_document(messages):
             return self._begin_document(messages[0]["content"], rules.max_length, rules.answer_room)
@@ -180,7 +180,7 @@ class ChatFormat:
         return self.encoder.encode([text])[0]
 
     def encode_answer(self, text: str) -> list[int]:
-        """What training supervises of an answer, behind encode_prompt's ids: its ids and the end token."""
+        """What training supervises of an answer, after encode_prompt's ids: its ids and the end token."""
         answer: Message = {"role": "assistant", "content": text}
         return self._encode_pieces(lay_out_answer(self.family, self.think, answer), {}).input_ids
 
@@ -199,7 +199,7 @@ class ChatFormat:
         return "".join(self.decode(run) if mark is None else mark * len(list(run)) for mark, run in runs)
 
     def spell_answer(self, ids: Sequence[int]) -> str:
-        """What the model wrote (generated ids) behind its thought, as one text with its calls spelled out."""
+        """What the model wrote (generated ids) after its thought, as one text with its calls spelled out."""
         thought, said = self.split_thought(ids)
         text = self.spell(said)
         return text if thought is None else text.removeprefix("\n\n")
@@ -231,7 +231,7 @@ class ChatFormat:
         return self.think == "keep" and self.family.opens_block
 
     def split_thought(self, ids: Sequence[int]) -> tuple[Sequence[int] | None, Sequence[int]]:
-        """The ids of a think block and those behind it; None where there is no block. An open one takes all."""
+        """The ids of a think block and those after it; None if there is no block. An open one takes all."""
         start, end = (self.encoder.control_tokens.get(token) for token in (THINK_START, THINK_END))
         num_thought = next((place + 1 for place in reversed(range(len(ids))) if ids[place] == end), 0)
         if not num_thought and (start in ids or self.is_thought_first):
@@ -263,7 +263,7 @@ class ChatFormat:
         return (join_content(before, self.decode(behind)) if calls else before), calls
 
     def show(self, encoded: Encoded) -> list[Piece]:
-        """The row for a reader: control tokens one by one, the text between them in one piece each."""
+        """The row for a reader: control tokens one at a time, the text between them in one piece each."""
         names = {index: token for token, index in self.encoder.control_tokens.items()}
         pieces = []
         marked = zip(encoded.input_ids, map(bool, encoded.loss_mask), strict=True)
@@ -325,9 +325,9 @@ class ChatFormat:
         return cut_windows(ids, rules.max_length)
 
     def _count_together(self, messages: Sequence[Message], ends: Sequence[int], known: KnownTexts, rules: Rules) -> int:
-        """How many of the answers, which end at these indices, can be learned from one example: all where it fits.
+        """How many of the answers, which end at these indices, can be learned from one example: all if it fits.
 
-        Later ones stand behind a prompt that is shortened, or would make the example too long.
+        Later ones come after a prompt that is shortened, or would make the example too long.
         """
         if rules.max_length is None:
             return len(ends)
@@ -346,7 +346,7 @@ class ChatFormat:
     def _encode_last(
         self, messages: Sequence[Message], known: KnownTexts, rules: Rules, pieces: list[Piece] | None = None
     ) -> Encoded:
-        """An example of the last answer alone, behind its prompt; or of a prompt that nothing answers.
+        """An example of the last answer alone, after its prompt; or of a prompt that nothing answers.
 
         What the prompt is does not depend on the answer. Raises TooLong, or PromptError as on_too_long says.
         """
@@ -439,7 +439,7 @@ def _is_learned(message: Message) -> bool:
 
 
 def _texts_of(rows: Iterable[list[Piece]]) -> list[str]:
-    """Each text of the rows once; a system prompt or a header stands in all of them."""
+    """Each text of the rows once; a system prompt or a header is in all of them."""
     return list({piece.text for row in rows for piece in row if not piece.is_control})
 
 

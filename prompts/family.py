@@ -45,7 +45,7 @@ class Family:
     think_block: ThinkBlock = "none"
     opens_block: bool = False  # of a model that may think, the template itself writes the opening <think>
     writes_thoughts: bool = True  # a conversation with thoughts is written as think="keep" has it
-    ends_with_newline: bool = True  # also behind the last end token
+    ends_with_newline: bool = True  # also after the last end token
     trims: bool = False  # blanks around what anybody says are left out (Qwen3.5)
     tool_form: ToolForm | None = "hermes"  # how tools are told of and called; None: in a way not known here
     tool_problem: str = ""  # why tool_form is None

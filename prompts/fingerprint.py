@@ -87,7 +87,7 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, object]) -> Fingerprint:
-        """The fingerprint of a run.json. Raises PromptError where it is damaged or was edited."""
+        """The fingerprint of a run.json. Raises PromptError if it is damaged or was edited."""
         parts = saved.get("parts")
         if not isinstance(parts, dict) or not all(isinstance(value, str) for value in parts.values()):
             raise PromptError("the saved fingerprint has no parts; train the run again or restore its run.json")

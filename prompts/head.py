@@ -39,7 +39,7 @@ class Head:
         return f"classification of {READS[self.pooling]}, labels {'|'.join(self.labels)}"
 
     def class_of_row(self, task: Task, row: Row) -> int:
-        """The number of the class that a row's answer stands for. Raises PromptError where the head has none for it."""
+        """The number of the class that a row's answer stands for. Raises PromptError if the head has none for it."""
         if task.kind != "label":
             raise PromptError(
                 f"{name_row(row)}: task {task.name} has no labels, and a classification head says nothing else; leave "
@@ -48,12 +48,12 @@ class Head:
         label = task.class_of(task.answer_of(row), row)
         if label not in self.labels:
             raise PromptError(
-                f"{name_row(row)}: label {label!r} is none of the head's, {', '.join(self.labels)}; mend the row"
+                f"{name_row(row)}: label {label!r} is none of the head's, {', '.join(self.labels)}; fix the row"
             )
         return self.labels.index(label)
 
     def answers_of(self, task: Task, row: Row) -> tuple[str, ...]:
-        """The answers a row allows as far as the head knows their classes. Raises PromptError where it knows none."""
+        """The answers a row allows as far as the head knows their classes. Raises PromptError if it knows none."""
         answers = tuple(answer for answer in task.allowed_labels(row) if task.class_of(answer, row) in self.labels)
         if not answers:
             raise PromptError(
@@ -65,7 +65,7 @@ class Head:
 def answers_of(task: Task, row: Row, head: Head | None) -> tuple[str, ...]:
     """What is chosen among: the answers a row allows, beside a head those whose classes it knows; () for free text.
 
-    Raises PromptError where the head knows none.
+    Raises PromptError if the head knows none.
     """
     return head.answers_of(task, row) if head else task.allowed_labels(row)
 

@@ -107,12 +107,12 @@ def lay_out_answer(family: Family, think: ThinkPolicy, message: Message, is_supe
 
 
 def supervises_every_answer(family: Family, think: ThinkPolicy) -> bool:
-    """Whether each answer of a row stands behind the context it is asked with; if not, only the last does."""
+    """Whether each answer of a row comes after the context it is asked with; if not, only the last does."""
     return not (think == "auto" and family.think_block in ("last", "recent"))
 
 
 def _lay_out_header(family: Family, think: ThinkPolicy, *, is_last: bool, is_recent: bool) -> tuple[Piece, ...]:
-    """What stands before an answer: the turn's header and, where family and policy want one, an empty think block."""
+    """What is before an answer: the turn's header and, where family and policy want one, an empty think block."""
     if not family.has_think_block:
         return HEADER
     if think == "keep":
@@ -162,10 +162,10 @@ class Encoded:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """What stands before the last answer: the ids inference sends to get it; all of a row without an answer."""
+        """What is before the last answer: the ids inference sends to get it; all of a row without an answer."""
         if not any(self.loss_mask):
             return self.input_ids
-        end = len(self.loss_mask) - self.loss_mask[::-1].index(1)  # one behind the last supervised token
+        end = len(self.loss_mask) - self.loss_mask[::-1].index(1)  # one after the last supervised token
         start = end
         while start > 0 and self.loss_mask[start - 1]:
             start -= 1

@@ -17,7 +17,7 @@ from prompts.errors import PromptError
 
 ROLES = ("system", "tools", "user", "assistant", "tool")
 ASKING = ("user", "tool")  # roles whose turn an answer follows
-LEADING = ("system", "tools")  # roles that stand before the exchanges and are never shortened
+LEADING = ("system", "tools")  # roles that are before the exchanges and are never shortened
 NAME = re.compile(r"[^\s\"\\<>]+")  # of a function: every form of calls writes it without escaping
 DOCUMENT = "document"  # the role of a text that is learned whole and stands alone; see prompts.documents
 
@@ -37,10 +37,10 @@ class Message(TypedDict):
 
     role: str
     content: str
-    # The functions that may be called: of the turn `tools` alone, which says nothing else and stands before the first
+    # The functions that may be called: of the turn `tools` alone, which says nothing else and is before the first
     # exchange.
     tools: NotRequired[Sequence[Tool]]
-    # What an assistant's turn calls, behind its content.
+    # What an assistant's turn calls, after its content.
     tool_calls: NotRequired[Sequence[ToolCall]]
     # Characters of a user's content that may be shortened, end exclusive. Without it all of the content may be;
     # (0, 0) = nothing may (named entities of a shortened text would no longer be in it).
@@ -78,12 +78,12 @@ def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:
         if role == "system" and index > 1:
             raise PromptError(f"turn {index} is a system message; only the first turn can be one")
         if role == "tools" and any(before["role"] != "system" for before in messages[: index - 1]):
-            raise PromptError(f"turn {index} lists tools; they stand before the first exchange")
+            raise PromptError(f"turn {index} lists tools; they belong before the first exchange")
     last = messages[-1]["role"]
     if last != last_role and not (last_role == "user" and last in ASKING):
-        raise PromptError(f"the last turn is {last!r}, expected {last_role!r}; mend the row")
+        raise PromptError(f"the last turn is {last!r}, expected {last_role!r}; fix the row")
     if all(message["role"] != "user" for message in messages):
-        raise PromptError("the conversation has no user turn; mend the row")
+        raise PromptError("the conversation has no user turn; fix the row")
 
 
 def is_document(messages: Sequence[Message]) -> bool:
@@ -96,9 +96,9 @@ def _check_tools(message: Message, where: str) -> None:
         raise PromptError(f"{where} calls tools; only an assistant does")
     for call in message.get("tool_calls", ()):
         if not NAME.fullmatch(call["name"]):
-            raise PromptError(f"{where} calls {call['name']!r}, which is no function's name; mend the row")
+            raise PromptError(f"{where} calls {call['name']!r}, which is no function's name; fix the row")
         if not isinstance(call["arguments"], dict):
-            raise PromptError(f"{where}: the arguments of {call['name']!r} are no JSON object; mend the row")
+            raise PromptError(f"{where}: the arguments of {call['name']!r} are no JSON object; fix the row")
         _check_text(json.dumps(call["arguments"], ensure_ascii=False), f"{where}, call of {call['name']!r}")
     for tool in message.get("tools", ()):
         _check_text(json.dumps(tool, ensure_ascii=False), f"{where}, a tool")
@@ -109,4 +109,4 @@ def _check_text(text: str, where: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         what = f"character {error.start + 1} is a lone surrogate, U+{ord(text[error.start]):04X}"
-        raise PromptError(f"{where}: {what}; mend the row") from None
+        raise PromptError(f"{where}: {what}; fix the row") from None

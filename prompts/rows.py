@@ -1,4 +1,4 @@
-"""Row -> conversation: the task's turns behind the system prompt and the tools."""
+"""Row -> conversation: the task's turns after the system prompt and the tools."""
 
 from prompts.errors import PromptError
 from prompts.messages import Message, Tool
@@ -32,15 +32,15 @@ def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = 
 
 
 def tools_of(row: Row) -> list[Tool]:
-    """The functions that a row offers, [] where it offers none; its task must be one that has tools (chat).
+    """The functions that a row offers, [] if it offers none; its task must be one that has tools (chat).
 
-    Raises PromptError where they are no list of functions.
+    Raises PromptError if they are no list of functions.
     """
     tools = row.get("tools")
     if not tools or "tools" not in get_task(text_of(row, "task")).optional_fields:
         return []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise PromptError("'tools' is no list of functions; mend the row")
+        raise PromptError("'tools' is no list of functions; fix the row")
     return tools
 
 

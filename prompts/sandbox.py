@@ -26,7 +26,7 @@ OUTPUT_CHARACTERS = 1_000_000
 
 
 class TemplateFailure(Exception):
-    """What is wrong with a template, in words that go behind "the chat template": "takes more than 5 s"."""
+    """What is wrong with a template, in words that go after "the chat template": "takes more than 5 s"."""
 
 
 @dataclass(frozen=True)

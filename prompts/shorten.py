@@ -90,7 +90,7 @@ def _shorten_document(
     locate: Locate,
     head_share: float,
 ) -> list[Message] | None:
-    """Cut the middle out of the longest document until the whole fits; None where too little of it would be left."""
+    """Cut the middle out of the longest document until the whole fits; None if too little of it would be left."""
     index = _longest_document(messages)
     message = messages[index]
     start, end = _document_of(message)

@@ -79,7 +79,7 @@ class Task:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The answers that all rows allow: ("负面", "正面"); () where a row brings its own options, or none."""
+        """The answers that all rows allow: ("负面", "正面"); () if a row brings its own options, or none."""
         try:
             return self.list_labels({})
         except (PromptError, LookupError, TypeError, AttributeError):  # they are looked for in the row
@@ -152,22 +152,22 @@ class Task:
         answer = self.write_answer(row)
         labels = self.allowed_labels(row)
         if labels and answer not in labels:
-            raise PromptError(f"{name_row(row)}: the answer {answer!r} is none of {', '.join(labels)}; mend the row")
+            raise PromptError(f"{name_row(row)}: the answer {answer!r} is none of {', '.join(labels)}; fix the row")
         return answer
 
     def allowed_labels(self, row: Row) -> tuple[str, ...]:
-        """The answers a row allows, each once, to be scored: ("正面", "负面"); () where the answer is free text."""
+        """The answers a row allows, each once, to be scored: ("正面", "负面"); () if the answer is free text."""
         return tuple(dict.fromkeys(self.list_labels(row)))
 
     def class_of(self, answer: str, row: Row) -> str:
         """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面".
 
-        Raises PromptError where the task's read_answer does not read what its list_labels allows.
+        Raises PromptError if the task's read_answer does not read what its list_labels allows.
         """
         parsed = self.parse_answer(answer, row)
         if not isinstance(parsed, str):
             raise PromptError(
-                f"{name_row(row)}: task {self.name} cannot read its own label {answer!r}; mend its read_answer"
+                f"{name_row(row)}: task {self.name} cannot read its own label {answer!r}; fix its read_answer"
             )
         return parsed
 
@@ -183,7 +183,7 @@ class Task:
         missing = [field for field in fields if row.get(field) is None]
         if missing:
             needed = ", ".join(fields)
-            raise PromptError(f"{name_row(row)}: no {missing[0]!r}; task {self.name} needs {needed}; mend the row")
+            raise PromptError(f"{name_row(row)}: no {missing[0]!r}; task {self.name} needs {needed}; fix the row")
 
 
 def is_blank(text: str) -> bool:
@@ -204,12 +204,12 @@ def label_key(written: object) -> str:
 
 
 def text_of(row: Row, field: str) -> str:
-    """A row's field that has to be a string; "" where it is missing or null. Raises PromptError for any other type."""
+    """A row's field that has to be a string; "" if it is missing or null. Raises PromptError for any other type."""
     value = row.get(field)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise PromptError(f"{name_row(row)}: {field!r} is {type(value).__name__}, expected a string; mend the row")
+        raise PromptError(f"{name_row(row)}: {field!r} is {type(value).__name__}, expected a string; fix the row")
     return value
 
 
@@ -308,5 +308,5 @@ def _last_of(row: Row) -> Row:
 
 
 def name_row(row: Row) -> str:
-    """`row reviews-17`, for messages; `the row` where it has no id."""
+    """`row reviews-17`, for messages; `the row` if it has no id."""
     return f"row {row['id']}" if "id" in row else "the row"

@@ -24,7 +24,7 @@ REPLACEMENT = "\ufffd"  # for characters that the vocabulary has no bytes for
 
 
 class TokenSpans(Sequence[tuple[int, int]]):
-    """Characters of each token, looked up one by one: a list of all takes as long as the encoding itself."""
+    """Characters of each token, looked up one at a time: a list of all takes as long as the encoding itself."""
 
     def __init__(self, encoding: Encoding):
         self._encoding = encoding

@@ -78,7 +78,7 @@ def write_system(form: ToolForm, tools: Sequence[Tool], system: str | None) -> l
 
 
 def write_calls(form: ToolForm, calls: Sequence[ToolCall], content: str) -> list[Span]:
-    """The calls that stand behind the content of an answer. Raises PromptError for one that could not be read back."""
+    """The calls that come after the content of an answer. Raises PromptError for one that could not be read back."""
     spans = []
     behind = {"hermes": "\n" if content else ""}.get(form, "\n\n" if content.strip() else "")
     for number, call in enumerate(calls):
@@ -113,7 +113,7 @@ def _write_xml(form: ToolForm, call: ToolCall) -> str:
     if any("<parameter=" in value for value in values.values()) and _split_xml(body) != (call["name"], values):
         raise PromptError(
             f"an argument of the call of {call['name']!r} holds </parameter> and <parameter=, which the model's form "
-            "of calls cannot tell from its own; mend or drop the row"
+            "of calls cannot tell from its own; fix or drop the row"
         )
     for name in values:
         if not NAME.fullmatch(name):
@@ -131,7 +131,7 @@ def _write_value(form: ToolForm, value: object) -> str:
 
 
 def read_call(body: str, tools: Sequence[Tool] = ()) -> ToolCall:
-    """What stands between <tool_call> and </tool_call>, in either form; raises BrokenCall.
+    """What is between <tool_call> and </tool_call>, in either form; raises BrokenCall.
 
     tools: whose parameters say of which types the arguments are that XML writes as bare text.
     """
@@ -165,7 +165,7 @@ def read_answer_text(text: str, tools: Sequence[Tool] = ()) -> tuple[str, list[T
 
 
 def read_system(text: str) -> tuple[str | None, list[Tool]] | None:
-    """What write_system made a system turn of: the system prompt, None where there was none, and the tools.
+    """What write_system made a system turn of: the system prompt, None if there was none, and the tools.
 
     None for a text that offers no tools, or in no form known here.
     """
@@ -185,7 +185,7 @@ def read_system(text: str) -> tuple[str | None, list[Tool]] | None:
 
 
 def join_content(before: str, after: str) -> str:
-    """The content of an answer with calls: what stands before them, and what a model wrote behind them."""
+    """The content of an answer with calls: what is before them, and what a model wrote after them."""
     before = before.rstrip("\n")
     return f"{before}\n{after.strip()}".strip("\n") if after.strip() else before
 
@@ -265,7 +265,7 @@ def _split_xml(body: str) -> tuple[str, dict[str, str]]:
 
 
 def parameters_of(name: str, tools: Sequence[Tool]) -> Mapping[str, object]:
-    """The schema of each argument of a function: {"city": {"type": "string"}}; {} where it is not known."""
+    """The schema of each argument of a function: {"city": {"type": "string"}}; {} if it is not known."""
     for tool in tools:
         function = tool.get("function", tool)
         if isinstance(function, dict) and function.get("name") == name:
@@ -276,7 +276,7 @@ def parameters_of(name: str, tools: Sequence[Tool]) -> Mapping[str, object]:
 
 
 def _read_value(text: str, schema: object) -> object:
-    """An argument's text as its schema's type: "3", {"type": "integer"} -> 3. Text stays text where none is named."""
+    """An argument's text as its schema's type: "3", {"type": "integer"} -> 3. Text stays text if none is named."""
     if not isinstance(schema, dict):
         return text
     options = [schema, *(part for part in schema.get("anyOf") or () if isinstance(part, dict))]

@@ -37,7 +37,7 @@ def choose_backend(wanted: str, settings: "TrainSettings | None" = None) -> str:
     Our own path over transformers was measured on H100 and H200 cards, with 7B QLoRA and random weights: 2.5 to 2.7
     times as fast as Unsloth (docs/results.md). It is taken on every card since Ampere; older ones lack the attention
     kernel that it needs, and get Unsloth. settings: what is to be trained, where that matters.
-    Raises ModelError where Unsloth is asked for and cannot be had.
+    Raises ModelError if Unsloth is asked for and cannot be had.
     """
     if wanted == TRANSFORMERS:
         return TRANSFORMERS

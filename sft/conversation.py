@@ -32,7 +32,7 @@ class Exchange:
 
 
 class Conversation:
-    """What was said so far, each answered question with its answer; the system prompt stands before all of it."""
+    """What was said so far, each answered question with its answer; the system prompt is before all of it."""
 
     def __init__(self, system_prompt: str | None = None, tools: Sequence[Tool] = ()) -> None:
         """system_prompt: None leaves it to the chat template's own default. tools: the functions that may be called."""
@@ -49,8 +49,8 @@ class Conversation:
     def from_messages(cls, messages: Sequence[Message]) -> "Conversation":
         """A conversation as messages() gave it; one that ends with a question has it as its open one.
 
-        Raises PromptError where the turns are not [system?, tools?, user, assistant, user, assistant, ...], with what
-        was returned in the user's place behind a call.
+        Raises PromptError if the turns are not [system?, tools?, user, assistant, user, assistant, ...], with what
+        was returned in the user's place after a call.
         """
         leading = list(takewhile(lambda turn: turn["role"] in LEADING, messages))
         chat = cls(
@@ -97,7 +97,7 @@ class Conversation:
 
     @property
     def open_results(self) -> tuple[str, ...]:
-        """The results that are the open question, () where it is a user's."""
+        """The results that are the open question, () if it is a user's."""
         return self._results
 
     @property
@@ -136,7 +136,7 @@ class Conversation:
         self._question, self._results, self._replaced = None, (), None
 
     def retry(self) -> str | None:
-        """Take the last question back to ask it again, and give it; None where there is none."""
+        """Take the last question back to ask it again, and give it; None if there is none."""
         if self._question is None and self._exchanges:
             self._replaced = self._exchanges.pop()
             self._question, self._results = self._replaced.question, self._replaced.results
@@ -161,7 +161,7 @@ class Conversation:
         return turns
 
     def undo(self) -> bool:
-        """Forget the last question and its answer; False where there is none."""
+        """Forget the last question and its answer; False if there is none."""
         if self._question is not None or self._given:
             self._question, self._results, self._given = None, (), []
             return True
@@ -202,7 +202,7 @@ class FittedPrompt:
 def fit_prompt(
     chat: ChatFormat, messages: Sequence[Message], limits: Rules, *, head: Head | None = None
 ) -> FittedPrompt:
-    """The prompt of a conversation, shortened as in training where it would leave no room for the answer.
+    """The prompt of a conversation, shortened as in training if it would leave no room for the answer.
 
     head: what reads it, where it is a classification head, which needs no room. Raises prompts.TooLong where the last
     question alone is too long and cannot be shortened.

@@ -21,7 +21,7 @@ class EncodedRows:
     """Rows as the model sees them. `rows[i]` is where `encoded[i]` came from; one row may give several examples.
 
     Every row read is either kept, with all its examples, or dropped for a reason; a kept one may be shortened.
-    head: the classification head that learns them; None where the model learns to write the answers.
+    head: the classification head that learns them; None if the model learns to write the answers.
     """
 
     head: Head | None = None
@@ -43,7 +43,7 @@ class EncodedRows:
         return sum(example.num_supervised for example in self.encoded)
 
     def count_labels(self) -> dict[str, int]:
-        """Rows of each class of the head, in its order: {"负面": 512, "正面": 488}; {} where there is none."""
+        """Rows of each class of the head, in its order: {"负面": 512, "正面": 488}; {} if there is none."""
         counts = Counter(example.label for example in self.encoded)
         return {label: counts[number] for number, label in enumerate(self.head.labels)} if self.head else {}
 
@@ -111,7 +111,7 @@ def encode_each(
 ) -> Iterator[tuple[Row, list[Encoded] | PromptError]]:
     """Each row with its examples, or with why it has none, in their order.
 
-    A conversation gives several examples where one cannot hold all of its answers (ChatFormat.encode_batch).
+    A conversation gives several examples if one cannot hold all of its answers (ChatFormat.encode_batch).
     With a classification head a row is its prompt, up to where the answer would begin, and the number of its class.
     """
     rules = rules if head is None else rules._replace(supervise="none")

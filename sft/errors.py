@@ -41,7 +41,7 @@ def nearest_setting(name: str, known: Iterable[str]) -> str:
     """What to say of a mistyped setting: as nearest_name, but only of a slip of the fingers.
 
     "--learning_rte" is --learning_rate, while --save_steps is not --max_steps: a name that means something else would
-    mislead. Words are compared one by one, and a name may be a beginning of two words or more.
+    mislead. Words are compared one at a time, and a name may be a beginning of two words or more.
     """
     close = difflib.get_close_matches(name, list(known), n=5, cutoff=0.6)
     near = [other for other in close if _is_slip(name.lstrip("-").split("_"), other.lstrip("-").split("_"))]

@@ -13,11 +13,12 @@ Exports are written aside, verified, then renamed; an exception leaves nothing b
 
 A folder or file that a process writes is locked, and whoever comes second is told who holds it:
 
-    with held(Path("outputs/demo/.lock"), "outputs/demo: another training is at work", "wait for it"): ...
+    with held(Path("outputs/demo/.lock"), "outputs/demo: another training is running", "wait for it"): ...
 
 The lock is flock(2) on a file, which the system releases however the process ends, so a file left behind by a kill
-locks nothing. On a network file system flock is as good as its server: without one, a line says so and the work goes on
-unlocked. find_file and package_folder find a source beside the user, in the project or inside an installed package.
+locks nothing. On a network file system flock is as good as its server: without one, a line says so and the work goes
+ahead unlocked. find_file and package_folder find a source in the working folder, in the project or in an installed
+package.
 """
 
 import errno
@@ -72,7 +73,7 @@ class DiskFullError(UserError):
 def staged(folder: Path, *, num_bytes: int = 0) -> Iterator[Path]:
     """A new folder to fill, which gets its name by publish(); after an error it is not there.
 
-    num_bytes: what will be written at least. Raises DiskFullError where that is not free, before or while writing.
+    num_bytes: what will be written at least. Raises DiskFullError if that is not free, before or while writing.
     """
     stage = begin_stage(folder, num_bytes=num_bytes)
     try:
@@ -189,7 +190,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder; one that is half deleted never stands under its own name."""
+    """Delete a folder; one that is half deleted never is under its own name."""
     aside = folder.with_name(DELETED_PREFIX + folder.name)
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
@@ -216,8 +217,8 @@ def _explain(folder: Path, num_bytes: int) -> str:
     free = shutil.disk_usage(folder.parent).free
     needed = f"needs {round(num_bytes * CHECKPOINT_MARGIN):,} bytes, " if num_bytes else ""
     return (
-        f"{folder}: no room: {needed}{free:,} are free (a quota may allow less); what was saved before is as it was. "
-        "Make room, or lower --save_total_limit, and go on"
+        f"{folder}: no room: {needed}{free:,} are free (a quota may allow less); what was saved before is unchanged. "
+        "Free some space, or lower --save_total_limit, and resume"
     )
 
 
@@ -233,16 +234,15 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def told_when_full(folder: Path, command: str) -> Iterator[None]:
-    """Raise DiskFullError for what else finds the disk full while it writes below a folder; command: what goes on."""
+    """Raise DiskFullError if anything else finds the disk full while writing below a folder; command resumes."""
     try:
         yield
     except Exception as error:
         if not is_full(error) or isinstance(error, DiskFullError):
             raise
-        line = (
-            f"{folder}: no room on the disk; what was saved before is as it was. Make room, and resume with: {command}"
-        )
-        raise DiskFullError(line) from None
+        raise DiskFullError(
+            f"{folder}: no room on the disk; what was saved before is unchanged. Free some space and resume: {command}"
+        ) from None
 
 
 # Folders that appear when all is verified: exports
@@ -304,7 +304,7 @@ def check_disk_space(folder: Path, num_bytes: int) -> None:
 
 
 class BusyError(UserError):
-    """What another process writes: `outputs/demo: another training is at work (process 7 on ada, since ...); wait`."""
+    """What another process writes: `outputs/demo: another training is running (process 7 on ada, since ...); wait`."""
 
 
 class NotWritableError(UserError):
@@ -319,10 +319,10 @@ class NotWritableError(UserError):
 
 @contextmanager
 def held(path: Path, busy: str, advice: str, *, timeout_s: float = 0) -> Iterator[None]:
-    """Hold the lock file `path` inside this context; its folder is made where there is none, and it goes at the end.
+    """Hold the lock file `path` inside this context; its folder is made if there is none, and it goes at the end.
 
-    busy: what is said to whoever comes second, followed by who holds the lock and by the advice. Raises BusyError where
-    another process holds it for longer than timeout_s, NotWritableError where it cannot be made.
+    busy: what is said to whoever comes second, followed by who holds the lock and by the advice. Raises BusyError if
+    another process holds it for longer than timeout_s, NotWritableError if it cannot be made.
     """
     try:
         descriptor = _acquire(path, time.monotonic() + timeout_s)
@@ -344,7 +344,7 @@ def lock_of(target: Path) -> Path:
 
 
 def _acquire(path: Path, until: float) -> int | None:
-    """The descriptor of the lock file, locked and signed; None where another process still holds it at `until`."""
+    """The descriptor of the lock file, locked and signed; None if another process still holds it at `until`."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -438,7 +438,7 @@ def package_folder(package: str) -> Path:
 
 
 def package_version(package: str) -> str:
-    """The version of the distribution that brings a package: "chatterbot_corpus" -> "1.3.3"; "" where unknown."""
+    """The version of the distribution that brings a package: "chatterbot_corpus" -> "1.3.3"; "" if unknown."""
     try:
         return importlib.metadata.version(package)  # names compare with - and _ as equal
     except importlib.metadata.PackageNotFoundError:

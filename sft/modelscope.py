@@ -77,7 +77,7 @@ def fetch(kind: Kind, name: str, patterns: Sequence[str], revision: str | None =
         except _SilentError as error:
             if not note.is_file():
                 raise HubError(f"{error}; check the network or MODELSCOPE_ENDPOINT") from None
-            say(f"{error}; going on with what was fetched before")
+            say(f"{error}; using what was fetched before")
             return Snapshot(*_read_note(note, cache))
         if not files:
             raise HubError(f"{name}: no such files at revision {asked} ({inside or ', '.join(patterns)})")
@@ -112,7 +112,7 @@ def _fetch_file(hub: "_Hub", file: RemoteFile, folder: Path, which: str) -> None
     try:
         hub.download(file, stage)
     except _SilentError as error:
-        raise HubError(f"{error}; the same command goes on behind what is there") from None
+        raise HubError(f"{error}; the same command resumes it") from None
     if file.sha256 and sha256_of(stage) != file.sha256:
         stage.unlink()
         raise HubError(f"{hub.name}: {file.path} came with another SHA-256 than listed; run the command again")
@@ -147,7 +147,7 @@ class _Hub:
         return files
 
     def download(self, file: RemoteFile, stage: Path) -> None:
-        """Write the file to `stage`, going on behind what is there; a broken connection is taken up again."""
+        """Write the file to `stage`, continuing after what is there; a broken connection is taken up again."""
         import httpx
 
         for wait in (*WAITS_S, None):

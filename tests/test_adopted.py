@@ -185,7 +185,7 @@ def test_what_does_not_fit_the_adapter_is_refused(
 
 
 def test_whole_weights_are_no_adapter_to_go_on_from(full_run: Path, rows_file: Path, in_clone: Path):
-    with pytest.raises(ModelError, match="weights that are whole, and no adapter; go on from them with --model"):
+    with pytest.raises(ModelError, match="full weights, not an adapter; continue from them with --model"):
         call("train.py", "--init_adapter", full_run, "--data", rows_file)
 
 
@@ -238,7 +238,7 @@ def test_a_whole_model_made_elsewhere_is_evaluated_alone_or_beside_the_base_that
     flags = ("--data", rows_file, "--num_samples", 3, "--max_new_tokens", 3, "--json")
     call("evaluate.py", "--run", tuned, *flags)
     out, said = capsys.readouterr()
-    assert "nobody knows what it was tuned from, so it is compared with nothing; --base names it" in said
+    assert "its base is unknown, so there is no comparison; name it with --base" in said
     assert "comparison" not in json.loads(out)
     call("evaluate.py", "--run", tuned, "--base", tiny_model_folder, *flags)
     out, said = capsys.readouterr()
@@ -315,7 +315,7 @@ def test_an_adapter_that_names_no_base_asks_for_it(foreign: Path, tiny_model_fol
 
 
 def test_an_evaluation_needs_rows_where_nobody_knows_any(foreign: Path, in_clone: Path):
-    with pytest.raises(DataError, match=r"nobody knows which rows .* --data rows.jsonl"):
+    with pytest.raises(DataError, match=r"it is unknown which rows .* --data rows.jsonl"):
         call("evaluate.py", "--adapter", foreign)
 
 

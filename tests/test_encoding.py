@@ -195,7 +195,7 @@ def test_for_a_head_a_row_is_its_prompt_and_the_number_of_its_class(chat):
 
 def test_for_a_head_a_row_of_another_class_or_without_one_is_refused_by_name(chat):
     row = {"id": "a", "source": "s", "task": "sentiment", "text": "很好", "label": "正面"}
-    with pytest.raises(DataError, match=r"^row a: label '正面' is none of the head's, 坏, 好; mend the row$"):
+    with pytest.raises(DataError, match=r"^row a: label '正面' is none of the head's, 坏, 好; fix the row$"):
         encode_rows([row], chat, SYSTEM, Rules(max_length=96), head=Head(("坏", "好")))
     with pytest.raises(DataError, match=r"^row q: task instruct has no labels, and a classification head says nothing"):
         encode_rows([instruct("q")], chat, SYSTEM, Rules(max_length=96), head=Head(("负面", "正面")))

@@ -39,7 +39,7 @@ def test_a_second_evaluation_of_a_run_at_once_is_refused_in_one_line(tiny_run, t
         result = run_script("--run", "run", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     who = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, since [-0-9: ]+"
-    line = rf"error: run: another evaluation of this run is at work \({who}\); wait for it to end"
+    line = rf"error: run: another evaluation of this run is running \({who}\); wait for it to end"
     assert re.fullmatch(line, result.stderr.splitlines()[-1])
 
 

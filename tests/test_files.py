@@ -33,7 +33,7 @@ from sft.files import (
     staging,
 )
 
-BUSY = ("x: another one is at work", "wait")
+BUSY = ("x: another one is running", "wait")
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -261,7 +261,7 @@ def holder(tmp_path):
 def test_one_at_a_time_and_the_next_one_after_it(tmp_path):
     path = tmp_path / ".lock"
     for _ in range(2):
-        refusal = pytest.raises(BusyError, match=r"^x: another one is at work \(.*\); wait$")
+        refusal = pytest.raises(BusyError, match=r"^x: another one is running \(.*\); wait$")
         with held(path, *BUSY), refusal, held(path, *BUSY):
             pass
         assert list(tmp_path.iterdir()) == []
@@ -272,7 +272,7 @@ def test_who_comes_second_is_told_who_holds_it_since_when(holder, tmp_path):
         pass
     who = f"process {holder.pid} on {re.escape(socket.gethostname())}"
     assert re.fullmatch(
-        rf"x: another one is at work \({who}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\); wait", str(caught.value)
+        rf"x: another one is running \({who}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\); wait", str(caught.value)
     )
 
 

@@ -376,7 +376,7 @@ def test_a_recipe_that_computes_accuracy_reports_that_of_the_tokens_at_every_val
 def test_auto_without_a_folder_continues_the_newest_unfinished_run(clone: Path, tiny_model_folder, rows_file, capsys):
     flags = f"--model {tiny_model_folder} --data {rows_file} --method lora --dtype fp32 --system_prompt none"
     call(f"train.py --resume_from_checkpoint auto {flags} --max_steps 2 --eval_steps 1")
-    assert "has no checkpoint yet: from the beginning" in capsys.readouterr().err
+    assert "has no checkpoint yet: starting from the beginning" in capsys.readouterr().err
     (folder,) = (path.parent for path in clone.glob("outputs/*/run.json") if path.parent.name != "latest")
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"status": "training"}))

@@ -80,7 +80,7 @@ def test_answers_that_do_not_end_in_time_are_told_so_and_nothing_is_claimed_to_b
             for wish in wishes:
                 server.send_signal(wish)
                 time.sleep(0.3)  # two signals at once are one
-            with pytest.raises(openai.APIError, match="the server is ending; ask again later"):
+            with pytest.raises(openai.APIError, match="the server is shutting down; try again later"):
                 list(stream)
             with pytest.raises(openai.InternalServerError) as refused:
                 whole.result()
@@ -88,7 +88,7 @@ def test_answers_that_do_not_end_in_time_are_told_so_and_nothing_is_claimed_to_b
         rest = server.communicate(timeout=60)[1].splitlines()
         assert server.returncode == (0 if wishes[0] is signal.SIGTERM else 130)
         assert [line for line in rest if "POST" not in line] == [
-            "ended; 2 answers were cut off, and told so",
+            "ended; 2 answers were cut off with an error",
             *(["interrupted"] if wishes[0] is signal.SIGINT else []),
         ]
     finally:

@@ -51,7 +51,10 @@ def small(tiny_model_folder, rows_file) -> list[object]:
 def test_without_data_it_says_in_one_line_what_to_run_first(run_script):
     done = run_script()
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == ("error: data/mixed: no such dataset; run first: python build_dataset.py --preset demo\n")
+    assert done.stderr == (
+        "error: data/mixed: no such dataset; build it: python build_dataset.py --preset demo; or pass your own rows: "
+        "--data rows.csv\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def read_turns(row: Row) -> list[Message]:
     """The row's messages without a leading system message, which conversation_of puts in front."""
     turns = row.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise PromptError("'messages' is no list of {role, content}; mend the row")
+        raise PromptError("'messages' is no list of {role, content}; fix the row")
     messages: list[Message] = []
     for turn in turns:
         message: Message = {"role": text_of(turn, "role"), "content": text_of(turn, "content")}
@@ -32,7 +32,7 @@ def read_turns(row: Row) -> list[Message]:
 def _read_call(call: object) -> ToolCall:
     name, arguments = (call.get("name"), call.get("arguments")) if isinstance(call, dict) else (None, None)
     if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise PromptError("a call in 'messages' is no {name, arguments}; mend the row")
+        raise PromptError("a call in 'messages' is no {name, arguments}; fix the row")
     return {"name": name, "arguments": arguments}
 
 
@@ -43,10 +43,10 @@ def build_prompt(row: Row) -> list[Message]:
 
 
 def write_answer(row: Row) -> str:
-    """What the assistant said last, its calls spelled out. Raises PromptError where the last turn is another's."""
+    """What the assistant said last, its calls spelled out. Raises PromptError if the last turn is another's."""
     turns = read_turns(row)
     if not turns or turns[-1]["role"] != "assistant":
-        raise PromptError("the last turn of 'messages' is not the assistant's; mend the row")
+        raise PromptError("the last turn of 'messages' is not the assistant's; fix the row")
     return spell_answer(turns[-1]["content"], turns[-1].get("tool_calls", ()))
 
 

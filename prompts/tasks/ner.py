@@ -22,15 +22,15 @@ def build_prompt(row: Row) -> list[Message]:
 def read_entities(row: Row) -> list[Entity]:
     """The row's entities in the order of their mention, one listed twice once; a span may have several labels.
 
-    Raises PromptError where an entity is not what it should be.
+    Raises PromptError if an entity is not what it should be.
     """
     entities = row["entities"]
     if not isinstance(entities, list) or not all(isinstance(entity, Mapping) for entity in entities):
-        raise PromptError("'entities' is no list of {start_idx, end_idx, entity_text, entity_label}; mend the row")
+        raise PromptError("'entities' is no list of {start_idx, end_idx, entity_text, entity_label}; fix the row")
     for entity in entities:
         start, end, name = entity.get("start_idx"), entity.get("end_idx"), entity.get("entity_text")
         if not isinstance(start, int) or not isinstance(end, int) or text_of(row, "text")[start:end] != name:
-            raise PromptError(f"entity {name!r} is not what stands at {start}:{end} of the text; mend the row")
+            raise PromptError(f"entity {name!r} is not what stands at {start}:{end} of the text; fix the row")
     ordered = sorted(entities, key=lambda entity: (entity["start_idx"], entity["end_idx"]))
     distinct = dict.fromkeys((one["start_idx"], one["end_idx"], text_of(one, "entity_label")) for one in ordered)
     return [Entity(text_of(row, "text")[start:end], label) for start, end, label in distinct]

@@ -5,10 +5,10 @@ from prompts.task import Row, Task, ask, read_label, text_of
 
 
 def list_labels(row: Row) -> tuple[str, ...]:
-    """The row's options, each once: ("Sports", "Economy"). Raises PromptError where they are no list of strings."""
+    """The row's options, each once: ("Sports", "Economy"). Raises PromptError if they are no list of strings."""
     options = row.get("category")
     if not isinstance(options, list | tuple) or not options or not all(isinstance(option, str) for option in options):
-        raise PromptError(f"'category' is {options!r}, expected a list of labels; mend the row")
+        raise PromptError(f"'category' is {options!r}, expected a list of labels; fix the row")
     return tuple(dict.fromkeys(options))
 
 

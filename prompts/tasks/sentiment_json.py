@@ -23,7 +23,7 @@ def write_answer(row: Row) -> str:
     """0 or 1 as fenced JSON. Raises PromptError for any other label."""
     label = row["label"]
     if isinstance(label, bool) or label not in (0, 1):
-        raise PromptError(f"'label' is {label!r}, expected 0 (negative) or 1 (positive); mend the row")
+        raise PromptError(f"'label' is {label!r}, expected 0 (negative) or 1 (positive); fix the row")
     return ANSWERS[1] if label == 1 else ANSWERS[0]
 
 

@@ -1,7 +1,7 @@
 """Rows -> the tensors of one forward pass, in the two layouts there are.
 
-flat     rows laid end to end, (1, T): no padding; attention keeps rows apart (sft.kernels.attention)
-padded   one row a line, (B, T), padded on the right: for layers and backends that cannot keep flat rows apart
+flat     rows concatenated, (1, T): no padding; attention keeps rows apart (sft.kernels.attention)
+padded   one row per line, (B, T), padded on the right: for layers and backends that cannot keep flat rows apart
 """
 
 from collections.abc import Sequence
@@ -117,7 +117,7 @@ def _bounds(lengths: torch.Tensor) -> torch.Tensor:
 def pad_rows(rows: Sequence[Encoded], pad_id: int) -> Batch:
     """Rows as lines of equal length: input_ids and labels, each (B, T), padding on the right, and row_lengths (B,).
 
-    No attention mask: neither causal attention nor a state that goes from token to token looks at padding behind it.
+    No attention mask: neither causal attention nor a state that goes from token to token looks at padding after it.
     """
     longest = max(len(row.input_ids) for row in rows)
     ids = torch.full((len(rows), longest), pad_id)

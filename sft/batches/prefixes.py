@@ -1,6 +1,6 @@
 """What rows of one batch begin with in common - a system prompt, a task's instruction - found, to be computed once.
 
-Causal layers say the same of equal beginnings. So a batch can be a forest: segments of tokens, each standing behind the
+Causal layers say the same of equal beginnings. So a batch can be a forest: segments of tokens, each standing after the
 segments that come before it in its rows. Four rows of two tasks, system prompt and instructions in common:
 
     find_segments(rows)    # [(0, 0, 20, ()), (0, 20, 41, (0,)), (1, 20, 38, (0,)),            in common
@@ -31,7 +31,7 @@ def whole_rows(rows: Sequence[Encoded]) -> list[Segment]:
 
 
 def find_segments(rows: Sequence[Encoded]) -> list[Segment]:
-    """Segments in common, and behind them one of its own for each row, in the order of the rows.
+    """Segments in common, and after them one of its own for each row, in the order of the rows.
 
     A row's own segment begins before the token that predicts its first supervised one: what has a loss, and what
     predicts it, is never in common and always side by side.

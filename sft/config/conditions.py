@@ -57,7 +57,7 @@ class Condition:
                 raise ConfigError(f"--fail_if: {spell(path)} is never {text!r}{near}")
 
     def holds(self, metrics: Mapping[str, object]) -> bool:
-        """Whether the condition is true. Raises ConfigError for a path that is not there or holds no single value."""
+        """Whether the condition is true. Raises ConfigError for a path that is not there or has no single value."""
         return _evaluate(self.tree, metrics)
 
     def values(self, metrics: Mapping[str, object]) -> str:
@@ -85,7 +85,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def look_up(path: tuple[str, ...], metrics: Mapping[str, object]) -> object:
-    """The value at a path; raises ConfigError with the nearest name where there is none."""
+    """The value at a path; raises ConfigError with the nearest name if there is none."""
     found: object = metrics
     for place, name in enumerate(path):
         if isinstance(found, Mapping) and name in found:
@@ -106,12 +106,12 @@ def spell(path: tuple[str, ...]) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name behind a dot is read as itself: Python's parser normalises identifiers, and has keywords."""
+    """Whether a name after a dot is read as itself: Python's parser normalises identifiers, and has keywords."""
     return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.is_normalized("NFKC", name)
 
 
 def _shape_of(path: tuple[str, ...], schema: object) -> object:
-    """The type at a path; None where it is not declared, and known once it is measured."""
+    """The type at a path; None if it is not declared, and known once it is measured."""
     for place, name in enumerate(path):
         while get_origin(schema) in (NotRequired, Required):
             (schema,) = get_args(schema)
@@ -135,7 +135,7 @@ def _refuse_several(path: tuple[str, ...], shape: object) -> None:
             f"--fail_if: {spell(path)} is no single value; choose one of {', '.join(get_type_hints(shape))}"
         )
     if get_origin(shape) is dict:
-        raise ConfigError(f"--fail_if: {spell(path)} is no single value; name one of those it holds")
+        raise ConfigError(f"--fail_if: {spell(path)} is not a single value; name one inside it")
     if get_origin(shape) is list:
         raise ConfigError(f"--fail_if: {spell(path)} is a list; conditions are over single values")
 

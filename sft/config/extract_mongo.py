@@ -83,7 +83,7 @@ class ExtractSettings(ResultSettings):
         refuse_password_words([str(value) for value in values.values() if value is not None])
         for name in ("host", "mongo_uri"):
             if holds_password(str(values.get(name) or "")):
-                raise ConfigError(f"{name}: holds a password, which would be shown; {ADVICE}")
+                raise ConfigError(f"{name}: contains a password, which would be shown; {ADVICE}")
         if "@" in str(values.get("host") or ""):
             raise ConfigError("host: name the server alone; who logs in there is --user")
         return values

@@ -31,7 +31,7 @@ PLACEHOLDERS = {
 
 
 def wanted_help(argv: Sequence[str]) -> str | None:
-    """The topic of --help: "" where it has none, "all" or a group; None where no help is asked for."""
+    """The topic of --help: "" if it has none, "all" or a group; None if no help is asked for."""
     for index, word in enumerate(argv):
         flag, _, topic = word.partition("=")
         if flag in HELP_FLAGS:
@@ -138,7 +138,7 @@ def _placeholder(name: str, annotation: object) -> str:
 
 
 def _describe(name: str, info: FieldInfo) -> str:
-    """The description with the default, where there is one worth showing, and the setting's other names."""
+    """The description with the default, if there is one worth showing, and the setting's other names."""
     aliases = [str(choice) for choice in getattr(info.validation_alias, "choices", [])]
     others = [alias for alias in aliases if alias.replace("-", "_") != name]
     others = others if name in aliases else others[1:]

@@ -233,7 +233,7 @@ def _flag_for(cls: type[Settings], word: str) -> str:
     path, fields = Path(word), cls.model_fields
     if path.suffix in (".yaml", ".yml"):
         flag = "preset" if "preset" in fields else "config"
-    elif (path / "run.json").exists() and "run" in fields:
+    elif ((path / "run.json").exists() or word.startswith("outputs/")) and "run" in fields:
         flag = "run"
     elif path.exists() or path.suffix or "/" in word:
         flag = next((name for name in ("data", "file") if name in fields), "")
@@ -244,7 +244,7 @@ def _flag_for(cls: type[Settings], word: str) -> str:
 
 
 def _refuse_two_names(cls: type[S], words: list[str]) -> None:
-    """Raise ConfigError where one setting is given by two of its names; of one name given twice the last counts."""
+    """Raise ConfigError if one setting is given by two of its names; of one name given twice the last counts."""
     names, used = field_names(cls), dict[str, str]()
     for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
         field = names.get(flag.lstrip("-"))
@@ -362,7 +362,7 @@ def _merge(cls: type[S], layers: list[tuple[str, Mapping[str, object]]]) -> S:
             if isinstance(value, str) and not value.strip() and name not in cls.texts:
                 raise ConfigError(f"{name} ({origin}): is empty; give a value, or leave it out")
             if isinstance(value, str) and "\0" in value and name not in cls.texts:
-                raise ConfigError(f"{name} ({origin}): {_shorten(value)} holds a NUL character; leave it out")
+                raise ConfigError(f"{name} ({origin}): {_shorten(value)} contains a NUL character; leave it out")
             merged[name], origins[name] = value, origin
     try:
         settings = cls.model_validate(merged)

@@ -70,14 +70,14 @@ def _only(setting: str, value: object) -> Twin:
 
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half": "fp16", "float": "fp32"}
 NEVER_MATTERS = "nothing depends on it here"
-IN_FP32 = "what is trained is held in fp32"
+IN_FP32 = "trained weights are in fp32"
 PLANNED = "how many rows are computed at once is planned from the memory that is free"
 WITH_VALIDATIONS = "a checkpoint comes with each validation, every eval_steps"
 LAUNCH = "start with accelerate launch --config_file recipes/accelerate/zero3-offload.yaml (docs/several-gpus.md)"
 ANSWERS = "answers alone are learned here"
 SFT_ONLY = "supervised fine-tuning is all there is"
 OTHER_STAGES = ("pt", "rm", "ppo", "dpo", "kto")
-FLAT = "rows are laid end to end without padding, and none is cut"
+FLAT = "rows are concatenated without padding, and none is cut"
 KERNELS = "attention and kernels are chosen by what the model and the card can do"
 
 EVERYWHERE: dict[str, Twin | Unused] = {
@@ -203,15 +203,15 @@ TRAIN: dict[str, Twin | Unused] = {
     "evals_per_epoch": Unused("eval_steps counts optimizer steps"),
     "saves_per_epoch": Unused(WITH_VALIDATIONS),
     "save_strategy": Unused(WITH_VALIDATIONS),
-    "save_only_model": Unused("checkpoints hold what resuming takes"),
+    "save_only_model": Unused("checkpoints contain what resuming needs"),
     "load_best_model_at_end": Unused("the best checkpoint counts, always"),
     "greater_is_better": Unused("the name of the figure says it"),
     "logging_steps": Unused("log.jsonl has every step"),
     "logging_strategy": Unused("log.jsonl has every step"),
-    "logging_dir": Unused("logs lie in the run folder"),
+    "logging_dir": Unused("logs are in the run folder"),
     "logging_first_step": Unused("log.jsonl has every step"),
     "plot_loss": Unused("loss.png is always drawn"),
-    "overwrite_output_dir": Unused("a folder that holds a run is never overwritten"),
+    "overwrite_output_dir": Unused("a folder with a run is never overwritten"),
     "run_name": Unused("the run is called as its folder"),
     "include_num_input_tokens_seen": Unused("tokens are always counted"),
     "wandb_project": Unused("WANDB_PROJECT in the environment sets it"),
@@ -290,7 +290,7 @@ def translate(
 ) -> tuple[dict[str, object], list[str]]:
     """One layer's values under our names, and a clause for each name that was another tool's.
 
-    own: the script's own settings. Raises ConfigError where two names of one setting disagree, and for what would
+    own: the script's own settings. Raises ConfigError if two names of one setting disagree, and for what would
     change what is learned and has no twin.
     """
     known = other_names(script, own)

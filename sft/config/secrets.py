@@ -23,7 +23,7 @@ def holds_password(uri: str) -> bool:
 
 
 def refuse_password_words(words: list[str]) -> None:
-    """Raise ConfigError where a command line holds a password: --password x, or a URI with one. Never repeats it."""
+    """Raise ConfigError if a command line contains a password: --password x, or a URI with one. Never repeats it."""
     for word in words:
         if PASSWORD_FLAG.fullmatch(word):
             flag = "-p" if not word.startswith("--") else word.partition("=")[0]

@@ -70,7 +70,9 @@ class TrainSettings(ResultSettings):
         description="column of a file; rows with the same value stay on one side of the split. Default: the column "
         "group, if there is one",
     )
-    form: str | None = Field(None, description="form to read where rows fit several: messages, instruction/output, ...")
+    form: str | None = Field(
+        None, description="format to read if rows match several: messages, instruction/output, ..."
+    )
     encoding: str | None = Field(
         None,
         description="encoding of text files that are not UTF-8: gb18030, cp1252, ...; common Chinese ones are detected",
@@ -133,8 +135,8 @@ class TrainSettings(ResultSettings):
 
     init_adapter: str | None = Field(
         None,
-        description="go on from this adapter instead of a fresh one: a run, an adapter's folder or a hub id; base, "
-        "shape and prompt are its own where nothing else is given",
+        description="continue from this adapter instead of a new one: a run, an adapter's folder or a hub id; base, "
+        "shape and prompt come from it unless given",
     )
     method: Literal["lora", "qlora", "freeze", "full"] = Field(
         "qlora",
@@ -155,7 +157,7 @@ class TrainSettings(ResultSettings):
     use_dora: bool = Field(False, description="DoRA: magnitude and direction apart; slower, better at small ranks")
     use_rslora: bool = Field(False, description="rank-stabilised LoRA: scaled by lora_alpha / sqrt(lora_r)")
     modules_to_save: tuple[str, ...] = Field(
-        (), description="modules trained whole beside the adapter, e.g. embed_tokens,lm_head"
+        (), description="modules trained in full next to the adapter, e.g. embed_tokens,lm_head"
     )
     freeze_trainable_layers: int = Field(
         2, ge=0, description="method freeze: how many of the last decoder layers are trained"
@@ -168,7 +170,9 @@ class TrainSettings(ResultSettings):
     )
 
     num_train_epochs: float | None = Field(
-        None, gt=0, description="passes over the training rows; default: 3, and up to 20 where rows are few (150 steps)"
+        None,
+        gt=0,
+        description="passes over the training rows; default: 3, or up to 20 for few rows (until there are 150 steps)",
     )
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; overrides num_train_epochs")
     per_device_train_batch_size: int = Field(
@@ -187,7 +191,7 @@ class TrainSettings(ResultSettings):
     optim: str = Field(
         "auto",
         description="optimizer as transformers names it (adamw_torch_fused, adamw_8bit, paged_adamw_8bit, ...); "
-        "auto: PyTorch's fused one for an adapter, 8-bit where more is trained or memory is short, "
+        "auto: PyTorch's fused one for an adapter, 8-bit if more is trained or memory is short, "
         "PyTorch's own on a CPU",
     )
     neftune_noise_alpha: float | None = Field(
@@ -202,7 +206,7 @@ class TrainSettings(ResultSettings):
         description="validation metric that chooses the best checkpoint; eval_loss is token-weighted",
     )
     compute_accuracy: bool = Field(
-        False, description="also report the share of supervised tokens that are the likeliest, at every validation"
+        False, description="also report the share of supervised tokens that the model predicts, at every validation"
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="stop after this many validations without improvement"
@@ -225,15 +229,15 @@ class TrainSettings(ResultSettings):
     activation_offloading: bool | None = Field(
         None,
         description="for very long rows: compute layers in pieces of tokens and let their inputs wait in main memory; "
-        "default: on a GPU, where the longest row does not fit otherwise",
+        "default: on a GPU if the longest row does not fit otherwise",
     )
     cuda_graphs: bool | None = Field(
         None,
         description="record forward and backward passes and replay them, so that the GPU does not wait for Python; "
-        "default: on one GPU, where it can be done, in runs of 200 steps or more",
+        "default: on one GPU, if possible, in runs of 200 steps or more",
     )
     max_memory_gb: float | None = Field(
-        None, gt=0, description="GPU memory this run may use, in GB of 2**30 bytes; default: what is free"
+        None, gt=0, description="GPU memory this run may use, in GB of 2**30 bytes; default: all that is free"
     )
 
     output_dir: str | None = Field(None, description="the run folder; default: outputs/<date>-<recipe>")
@@ -294,11 +298,13 @@ class TrainSettings(ResultSettings):
     @model_validator(mode="after")
     def _targets_are_layers(self) -> "TrainSettings":
         if len(self.target_modules) > 1 and any(name in EVERY_TARGET for name in self.target_modules):
-            raise ValueError(f"target_modules {','.join(self.target_modules)}: auto and all-linear stand alone")
+            raise ValueError(
+                f"target_modules {','.join(self.target_modules)}: auto and all-linear cannot be combined with names"
+            )
         if whole := [name for name in self.target_modules if name in VOCABULARY]:
             raise ValueError(
-                f"target_modules {','.join(whole)}: an adapter goes on layers between embeddings and output; leave it "
-                f"out, or train it whole: --modules_to_save {','.join(whole)}"
+                f"target_modules {','.join(whole)}: adapters are for layers between embeddings and output; leave it "
+                f"out, or train it in full: --modules_to_save {','.join(whole)}"
             )
         return self
 
@@ -313,7 +319,7 @@ class TrainSettings(ResultSettings):
         return dict(pair.split("=", 1) for pair in self.columns)
 
     def label_by_word(self) -> dict[str, str]:
-        """What stands in the label column, and the label it means: {"1": "good"}."""
+        """What is in the label column, and the label it means: {"1": "good"}."""
         return dict(pair.split("=", 1) for pair in self.label_map)
 
     @property

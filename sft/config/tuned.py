@@ -33,9 +33,7 @@ class TunedSettings(Settings):
     base: str | None = Field(
         None, description="where the base of the run is now (folder or hub id), if no longer where it was in training"
     )
-    system_prompt: str | None = Field(
-        None, description="said before every question, where weights come without a run.json that knows it"
-    )
+    system_prompt: str | None = Field(None, description="system prompt of weights whose run.json is missing")
     allow_mismatch: bool = Field(False, description="continue even if model, tokenizer or prompt differ from training")
     trust_remote_code: bool = Field(
         False, description="run model code that comes with the weights; a run trained with it needs this flag again"

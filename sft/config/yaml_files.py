@@ -75,7 +75,7 @@ def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
     """Values below a node and itself, an alias counted as often as it stands; known: by id, 0 while it is counted."""
     if id(node) in known:
         if known[id(node)] == 0:
-            raise _problem("a value holds itself", node.start_mark)
+            raise _problem("a value contains itself", node.start_mark)
         return known[id(node)]
     known[id(node)] = 0
     children: list[yaml.Node] = []
@@ -108,5 +108,5 @@ def read_yaml(path: Path) -> dict[str, object]:
         problem = one_line(getattr(error, "problem", None) or error)
         raise ConfigError(f"{where}: not YAML ({problem}); mend the line") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no settings; write `name: value` lines")
+        raise ConfigError(f"{path}: has no settings; write `name: value` lines")
     return content

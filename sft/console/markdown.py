@@ -142,7 +142,7 @@ class MarkdownWriter:
             self._draw()
 
     def close(self) -> None:
-        """Draw what is left; the cursor stands at the beginning of a line."""
+        """Draw what is left; the cursor is at the beginning of a line."""
         self._settle(self._source)
 
     def _draw(self) -> None:
@@ -193,7 +193,7 @@ def split_blocks(source: str) -> list[str]:
 
 
 def is_block(token: Token) -> bool:
-    """Whether a token opens a block that stands in no other one."""
+    """Whether a token opens a block that is in no other one."""
     return token.level == 0 and token.nesting >= 0
 
 
@@ -215,5 +215,5 @@ def show_columns(stream: TextIO, columns: Sequence[tuple[str, str]]) -> None:
 
 
 def fill(cell: str, width: int) -> str:
-    """A rendered line with blanks behind it up to `width` columns; its colours take no room."""
+    """A rendered line with blanks after it up to `width` columns; its colours take no room."""
     return cell + " " * max(0, width - cell_len(Text.from_ansi(cell).plain))

@@ -134,11 +134,11 @@ class Progress(Generic[Item]):
             say(self._line())
 
     def reach(self, count: int) -> None:
-        """Count on until so many units are done in all."""
+        """Count on until this many units are done in all."""
         self.update(count - self._count)
 
     def note(self, text: str) -> None:
-        """Show a short text behind the bar, e.g. `loss 1.342`; it stays until the next one."""
+        """Show a short text after the bar, e.g. `loss 1.342`; it stays until the next one."""
         self._note = text
         if self._bar is not None:
             self._bar.set_postfix_str(make_visible(text), refresh=False)
@@ -200,7 +200,7 @@ def warn(text: str) -> None:
 
 
 def repeat_warnings() -> None:
-    """Say every warning of this process again, each once, and forget them; nothing where there was none."""
+    """Say every warning of this process again, each once, and forget them; nothing if there was none."""
     if _warned:
         say(f"{len(_warned)} warning{'s' if len(_warned) > 1 else ''}, repeated here:")
     for text in _warned:

@@ -23,7 +23,7 @@ def table(rows: Sequence[Sequence[object]], *, header: Sequence[str] | None = No
     accuracy  0.5200  0.9100
     中文           -       3
 
-    Raises ValueError where rows are not of one length.
+    Raises ValueError if rows are not of one length.
     """
     lengths = {len(row) for row in (*rows, *([header] if header else []))}
     if len(lengths) > 1:

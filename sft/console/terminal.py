@@ -26,7 +26,7 @@ def _picture(character: str) -> str:
     if character == "\r":
         return ""
     if code < 0x20:
-        return chr(0x2400 + code)  # Unicode's control pictures stand in the order of the controls: ESC -> ␛
+        return chr(0x2400 + code)  # Unicode's control pictures are in the order of the controls: ESC -> ␛
     if code == 0x7F:
         return "␡"
     if 0xD800 <= code <= 0xDFFF:

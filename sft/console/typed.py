@@ -100,7 +100,7 @@ def is_terminal() -> bool:
 
 
 def read_standard_input() -> str | None:
-    """All of standard input, None where nothing is given: a terminal, /dev/null or no input at all.
+    """All of standard input, None if nothing is given: a terminal, /dev/null or no input at all.
 
     Raises DataError for input that is empty (a pipe that broke looks like that) or not UTF-8.
     """

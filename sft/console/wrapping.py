@@ -1,6 +1,6 @@
-"""Lines of a width in columns, in any script: Chinese may break behind any character, other text between words.
+"""Lines of a width in columns, in any script: Chinese may break after any character, other text between words.
 
-rich breaks at blanks alone, so a Chinese sentence behind a word would begin a line of its own.
+rich breaks at blanks alone, so a Chinese sentence after a word would begin a line of its own.
 """
 
 import re
@@ -12,7 +12,7 @@ from rich.text import Text
 NOT_FIRST = "，。！？、；：）》」』】”’…—,.!?;:)]}%"  # may not begin a line
 NOT_LAST = "（《「『【“‘([{"  # may not end one
 WIDE = r"\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"  # Chinese, Japanese, Korean and their punctuation
-UNIT = re.compile(rf"[{WIDE}]\s*|[^\s{WIDE}]+\s*|\s+")  # what stays together, with the blanks behind it
+UNIT = re.compile(rf"[{WIDE}]\s*|[^\s{WIDE}]+\s*|\s+")  # what stays together, with the blanks after it
 
 
 def wrap_text(text: Text, width: int) -> list[Text]:

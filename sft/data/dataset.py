@@ -20,7 +20,7 @@ from prompts.task import is_blank
 from prompts.tasks import get_task
 from sft.console import say, warn
 from sft.data.building.candidates import join_sides
-from sft.data.building.preset import make_source
+from sft.data.building.preset import make_source, preset_names
 from sft.data.files import READABLE, declared_classes, is_packed, kind_of_file, nearest_file
 from sft.data.files.reader import BadRow, FoundRow, OnBadRow, RowReader
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SHORTEST_PARTED = 200  # characters of a document whose end may be held out
 SHOWN_BAD_ROWS = 5
 SHOWN_LABELS = 8
-READ_ON = 10_000  # rows read on behind a label that nothing knows, to name all that stand there
+READ_ON = 10_000  # rows read on after a label that nothing knows, to name all that stand there
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def open_dataset(
     `path` names one file, a folder of them, a pattern, or several with commas between (sft/data/named_files.py); a
     name of the registry (recipes/datasets.yaml, or the user's own) is read and split like a file. Files give train and
     validation (`eval_ratio` of the rows, rows that ask the same on one side) and no test, unless their names or
-    `validation_data` and `test_data` say which rows those are. max_samples: so many rows of train and of validation at
-    most, drawn by the seed after the split. `reading` says what a file's columns leave open. Raises DataError where
+    `validation_data` and `test_data` say which rows those are. max_samples: at most this many rows of train and of
+    validation, drawn by the seed after the split. `reading` says what a file's columns leave open. Raises DataError if
     there is nothing, where a hash differs, and for bad rows unless they are quarantined; ConfigError for a reading of
     what was read already.
     """
@@ -96,7 +96,7 @@ def open_dataset(
                 )
             if given := _first_given(validation_data=validation_data, test_data=test_data):
                 raise ConfigError(
-                    f"--{given}: {path} is a name of a registry; give files beside it, or mix by a preset"
+                    f"--{given}: {path} is a name from a registry, alone; give only files, or mix with a preset"
                 )
             return _draw(_open_named(str(path), eval_ratio, seed, on_bad_row), max_samples, seed)
         raise _explain_missing(path)
@@ -144,7 +144,7 @@ def open_dataset_of(
 def find_parts(path: str | Path, validation_data: str | None, test_data: str | None) -> dict[str, list[Path]]:
     """The files of each split that is given: {"train": [Path("a.jsonl")]} where nothing says more.
 
-    Raises DataError where a file is in two splits.
+    Raises DataError if a file is in two splits.
     """
     files = find_files(path)
     parts = {"train": files} if validation_data or test_data else by_split(files) or {"train": files}
@@ -164,7 +164,7 @@ def _first_given(**values: object) -> str | None:
 
 
 def _draw(dataset: Dataset, max_samples: int | None, seed: int) -> Dataset:
-    """The dataset with at most so many rows of train and of validation, drawn at random, in their order."""
+    """The dataset with at most this many rows of train and of validation, drawn at random, in their order."""
     if max_samples is None or max(len(dataset.train), len(dataset.validation)) <= max_samples:
         return dataset
 
@@ -185,7 +185,7 @@ def _warn_of_repeats(train: list[Row], others: dict[str, list[Row]], seed: int) 
     asked = {group_key(asked_of(row), seed) for row in train}
     for split, rows in others.items():
         if count := sum(group_key(asked_of(row), seed) in asked for row in rows):
-            warn(f"{count:,} of {len(rows):,} {split} rows ask what a training row asks; their scores say little")
+            warn(f"{count:,} of {len(rows):,} {split} rows ask the same as a training row; their scores mean little")
 
 
 def reading_of(settings: "TrainSettings") -> Reading:
@@ -218,9 +218,13 @@ def _explain_missing(path: Path) -> DataError:
         )
     if near := nearest_name(str(path), known_names()):
         return DataError(f"{path}: no such folder, file or name of recipes/datasets.yaml{near}")
+    preset = path.name if path.name in preset_names() else "demo"
     flags = "" if path.name == "mixed" else f" --name {path.name}"
     flags += "" if path.parent.name == "data" else f" --data_dir {path.parent}"
-    return DataError(f"{path}: no such dataset; run first: python build_dataset.py --preset demo{flags}")
+    return DataError(
+        f"{path}: no such dataset; build it: python build_dataset.py --preset {preset}{flags}; or pass "
+        "your own rows: --data rows.csv"
+    )
 
 
 def _open_named(name: str, eval_ratio: float, seed: int, on_bad_row: OnBadRow) -> Dataset:
@@ -257,7 +261,7 @@ def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[lis
 
     Rows that ask the same, and those of one group or conversation, are one side; whole ones are taken until
     round(rows * eval_ratio) is reached, at least one row where the ratio is above 0. Of a single document the end is
-    held out. Raises DataError where nothing would be left to train on.
+    held out. Raises DataError if nothing would be left to train on.
     """
     if len(rows) == 1 and eval_ratio > 0 and (parts := part_document(rows[0], eval_ratio)):
         return [parts[0]], [parts[1]]
@@ -276,7 +280,7 @@ def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[lis
     if taken == len(rows) or taken > 2 * wanted:
         what = "groups" if any("group" in row for row in rows) else "different texts"
         if any("messages" in row for row in rows):
-            what = f"{what} or beginnings of conversations"
+            what = f"{what} or prefixes of conversations"
         told = f"{len(rows):,} rows of {len(sizes):,} {what}"
         if taken == len(rows):
             raise DataError(f"{told} leave none to train on; add rows, or name others with --validation_data")
@@ -380,7 +384,7 @@ def _choose_id(row: Row, by_line: str, taken: set[str]) -> str:
 
 
 def _explain_labels(found: BadRow, recognised: Recognised) -> DataError:
-    """What stands in a label column that no task knows, and the flag that says what it is."""
+    """What is in a label column that no task knows, and the flag that says what it is."""
     unknown = recognised.unknown_labels
     labels = list(unknown)
     shown = ", ".join(f"{label} ({count:,})" for label, count in unknown.most_common(SHOWN_LABELS))

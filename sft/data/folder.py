@@ -4,7 +4,7 @@ train.jsonl  validation.jsonl  test.jsonl  ledger.jsonl  manifest.json (last; SH
 overlaps.jsonl, where sources come split by their publisher
 
 An interrupted build leaves the old dataset as it was: what is unfinished lies in data/.<name>.partial until the next
-build of that name goes on with it (--resume) or clears it away.
+build of that name continues with it (--resume) or clears it away.
 """
 
 import shutil
@@ -46,12 +46,12 @@ class SourceEntry(TypedDict):
 
 
 class Overlap(TypedDict):
-    """Rows of one published split that stand in another."""
+    """Rows of one published split that are in another."""
 
     split: str  # "test"
     other_split: str  # "train"
     rows: int  # of the split
-    exact: int  # of them, those whose normalised text stands in the other split
+    exact: int  # of them, those whose normalised text is in the other split
     near: int  # of the rest, those with a near duplicate there
     first: list[str]  # "chn_test-17 = chn_train-5", "chn_test-40 ~ chn_train-9 (0.87)"
 

@@ -55,7 +55,7 @@ class Tally:
         self.examples = {**other.examples, **self.examples}
 
     def check_balance(self, source: str) -> None:
-        """Raise RuntimeError where a row was lost or counted twice: a bug of ours, never the user's."""
+        """Raise RuntimeError if a row was lost or counted twice: a bug of ours, never the user's."""
         counted = self.kept + self.dropped.total() + self.quarantined.total()
         if counted != self.read:
             raise RuntimeError(f"ledger of {source}: read {self.read} rows but counted {counted}: {self}")
@@ -89,7 +89,7 @@ class Ledger:
 
 
 def make_line(source: str, where: str, bucket: str, reason: str, detail: str, own_id: str = "") -> bytes:
-    """One line of ledger.jsonl; own_id: the id that the row's file gave it, "" where it gave none."""
+    """One line of ledger.jsonl; own_id: the id that the row's file gave it, "" if it gave none."""
     entry = {"source": source, "where": where, "bucket": bucket, "reason": reason, "detail": detail}
     if own_id:
         entry["id"] = own_id

@@ -70,14 +70,14 @@ def _fetch(name: str) -> list[Path]:
     folder = fetch("datasets", name, [kind for kind in kinds if not kind.startswith("*.txt")]).folder
     files = [file for file in folder.rglob("*") if file.is_file() and not _is_beside(file, folder)]
     if not files:
-        raise DataError(f"{name}: holds no file of rows ({', '.join(READABLE)})")
+        raise DataError(f"{name}: has no file of rows ({', '.join(READABLE)})")
     return sorted(files)
 
 
 def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
     """Files by the split that their names say; {} unless some are training rows and others are not.
 
-    train-00000-of-00002.parquet, reviews.validation.xlsx, dev.tsv. Raises DataError where one of them says none.
+    train-00000-of-00002.parquet, reviews.validation.xlsx, dev.tsv. Raises DataError if one of them says none.
     """
     named = {path: split_of_name(path) for path in files}
     if "train" not in named.values() or len(set(named.values()) - {None}) < 2:
@@ -91,7 +91,7 @@ def by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def split_of_name(path: Path) -> str | None:
-    """The split that a file's name says: "rows.val.csv" -> "validation"; None where it says none, or several."""
+    """The split that a file's name says: "rows.val.csv" -> "validation"; None if it says none, or several."""
     words = {SPLIT_WORDS.get(word) for word in re.split(r"[\W_]+|\d+", path.name.lower())} - {None}
     return words.pop() if len(words) == 1 else None
 
@@ -149,9 +149,7 @@ def _is_beside(file: Path, folder: Path) -> bool:
 def _explain_nothing(part: str) -> str:
     path = Path(part)
     if path.is_dir():
-        return (
-            f"{part}: the folder holds no manifest.json (a built dataset) and no file of rows ({', '.join(READABLE)})"
-        )
+        return f"{part}: the folder has no manifest.json (a built dataset) and no file of rows ({', '.join(READABLE)})"
     if _is_pattern(part):
         return f"{part}: no file matches; put the pattern in quotes, and look at the names with ls"
     name, mark, count = part.rpartition("#")

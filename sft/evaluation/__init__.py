@@ -1,7 +1,7 @@
-"""Did tuning help? A run and the model it was tuned from answer the same rows, and every figure stands beside its like.
+"""Did tuning help? A run and the model it was tuned from answer the same rows, and every figure is beside its like.
 
 rows       which rows, as token ids            (run folder, dataset)
-leaks      which of them stand in the training data
+leaks      which of them are in the training data
 baseline   what the run is compared with
 measuring  the models, one after the other; answers: loss, label scores, generated text; journal: kept as they come
 figures    answers -> groups of metrics.json; slices: by source, task, length, language

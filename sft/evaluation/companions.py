@@ -6,7 +6,7 @@
                                full_distribution
     robustness_result.json     categories and overall of the hard cases; tests: original, perturbed, score
 
-One label task stands at the top of each file, that of the most rows, named in `task`; all of them under by_task. Beside
+One label task is at the top of each file, that of the most rows, named in `task`; all of them under by_task. Beside
 it stand the few figures that an earlier sentiment project named, precision, recall and f1 as means over the classes:
 
     metrics.json               accuracy, precision, recall, f1, auc, confusion_matrix
@@ -85,7 +85,7 @@ def write_companions(
 
 
 def copy_comparison(folder: Path, target: Path) -> None:
-    """Write baseline_comparison.json to a file of the user's as well; says so where there is none to write."""
+    """Write baseline_comparison.json to a file of the user's as well; says so if there is none to write."""
     if not (folder / BASELINE_FILE).is_file():
         say(f"{target}: not written, for there are no labels that base and tuned could be compared on")
         return
@@ -121,7 +121,7 @@ class ShortMetrics(TypedDict, total=False):
 
 
 def describe_main_task(tuned: ModelFigures) -> ShortMetrics:
-    """The figures of metrics.json that stand on top of it; {} without label tasks."""
+    """The figures of metrics.json that are on top of it; {} without label tasks."""
     compared = compare_with_base(tuned, tuned)
     return shorten_metrics(compared["models"]["finetuned"]) if compared else {}  # type: ignore[index]
 

@@ -54,7 +54,7 @@ CHINESE = {
 
 
 class SliceFigures(TypedDict):
-    """One headline figure on part of the rows; no test is made there, so many comparisons would find one by chance."""
+    """One headline figure on part of the rows; no test is made: among this many, some differ by chance."""
 
     base: float
     tuned: float
@@ -306,8 +306,10 @@ def judge(
         zh = f"{pair_zh}没有明显差别：{zh_unclear}{zh_few}{rows_zh}"
     else:
         outcome = "too_few"
-        en = f"Too few rows to tell {theirs} and {ours} apart: {too_few}. Use {FEWEST_UNITS} or more of each task."
-        zh = f"数据太少，无法判断{pair_zh}的差别：{zh_too_few}。每个任务请至少用 {FEWEST_UNITS} 条。"
+        advice = f"Score {FEWEST_UNITS} or more per task (train.py --eval_ratio, or --data with other rows)."
+        advice_zh = f"每个任务请至少评测 {FEWEST_UNITS} 条（train.py --eval_ratio，或用 --data 给出其他数据）。"
+        en = f"Too few rows to tell {theirs} and {ours} apart: {too_few}. {advice}"
+        zh = f"数据太少，无法判断{pair_zh}的差别：{zh_too_few}。{advice_zh}"
     return outcome, {"en": en, "zh": zh}
 
 
@@ -335,7 +337,7 @@ def _in_chinese(changes: str) -> str:
 
 
 def _list_changes(metrics: Mapping[str, PairedFigures], names: list[str], *, counted: bool = False) -> str:
-    """`ner f1 0.010 -> 0.450, eval_loss 1.200 -> 0.800`, "" where there is none; counted: each with its rows."""
+    """`ner f1 0.010 -> 0.450, eval_loss 1.200 -> 0.800`, "" if there is none; counted: each with its rows."""
     return ", ".join(
         f"{name} {metrics[name]['base']:.3f} -> {metrics[name]['tuned']:.3f}"
         + (f" ({_count_rows(metrics[name])})" if counted else "")

@@ -44,7 +44,7 @@ METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE = (
 
 
 class BaselineFacts(TypedDict):
-    """What stands in the place of `base`: the run's own base model, another run, or another model."""
+    """What is in the place of `base`: the run's own base model, another run, or another model."""
 
     kind: str
     name: str
@@ -75,7 +75,7 @@ class RunFacts(TypedDict):
     baseline: BaselineFacts | None
     training: NotRequired[TrainingFacts]
     fingerprint: str
-    chosen_by: NotRequired[dict[str, str]]  # where nothing is written: {"tuned": "head", "base": "label_scoring"}
+    chosen_by: NotRequired[dict[str, str]]  # if nothing is written: {"tuned": "head", "base": "label_scoring"}
     max_new_tokens: dict[str, int]  # per task
     decoding: str
     generator: str
@@ -86,7 +86,7 @@ class RunFacts(TypedDict):
 
 
 class CleanFigures(ModelFigures):
-    """Every figure again, over the rows that do not stand in the training data."""
+    """Every figure again, over the rows that do not occur in the training data."""
 
     num_rows: int
     base: NotRequired[ModelFigures]
@@ -97,7 +97,7 @@ class CleanFigures(ModelFigures):
 class Metrics(ShortMetrics, ModelFigures):
     """metrics.json: the tuned model's groups, those of the baseline (the untuned model) under `base`.
 
-    Where there are label tasks, a few figures of the largest one stand on top.
+    Where there are label tasks, a few figures of the largest one are on top.
     """
 
     data_stats: DataStats
@@ -127,7 +127,7 @@ class Evaluation:
 def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     """Measure a run, and unless --no-baseline what it is compared with, on the same rows.
 
-    Answers are kept on the disk as they come; after an interruption the same call goes on behind them. Raises
+    Answers are kept on the disk as they come; after an interruption the same call resumes after them. Raises
     UserErrors of the parts: data that changed, a split without rows, weights that do not fit the run.
     """
     started = time.monotonic()
@@ -149,8 +149,8 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
         check_written(settings, "documents have a loss, and no answer is written")
     if others := sorted({row.task.name for row in prepared.rows} - set(run.tasks)) if run.tasks else []:
         say(
-            f"asked in the prompt of {', '.join(others)}, and the run was trained on {', '.join(run.tasks)}: another "
-            "prompt than it knows"
+            f"rows are prompted as {', '.join(others)}, but the run was trained on {', '.join(run.tasks)}: it does not "
+            "know this prompt"
         )
     budgets = {} if head else plan_budgets(prepared.rows, loaded, settings.max_new_tokens)
     stats = describe_data(selection, prepared, max_length, settings.turns)
@@ -167,7 +167,7 @@ def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
     try:
         measured = measure_models(run, settings, loaded, prepared.rows, budgets, selection.seed, baseline, journal)
     except KeyboardInterrupt:
-        say(f"the answers so far are kept in {show_path(journal.path)}; the same command goes on behind them")
+        say(f"the answers so far are kept in {show_path(journal.path)}; the same command resumes after them")
         raise
     finally:
         journal.close()
@@ -258,7 +258,7 @@ def describe_training(run: Run, log: Sequence[Mapping[str, float]]) -> TrainingF
 
 
 def check_written(settings: EvaluateSettings, why: str) -> None:
-    """Raises ConfigError for what is asked of written answers, where none are written."""
+    """Raises ConfigError for what is asked of written answers, if none are written."""
     asked = {"--rouge": settings.rouge, "--metric": settings.metric, "--generator": settings.generator == "vllm"}
     asked["--decoding"] = settings.decoding != "precise"
     if given := [flag for flag, is_asked in asked.items() if is_asked]:
@@ -327,7 +327,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     write_atomically(
         folder / METRICS_FILE, json.dumps(evaluation.metrics, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     )
-    (folder / PARTIAL_FILE).unlink(missing_ok=True)  # all of it stands in predictions.jsonl now
+    (folder / PARTIAL_FILE).unlink(missing_ok=True)  # all of it is in predictions.jsonl now
 
 
 def _tell_plan(
@@ -337,8 +337,8 @@ def _tell_plan(
     say(f"{stats['eval_size']:,} of {stats['available']:,} rows of the {stats['split']} split ({tasks})")
     if stats["num_answers"] > stats["eval_size"]:
         say(
-            f"{stats['num_answers']:,} answers: each of a conversation, behind the turns before it as the data has "
-            "them (--turns last: the last alone)"
+            f"{stats['num_answers']:,} answers: every answer of a conversation, after the preceding turns as the data "
+            "has them (--turns last: only the last)"
         )
     if stats["truncation_rate"] or stats["dropped_too_long"]:
         say(
@@ -346,19 +346,17 @@ def _tell_plan(
             f"{stats['dropped_too_long']:,} that do not fit {stats['max_seq_length']:,} tokens"
         )
     limits = ", ".join(f"{task} {budget}" for task, budget in budgets.items())
-    manner = (
-        "greedy answers" if settings.decoding == "precise" else f"answers drawn as preset {settings.decoding} says,"
-    )
+    manner = "greedy answers" if settings.decoding == "precise" else f"answers sampled with preset {settings.decoding},"
     if stats["by_task"].keys() == {DOCUMENTS}:
         say("documents: the loss of every token but a document's first is measured, and nothing is written")
     elif budgets:
-        say(f"{manner} of at most so many tokens, by the longest reference: {limits}")
+        say(f"{manner} of at most this many tokens (from the longest reference): {limits}")
     else:
         say("classes are chosen among the labels, and nothing is written: one of the models has a classification head")
     if sole is not None:
         say(f"WARNING {describe_sole_answer(sole, stats['eval_size'], stats['split'])}")
     if leaks["exact"] or leaks["near"]:
         say(
-            f"{leaks['exact']:,} of the rows stand in the training data, {leaks['near']:,} nearly so: every score is "
-            "also told without them"
+            f"{leaks['exact']:,} of the rows also occur in the training data, {leaks['near']:,} nearly: every score is "
+            "also reported without them"
         )

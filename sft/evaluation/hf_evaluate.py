@@ -22,7 +22,7 @@ NAME = "evaluate"
 def load_hf_evaluate() -> ModuleType:
     """The package; the first call imports it (it brings transformers along), later ones return the same object.
 
-    Raises ConfigError where it is not installed.
+    Raises ConfigError if it is not installed.
     """
     try:
         start = Path(str(distribution(NAME).locate_file(f"{NAME}/__init__.py"))).resolve()

@@ -1,7 +1,7 @@
 """How far each figure of one model may lie from the true one: the group `intervals` of metrics.json.
 
 The loss of answers has none: a few long ones carry it, and 50 rows that hold three of them cannot tell how large it is.
-The difference of two models has one (sft.evaluation.compare), since the same rows stand on both sides; and so has the
+The difference of two models has one (sft.evaluation.compare), since the same rows are on both sides; and so has the
 loss of documents, which is all that is measured of them.
 """
 

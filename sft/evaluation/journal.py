@@ -74,7 +74,7 @@ class Journal:
         self._file.close()
 
     def _take_over(self) -> bool:
-        """Read what an earlier run left; False where nothing is of these settings. A torn last line goes."""
+        """Read what an earlier run left; False if nothing is of these settings. A torn last line goes."""
         if not self.path.is_file():
             return False
         raw = self.path.read_bytes()
@@ -96,7 +96,7 @@ class Journal:
         self._answers = answers
         os.truncate(self.path, raw.rfind(b"\n") + 1)
         if entries:
-            say(f"{self.path.name}: goes on behind the {len(entries):,} answers that are there")
+            say(f"{self.path.name}: resumes after the {len(entries):,} answers that exist")
         return True
 
 

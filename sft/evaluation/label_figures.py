@@ -1,7 +1,7 @@
 """Label tasks of one model: the groups classification and calibration of metrics.json.
 
 Three ways lead to a label, and all come through summarise_labels: label scoring, free generation, and the class of a
-classification head, whose logits stand in answers.label_scores just as the labels' log-probabilities do.
+classification head, whose logits are in answers.label_scores just as the labels' log-probabilities do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class LabelTask(TypedDict):
     """One label task. label_scoring takes the label whose log-probability (label and end token, summed) is highest;
     accuracy_per_token divides that by the label's tokens first; generation reads the answer written freely.
 
-    head takes the likeliest class of a classification head, and stands in the place of all three.
+    head takes the likeliest class of a classification head, and is in the place of all three.
     """
 
     label_scoring: NotRequired[ClassificationFigures]

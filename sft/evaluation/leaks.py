@@ -1,8 +1,8 @@
-"""Do rows of the evaluation stand in the training data? Counted, named, and every score is also told without them.
+"""Do rows of the evaluation occur in the training data? Counted, named, and every score is also reported without them.
 
 exact   the normalised text (NFKC, case, whitespace and punctuation made equal) is that of a training row, and so is
         its system prompt
-near    the character 5-grams of both texts overlap by 60 % of their union (Jaccard), or 90 % of the row's own stand in
+near    the character 5-grams of both texts overlap by 60 % of their union (Jaccard), or 90 % of the row's own are in
         one training row, which is how a passage shows that was copied into a longer text; under one system prompt
 
     overlaps = find_overlaps(rows, training_rows)      # {"r17": Overlap("near", "t203", 0.74)}
@@ -26,7 +26,7 @@ MIN_CONTAINED = 20  # 5-grams a text needs so that being contained says somethin
 
 
 class Overlap(NamedTuple):
-    """similarity: 1.0 where exact; else Jaccard or, where the text is long enough, the share contained if more."""
+    """similarity: 1.0 if exact; else Jaccard or, where the text is long enough, the share contained if more."""
 
     kind: Literal["exact", "near"]
     training_id: str
@@ -65,7 +65,7 @@ def describe_leaks(
 
 
 def find_overlaps(rows: Sequence[Row], training: Sequence[Row]) -> dict[str, Overlap]:
-    """Rows (by id) whose question stands in the training data, each with the training row that is most like it."""
+    """Rows (by id) whose question is in the training data, each with the training row that is most like it."""
     shared = _shared_instructions(training)
     exact: dict[str, str] = {}
     for row in training:

@@ -140,7 +140,7 @@ def find_baseline(run: Run, settings: EvaluateSettings) -> Baseline | None:
     if not settings.has_baseline:
         return None
     if settings.baseline == BASE and not run.has_base:
-        say(f"{run.path.name}: nobody knows what it was tuned from, so it is compared with nothing; --base names it")
+        say(f"{run.path.name}: its base is unknown, so there is no comparison; name it with --base")
         return None
     if settings.baseline == BASE:
         return Baseline("base", run.base["name"], run.base.get("weights", ""))
@@ -250,7 +250,7 @@ def probe_model(
     if not (settings.robustness or settings.calibrate):
         return probes
     if not any(row.labels for row in rows):
-        say("--robustness and --calibrate are about label tasks, of which these rows hold none: left out")
+        say("--robustness and --calibrate need label tasks, and these rows have none: left out")
         return probes
     context = Context(run.system_prompt, trained, max_length, max_tokens)
     if settings.robustness:
@@ -287,7 +287,7 @@ def divide(beside_weights: int, config: PretrainedConfig, dtype: torch.dtype, us
 
 
 def choose_classes(run: Run, baseline: Baseline | None) -> Head | None:
-    """The head whose classes both sides choose among, since one of them can do nothing else; None where both write."""
+    """The head whose classes both sides choose among, since one of them can do nothing else; None if both write."""
     return read_head(run.weights_dir) or (baseline.head if baseline else None)
 
 

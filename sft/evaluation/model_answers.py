@@ -68,7 +68,7 @@ def answer_rows(
     *,
     asking: Asking | None = None,
 ) -> Answers:
-    """Ask a model everything about the rows; `name` ("tuned", "base") stands in front of the progress.
+    """Ask a model everything about the rows; `name` ("tuned", "base") is in front of the progress.
 
     Raises ModelError, naming rows, where a loss is not finite.
     """
@@ -150,7 +150,7 @@ def score_references(
 ) -> tuple[list[float], list[int]]:
     """Summed nll and number of tokens of each row's answers. max_tokens: of a scoring batch.
 
-    label_scores: of each row, [] where its labels were not scored; what they tell already is not computed again.
+    label_scores: of each row, [] if its labels were not scored; what they tell already is not computed again.
     """
     nll, num_tokens = [0.0] * len(rows), [0] * len(rows)
     pieces: list[Encoded] = []
@@ -171,7 +171,7 @@ def score_references(
 
 
 def _reference_from_labels(loaded: LoadedModel, row: EvalRow, scores: list[float]) -> tuple[float, int] | None:
-    """(nll, tokens) of a reference that was scored as a label; None where training supervises anything else."""
+    """(nll, tokens) of a reference that was scored as a label; None if training supervises anything else."""
     if not scores or len(row.encoded) != 1:
         return None
     answer = loaded.chat.encode_answer(row.reference)

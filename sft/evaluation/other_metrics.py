@@ -28,7 +28,7 @@ from sft.evaluation.rows import EvalRow
 
 
 class OtherFigures(TypedDict):
-    """What one metric says. figures: its numbers by name; a list of one number a row is told by its mean.
+    """What one metric says. figures: its numbers by name; a list of one number per row is told by its mean.
 
     left_out: names of results that are no numbers.
     """
@@ -48,7 +48,7 @@ class OtherMetric:
     module: Any  # evaluate.EvaluationModule, which carries no types
 
     def summarise(self, rows: Sequence[EvalRow], texts: Sequence[str], outcomes: Sequence[Outcome]) -> OtherFigures:
-        """Its figures over the rows it applies to. Raises ConfigError where it cannot be computed of them."""
+        """Its figures over the rows it applies to. Raises ConfigError if it cannot be computed of them."""
         takes_numbers, wraps = _read_features(self.module)
         if takes_numbers:
             places = [place for place, outcome in enumerate(outcomes) if outcome.reference is not None]
@@ -76,7 +76,7 @@ class OtherMetric:
     def _compute(self, predictions: list[object], references: list[object]) -> Mapping[str, object]:
         try:
             found = self.module.compute(predictions=predictions, references=references)
-        except Exception as error:  # any code may stand in a metric; the user has to know that it was this one
+        except Exception as error:  # any code may be in a metric; the user has to know that it was this one
             raise ConfigError(f"--metric {self.name}: it failed ({_reason(error)}); mend or leave it out") from error
         return found if isinstance(found, Mapping) else {self.name: found}
 
@@ -86,7 +86,7 @@ _NO_FIGURE: Any = object()
 
 
 def load_metric(name: str) -> OtherMetric:
-    """The metric of a name, a folder or a .py file. Raises ConfigError where there is none."""
+    """The metric of a name, a folder or a .py file. Raises ConfigError if there is none."""
     evaluate = load_hf_evaluate()
     path = Path(name)
     is_local = name.strip() != "" and path.exists()

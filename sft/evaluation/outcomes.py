@@ -106,7 +106,7 @@ def class_of(row: EvalRow, answer: str) -> str:
 def call_units(figure: str, outcomes: Sequence[Outcome]) -> tuple[list[int], Sums, Values]:
     """The rows that a figure of calls is taken over, (N, 2) what each adds to it, and (N,) its own score.
 
-    Which rows these are depends on their references alone. None where no row says anything of the figure.
+    Which rows these are depends on their references alone. None if no row says anything of the figure.
     """
     calls = {place: outcome.calls for place, outcome in enumerate(outcomes) if outcome.calls is not None}
     units = {place: unit for place, call in calls.items() if (unit := units_of(figure, call)) is not None}
@@ -119,7 +119,7 @@ def call_units(figure: str, outcomes: Sequence[Outcome]) -> tuple[list[int], Sum
 def text_places(rows: Sequence[EvalRow], *, asked: bool = False) -> list[int]:
     """Row numbers that text metrics are taken over: the free-text rows, for a label has no summary to overlap with.
 
-    asked: where there is none, all rows, because the user named the metric.
+    asked: if there is none, all rows, because the user named the metric.
     """
     written = [place for place, row in enumerate(rows) if not row.is_document]
     return [place for place in written if rows[place].task.kind == "text"] or written[: len(written) * asked]
@@ -139,7 +139,7 @@ def places_by(rows: Sequence[EvalRow], key: Callable[[EvalRow], str]) -> dict[st
 
 
 def take_rows(measured: Measured, places: Sequence[int]) -> Measured:
-    """The same measurements for the rows at these places, in their order: every list in it is one value a row."""
+    """The same measurements for the rows at these places, in their order: every list in it is one value per row."""
     return _take(measured, places)
 
 

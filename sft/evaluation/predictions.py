@@ -11,7 +11,7 @@ from sft.evaluation.rows import EvalRow, language_of_row
 
 
 class OverlapFacts(TypedDict):
-    """The training row that a row is like; similarity 1.0 where the texts are the same."""
+    """The training row that a row is like; similarity 1.0 if the texts are the same."""
 
     kind: Literal["exact", "near"]
     training_id: str

@@ -36,7 +36,7 @@ SPLIT = "validation"
 
 @dataclass(frozen=True)
 class Robustness:
-    """The figures, and the hard cases with their answers one by one."""
+    """The figures, and the hard cases with their answers one at a time."""
 
     figures: RobustnessFigures
     hard_answers: list[HardAnswer]
@@ -45,9 +45,9 @@ class Robustness:
 def measure_robustness(
     loaded: LoadedModel, rows: Sequence[EvalRow], measured: Measured, context: Context, *, num_rows: int, seed: int
 ) -> Robustness | None:
-    """Rewrite and score again at most num_rows label rows; None where the rows have no label task.
+    """Rewrite and score again at most num_rows label rows; None if the rows have no label task.
 
-    Raises DataError where the lexicon's package is not installed.
+    Raises DataError if the lexicon's package is not installed.
     """
     known_words()  # tells of a missing package now, before the work
     tasks = label_places(rows)
@@ -89,7 +89,7 @@ def measure_robustness(
 
 
 def _rewrite(row: Row, name: str, seed: int) -> Row | None:
-    """The row under a perturbation, with an id of its own; None where it changed nothing."""
+    """The row under a perturbation, with an id of its own; None if it changed nothing."""
     text = perturb(name, row["text"], random.Random(f"{seed}/{name}/{row['id']}"))
     return None if text == row["text"] else {**row, "id": f"{row['id']}#{name}", "text": text}
 

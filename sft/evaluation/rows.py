@@ -55,8 +55,8 @@ class EvalRow:
     """One row ready to be scored and answered.
 
     encoded: what its loss is measured on, more than one piece where a think policy supervises only last answers.
-    prompt_ids: what the answer is generated from; equal to what stands before the answer in training.
-    labels: the answers the row allows, () where it is free text; beside a classification head those it knows.
+    prompt_ids: what the answer is generated from; equal to what is before the answer in training.
+    labels: the answers the row allows, () if it is free text; beside a classification head those it knows.
     turn: which of a conversation's answers this is, from 1, where each is a row of the evaluation; else None.
     history: (role, content) of the turns between the answer before it, or the start, and the question.
     """
@@ -113,20 +113,20 @@ class EvalRows:
 
     @property
     def last_turns(self) -> list[EvalRow]:
-        """One for each row of the data, that of its last answer: the whole conversation stands in it."""
+        """One for each row of the data, that of its last answer: the whole conversation is in it."""
         return list({str(row.row["id"]): row for row in self.rows}.values())
 
 
 def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     """Rows of the split asked for, from the data the run was trained on (or --data), as it was split then.
 
-    Of a file the run has never seen all rows are taken, unless --eval_ratio says otherwise. Raises DataError where the
+    Of a file the run has never seen all rows are taken, unless --eval_ratio says otherwise. Raises DataError if the
     run's data changed since, and ConfigError for settings that would test on training rows.
     """
     trained = run.train_settings()
     if settings.data is None and "path" not in run.data:
         raise DataError(
-            f"nobody knows which rows {run.path.name} was trained on, or not; name rows to ask it: --data rows.jsonl"
+            f"it is unknown which rows {run.path.name} was trained on; name the rows to score: --data rows.jsonl"
         )
     path = Path(settings.data or str(run.data["path"]))
     seed = trained.split_seed if settings.seed is None else settings.seed
@@ -137,7 +137,7 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
         rows, split, sha256, training = _read_split(path, run, settings, seed)
     why_untrained = ""
     if run.is_adopted:
-        why_untrained = "nobody knows which rows these weights were trained on"
+        why_untrained = "it is unknown which rows these weights were trained on"
         say(f"{why_untrained}: leaks cannot be looked for")
     elif training is None and settings.leak_check:
         training = _read_training_rows(run, ", so leaks cannot be looked for; restore it, or pass --no-leak_check")
@@ -181,7 +181,7 @@ def _read_split(
     if names_files(path) and (ratio, seed) != (trained.eval_ratio, trained.split_seed):
         raise ConfigError(
             f"--eval_ratio {ratio} --seed {seed}: the run split {path} by {trained.eval_ratio} and "
-            f"{trained.split_seed}, another split would hold rows it was trained on; leave both out, or name other "
+            f"{trained.split_seed}, another split would contain rows it was trained on; leave both out, or name other "
             "rows with --data"
         )
     on_bad_row = settings.on_bad_row or trained.on_bad_row  # the same rows as training saw, or ids and split differ
@@ -213,7 +213,7 @@ def _read_training_rows(run: Run, advice: str = "") -> list[Row]:
 
 
 def _read_earlier_rows(run: Run) -> list[Row]:
-    """What the adapters that a run went on from were trained on; where that is not known any more, it is said."""
+    """What the adapters that a run continued from were trained on; where that is not known any more, it is said."""
     rows: list[Row] = []
     for stage in run.lineage:
         try:
@@ -226,12 +226,12 @@ def _read_earlier_rows(run: Run) -> list[Row]:
 
 
 def _check_split_rule(path: Path, run: Run, dataset: Dataset) -> None:
-    """Raises DataError where a run split its file by an older rule that gives other sides: trained rows would be told
+    """Raises DataError if a run split its file by an older rule that gives other sides: trained rows would be told
     as held out."""
     by_older_rule = dataset.split != "as built" and run.data.get("split_rule", 1) != SPLIT_RULE
     if by_older_rule and not splits_as_before([*dataset.train, *dataset.validation]):
         raise DataError(
-            f"{path}: an older version split its conversations for this run, and today's split holds rows it was "
+            f"{path}: an older version split its conversations for this run, and today's split contains rows it was "
             "trained on; evaluate on other rows with --data and --no-leak_check, or train again"
         )
 
@@ -283,11 +283,11 @@ def prepare_rows(
 ) -> EvalRows:
     """Rows encoded as training encodes them, so that their loss is that of the training's own validation.
 
-    turns: "all" makes a row of each answer of a conversation, behind the turns before it as the data has them; "last"
+    turns: "all" makes a row of each answer of a conversation, after the turns before it as the data has them; "last"
     asks for the last answer alone, and takes the loss of all that training supervises.
     head: where classes are chosen and nothing is written, whose classes; a row is its prompt alone then.
     A row that does not fit however its document is shortened is left out and named in too_long, a conversation as a
-    whole. Raises DataError where none fits.
+    whole. Raises DataError if none fits.
     """
     parts = [_Part(row, row) for row in rows]
     if turns == "all":
@@ -308,7 +308,7 @@ def prepare_rows(
 
 
 class _Part(NamedTuple):
-    """What one answer is asked with: a row as it stands, or a conversation up to one of its answers."""
+    """What one answer is asked with: a row unchanged, or a conversation up to one of its answers."""
 
     row: Row
     ends_here: Row
@@ -352,7 +352,7 @@ def _prepare_part(part: _Part, encoded: tuple[Encoded, ...], system_prompt: str 
 
 
 def _turns_before(messages: Sequence[Turn]) -> tuple[tuple[str, str], ...]:
-    """(role, content) of what stands before the last question; system prompts aside."""
+    """(role, content) of what is before the last question; system prompts aside."""
     asked = max((index for index, turn in enumerate(messages) if turn["role"] == "user"), default=0)
     return tuple((turn["role"], turn["content"]) for turn in messages[:asked] if turn["role"] != "system")
 
@@ -377,7 +377,7 @@ class Context:
     max_tokens: int | None = None
 
     def prepare(self, rows: Sequence[Row], loaded: LoadedModel) -> list[EvalRow]:
-        """Rows as the model is asked them; those that do not fit are left out. Raises DataError where none fits."""
+        """Rows as the model is asked them; those that do not fit are left out. Raises DataError if none fits."""
         prepared = prepare_rows(rows, loaded.chat, self.system_prompt, self.trained, self.max_length, loaded.head)
         return prepared.rows
 

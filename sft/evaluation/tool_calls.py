@@ -38,7 +38,7 @@ class CallOutcome:
 
 
 class ToolFigures(TypedDict):
-    """Shares of rows; None where there are no such rows. arguments_f1 is over single arguments, by name and value."""
+    """Shares of rows; None if there are no such rows. arguments_f1 is over single arguments, by name and value."""
 
     num_calling: int  # rows whose reference calls something
     valid: float | None
@@ -121,7 +121,7 @@ def row_score(figure: str, outcome: CallOutcome) -> float:
 
 
 def _read_calls(text: str, tools: Sequence[Tool]) -> list[ToolCall] | None:
-    """The calls of a text; None where one cannot be read."""
+    """The calls of a text; None if one cannot be read."""
     try:
         return read_answer_text(text, tools)[1]
     except BrokenCall:

@@ -89,7 +89,7 @@ class YardstickGroup(TypedDict):
 def apply_yardsticks(
     rows: Sequence[EvalRow], training: Sequence[Row], *, asked: bool | None = None, why_untrained: str = ""
 ) -> Yardsticks | None:
-    """Fit every yardstick that the rows' tasks have and let it answer; None where no task has one, or asked is False.
+    """Fit every yardstick that the rows' tasks have and let it answer; None if no task has one, or asked is False.
 
     asked: True fits however many training rows there are. why_untrained: why there are none to fit on.
     """
@@ -122,7 +122,7 @@ def _task_of(row: EvalRow) -> str:
 
 
 def _why_too_large(material: Mapping[str, Sequence[Row]]) -> str:
-    """Why these training rows would take too long; "" where they do not."""
+    """Why these training rows would take too long; "" if they do not."""
     num_rows = sum(map(len, material.values()))
     size = sum(len(question_of(row)) for part in material.values() for row in part)
     if num_rows <= MAX_ROWS and size <= MAX_CHARACTERS:

@@ -82,14 +82,14 @@ def _front_matter(run: Run, what: What) -> str:
 def _describe(run: Run, what: What) -> str:
     how = {
         "adapter": "A LoRA adapter, to be loaded on its base.",
-        "merged": f"A fine-tuned {'classifier' if run.is_classifier else 'chat model'}: its weights are whole, no "
+        "merged": f"A fine-tuned {'classifier' if run.is_classifier else 'chat model'}: full weights, no "
         "adapter is needed.",
         "gguf": "A fine-tuned chat model in GGUF, for llama.cpp, Ollama and LM Studio.",
     }[what]
     labels = ""
     if run.head is not None:
         names = ", ".join(f"{number} {label}" for number, label in run.head["id2label"].items())
-        labels = f" A classification head on the last token says one of: {names}."
+        labels = f" A classification head on the last token picks one of: {names}."
     return f"{how} Trained for: {', '.join(_tasks(run))}.{labels}"
 
 
@@ -169,7 +169,7 @@ def _prompt(run: Run) -> str:
     if run.system_prompt is None:
         return "ChatML, with the default system prompt of the base's chat template."
     return (
-        "ChatML, with this system prompt (the chat template of merged and GGUF weights adds it by itself):\n\n"
+        "ChatML, with this system prompt (the chat template of merged and GGUF weights adds it automatically):\n\n"
         + _code(run.system_prompt)
     )
 
@@ -206,7 +206,7 @@ def _measured(run: Run) -> str:
     if not path.is_file():
         return "\n".join([*found, "", "Not evaluated on held-out rows beyond that."])
     table = render_table(json.loads(path.read_text(encoding="utf-8")))
-    return "\n".join([*found, "", "On held-out rows, beside the base:", "", _code(table)])
+    return "\n".join([*found, "", "On held-out rows, compared with the base:", "", _code(table)])
 
 
 def _tasks(run: Run) -> list[str]:

@@ -245,7 +245,7 @@ def write_gguf_files(exporter: Exporter, merged: Path, folder: Path) -> dict[str
 def _refuse(what: str, agreement: Agreement, limits: Limits) -> None:
     if lines := limits.exceeded_by(agreement):
         raise RunError(
-            f"{what} does not say what the run says: {'; '.join(lines)}; nothing was written. Are the packages "
+            f"{what} answers differently from the run: {'; '.join(lines)}; nothing was written. Are the packages "
             "those of requirements.txt? If so, report it"
         )
 

@@ -68,7 +68,7 @@ def count_bytes(shape: tuple[int, ...], chosen: Type) -> int:
 def encode_tensor(name: str, tensor: torch.Tensor, chosen: Type) -> np.ndarray:
     """A tensor's bytes in a type, as GGUF stores them. Raises ModelError for a weight that the type cannot hold."""
     if not torch.isfinite(tensor).all():
-        raise ModelError(f"{name}: holds weights that are not finite; train again")
+        raise ModelError(f"{name}: contains weights that are not finite; train again")
     if chosen is Type.Q4_K:
         return quantise_q4_k(_on_fastest_device(tensor)).numpy()
     if chosen is Type.Q6_K:

@@ -21,7 +21,7 @@ from sft.models.loaded import LoadedModel
 
 GeneratorName = Literal["transformers", "vllm"]
 VLLM_MEMORY_SHARE = 0.85  # of what is free on the card when it starts; the model to be scored stays beside it
-VLLM_CHUNK = 512  # prompts after which answers are handed over, and an interrupted run can go on
+VLLM_CHUNK = 512  # prompts after which answers are handed over, and an interrupted run can continue
 MAX_LORA_RANK = 256  # the largest that vLLM takes
 
 

@@ -6,7 +6,7 @@ the ever larger pieces leave a CPU's memory in fragments: 4.7 GB where 1.3 are n
     cache = BatchCache(model.config, num_rows=16, num_columns=150)
     model(..., past_key_values=cache.rows(slice(0, 8), length=0))     # the first eight, in the same memory
     cache.keep([0, 3, 5])                                             # the other rows leave
-    cache.join(another)                                               # its rows come behind these
+    cache.join(another)                                               # its rows come after these
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Memory:
         return self.keys, self.values
 
     def make_room(self, num_columns: int) -> None:
-        """Have at least so many columns; what is written stays where it is."""
+        """Have at least this many columns; what is written stays where it is."""
         if num_columns <= self.num_columns:
             return
         more = max(num_columns - self.num_columns, GROWTH)
@@ -60,7 +60,7 @@ class WrittenLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write columns (B, H, N, D) behind those there are; all of them, (B, H, T, D) each."""
+        """Write columns (B, H, N, D) after those there are; all of them, (B, H, T, D) each."""
         start, self.length = self.length, self.length + key_states.shape[2]
         self.memory.make_room(self.length)
         memory = self.memory.take(key_states, value_states)
@@ -89,7 +89,7 @@ class WrittenLayer(DynamicLayer):
                 new[:, :, : self.length] = part[indices.to(part.device), :, padding:length]
 
     def join(self, other: "WrittenLayer") -> None:
-        """Take in the rows of another layer behind these; all of them end in the same column."""
+        """Take in the rows of another layer after these; all of them end in the same column."""
         parts, num_rows = (self, other), self.memory.num_rows + other.memory.num_rows
         length = max(self.length, other.length)
         memory = Memory(num_rows, max(length + GROWTH, *(part.memory.num_columns for part in parts)))
@@ -106,7 +106,7 @@ class WrittenLayer(DynamicLayer):
 
 
 class BatchCache(DynamicCache):
-    """An empty cache of so many rows and columns. Layers that keep anything else than all keys and values (a sliding
+    """An empty cache of this many rows and columns. Layers that keep anything else than all keys and values (a sliding
     window, the state of a linear attention) stay transformers' own.
     """
 
@@ -144,7 +144,7 @@ class BatchCache(DynamicCache):
             layer.keep(rows, padding) if type(layer) is WrittenLayer else layer.reorder_cache(rows)
 
     def join(self, other: "BatchCache") -> None:
-        """Take in the rows of another cache behind these, padded on the left; only where both keep_all."""
+        """Take in the rows of another cache after these, padded on the left; only where both keep_all."""
         for layer, new in zip(self.layers, other.layers, strict=True):
             layer.join(new)
 

@@ -49,7 +49,7 @@ class Row:
     has_ended: bool = False
 
     def take(self, token_id: int, end_ids: Sequence[int]) -> None:
-        """Write a token; the answer ends with an end token, or where there is no room for more."""
+        """Write a token; the answer ends with an end token, or if there is no room for more."""
         self.token_ids.append(token_id)
         self.deliver(token_id)
         if token_id in end_ids or len(self.token_ids) >= self.max_new_tokens:
@@ -78,7 +78,7 @@ class RunningBatch:
     ) -> None:
         """prefix: what all prompts begin with (sft.generation.prefix). max_tokens: of prompts, read in one pass.
 
-        reserve: tokens of the answers that memory is taken for at once; None: as they come. few_rows: so many rows stay
+        reserve: tokens of the answers that memory is taken for at once; None: as they come. few_rows: so many stay
         together to the end.
         """
         self.loaded = loaded
@@ -113,7 +113,7 @@ class RunningBatch:
         try:
             self._join(list(rows), samplers, cache, mask.to(loaded.device))
         except Exception:
-            self.clear()  # some layers have the rows and some have not: nobody can go on with this cache
+            self.clear()  # some layers have the rows and some have not: nobody can continue with this cache
             raise
 
     @torch.inference_mode()
@@ -223,7 +223,7 @@ def write_answer(loaded: LoadedModel, row: Row) -> None:
 def count_room(loaded: LoadedModel, prompt: Sequence[int], decoding: Decoding) -> int:
     """Tokens the answer to a prompt may have: decoding.max_new_tokens, fewer where the model's context ends.
 
-    Raises ModelError where the prompt leaves no room at all.
+    Raises ModelError if the prompt leaves no room at all.
     """
     room = loaded.max_context - len(prompt)
     if room < 1 or not prompt:
@@ -237,7 +237,7 @@ def count_room(loaded: LoadedModel, prompt: Sequence[int], decoding: Decoding) -
 def can_batch(loaded: LoadedModel) -> bool:
     """Whether rows can join a running batch: every layer keeps keys and values of every token, and it is proven.
 
-    Raises ModelError where not even one row at a time can be written so; says why rows are written one by one.
+    Raises ModelError if not even one row at a time can be written so; says why rows are written one at a time.
     """
     if loaded.head is not None:  # it writes nothing
         return True
@@ -247,5 +247,5 @@ def can_batch(loaded: LoadedModel) -> bool:
         raise ModelError(f"{name} keeps its state in a cache of its own, which the server does not know; use chat.py")
     keeps_all = BatchCache(loaded.causal_lm.config, 0, 0).keeps_all
     if not keeps_all:
-        say("layers keep a window or a state, not all keys and values: answers are written one by one")
+        say("layers keep a window or a state, not all keys and values: answers are written one at a time")
     return keeps_all and caching is Caching.TOGETHER

@@ -2,7 +2,7 @@
 
 Keys and values of every token are what most layers keep; some keep a window or a state, and a few keep it elsewhere. So
 three short rows are read as prompts, padded on the left, and continued. Where they differ by more than rounding, rows
-are written one by one, and where even that is wrong, by transformers' own generate.
+are written one at a time, and where even that is wrong, by transformers' own generate.
 
     if find_caching(loaded) is Caching.TOGETHER: ...
 """
@@ -54,7 +54,7 @@ def _prove(loaded: LoadedModel) -> str:
 
 
 def _continue(loaded: LoadedModel, rows: list[Encoded]) -> list[torch.Tensor]:
-    """Hidden states of each row's last tokens (CONTINUED + 1, D), all but the first read behind a cache."""
+    """Hidden states of each row's last tokens (CONTINUED + 1, D), all but the first read after a cache."""
     prompts = [row.input_ids[:-CONTINUED] for row in rows]
     ends = torch.tensor([row.input_ids[-CONTINUED:] for row in rows])
     prefix = compute_prefix(loaded, prompts)

@@ -33,7 +33,7 @@ class ExplicitConfig(GenerationConfig):
 
 
 class _Weigh(LogitsProcessor):
-    """Scores whose argmax is the next token, from the answers behind prompts of one padded width."""
+    """Scores whose argmax is the next token, from the answers after prompts of one padded width."""
 
     def __init__(self, samplers: Sequence[Sampler], width: int) -> None:
         self.samplers, self.width = samplers, width

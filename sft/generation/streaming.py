@@ -79,7 +79,7 @@ class TextStream(Iterator[str]):
 
     @property
     def is_thought(self) -> bool:
-        """Whether the piece given last stands in a think block; the block's own tokens are in no piece."""
+        """Whether the piece given last is in a think block; the block's own tokens are in no piece."""
         return self._written.is_thought
 
     @property
@@ -110,7 +110,7 @@ class TextStream(Iterator[str]):
 
 
 class TextAssembler:
-    """Token ids one by one -> text in whole characters: a Chinese character may span several tokens."""
+    """Token ids one at a time -> text in whole characters: a Chinese character may span several tokens."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
@@ -137,7 +137,7 @@ class TextAssembler:
 
 
 class AnswerAssembler:
-    """Token ids one by one -> pieces of text in whole characters, each with whether it is thought: ("2 + 2", True).
+    """Token ids one at a time -> pieces of text in whole characters, each with whether it is thought: ("2 + 2", True).
 
     The tokens of a think block are in no piece, the marks of calls are spelled out.
     """
@@ -206,7 +206,7 @@ def _read_pieces(
 
 @contextmanager
 def _held(lock: "threading.Lock | None", stop: threading.Event) -> Iterator[bool]:
-    """Hold a lock; False where the wait for it was given up, because a stop was asked for."""
+    """Hold a lock; False if the wait for it was given up, because a stop was asked for."""
     if lock is None:
         yield True
         return

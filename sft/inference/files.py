@@ -1,8 +1,8 @@
-"""A file of rows -> a file of answers, a line each, in the order of the rows; after a kill it goes on where it was.
+"""A file of rows -> a file of answers, a line each, in the order of the rows; after a kill it continues where it was.
 
 in.jsonl                   any file that read_records reads
 out.jsonl                  {"line": 17, "task": "sentiment", "answer": "正面", "label": "正面", ...}
-out.jsonl.made_from.json   the input's hash, run, task and decoding: who goes on must have the same
+out.jsonl.made_from.json   the input's hash, run, task and decoding: who continues must have the same
 """
 
 import json
@@ -39,12 +39,12 @@ def answer_rows(
 ) -> FileSummary:
     """Answer what is not answered yet, appending to `target` in the order of the rows.
 
-    Each chunk of lines is on the disk before the next is begun. Raises DataError where target exists and was made from
+    Each chunk of lines is on the disk before the next is begun. Raises DataError if target exists and was made from
     something else.
     """
     done = open_target(target, made_from, rows)
     if done:
-        rest = f"; going on with the other {len(rows) - done:,}" if done < len(rows) else ""
+        rest = f"; continuing with the other {len(rows) - done:,}" if done < len(rows) else ""
         say(f"{target}: {done:,} of {len(rows):,} rows were answered before{rest}")
     size = CHUNK_ROWS.get(predictor.loaded.device.type, CHUNK_ROWS["cpu"])
     written = done
@@ -62,7 +62,7 @@ def answer_rows(
                 written = start + len(chunk)
                 bar.update(len(chunk))
     except KeyboardInterrupt:
-        say(f"{target}: {written:,} of {len(rows):,} rows are answered; the same command goes on from there")
+        say(f"{target}: {written:,} of {len(rows):,} rows are answered; the same command resumes from there")
         raise
     problems = sum(parse_json(line)["problem"] is not None for line in target.read_bytes().splitlines())
     return FileSummary(len(rows), done, problems, str(target))

@@ -29,7 +29,7 @@ class Prediction:
     """One answer: Prediction("sentiment", "正面", label="正面", confidence=0.97, probabilities={"负面": 0.03, ...}).
 
     answer is what the model wrote; of a task with labels, the likeliest one as the model would write it. problem says
-    why an answer is not what its task asks for, None where it is.
+    why an answer is not what its task asks for, None if it is.
     """
 
     task: str
@@ -45,8 +45,8 @@ class Prediction:
     probabilities: dict[str, float] | None = None  # of each label; they add up to 1
     label_mass: float | None = None  # probability that the model writes any of the labels at all
     entities: tuple[EntityFields, ...] | None = None
-    reasoning: str | None = None  # what stood in the think block, of models that have one
-    tool_calls: tuple[ToolCall, ...] = ()  # the functions it calls behind `answer`, of rows that offer some
+    reasoning: str | None = None  # what was in the think block, of models that have one
+    tool_calls: tuple[ToolCall, ...] = ()  # the functions it calls after `answer`, of rows that offer some
 
     def show(self) -> str:
         """正面, or one JSON object an entity and line, or the text; an answer that says nothing valid as it is."""
@@ -107,7 +107,7 @@ def read_scores(
 ) -> Prediction:
     """The prediction of scored labels: log-probabilities (nats) of `answers` (default: all the row allows), in order.
 
-    Raises ModelError where a score is not a number.
+    Raises ModelError if a score is not a number.
     """
     answers = task.allowed_labels(row) if answers is None else answers
     best = max(range(len(scores)), key=lambda place: scores[place])

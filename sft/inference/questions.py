@@ -93,9 +93,9 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
         or last["role"] not in (*ASKING, DOCUMENT)
         or (last["role"] != "tool" and not last["content"].strip())
     ):
-        raise PromptError(f"there is nothing to answer in {asked!r}; mend the row")
+        raise PromptError(f"there is nothing to answer in {asked!r}; fix the row")
     if asked != "messages" and not text_of(row, asked).strip():
-        raise PromptError(f"{asked!r} is empty; mend the row")
+        raise PromptError(f"{asked!r} is empty; fix the row")
     return row
 
 
@@ -159,5 +159,5 @@ def read_rows(
             raise DataError(f"{path}:{record.line}: {problem}; or pass --on_bad_row quarantine")
         rows.append(FileRow(record.line, name, row, problem))
     if not rows:
-        raise DataError(f"{path}: no rows in this file; give one with a row a line")
+        raise DataError(f"{path}: no rows in this file; give one with one row per line")
     return rows

@@ -161,7 +161,7 @@ def _add_cost(cost: Cost, rows: Sequence[tuple[Row, int]], chat: ChatFormat, set
 
 
 def length_rows(survey: Survey) -> list[list[object]]:
-    """Rows of the table of lengths under LENGTH_HEADER, one per source, and one for all where there are several."""
+    """Rows of the table of lengths under LENGTH_HEADER, one per source, and one for all if there are several."""
     sources = dict(survey.sources)
     if len(sources) > 1:
         everything = [length for source in sources.values() for length in source.lengths]
@@ -194,7 +194,7 @@ def cost_rows(survey: Survey) -> list[list[object]]:
 
 
 def render_view(view: View, colours: bool) -> str:
-    """A row as text, control tokens visible; what is learned is coloured, or stands in «» where there is no colour."""
+    """A row as text, control tokens visible; what is learned is coloured, or is in «» if there is no colour."""
     lines = [f"--- {view.title}"]
     if view.pieces:
         lines.append(

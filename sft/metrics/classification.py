@@ -39,7 +39,7 @@ class ConfusionMatrix(TypedDict):
 
 
 class RocFigures(TypedDict):
-    """macro: the mean of per_class; None where every row is of one class, for then there is nothing to tell apart.
+    """macro: the mean of per_class; None if every row is of one class, for then there is nothing to tell apart.
 
     per_class: each class against all others; None for a class that no row, or every row, belongs to.
     """
@@ -121,7 +121,7 @@ def summarise_roc(references: Sequence[str], probabilities: NDArray[np.float64],
     With two classes both areas, and so their mean, are the usual area. summarise_roc(["正面", "负面"], [[.1, .9],
     [.8, .2]], ["负面", "正面"]) -> {"macro": 1.0, "per_class": {"负面": 1.0, "正面": 1.0}}
 
-    Raises ValueError where the shapes do not fit.
+    Raises ValueError if the shapes do not fit.
     """
     if probabilities.shape != (len(references), len(classes)):
         raise ValueError(f"probabilities {probabilities.shape} for {len(references)} rows of {len(classes)} classes")
@@ -141,7 +141,7 @@ def interval_of_area(
     groups: Sequence[Hashable],
     confidence: float = CONFIDENCE,
 ) -> Interval | None:
-    """Interval of the macro area over units of rows; None where every row is of one class, or there is one unit.
+    """Interval of the macro area over units of rows; None if every row is of one class, or there is one unit.
 
     DeLong, DeLong & Clarke-Pearson 1988 (each row's share of the pairs it is ranked right in), on the log odds of the
     area, so that it ends within 0 and 1. Two made-up rows ranked at random keep 50 perfectly ranked rows from being

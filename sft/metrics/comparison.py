@@ -75,7 +75,7 @@ class PairedFigures(TypedDict):
     low, high: None where a figure without bounds is of a single unit. num_groups: how many units there are, num_rows
     where rows stand alone. rows_fixed, rows_broken: rows whose own score is better or worse, see PairedMetric.
     smallest_detectable: the size of a difference that four of five such samples would show (power .8); a smaller one
-    may be there and stay unclear. None where so few units can show none, whatever its size, or where no unit differs.
+    may be there and stay unclear. None if so few units can show none, whatever its size, or where no unit differs.
     """
 
     base: float
@@ -100,7 +100,7 @@ def compare_metrics(
 ) -> dict[str, PairedFigures]:
     """Compare every metric of a family: {"sentiment accuracy": {"base": .52, "tuned": .91, "low": .28, ...}}.
 
-    The same seed gives the same figures. Raises ValueError where the two sides differ in shape or hold no row.
+    The same seed gives the same figures. Raises ValueError if the two sides differ in shape or have no row.
     """
     alpha = ALPHA / max(1, len(metrics))  # what a single true difference must pass at Holm's first step
     figures = {metric.name: _compare(metric, np.random.default_rng(seed), num_resamples, alpha) for metric in metrics}
@@ -179,7 +179,7 @@ def _fewest_units(alpha: float) -> int:
 
 
 def mcnemar_exact(num_fixed: int, num_broken: int) -> float:
-    """Exact McNemar test: two-sided binomial over the rows on which the models differ; 1.0 where there is none."""
+    """Exact McNemar test: two-sided binomial over the rows on which the models differ; 1.0 if there is none."""
     differing = num_fixed + num_broken
     return float(binomtest(num_fixed, differing, 0.5).pvalue) if differing else 1.0
 

@@ -37,7 +37,7 @@ def place_mentions(text: str, mentions: Sequence[Mention], gold: Sequence[Span])
     """Spans of the mentions, one each, in their order. Two have the same place only where gold gives it both labels.
 
     In this order: the first free gold span of the same text and type; the first free place that gold gives another type
-    of the same text; the first free occurrence behind the mention before; the first free occurrence at all; nowhere.
+    of the same text; the first free occurrence after the mention before; the first free occurrence at all; nowhere.
 
     place_mentions("北京人爱北京", [("北京", "GPE")], [Span(4, 6, "GPE")]) -> [Span(4, 6, "GPE")]
     """
@@ -107,7 +107,7 @@ class EntityCounts:
 
     @property
     def row_f1(self) -> float:
-        """What a reader would judge the row by: its own F1, 1.0 where there is nothing to find and nothing is named.
+        """What a reader would judge the row by: its own F1, 1.0 if there is nothing to find and nothing is named.
 
         An answer that cannot be read is the worst there is, 0.0 whatever there was to find.
         """
@@ -214,7 +214,7 @@ def _sum_overlaps(rows: Sequence[EntityCounts], label: str) -> Overlaps:
 
 
 def _figures(found: int, predicted: int, gold: int) -> EntityFigures:
-    """Precision, recall and F1 from counts; 0.0 where there is nothing to divide by, as nervaluate has it."""
+    """Precision, recall and F1 from counts; 0.0 if there is nothing to divide by, as nervaluate has it."""
     precision = found / predicted if predicted else 0.0
     recall = found / gold if gold else 0.0
     f1 = 2 * precision * recall / (precision + recall) if found else 0.0
@@ -234,7 +234,7 @@ def count_overlaps(gold: Iterable[Span], predicted: Sequence[Span]) -> Overlaps:
 
 
 def summarise_overlaps(counts: Overlaps) -> OverlapFigures:
-    """Figures of counts; 0.0 where there is nothing to divide by, as nervaluate has it."""
+    """Figures of counts; 0.0 if there is nothing to divide by, as nervaluate has it."""
     credit = counts.exact + counts.partial / 2
     precision = credit / counts.predicted if counts.predicted else 0.0
     recall = credit / counts.gold if counts.gold else 0.0

@@ -70,7 +70,7 @@ def summarise_generations(
 
 
 def count_distinct(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams over all n-grams of the corpus; no n-gram spans two texts. 0.0 where there is none.
+    """Distinct n-grams over all n-grams of the corpus; no n-gram spans two texts. 0.0 if there is none.
 
     count_distinct(["好好学", "好学"], 1) -> 0.4        # {好, 学} of 5; Li et al. 2016, arXiv:1510.03055
     """
@@ -82,7 +82,7 @@ def adjust_distinct(num_distinct: int, num_total: int, vocabulary: int = VOCABUL
     """Distinct n-grams over those expected of as many drawn at random: Liu et al. 2022, arXiv:2202.13587, equation 4.
 
     Of C n-grams drawn from V, V (1 - ((V - 1) / V)^C) are expected to be distinct. adjust_distinct(2, 5) -> 0.4;
-    adjust_distinct(20_000, 100_000) -> 0.681, where distinct-n says 0.2. 0.0 where there is no n-gram.
+    adjust_distinct(20_000, 100_000) -> 0.681, where distinct-n says 0.2. 0.0 if there is no n-gram.
     """
     expected = -vocabulary * math.expm1(num_total * math.log1p(-1 / vocabulary))
     return num_distinct / expected if num_total else 0.0

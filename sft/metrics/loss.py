@@ -29,7 +29,7 @@ def summarise_loss(nll: Sequence[float], num_tokens: Sequence[int], num_bytes: S
 
     summarise_loss([2.0, 4.0], [1, 3], [3, 9]) -> eval_loss 1.5, perplexity 4.48, bits_per_byte 0.72
 
-    Raises ValueError where the rows hold no supervised token or their lengths differ.
+    Raises ValueError if the rows have no supervised token or their lengths differ.
     """
     counts = (num_tokens,) if num_bytes is None else (num_tokens, num_bytes)
     if not all(len(nll) == len(one) for one in counts):

@@ -22,7 +22,7 @@ from scipy.stats import norm, t
 
 NUM_RESAMPLES = 5_000
 CONFIDENCE = 0.95
-CHUNK_ELEMENTS = 4_000_000  # resamples are drawn so many row weights at a time: 32 MB, whatever the number of rows
+CHUNK_ELEMENTS = 4_000_000  # resamples are drawn this many row weights at a time: 32 MB, whatever the number of rows
 SMALLEST = 1e-12  # a standard error below it is a rounding of 0
 
 Sums = NDArray[np.float64]  # (..., 2): numerator and denominator of a ratio; (..., M, 2) of the M ratios of a figure
@@ -37,7 +37,7 @@ class Interval(NamedTuple):
 
 
 def ratio(sums: Sums) -> Values:
-    """First sum over second, (..., 2) -> (...); 0 where there is nothing to divide by."""
+    """First sum over second, (..., 2) -> (...); 0 if there is nothing to divide by."""
     return np.divide(sums[..., 0], sums[..., 1], out=np.zeros(sums.shape[:-1]), where=sums[..., 1] != 0)
 
 

@@ -28,7 +28,7 @@ def score_rouge(
 ) -> dict[str, list[float]]:
     """F-measure of every row: score_rouge(["你好"], ["你们好"]) -> {"rouge1": [0.8], "rouge2": [0.0], "rougeL": [0.8]}.
 
-    Raises ValueError where the two lists differ in length.
+    Raises ValueError if the two lists differ in length.
     """
     scorer = RougeScorer(list(rouge_types), tokenizer=MixedTokenizer())
     rows = [scorer.score(target, prediction) for target, prediction in zip(references, predictions, strict=True)]

@@ -1,4 +1,4 @@
-"""The run that a command is about, also where there is none: tuned weights that came without a run.json are adopted.
+"""The run that a command is about, also if there is none: tuned weights that came without a run.json are adopted.
 
     run = open_tuned(settings)      # of --run outputs/demo, --run saves/lora, --adapter owner/name, or outputs/latest
 
@@ -49,7 +49,7 @@ TASK = re.compile(r"task (.+)")
 def open_tuned(named: TunedSettings, *, or_else: str = "") -> Run:
     """The run that --run or --adapter names (default outputs/latest), or one made up for weights without a run.json.
 
-    or_else: what else the user can do where there is none. Raises RunError, ModelError or ConfigError for what cannot
+    or_else: what else the user can do if there is none. Raises RunError, ModelError or ConfigError for what cannot
     be used or known.
     """
     folder = Path(named.run) if named.run is not None else None
@@ -121,9 +121,9 @@ def adopt(weights: ModelSource, base: str | None, system_prompt: str | None = No
 
 
 def open_init(settings: TrainSettings) -> Run | None:
-    """The run, made up or not, whose adapter --init_adapter names; None where training begins with a fresh one.
+    """The run, made up or not, whose adapter --init_adapter names; None if training begins with a fresh one.
 
-    Raises ModelError where its weights are whole: those are a --model.
+    Raises ModelError if its weights are whole: those are a --model.
     """
     if settings.init_adapter is None:
         return None
@@ -134,14 +134,12 @@ def open_init(settings: TrainSettings) -> Run | None:
         named["base"] = settings.model
     run = open_tuned(restore_settings(TunedSettings, named, "--init_adapter"))
     if not run.train_settings().has_adapter:
-        raise ModelError(
-            f"{settings.init_adapter}: weights that are whole, and no adapter; go on from them with --model"
-        )
+        raise ModelError(f"{settings.init_adapter}: full weights, not an adapter; continue from them with --model")
     return run
 
 
 def list_inherited(settings: TrainSettings) -> dict[str, object]:
-    """What a run that goes on from --init_adapter has of it, where nothing else is given: base, shape and prompt."""
+    """What a run that continues from --init_adapter has of it, where nothing else is given: base, shape and prompt."""
     run = open_init(settings)
     assert run is not None
     trained = run.train_settings()
@@ -158,7 +156,7 @@ def list_inherited(settings: TrainSettings) -> dict[str, object]:
 def keep_shape(settings: TrainSettings, inherited: Mapping[str, object]) -> TrainSettings:
     """The settings with the adapter's own rank, scale and layers, which no recipe changes any more.
 
-    What a recipe says otherwise is told; what a flag says otherwise is refused (ConfigError).
+    What a recipe says otherwise is reported; what a flag says otherwise is refused (ConfigError).
     """
     kept = {name: inherited[name] for name in SHAPE if getattr(settings, name) != inherited[name]}
     for name, value in kept.items():
@@ -172,7 +170,7 @@ def keep_shape(settings: TrainSettings, inherited: Mapping[str, object]) -> Trai
 
 
 def describe_lineage(settings: TrainSettings) -> list[dict[str, object]]:
-    """The adapters that a run goes on from, the first one first, for its run.json; [] for a fresh adapter."""
+    """The adapters that a run continues from, the first one first, for its run.json; [] for a fresh adapter."""
     run = open_init(settings)
     if run is None:
         return []

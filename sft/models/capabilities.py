@@ -1,8 +1,8 @@
 """What a model's layers can do, read from its config: the one place that knows kinds of layers.
 
-Attention over all keys before a token, or over a window of them, can be computed for rows laid end to end and for a
+Attention over all keys before a token, or over a window of them, can be computed for rows concatenated and for a
 prefix that rows share. Layers that carry a state from token to token (Gated DeltaNet, Mamba, short convolutions) share
-nothing, and are laid end to end only where the states of rows can be kept apart; attention with soft caps, sinks or
+nothing, and are concatenated only where the states of rows can be kept apart; attention with soft caps, sinks or
 biases is transformers' own. Whatever is not known here is padded and shares nothing. What is promised here is proven by
 sft.models.selfcheck.
 
@@ -38,10 +38,10 @@ DELTA_RULE = "chunk_gated_delta_rule"  # the function of Gated DeltaNet, which f
 class Layers(NamedTuple):
     """What the layers of a model can do."""
 
-    flat: bool  # rows laid end to end, each computed as if it were alone
+    flat: bool  # rows concatenated, each computed as if it were alone
     shares: bool  # and what rows begin with in common computed once
     records: bool  # passes recorded as CUDA graphs
-    why: str  # what stands against it; "" where nothing does
+    why: str  # what stands against it; "" if nothing does
     embeds: bool = True  # embeddings of tokens are all that layers need, not the tokens themselves
     apart: bool = False  # layers that carry states are told where rows begin (seq_idx), by kernels that can keep to it
 
@@ -87,12 +87,12 @@ def _read_carrying(model: PreTrainedModel, kinds: str) -> Layers:
 
 
 def _find_convolution(model: PreTrainedModel) -> str:
-    """A kind of layer that no config names: "convolution" where there is one over tokens."""
+    """A kind of layer that no config names: "convolution" if there is one over tokens."""
     return "convolution" if any(isinstance(module, torch.nn.Conv1d) for module in model.modules()) else ""
 
 
 def find_own_attention(model: PreTrainedModel) -> str:
-    """Why a model has to have transformers' eager attention: "soft caps on attention scores"; "" where it need not."""
+    """Why a model has to have transformers' eager attention: "soft caps on attention scores"; "" if it need not."""
     config = model.config.get_text_config(decoder=True)
     if found := [meaning for name, meaning in NEEDS_EAGER.items() if getattr(config, name, None) is not None]:
         return found[0]

@@ -1,7 +1,7 @@
 """A classification head: transformers' own ...ForSequenceClassification, reading what Head says of every row.
 
 The class, its weights, its config and what is saved are the stock ones. Its forward is ours, because the stock one
-takes the last token of each line and knows neither rows laid end to end nor means; dropout before the head it has none.
+takes the last token of each line and knows neither rows concatenated nor means; dropout before the head it has none.
 With the last token both give the same logits, so the weights work anywhere.
 
     model = AutoModelForSequenceClassification.from_pretrained(folder, id2label=head.id2label, label2id=head.label2id)
@@ -35,9 +35,9 @@ def install_head(model: PreTrainedModel, head: Head, *, dropout: float, pad_id: 
 
 
 def read_head(folder: Path) -> Head | None:
-    """The head whose weights lie in a folder, from its config.json; None where it holds a language model.
+    """The head whose weights lie in a folder, from its config.json; None if it holds a language model.
 
-    Raises RunError where the config says nothing sensible.
+    Raises RunError if the config says nothing sensible.
     """
     path = folder / CONFIG_FILE
     config = read_json_object(path) if path.is_file() else {}
@@ -57,7 +57,7 @@ def classify(
     cu_seq_lens_q: torch.Tensor | None = None,
     **more: object,
 ) -> SequenceClassifierOutputWithPast:
-    """Logits (R, C) of the rows of a batch: lines (B, T), padded on any side, or laid end to end (1, T) with bounds.
+    """Logits (R, C) of the rows of a batch: lines (B, T), padded on any side, or concatenated (1, T) with bounds.
 
     Without a mask a token that is the padding token is padding: no text is ever encoded as one.
     """
@@ -83,9 +83,9 @@ def score_pooled(model: PreTrainedModel, pooled: torch.Tensor) -> torch.Tensor:
 
 
 def pool_flat(hidden: torch.Tensor, bounds: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """Rows laid end to end, (T, D) with bounds (R + 1,) -> (R, D), fp32: each row's last vector, or the mean of all.
+    """Rows concatenated, (T, D) with bounds (R + 1,) -> (R, D), fp32: each row's last vector, or the mean of all.
 
-    What may stand behind the last row is filling.
+    What may come after the last row is filling.
     """
     if pooling == "last":
         return hidden[bounds[1:] - 1].float()

@@ -71,7 +71,7 @@ class LoadedModel:
 
     @property
     def causal_lm(self) -> PreTrainedModel:
-        """The transformers model itself, inside the adapter's wrapper where there is one.
+        """The transformers model itself, inside the adapter's wrapper if there is one.
 
         A causal language model, or with a head a ...ForSequenceClassification on the same layers.
         """
@@ -118,11 +118,11 @@ class LoadedModel:
 
     @property
     def takes_flat_rows(self) -> bool:
-        """Whether rows may be laid end to end."""
+        """Whether rows may be concatenated."""
         return self.layers.flat
 
     def lay_out(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
-        """Rows as one batch in the layout that its layers take; shares: prefixes of rows once, where they can be."""
+        """Rows as one batch in the layout that its layers take; shares: prefixes of rows once, if they can be."""
         if not self.layers.flat:
             return pad_rows(rows, self.chat.pad_id)
         return flatten_rows(rows, shares=shares and self.layers.shares, apart=self.layers.apart)
@@ -134,7 +134,7 @@ class LoadedModel:
 
     @contextmanager
     def flat_rows(self) -> Iterator[None]:
-        """Attention row by row over rows laid end to end (sft.batches.layout.flatten_rows), inside this context."""
+        """Attention row by row over rows concatenated (sft.batches.layout.flatten_rows), inside this context."""
         if not self.takes_flat_rows:
             yield
             return

@@ -143,7 +143,7 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
 def go_on_from(init: Run, model: PreTrainedModel, source: ModelSource, settings: TrainSettings) -> PeftModel:
     """The base with the adapter of an earlier run on it, its weights trainable and in fp32.
 
-    Raises RunError where the adapter is known to be of another base; --allow_mismatch says so aloud and goes on.
+    Raises RunError if the adapter is known to be of another base; --allow_mismatch says so aloud and continues.
     """
     if (known := init.fingerprint.parts.get(BASE_WEIGHTS)) not in (None, now := source.identity()["weights"]):
         line = f"--init_adapter {settings.init_adapter}: trained on a base of weights {known}, {source.name} has {now}"
@@ -152,7 +152,7 @@ def go_on_from(init: Run, model: PreTrainedModel, source: ModelSource, settings:
         say(f"WARNING --allow_mismatch: {line}")
     config = read_adapter_config(init.weights_dir)
     config.inference_mode, config.lora_dropout = False, settings.lora_dropout
-    say(f"goes on from the adapter {init.weights_dir}")
+    say(f"continues from the adapter {init.weights_dir}")
     return load_adapter(model, init.weights_dir, config, is_trainable=True)
 
 
@@ -169,7 +169,7 @@ def load_run(
     precision and four_bit: how the base is held, where not as in training (export reloads it in 16 bits).
     trust_remote_code: whether code that comes with base or run may run; what the run was trained with does not count,
     since a run may come from anybody. Raises RunError when base weights, tokenizer, template, prompt, labels or tuned
-    weights are not the run's; allow_mismatch says so aloud and goes on.
+    weights are not the run's; allow_mismatch says so aloud and continues.
     """
     settings = run.train_settings()
     source = find_base(run)
@@ -186,7 +186,7 @@ def load_run(
         return model
 
     def load_untuned() -> LoadedModel:
-        say(f"loading {source.name} beside it, as it was before tuning")
+        say(f"loading {source.name} too, the model before tuning")
         return LoadedModel(load(source).eval(), tokenizer, chat, source, precision)
 
     head = read_head(run.weights_dir)
@@ -253,7 +253,7 @@ def load_weights(
     quiet_libraries()
     own_head = read_head(source.folder)
     if head is None and own_head:
-        raise ModelError(f"{source.name}: holds a classification head and no language model; name its base, or the run")
+        raise ModelError(f"{source.name}: has a classification head, not a language model; name its base, or the run")
     config = read_config(source, trust_remote_code=trust_remote_code)
     refuse_packed_unknown(source)
     quantisation = None
@@ -295,7 +295,7 @@ def load_weights(
     if four_bit:
         if is_launched_sharded() and known_experts(model):
             raise ModelError(
-                f"{source.name}: experts in 4 bits cannot lie in pieces over several GPUs (FSDP, ZeRO-3): train with "
+                f"{source.name}: experts in 4 bits cannot be sharded over several GPUs (FSDP, ZeRO-3): train with "
                 "--method lora, or start one process for each GPU with torchrun alone"
             )
         _keep_gradients_on_cpu(model)
@@ -321,7 +321,7 @@ def unpack_model(model: PreTrainedModel, precision: Precision) -> PreTrainedMode
 
 
 def check_fit(source: ModelSource, *, trust_remote_code: bool) -> None:
-    """Raises ModelError where a folder's weights are not those of the language model that its config describes."""
+    """Raises ModelError if a folder's weights are not those of the language model that its config describes."""
     quiet_libraries()
     check_folder(source.folder)
     refuse_packed_unknown(source)
@@ -355,7 +355,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 
 
 def read_adapter_config(folder: Path) -> LoraConfig:
-    """The configuration of a saved adapter; raises ModelError where it cannot be read, or is no LoRA's."""
+    """The configuration of a saved adapter; raises ModelError if it cannot be read, or is no LoRA's."""
     source = ModelSource(str(folder), folder)
     read_json_object(folder / ADAPTER_CONFIG)
     with _told_in_one_line(source, f"its {ADAPTER_CONFIG} cannot be used"):
@@ -386,7 +386,7 @@ def load_adapter(base: PreTrainedModel, folder: Path, config: LoraConfig, *, is_
 
 
 def read_stored_dtype(folder: Path) -> torch.dtype | None:
-    """The type that a folder's config says its weights are stored in; None where it says nothing."""
+    """The type that a folder's config says its weights are stored in; None if it says nothing."""
     config = read_json_object(folder / "config.json")
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):

@@ -95,7 +95,7 @@ def check_experts(settings: TrainSettings, chosen: Sequence[Target]) -> None:
         if names and is_on:
             others = ",".join(dict.fromkeys(target.name for target in chosen if not target.is_expert)) or "other layers"
             raise ModelError(
-                f"{flag}: not to be had for experts that lie in one tensor ({', '.join(names)}); "
+                f"{flag}: not supported for experts stored in one tensor ({', '.join(names)}); "
                 f"{f'take {remedy}' if remedy else f'leave {flag} out'}, or adapt no expert: --target_modules {others}"
             )
 
@@ -106,7 +106,7 @@ def names_for_unsloth(model: PreTrainedModel, settings: TrainSettings) -> list[s
     names = list(dict.fromkeys(target.name for target in chosen if not target.is_expert))
     if experts := sorted({target.name for target in chosen if target.is_expert}):
         raise ModelError(
-            f"backend unsloth: adapts no experts that lie in one tensor ({', '.join(experts)}); use --backend "
+            f"backend unsloth: cannot adapt experts stored in one tensor ({', '.join(experts)}); use --backend "
             f"transformers, or adapt the other layers alone: --target_modules {','.join(names)}"
         )
     return names

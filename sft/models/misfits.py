@@ -1,7 +1,7 @@
 """Whether saved weights are those of the model they are loaded into: names, number and shapes of all tensors.
 
-The libraries fill in what is missing with random numbers, leave out what they do not know, and go on. Here either ends
-the load with the names.
+The libraries fill in what is missing with random numbers, leave out what they do not know, and continue. Here either
+ends the load with the names.
 
 model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, ...)
 refuse_misfits("Qwen/Qwen3-1.7B", info)
@@ -87,7 +87,7 @@ def refuse_packed_unknown(source: ModelSource) -> None:
         )
     if stored is None and whole:
         raise ModelError(
-            f"{source.name}: weights in whole numbers ({list_some(whole)}), and config.json does not say how they are "
+            f"{source.name}: integer weights ({list_some(whole)}), and config.json does not say how they are "
             "packed (quantization_config); restore its config.json, or take the model in 16 bits"
         )
 

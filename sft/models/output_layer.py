@@ -70,7 +70,7 @@ class _Handed(torch.nn.Module):
 
 
 def _without_layers(model: PreTrainedModel) -> PreTrainedModel | None:
-    """The same model, its weights shared, whose forward begins behind the layers; None where it has no such part."""
+    """The same model, its weights shared, whose forward begins after the layers; None if it has no such part."""
     name = model.base_model_prefix
     if name not in model._modules:
         return None

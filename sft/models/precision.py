@@ -75,7 +75,7 @@ def precision_for_answers(trained_in: str, num_weights: int) -> Precision:
 
     In bf16 on a CPU a row's scores depend on the rows beside it and on the number of threads, by so much that one label
     in fifty changes; in fp32 they agree to the sixth digit. Where fp32 would take more than half of the machine's
-    memory, it is bf16 and the reason says so. num_weights: of the base, 0 where it is held in 4 bits.
+    memory, it is bf16 and the reason says so. num_weights: of the base, 0 if it is held in 4 bits.
     """
     if torch.cuda.is_available():
         return decide_precision(trained_in)

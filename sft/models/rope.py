@@ -36,7 +36,7 @@ def choose_rope_scaling(config: PreTrainedConfig, wanted: str, longest: int) -> 
 
 
 def describe_rope(config: PreTrainedConfig, scaling: str | None) -> dict[str, object]:
-    """The fields of a config that make it read so, as choose_rope_scaling has it; none where nothing is scaled."""
+    """The fields of a config that make it read so, as choose_rope_scaling has it; none if nothing is scaled."""
     if scaling is None:
         return {}
     kind, factor, original = scaling.split(":")

@@ -1,8 +1,8 @@
 """Fast paths prove themselves: short rows through them and through stock attention, before anything depends on them.
 
 What the layers of a model can do is read from its config (sft.models.capabilities), and a config can be wrong or new.
-So three short rows, two of which begin alike, are computed one by one by transformers' eager attention, padded into one
-batch, laid end to end, and with their prefix shared. What padding changes is rounding; a fast path may differ by a few
+So three short rows, two with a common prefix, are computed one at a time by transformers' eager attention, padded into
+one batch, concatenated, and with their prefix shared. What padding changes is rounding; a fast path may differ by a few
 times as much, and no more. It takes about ten forward passes of some 90 tokens and leaves nothing behind.
 
     layers = check_layers(model, read_layers(model), rows, autocast=None)
@@ -67,7 +67,7 @@ def check_layers(
 ) -> Layers:
     """What of `promised` is proven; where something is not, one line says so.
 
-    autocast: the type that weights of several types are computed in. Raises ModelError where even padded rows are not
+    autocast: the type that weights of several types are computed in. Raises ModelError if even padded rows are not
     computed as if they were alone: such a model looks at later tokens.
     """
     with undisturbed(model, autocast):
@@ -100,7 +100,7 @@ def find_difference(
     changed: AbstractContextManager[None],
     autocast: torch.dtype | None = None,
 ) -> str:
-    """What is wrong with rows laid end to end inside `changed`, beside stock attention outside; "" where nothing is."""
+    """What is wrong with rows concatenated inside `changed`, beside stock attention outside; "" if nothing is."""
     with undisturbed(model, autocast):
         stock = Stock.of(model, rows, autocast)
         with changed:
@@ -108,7 +108,7 @@ def find_difference(
 
 
 class Stock(NamedTuple):
-    """Hidden states of rows by stock attention, one by one, and how far others may lie from them."""
+    """Hidden states of rows by stock attention, one at a time, and how far others may lie from them."""
 
     hidden: list[torch.Tensor]  # (T, D) each, fp32
     rounding: float  # what padding changes
@@ -123,7 +123,7 @@ class Stock(NamedTuple):
         return cls(hidden, rounding, max(TIMES_ROUNDING * rounding, FLOOR.get(dtype, FLOOR[torch.bfloat16])))
 
     def problem_of(self, compute: Callable[[], Sequence[torch.Tensor]]) -> str:
-        """What is wrong with hidden states of the rows' last tokens; "" where they are those of stock."""
+        """What is wrong with hidden states of the rows' last tokens; "" if they are those of stock."""
         try:
             found = _compare(compute(), self.hidden)
         except torch.OutOfMemoryError:
@@ -160,7 +160,7 @@ def _check_padded(model: PreTrainedModel, rows: Sequence[Encoded], stock: Sequen
 def _check_logits(
     model: PreTrainedModel, rows: Sequence[Encoded], hidden: Sequence[torch.Tensor], dtype: torch.dtype
 ) -> None:
-    """Raise ModelError where logits do not come from the hidden states that were compared, or change by padding."""
+    """Raise ModelError if logits do not come from the hidden states that were compared, or change by padding."""
     if model.get_output_embeddings() is None:
         return
     stock = [_logits(model, [row])[0] for row in rows]

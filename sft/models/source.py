@@ -66,7 +66,7 @@ class ModelSource:
 
 
 def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool = False) -> ModelSource:
-    """The files behind a model name; raises ModelError where there are none.
+    """The files after a model name; raises ModelError if there are none.
 
     tokenizer_only fetches no weights (such a source has no identity).
     """

@@ -111,8 +111,8 @@ def choose_targets(model: PreTrainedModel, wanted: Sequence[str], layers: Sequen
     found = find_targets(model)
     if output := [name for name in wanted if is_vocabulary(model, name)]:
         raise ModelError(
-            f"target_modules {','.join(output)}: an adapter goes on layers between embeddings and output; leave it "
-            f"out, or train it whole: --modules_to_save {','.join(output)}"
+            f"target_modules {','.join(output)}: adapters are for layers between embeddings and output; leave it "
+            f"out, or train it in full: --modules_to_save {','.join(output)}"
         )
     if any(name in EVERY_TARGET for name in wanted):
         chosen = [target for target in found if not target.is_router]
@@ -162,7 +162,7 @@ def find_layer_lists(model: PreTrainedModel) -> list[str]:
 
 
 def _walk_decoder(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Paths and modules of the decoder, without towers that stand in it."""
+    """Paths and modules of the decoder, without towers that are in it."""
     decoder = find_decoder(model)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     for path, module in decoder.named_modules(prefix=prefix):
@@ -224,7 +224,7 @@ def warn_of_unadapted(model: PreTrainedModel, chosen: Sequence[Target], layers: 
 
 
 def describe_unpacked(model: PreTrainedModel) -> str | None:
-    """Of a model in 4 bits, which experts are not: `experts (w1) stay in bfloat16, 12.3 GB`; None where all are."""
+    """Of a model in 4 bits, which experts are not: `experts (w1) stay in bfloat16, 12.3 GB`; None if all are."""
     unpacked = [target for target in find_targets(model) if target.is_expert]
     weights = [model.get_parameter(target.path) for target in unpacked]
     kept = [(target, weight) for target, weight in zip(unpacked, weights, strict=True) if weight.is_floating_point()]
@@ -269,7 +269,7 @@ def name_to_peft(model: PreTrainedModel, config: LoraConfig, chosen: Sequence[Ta
 
 @contextmanager
 def own_names() -> Iterator[None]:
-    """Inside, PEFT takes names as they stand.
+    """Inside, PEFT takes names unchanged.
 
     Outside, in two dozen families of experts, it takes gate_proj, up_proj and down_proj for the experts of transformers
     4, and silently adapts neither shared experts nor dense layers of that name.

@@ -7,6 +7,7 @@ from sft.report.figures import FINDING_WORDS, YARDSTICKS, headline_table
 from sft.report.words import english_and_chinese
 
 ROOM = 0.92  # share of half a bar that the farthest end of an interval takes
+SPLITS_ZH = {"validation": "验证部分", "test": "测试部分"}
 METHODS = {"lora": "LoRA", "qlora": "QLoRA (4 bits)", "freeze": "freeze", "full": "full"}
 
 
@@ -111,7 +112,12 @@ def list_facts(metrics: Metrics) -> list[tuple[str, object]]:
         count_en += f" ({stats['num_answers']:,} answers)"
         count_zh += f"（{stats['num_answers']:,} 个回答）"
     facts.append(
-        ("scored on", english_and_chinese(f"{count_en}, split {stats['split']}", f"{count_zh}，{stats['split']} 部分"))
+        (
+            "scored on",
+            english_and_chinese(
+                f"{count_en}, {stats['split']} split", f"{count_zh}，{SPLITS_ZH.get(stats['split'], stats['split'])}"
+            ),
+        )
     )
     if stats["truncation_rate"]:
         facts.append(("shortened rows", f"{stats['truncation_rate']:.1%}"))

@@ -27,7 +27,7 @@ GENERATION_FIGURES = {
 TEXT_FIGURES = {"bleu": "BLEU (0-100)", "chrf": "chrF (0-100)", "exact_match": "exact match"}
 CALIBRATION_FIGURES = {
     "ece": "ECE",
-    "ece_floor": "ECE, floor of chance",
+    "ece_floor": "ECE expected by chance",
     "brier": "Brier",
     "avg_confidence": "mean confidence",
     "share_above_high": "confidence above 0.9",
@@ -73,7 +73,7 @@ def headline_table(metrics: Metrics, part: CleanFigures | None = None) -> Table:
 
 
 def yardstick_table(metrics: Metrics, part: CleanFigures | None = None) -> Table:
-    """The tuned model beside each yardstick, of all rows or of a part; no rows where none was fitted."""
+    """The tuned model beside each yardstick, of all rows or of a part; no rows if none was fitted."""
     header = ["yardstick", "metric", "its figure", "95 % interval", side_names(metrics)[-1], "difference"]
     rows: list[list[object]] = []
     for yardsticks in (part or metrics).get("yardsticks", {"by_task": {}})["by_task"].values():
@@ -85,13 +85,13 @@ def yardstick_table(metrics: Metrics, part: CleanFigures | None = None) -> Table
 
 
 def yardstick_sentence(metrics: Metrics, part: CleanFigures | None = None) -> tuple[str, str]:
-    """Whether the tuned model beats its yardsticks, in English and Chinese; empty where none was asked for."""
+    """Whether the tuned model beats its yardsticks, in English and Chinese; empty if none was asked for."""
     group = (part or metrics).get("yardsticks")
     return (group["verdict"], group["verdict_zh"]) if group else ("", "")
 
 
 def answers_table(metrics: Metrics) -> Table:
-    """Perplexity and what the generated answers look like; no rows where classes were chosen and nothing written."""
+    """Perplexity and what the generated answers look like; no rows if classes were chosen and nothing written."""
     columns = sides(metrics)
     if "generation" not in metrics:
         return ["answers", *side_names(metrics)], []
@@ -177,7 +177,7 @@ def label_tables(metrics: Metrics) -> dict[str, tuple[Table, Table]]:
         ]
         found[task] = (
             (["class", "precision", "recall", "F1", "rows"], classes),
-            (["right / said", *matrix["predictions"]], counts),
+            (["reference / answer", *matrix["predictions"]], counts),
         )
     return found
 
@@ -238,7 +238,7 @@ def loss_table(metrics: Metrics, kind: str) -> Table:
 
 
 def slice_table(metrics: Metrics, kind: str) -> Table:
-    """Headline figures of each slice of a kind (source, task, length, language); no rows where there is only one."""
+    """Headline figures of each slice of a kind (source, task, length, language); no rows if there is only one."""
     comparison = metrics.get("comparison")
     header = [*SLICE[:3], *side_names(metrics), *SLICE[5:]]
     slices: Mapping[str, Mapping[str, SliceFigures]] = comparison["slices"].get(kind, {}) if comparison else {}
@@ -252,14 +252,14 @@ def slice_table(metrics: Metrics, kind: str) -> Table:
 
 
 def higher_is_better(name: str) -> bool | None:
-    """The direction of a figure by its name; None where it has none (a length, a count)."""
+    """The direction of a figure by its name; None if it has none (a length, a count)."""
     if LOWER_IS_BETTER.search(name):
         return False
     return True if HIGHER_IS_BETTER.search(name) else None
 
 
 def worse_cells(content: Table, names: list[str]) -> list[tuple[int, int]]:
-    """(row, column) of the tuned model's figures that are worse than those they stand beside.
+    """(row, column) of the tuned model's figures that are worse than those they are beside.
 
     names: those of the columns, see side_names. A column is `tuned`, or `F1, tuned` beside `F1, base`.
     """
@@ -288,7 +288,7 @@ def has_head(metrics: Metrics) -> bool:
 
 
 def chosen_sentence(metrics: Metrics) -> tuple[str, str]:
-    """How each side came to its labels, in English and Chinese; empty where answers were written."""
+    """How each side came to its labels, in English and Chinese; empty if answers were written."""
     if not has_head(metrics):
         return "", ""
     ways = metrics["run"]["chosen_by"]

@@ -104,10 +104,10 @@ def render_report(evaluation: Evaluation, language: Language = "en") -> str:
 
 UNCOMPARED = ("Measured without a baseline (--no-baseline).", "没有与其他模型比较（--no-baseline）。")
 HOW_FOUND = (
-    "Beside each difference its 95 % interval; right of the line is better. A finding needs an interval without 0 and "
-    "a McNemar or permutation test, Holm-adjusted over all figures; there is none on fewer than 30 different rows.",
-    "差值之后是 95% 区间，竖线右侧为变好。结论要求区间不含 0，并通过 McNemar 检验或置换检验（对全部指标作 Holm 校正）；"
-    "互不相同的数据少于 30 条时不下结论。",
+    "Each difference has a 95 % interval; right of the line is better. Better or worse requires an interval that "
+    "excludes 0, a significant McNemar or permutation test (Holm-adjusted over all metrics) and 30 different rows.",
+    "差值之后是 95% 区间，竖线右侧为变好。判为变好或变差要求区间不含 0，并通过 McNemar 检验或"
+    "置换检验（对全部指标作 Holm 校正）；互不相同的数据少于 30 条时不下结论。",
 )
 YARDSTICK_WORDS = (
     "Simple methods, fitted on the run's training rows in seconds and scored on the same rows: a tuned model that does "
@@ -185,7 +185,7 @@ def _list_labels(metrics: Metrics) -> Iterator[dict[str, object]]:
 
 
 def _of_base(metrics: Metrics, task: str, key: str) -> ClassificationFigures | None:
-    """The baseline's figures of a task, chosen in the same way, or in its own where nothing was written."""
+    """The baseline's figures of a task, chosen in the same way, or in its own if nothing was written."""
     found = metrics["base"]["classification"]["by_task"][task]
     if key != "generation" and key not in found:
         key = "head" if "head" in found else "label_scoring"

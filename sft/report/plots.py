@@ -182,8 +182,12 @@ class _Scale:
 def _fit(points: Sequence[Point], *, from_zero: bool) -> tuple[_Scale, Axes]:
     """The scale in which all points lie inside, and its axes."""
     low, high = min(y for _, y in points), max(y for _, y in points)
-    room = 0.0 if from_zero else 0.1 * (high - low or 0.1)
-    scale = _Scale(max(x for x, _ in points), min(0.0, low) if from_zero else low - room, high + room)
+    if from_zero:
+        low = min(0.0, low)
+    else:  # shares: at least a fifth of 0 to 1 is shown, so that a flat curve looks flat
+        room = max(0.1 * (high - low), 0.1 - (high - low) / 2)
+        low, high = max(low - room, min(low, 0.0)), min(high + room, max(high, 1.0))
+    scale = _Scale(max(x for x, _ in points), low, high)
     marks = [(_x(share), f"{share * scale.right:,.0f}") for share in (0.0, 0.5, 1.0)]
     return scale, Axes("step", _ticks(scale.low, scale.high), marks)
 

@@ -90,7 +90,7 @@ ZH = {
     "ECE": "校准误差（ECE）",
     "ECE, temperature": "校准误差（ECE，温度校正后）",
     "ECE, 95 % interval": "校准误差（ECE）的 95% 区间",
-    "ECE, floor of chance": "校准误差（ECE），完全校准的模型也会有的",
+    "ECE expected by chance": "校准误差（ECE），偶然水平",
     "Brier": "Brier 分数",
     "mean confidence": "平均置信度",
     "confidence above 0.9": "置信度高于 0.9 的比例",
@@ -191,7 +191,7 @@ ZH = {
 
 
 def both(english: str) -> Markup:
-    """A label in both languages: both("rows"). A name without a translation (a task, a source) stands as it is."""
+    """A label in both languages: both("rows"). A name without a translation (a task, a source) is unchanged."""
     chinese = translate(english)
     return english_and_chinese(english, chinese) if chinese != english else text(english)
 
@@ -225,15 +225,15 @@ NOTES = {
         "difference": ("tuned minus base", "微调后减微调前"),
         "fixed": ("rows that got better", "变好的条数"),
         "broken": ("rows that got worse", "变差的条数"),
-        "finding": ("after correction for several figures", "对多个指标校正之后"),
+        "finding": ("after correction for several metrics", "对多个指标校正之后"),
         "detectable": ("difference found 4 times in 5", "五次中有四次能检出"),
-        "perplexity": ("exp of the loss a token; lower is better", "每 token 损失的指数；越低越好"),
-        "bits per byte": ("loss a byte of text; lower is better", "每字节文本的损失；越低越好"),
+        "perplexity": ("exp of the loss per token; lower is better", "每 token 损失的指数；越低越好"),
+        "bits per byte": ("loss per byte of text; lower is better", "每字节文本的损失；越低越好"),
         "unfinished answers": ("share cut at the length limit", "因长度上限而截断的比例"),
         "unparseable answers": ("share with no label or no valid JSON", "没有标签或不是有效 JSON 的比例"),
         "answer / reference length": ("1: as long as the references", "1：与参考答案一样长"),
         "distinct-1": ("share of different words; low: repetitive", "不同词的比例；低则重复多"),
-        "distinct-2": ("the same of pairs of words", "不同词对的比例"),
+        "distinct-2": ("the same for pairs of words", "不同词对的比例"),
         "rouge1": ("words shared with the reference", "与参考答案相同的词"),
         "rouge2": ("pairs of words shared", "与参考答案相同的词对"),
         "rougeL": ("longest common sequence of words", "最长公共词序列"),
@@ -241,9 +241,9 @@ NOTES = {
         "original": ("accuracy on the rows as they are", "原文的准确率"),
         "rewritten": ("accuracy on the rewritten rows", "改写后的准确率"),
         "flipped": ("share of answers that changed", "答案改变的比例"),
-        "relative": ("change by the base's figure", "相对于微调前的变化"),
+        "relative": ("change relative to the base", "相对于微调前的变化"),
     }.items()
-}  # what a column or a line of a table means, where it stands
+}  # what a column or row of a table means, shown below its name
 
 
 def say(english: str, language: Language) -> str:

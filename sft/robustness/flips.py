@@ -29,8 +29,8 @@ class HardAnswer:
 class RobustnessTest(TypedDict):
     """One perturbation, over the rows that it changed.
 
-    changed_share: of the rows it was tried on. score = perturbed_accuracy / original_accuracy, 1.0 where nothing is
-    lost, None where there was nothing to lose. flip_rate: rows whose answer became another one, right or wrong.
+    changed_share: of the rows it was tried on. score = perturbed_accuracy / original_accuracy, 1.0 if nothing is
+    lost, None if there was nothing to lose. flip_rate: rows whose answer became another one, right or wrong.
     """
 
     num_rows: int

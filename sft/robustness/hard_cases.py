@@ -26,7 +26,7 @@ class HardCase:
 
 
 def load_hard_cases() -> list[HardCase]:
-    """Every case in the order of the file. Raises ValueError where the file is not what it should be."""
+    """Every case in the order of the file. Raises ValueError if the file is not what it should be."""
     cases: list[HardCase] = []
     for category, by_label in read_yaml(FILE).items():
         if not isinstance(by_label, dict) or set(by_label) - set(LABELS):

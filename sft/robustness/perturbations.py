@@ -102,7 +102,7 @@ def change_width(text: str, rng: random.Random) -> str:
 
 
 def change_whitespace(text: str, rng: random.Random) -> str:
-    """Blanks between Chinese characters or doubled between Latin words, a line break behind a sentence."""
+    """Blanks between Chinese characters or doubled between Latin words, a line break after a sentence."""
     kept = protect(text)
     gaps = [
         place

@@ -28,7 +28,7 @@ KEPT = (
     "answer_room", "learning_rate", "lr_scheduler_type", "seed", "metric_for_best_model",
     "task", "label_map", "columns", "group_by", "form", "encoding", "validation_data", "max_samples",
 )  # fmt: skip
-# What decides, of equal rows and rows a step, how many steps a run has.
+# What decides, of equal rows and rows per step, how many steps a run has.
 LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience", "early_stopping_threshold")
 
 
@@ -36,7 +36,7 @@ LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience", "early_sto
 def claimed_run_dir(settings: TrainSettings) -> Iterator[Path]:
     """The folder of a run, held against other trainings; one that nothing was written to is not there afterwards.
 
-    Raises BusyError where another process trains there, NotWritableError where it cannot be made. A dry run, which
+    Raises BusyError if another process trains there, NotWritableError if it cannot be made. A dry run, which
     writes nothing, makes and holds nothing.
     """
     named = find_run_dir(settings)
@@ -46,7 +46,7 @@ def claimed_run_dir(settings: TrainSettings) -> Iterator[Path]:
     is_new = named is None or not named.exists()
     folder = named or make_run_dir(settings.config)
     try:
-        with held(folder / LOCK_FILE, f"{folder}: another training is at work", "wait, or choose another --output_dir"):
+        with held(folder / LOCK_FILE, f"{folder}: another training is running", "wait, or choose another --output_dir"):
             yield folder
     finally:
         if is_new:
@@ -73,7 +73,7 @@ def find_run_dir(settings: TrainSettings) -> Path | None:
 
 
 def run_to_continue(settings: TrainSettings) -> Run | None:
-    """The run that is to go on, as its run.json has it; None where a new one begins.
+    """The run that is to continue, as its run.json has it; None if a new one begins.
 
     Raises RunError for a checkpoint or a run.json that cannot be used.
     """
@@ -89,24 +89,26 @@ def run_to_continue(settings: TrainSettings) -> Run | None:
 
 
 def find_checkpoint(settings: TrainSettings, run_dir: Path) -> Path | None:
-    """The checkpoint to go on from, or None for the beginning; a folder that holds another run is not overwritten.
+    """The checkpoint to continue from, or None for the beginning; a folder that holds another run is not overwritten.
 
     A run that was ended before its first checkpoint holds nothing: a corrected command takes its place.
     """
     wanted, is_taken = settings.resume_from_checkpoint, (run_dir / RUN_FILE).exists()
     if wanted == AUTO:
         for adopted in [] if settings.dry_run else adopt(run_dir / "checkpoints"):
-            say(f"{adopted} was written whole, though the run was ended before it could say so")
+            say(f"{adopted} is complete, although the run ended before it was recorded")
         newest = newest_checkpoint(run_dir)
         if newest is None and is_taken and read_run(run_dir).status == COMPLETE:
             raise RunError(f"{run_dir}: this run is complete and its checkpoints are gone; choose another --output_dir")
         if newest is None:
-            say(f"{run_dir} has no checkpoint yet: from the beginning")
+            say(f"{run_dir} has no checkpoint yet: starting from the beginning")
         return newest
     checkpoint = None if wanted == NONE else _named_checkpoint(wanted)
     is_other = checkpoint is None or _run_of(checkpoint).resolve() != run_dir.resolve()
     if is_taken and is_other and not settings.dry_run and not _holds_nothing(run_dir):
-        raise RunError(f"{run_dir} holds a run already; choose another --output_dir, or --resume_from_checkpoint auto")
+        raise RunError(
+            f"{run_dir} already contains a run; choose another --output_dir, or --resume_from_checkpoint auto"
+        )
     return checkpoint
 
 
@@ -176,7 +178,7 @@ def _holds_nothing(run_dir: Path) -> bool:
 
 
 def _newest_unfinished() -> Path | None:
-    """The run in outputs/ that began last among those that were not finished; None where there is none."""
+    """The run in outputs/ that began last among those that were not finished; None if there is none."""
     found = []
     for path in OUTPUTS.glob(f"*/{RUN_FILE}"):
         if path.parent.name != LATEST:

@@ -1,6 +1,6 @@
 """Which classes a classification head has: the labels of the rows it learns from, in the order asked for.
 
-choose_head(settings, dataset.train)      # Head(("负面", "正面"), "last"); None where the model writes its answers
+choose_head(settings, dataset.train)      # Head(("负面", "正面"), "last"); None if the model writes its answers
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ def choose_head(settings: TrainSettings, rows: Sequence[Row]) -> Head | None:
 
 
 def find_sole_answer(rows: Sequence[Row]) -> str | None:
-    """The one answer that all rows have: "正面"; None where they differ, where one has none, or for a single row."""
+    """The one answer that all rows have: "正面"; None if they differ, where one has none, or for a single row."""
     answers = set()
     for row in rows if len(rows) > 1 else ():
         try:

@@ -78,7 +78,7 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
     metrics: dict[str, object] = field(default_factory=dict)
-    lineage: list[dict[str, object]] = field(default_factory=list)  # adapters it went on from, the first one first
+    lineage: list[dict[str, object]] = field(default_factory=list)  # adapters it continued from, the first one first
     # Not written down:
     weights: Path | None = None  # where the tuned weights lie that came without a run.json (sft.models.adopted)
     base_now: str | None = None  # where the base is now, if not where training found it (--base)
@@ -105,7 +105,7 @@ class Run:
         return self.tasks == ["text"]
 
     def check_writes(self, what: str) -> None:
-        """Raises RunError where the run cannot write, so that `what` (chat.py, --gguf) can do nothing with it."""
+        """Raises RunError if the run cannot write, so that `what` (chat.py, --gguf) can do nothing with it."""
         if self.is_classifier:
             raise RunError(
                 f"{what}: {self.path.name} has a classification head, which says labels and writes nothing; "
@@ -177,7 +177,7 @@ def _point_latest_at(run_dir: Path) -> None:
 def make_run_dir(recipe: str | None) -> Path:
     """Make `outputs/20261122-153000-demo` for recipes/demo.yaml, or `...-demo-2` where that is there already.
 
-    Two commands in the same second get a folder each. Raises NotWritableError where none can be made.
+    Two commands in the same second get a folder each. Raises NotWritableError if none can be made.
     """
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{Path(recipe).stem if recipe else 'run'}"
     for number in itertools.count(1):
@@ -200,7 +200,7 @@ def open_run(path: str | Path | None = None, *, or_else: str = "") -> Run:
     """The finished run in a folder (default: the newest, outputs/latest).
 
     Raises RunError when there is none, when it never finished, or when its run.json cannot be read; `or_else` is what
-    else the user can do where there is none.
+    else the user can do if there is none.
     """
     folder = Path(path) if path else OUTPUTS / LATEST
     run = read_run(folder, or_else=or_else)
@@ -210,7 +210,7 @@ def open_run(path: str | Path | None = None, *, or_else: str = "") -> Run:
 
 
 def read_run(folder: Path, *, or_else: str = "") -> Run:
-    """A run in whatever state it is, its tasks made known; raises RunError where there is none."""
+    """A run in whatever state it is, its tasks made known; raises RunError if there is none."""
     if not (folder / RUN_FILE).is_file():
         what = "no finished run yet" if folder == OUTPUTS / LATEST else f"no {RUN_FILE} in {folder}"
         raise RunError(f"{what}; run `python train.py` first, or name a run folder with --run{or_else}")
@@ -274,7 +274,7 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a file if nobody else has; False where somebody does, or the file system knows no locks."""
+    """Lock a file if nobody else has; False if somebody does, or the file system knows no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

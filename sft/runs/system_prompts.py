@@ -20,9 +20,9 @@ MAX_SHOWN = 60  # characters of a system prompt that a line shows
 
 @dataclass(frozen=True)
 class SystemPrompts:
-    """Of num_rows rows num_own have a system prompt of their own; num_distinct different ones stand before the rows.
+    """Of num_rows rows num_own have a system prompt of their own; num_distinct different ones are before the rows.
 
-    chosen: the one they all stand behind, else what --system_prompt asks for (None: the chat template's own).
+    chosen: the one they all come after, else what --system_prompt asks for (None: the chat template's own).
     """
 
     chosen: str | None
@@ -32,7 +32,7 @@ class SystemPrompts:
     num_distinct: int
 
     def describe(self) -> str:
-        """One line where rows have system prompts of their own; "" where none has."""
+        """One line where rows have system prompts of their own; "" if none has."""
         if not self.num_own:
             return ""
         if self.num_distinct == 1:
@@ -50,9 +50,9 @@ class SystemPrompts:
 
 
 def survey_system_prompts(rows: Iterable[Row], asked_for: str | None) -> SystemPrompts:
-    """What stands before the rows; asked_for: --system_prompt, which holds for rows that have none of their own.
+    """What is before the rows; asked_for: --system_prompt, which holds for rows that have none of their own.
 
-    A task that brings a system prompt brings it wherever it is asked: its rows count where there are no others.
+    A task that brings a system prompt brings it wherever it is asked: its rows count if there are no others.
     """
     asked = [(row, get_task(text_of(row, "task"))) for row in rows]
     brought = [(own_system_prompt(row), task.system_prompt) for row, task in asked if task.kind != "document"]
@@ -69,14 +69,14 @@ def tell_differing(run: Run | None, how: str) -> None:
 
 
 def describe_differing(run: Run, how: str) -> str:
-    """One line where a run's rows stood behind several system prompts, or, as documents, behind none; else "".
+    """One line where a run's rows stood after several system prompts, or, as documents, after none; else "".
 
     how: what sets another one, e.g. "/system TEXT sets another".
     """
     if run.learned_documents:
         return (
-            "the run learned whole documents and was asked nothing: inference.py continues a text, chat.py and "
-            "serve.py talk as the base model does"
+            "the run was trained on whole documents, without prompts: inference.py continues a text, chat.py and "
+            "serve.py chat as the base model does"
         )
     found = run.data.get("system_prompts")
     if not isinstance(found, dict) or found["distinct"] < 2:

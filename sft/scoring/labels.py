@@ -1,6 +1,6 @@
 """How probable the model finds each allowed label as the whole answer.
 
-A prompt is computed once for all its labels, which then stand beside each other behind it, and what all prompts begin
+A prompt is computed once for all its labels, which then are beside each other after it, and what all prompts begin
 with (system prompt, the task's own words) once for all of them.
 
 score_labels(loaded, prompts, [("正面", "负面")] * len(prompts))     # [[-0.1, -2.3], ...] log-probabilities
@@ -104,7 +104,7 @@ def _score_batch(
 
 
 class Laid(NamedTuple):
-    """The labels of a row one behind the other, without their last tokens: (S,) each."""
+    """The labels of a row one after the other, without their last tokens: (S,) each."""
 
     given: torch.Tensor  # token ids
     option: torch.Tensor  # which label a token belongs to
@@ -128,7 +128,7 @@ def _score_apart(
     shown: bool,
     max_tokens: int | None,
 ) -> list[list[float]]:
-    """Every label behind its prompt as a row of its own: for models that keep no keys and values of all positions."""
+    """Every label after its prompt as a row of its own: for models that keep no keys and values of all positions."""
     rows = [
         Encoded([*prompt, *label], [0] * len(prompt) + [1] * len(label))
         for prompt, row in zip(prompts, answers, strict=True)

@@ -129,6 +129,6 @@ def nll_of(loaded: LoadedModel, hidden: torch.Tensor, positions: torch.Tensor, t
 
 
 def token_weighted_loss(scores: Iterable[RowScore]) -> float:
-    """Sum of nll / sum of tokens, in nats: the loss of a split. nan where nothing is supervised."""
+    """Sum of nll / sum of tokens, in nats: the loss of a split. nan if nothing is supervised."""
     nll, tokens = map(math.fsum, zip(*scores, strict=True))
     return nll / tokens if tokens else math.nan

@@ -122,7 +122,7 @@ def build_app(service: Service) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def fail(_: Request, error: Exception) -> Response:
-        return error_response(ApiError(500, "the server failed on this request; its log says more"))
+        return error_response(ApiError(500, "the server failed on this request; see its log"))
 
     origins = service.settings.cors_origins
     app.add_middleware(Guard, api_key=service.api_key, hosts=service.hosts, origins=origins, metrics=service.metrics)
@@ -220,8 +220,8 @@ async def with_time_limit(service: Service, pieces: AsyncGenerator[Piece]) -> As
             except TimeoutError:
                 if service.is_cut_off:
                     service.num_cut_off += 1
-                    raise ApiError(503, "the server is ending; ask again later", code="server_ending") from None
-                raise ApiError(504, f"no whole answer within {limit_s:g} s", code="timeout") from None
+                    raise ApiError(503, "the server is shutting down; try again later", code="server_ending") from None
+                raise ApiError(504, f"no complete answer within {limit_s:g} s", code="timeout") from None
             finally:
                 service.clocks.discard(clock)
             yield piece

@@ -47,7 +47,7 @@ class Connections:
         oldest = next((connection for connection in self.closable if connection is not newest), None)
         if oldest is not None:
             logger.warning(
-                "more than %d connections: the oldest without a whole request is closed", self.max_connections
+                "more than %d connections: the oldest without a complete request is closed", self.max_connections
             )
             oldest.abort()
             return
@@ -144,8 +144,8 @@ class LimitedProtocol(H11Protocol):
                 logger.warning("a request's headers were not whole within %g s: the connection is closed", limit_s)
             self.abort()
             return
-        logger.warning("a request's body was not whole within %g s: the connection is closed", limit_s)
-        self.refuse(ApiError(408, f"the request was not whole within {limit_s:g} s", code="request_timeout"))
+        logger.warning("a request's body was not complete within %g s: the connection is closed", limit_s)
+        self.refuse(ApiError(408, f"the request was not complete within {limit_s:g} s", code="request_timeout"))
         self._sending_clock = self.loop.call_later(limit_s, self.abort)  # where the client does not read that either
 
     def _end_unread(self) -> None:

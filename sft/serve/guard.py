@@ -80,7 +80,7 @@ class Guard:
         if host_of(host) not in self.hosts:
             return ApiError(
                 403,
-                f"requests to Host {host[:100]!r} are not answered without a key; ask by a name of this machine, or "
+                f"requests to Host {host[:100]!r} need a key; use a name of this machine, or "
                 "start the server with --allowed_hosts",
                 code="host_not_allowed",
             )

@@ -49,7 +49,7 @@ class OneLinePerKind(logging.Handler):
             return
         line = record.getMessage().strip().partition("\n")[0]
         line += f": {type(error).__name__}: {one_line(error, 200)}" if error is not None else ""
-        line += f" ({kind.num_unsaid:,} more like it since this was last said)" if kind and kind.num_unsaid else ""
+        line += f" ({kind.num_unsaid:,} more like it since this was last logged)" if kind and kind.num_unsaid else ""
         self._kinds[key] = _Kind(now)
         with suppress(OSError):  # nobody reads the log any more, which is no reason to stop answering
             say(line)

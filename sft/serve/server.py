@@ -95,7 +95,7 @@ def serve_model(
     finally:
         listener.close()
         cut = service.num_cut_off
-        fate = f"{cut:,} answers were cut off, and told so" if cut else "answers that were running have been finished"
+        fate = f"{cut:,} answers were cut off with an error" if cut else "answers that were running have been finished"
         say(f"ended; {fate}")
 
 

@@ -20,7 +20,10 @@ COMMANDS = {
     "params": ("", "what the answers are drawn with, and how full the model's context is"),
     "save": ("[NAME]", "save the conversation; the file is a row that train.py --data takes"),
     "load": ("[NAME]", "take up a saved conversation; alone: the one that was cut off, or a list"),
-    "compare": ("[QUESTION]", "the untuned model's answer beside the tuned one's; alone: to the last question"),
+    "compare": (
+        "[QUESTION]",
+        "the untuned model's answer next to the tuned one's; without a question: to the last one",
+    ),
     "tokens": ("", "what the model really saw, control tokens included"),
     "exit": ("", "leave; so do exit, quit and Ctrl-D"),
 }
@@ -46,7 +49,7 @@ def read_line(line: str) -> Question | Command | None:
     """What a typed line is: a question, a command, or nothing at all (None, a blank line).
 
     Commands begin with a slash; `exit` and `quit` need none. "/etc/hosts: what is it?" is a question, and so is
-    "/usr holds what?": with more behind it, a word is a command only if it is one, or nearly.
+    "/usr holds what?": with more after it, a word is a command only if it is one, or nearly.
     """
     text = line.strip()
     if not text:

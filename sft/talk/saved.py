@@ -1,9 +1,9 @@
-"""Conversations on the disk: those a user saves, and the one that goes on, so that a crash loses nothing.
+"""Conversations on the disk: those a user saves, and the one that continues, so that a crash loses nothing.
 
 A file holds one line, {"messages": [...], "model": ..., "decoding": ..., "saved": ...}: also a row of a dataset.
 
 outputs/chats/<name>.jsonl                  saved with /save
-outputs/chats/unsaved-<time>-<process>.jsonl   of a chat that goes on, or was cut off
+outputs/chats/unsaved-<time>-<process>.jsonl   of a chat that continues, or was cut off
 outputs/chats/last.jsonl                    the last one that ended without being saved
 """
 
@@ -62,7 +62,7 @@ class SavedChats:
         return self.folder / "typed_lines"
 
     def keep(self, conversation: Conversation, facts: Facts) -> None:
-        """Write down the conversation that goes on, also with a question that has no answer yet."""
+        """Write down the conversation that continues, also with a question that has no answer yet."""
         if conversation.num_exchanges or conversation.open_question is not None:
             self._write(self._going_on, conversation, facts)
 
@@ -86,7 +86,7 @@ class SavedChats:
     def path_of(self, name: str) -> Path:
         """`holiday` -> outputs/chats/holiday.jsonl; a name with a slash or .jsonl is a path of its own."""
         if not name.isprintable():
-            raise DataError("a name may hold no control characters; choose another one")
+            raise DataError("a name must not contain control characters; choose another one")
         is_path = "/" in name or name.endswith(".jsonl")
         try:
             return Path(name).expanduser() if is_path else self.folder / f"{name}.jsonl"
@@ -94,7 +94,7 @@ class SavedChats:
             raise DataError(f"{name}: no such user; choose another name") from None
 
     def load(self, path: Path) -> Conversation:
-        """The conversation of a file. Raises DataError where there is none."""
+        """The conversation of a file. Raises DataError if there is none."""
         if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
             raise DataError(f"{path}: no file; a conversation is a line of a .jsonl file")
         try:
@@ -107,16 +107,16 @@ class SavedChats:
             known = ", ".join(chat.name for chat in self.find_all()[:8]) or "none yet"
             raise DataError(f"{path}: no such conversation; saved are: {known}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, PromptError) as error:
-            raise DataError(f"{path}: holds no conversation ({one_line(error)})") from None
+            raise DataError(f"{path}: contains no conversation ({one_line(error)})") from None
 
     def take_up(self, path: Path, conversation: Conversation, facts: Facts) -> None:
-        """A conversation that was cut off goes on here: under this chat's own name, written before the old one goes."""
+        """An interrupted conversation continues here under this chat's own name, written before the old one goes."""
         self.keep(conversation, facts)
         if UNSAVED.fullmatch(path.stem) and path.parent == self.folder and path != self._going_on:
             path.unlink(missing_ok=True)
 
     def find_all(self) -> list[SavedChat]:
-        """All conversations of the folder but those of chats that go on, the newest first."""
+        """All conversations of the folder but those of chats that continue, the newest first."""
         found = []
         for path in self.folder.glob("*.jsonl"):
             try:

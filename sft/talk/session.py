@@ -85,7 +85,7 @@ class Session:
         self.put_aside()
 
     def answer(self, question: str, results: tuple[str, ...] = ()) -> bool:
-        """Stream the answer to a question and remember it, also a part of it; True where Ctrl-C stopped it.
+        """Stream the answer to a question and remember it, also a part of it; True if Ctrl-C stopped it.
 
         results: what is answered instead, where functions were called.
         """
@@ -146,7 +146,7 @@ class Session:
             tell(f"(the conversation could not be written down: {error.strerror})")
 
     def put_aside(self) -> None:
-        """The conversation ends here: where it has no name, /load last finds it."""
+        """The conversation ends here: if it has no name, /load last finds it."""
         try:
             self.chats.put_aside(self.conversation, self.facts(), is_saved=self.is_saved)
         except OSError as error:
@@ -217,7 +217,7 @@ class Session:
         return interrupted.is_set()
 
     def _take_result(self, result: str) -> bool:
-        """What was typed is what a called function returned; once all are there the model goes on."""
+        """What was typed is what a called function returned; once all are there the model continues."""
         results = self.conversation.give_result(result)
         if results:
             return self.answer("\n".join(results), results)
@@ -240,7 +240,7 @@ class Session:
 
 
 def compare(session: Session, argument: str) -> bool:
-    """/compare What is LoRA? — alone: the last question. Nothing of it is remembered; True where it was stopped."""
+    """/compare What is LoRA? — alone: the last question. Nothing of it is remembered; True if it was stopped."""
     if not session.loaded.is_tuned:
         tell("(this is the untuned model: there is nothing to compare it with; start chat.py with a run)")
         return False
@@ -280,7 +280,7 @@ def _answer(session: Session, loaded: LoadedModel, prompt: FittedPrompt, name: s
 
 
 def obey(session: Session, command: Command) -> bool:
-    """Do what a command asks for; True where Ctrl-C stopped it. Raises UserErrors that say what to type instead."""
+    """Do what a command asks for; True if Ctrl-C stopped it. Raises UserErrors that say what to type instead."""
     if command.name not in HANDLERS:
         near = nearest_name(command.name, COMMANDS).replace("'", "").replace("mean ", "mean /")
         known = ", ".join(f"/{name}" for name in COMMANDS)
@@ -410,7 +410,7 @@ def show_tokens(session: Session, argument: str) -> None:
 
 
 def _tell_columns(lines: Mapping[str, str]) -> None:
-    """{"/undo": "forget the last question"}: what each means stands in a column of its own."""
+    """{"/undo": "forget the last question"}: what each means is in a column of its own."""
     width = max(map(len, lines)) + 2
     for left, right in lines.items():
         tell(f"{left:{width}}{right}", indent=width)

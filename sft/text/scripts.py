@@ -2,7 +2,7 @@
 
     re.findall(f"[{HAN}]", "在北京 and 東京")        # ["在", "北", "京", "東", "京"]
 
-Each constant is what stands between the brackets of a regular expression, so that several can be joined:
+Each constant is what is between the brackets of a regular expression, so that several can be joined:
 f"[{HAN}{KANA}]". Which language a text is in is sft.text.languages' to say.
 """
 

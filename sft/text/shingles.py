@@ -20,7 +20,7 @@ IDEOGRAPHS = re.compile(f"[{HAN}{KANA}]+")
 
 def hash_ngrams(text: str, size: int) -> np.ndarray:
     """The hash of every `size` characters in a row: (len(text) - size + 1,) uint64; a shorter text gives one hash."""
-    # surrogatepass: no row holds half a character, but a fixture or a query may
+    # surrogatepass: no row contains half a character, but a fixture or a query may
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     size = max(1, min(size, len(codes)))
     mixed = np.full(max(1, len(codes) - size + 1), size, dtype=np.uint64)

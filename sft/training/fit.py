@@ -170,7 +170,7 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
     for doubt in list_doubts(settings, dataset, num_steps):
         say(f"WARNING {doubt}")
     if rare := [label for label, count in train.count_labels().items() if count == 0]:
-        say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn to say it")
+        say(f"WARNING no training row has the label {', '.join(rare)}: the head cannot learn it")
     objective: Objective[Any] = Classification(loaded) if head else LanguageModelling(loaded)
     return Prepared(loaded, objective, dataset, train, validation, packs, num_epochs, num_steps, system_prompts)
 

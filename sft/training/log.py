@@ -42,7 +42,7 @@ class StepLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Open the bar and the log; a resumed run goes on behind its checkpoint: later steps are done again."""
+        """Open the bar and the log; a resumed run continues after its checkpoint and repeats later steps."""
         if not state.is_world_process_zero:
             return
         cut_behind(self.path, state.global_step)

@@ -120,7 +120,7 @@ class LongRows:
         if needed > free:
             raise OutOfMemoryError(
                 f"the layer inputs of a row of {num_tokens:,} tokens take {needed / GIBIBYTE:.1f} GB of main memory, "
-                f"and {max(free, 0) / GIBIBYTE:.1f} are to be had; lower --max_seq_length, or free main memory"
+                f"and {max(free, 0) / GIBIBYTE:.1f} are available; lower --max_seq_length, or free main memory"
             )
 
     def _forward(

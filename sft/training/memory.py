@@ -215,6 +215,6 @@ class MicroBatches:
             raise self.no_row_fits(lengths[largest[0]])
         self.max_tokens = max(1, num_tokens_at_once([lengths[i] for i in largest], self.padded) // 2)
         say(
-            f"out of memory with {len(largest)} rows at once: going on with micro-batches of at most "
+            f"out of memory with {len(largest)} rows at once: continuing with micro-batches of at most "
             f"{self.max_tokens:,} tokens, and as many rows a step as before"
         )

@@ -31,7 +31,7 @@ def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: to
         return
 
     if row_lengths is None:
-        raise ValueError("noise on the embeddings is each row's own: its rows cannot share their beginnings")
+        raise ValueError("each row has its own noise on the embeddings, so rows cannot share prefixes")
 
     def add_noise(module: torch.nn.Module, inputs: object, embedded: torch.Tensor) -> torch.Tensor:
         scale = alpha / (row_lengths.to(embedded.device) * embedded.shape[-1]).sqrt()

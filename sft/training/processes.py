@@ -117,19 +117,19 @@ def check_settings(settings: TrainSettings) -> None:
     if not is_launched_sharded():
         return
     if settings.method == "qlora":
-        raise ConfigError("method qlora: weights in 4 bits cannot be cut into pieces; take --method lora, or torchrun")
+        raise ConfigError("method qlora: 4-bit weights cannot be sharded; use --method lora, or torchrun")
     if settings.num_sample_predictions:
         raise ConfigError("num_sample_predictions: one process cannot generate with weights in pieces; leave it out")
     if settings.metric_for_best_model != "eval_loss" and not settings.is_classifier:
         raise ConfigError("metric_for_best_model: labels are not scored with weights in pieces; take eval_loss")
     if settings.dry_run and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise ConfigError("dry_run: DeepSpeed's engine cannot take a step back; take --max_steps 2")
+        raise ConfigError("dry_run: DeepSpeed's engine cannot undo a step; use --max_steps 2 instead")
 
 
 def tell_of_copies(*, is_sharded: bool) -> None:
     """Say it where the launcher asked for pieces and accelerate makes copies, which it does not say."""
     if is_launched_sharded() and not is_sharded:
-        say("WARNING weights are cut into pieces over several GPUs only: here each process holds all of them")
+        say("WARNING weights are sharded over several GPUs only: here each process has all of them")
 
 
 def score_in_step(model: torch.nn.Module, loaded: LoadedModel, rows: Sequence[Encoded]) -> list[RowScore]:
@@ -166,7 +166,6 @@ def describe_hardware() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         lines = []
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (
-        f"{count}{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    )
+    return f"{count}{names[0] if names else platform.processor() or platform.machine()}, {threads}"

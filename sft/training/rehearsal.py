@@ -75,17 +75,17 @@ class Rehearsal:
     estimated_duration_s: int
 
     def report(self) -> str:
-        """`plan: 8 rows a step in micro-batches of at most 16,384 tokens (1.4 a step), longest batch 8,190; ...`"""
+        """`plan: 8 rows per step in micro-batches of at most 16,384 tokens (1.4 per step), longest 8,190; ...`"""
         return (
-            f"plan: {self.rows_per_step} rows a step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
-            f"({self.micro_batches_per_step:.1f} a step), longest {self.longest_batch_tokens:,}; {self._savings()}"
+            f"plan: {self.rows_per_step} rows per step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
+            f"({self.micro_batches_per_step:.1f} per step), longest {self.longest_batch_tokens:,}; {self._savings()}"
             f"peak {'about ' if self.is_foreseen else ''}{self.peak_gb:.1f} of {self.total_gb:.1f} GB; "
-            f"{self.step_s:.2f} s a step, {self.num_steps:,} steps{self._epochs()} and {self._validations()} in about "
-            f"{format_duration(self.estimated_duration_s)}"
+            f"{self.step_s:.2f} s per step, {self.num_steps:,} steps{self._epochs()} and {self._validations()} in "
+            f"about {format_duration(self.estimated_duration_s)}"
         )
 
     def _epochs(self) -> str:
-        """` (20 epochs of 60 rows)`; nothing where steps were asked for."""
+        """` (20 epochs of 60 rows)`, or an empty text if max_steps is set."""
         return f" ({self.num_epochs:g} epochs of {self.num_rows:,} rows)" if self.num_epochs else ""
 
     def _validations(self) -> str:
@@ -98,10 +98,10 @@ class Rehearsal:
         )
 
     def _savings(self) -> str:
-        """What is computed less or more often than a row after the other would be."""
+        """What is computed less often, or twice: `72% of the tokens in shared prefixes, computed once; `."""
         percent, recomputed = round(100 * self.shared), self.recomputed_layers
         return (
-            (f"{percent}% of the tokens, in beginnings that rows share, computed once; " if percent else "")
+            (f"{percent}% of the tokens in shared prefixes, computed once; " if percent else "")
             + (f"{recomputed} layers computed twice to spare memory; " if recomputed else "")
             + (
                 f"layers in pieces, their inputs in {self.host_gb:.1f} GB of main memory; "
@@ -113,7 +113,7 @@ class Rehearsal:
 
 
 def rehearsing(tell: Callable[[Rehearsal], None]) -> BeforeFirstStep:
-    """What a RowTrainer is to do before its first step: plan, try, and tell of it."""
+    """Return the hook that a RowTrainer calls before step 1: it plans, tries the longest batch and reports the plan."""
     return lambda trainer, model, is_resumed: tell(rehearse(trainer, model, is_resumed=is_resumed))
 
 

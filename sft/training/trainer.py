@@ -402,7 +402,7 @@ class RowTrainer(CheckpointedTrainer):
 
     def give_up_replay(self, error: RecordingError) -> None:
         """From here on every pass is launched."""
-        say(f"CUDA graphs: {error}; going on without them")
+        say(f"CUDA graphs: {error}; continuing without them")
         assert self.passes is not None
         self.passes.forget()
         self.passes = None

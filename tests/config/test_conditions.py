@@ -115,7 +115,7 @@ def test_names_are_checked_against_the_declared_shape_before_there_are_figures()
     ("text", "message"),
     [
         ("classification < 0.9", "classification is no single value; choose one of accuracy, num_rows, by_task"),
-        ("comparison.metrics == 1", "comparison.metrics is no single value; name one of those it holds"),
+        ("comparison.metrics == 1", "comparison.metrics is not a single value; name one inside it"),
         ("confusion_matrix[0] < 1 or leaks.ids == 1", "leaks.ids is a list; conditions are over single values"),
         # would never hold: a gate that is always open
         ('comparison.outcome == "hurtt"', "comparison.outcome is never 'hurtt'; did you mean 'hurt'?"),

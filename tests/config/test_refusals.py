@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sft.config.build import BuildSettings
+from sft.config.evaluate import EvaluateSettings
 from sft.config.extract_mongo import ExtractSettings
 from sft.config.layers import Settings, load_settings
 from sft.config.talk import InferenceSettings
@@ -111,8 +112,8 @@ def test_all_ill_typed_values_are_told_at_once_each_with_its_own_origin(recipe, 
             "{}:1: not YAML (could not determine a constructor for the tag "
             "'tag:yaml.org,2002:python/object:os.system'); mend the line",
         ),
-        ("- lora_r", "{}: holds no settings; write `name: value` lines"),
-        ("", "{}: holds no settings; write `name: value` lines"),
+        ("- lora_r", "{}: has no settings; write `name: value` lines"),
+        ("", "{}: has no settings; write `name: value` lines"),
         ("config: a.yaml", "{}: a recipe cannot name another recipe; write the settings of a.yaml here"),
         ("model: 5", "model ({}): 5 should be a valid string"),
         ("seed: 1\nmodel: 2024-13-45", "{}:2: not YAML ('2024-13-45' is no date); mend the line"),
@@ -125,7 +126,7 @@ def test_all_ill_typed_values_are_told_at_once_each_with_its_own_origin(recipe, 
         ("use_dora: !!bool foo", "{}:1: not YAML ('foo' is no truth value); mend the line"),
         (f"seed: {'9' * 5000}", "{}:1: not YAML ('" + "9" * 40 + "' is no number); mend the line"),
         (f"model: {'[' * 5000}", "{}:1: not YAML (nested more than 50 deep); mend the line"),
-        ("model: &a [*a]", "{}:1: not YAML (a value holds itself); mend the line"),
+        ("model: &a [*a]", "{}:1: not YAML (a value contains itself); mend the line"),
         (
             "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
             + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
@@ -204,6 +205,7 @@ def test_a_recipe_that_is_not_there_is_told_what_is(recipe, tmp_path):
     [
         (InferenceSettings, ["What is LoRA?"], "write --text 'What is LoRA?'"),
         (InferenceSettings, ["reviews.csv"], "write --file reviews.csv --output answers.jsonl"),
+        (EvaluateSettings, ["outputs/gone"], "write --run outputs/gone"),
         (BuildSettings, ["demo"], "write --preset demo"),
         (BuildSettings, ["my_mixture.yaml"], "write --preset my_mixture.yaml"),
     ],

@@ -39,8 +39,11 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "duplicate_key_within.jsonl": (2, ["2: duplicate_key: key 'role' is given twice"]),
     "nan.jsonl": (2, ["2: not_a_number: holds NaN, which JSON does not have; write null"]),
     "infinity.jsonl": (2, ["2: not_a_number: holds -Infinity, which JSON does not have; write null"]),
-    "lone_surrogate.jsonl": (2, ["2: lone_surrogate: holds half a character (a lone surrogate such as \\ud83d)"]),
-    "lone_surrogate_key.jsonl": (2, ["2: lone_surrogate: holds half a character (a lone surrogate such as \\ud83d)"]),
+    "lone_surrogate.jsonl": (2, ["2: lone_surrogate: contains half a character (a lone surrogate such as \\ud83d)"]),
+    "lone_surrogate_key.jsonl": (
+        2,
+        ["2: lone_surrogate: contains half a character (a lone surrogate such as \\ud83d)"],
+    ),
     "raw_control.jsonl": (
         2,
         [
@@ -49,7 +52,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         ],
     ),
     "nul_bytes.jsonl": (2, ["2: not_json: not valid JSON: zero bytes (a copy that failed, or a disk) (column 1)"]),
-    "long_number.jsonl": (2, ["2: long_number: holds a number of thousands of digits; write it as text"]),
+    "long_number.jsonl": (2, ["2: long_number: contains a number of thousands of digits; write it as text"]),
     "deep.jsonl": (2, ["2: too_deep: nested too deeply"]),
     "list_line.jsonl": (2, ["2: not_an_object: a list, expected an object"]),
     "number_line.jsonl": (2, ["2: not_an_object: a number, expected an object"]),
@@ -99,7 +102,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         ],
     ),
     "empty.jsonl": (0, ["empty.jsonl: the file is empty"]),
-    "blank.jsonl": (0, ["blank.jsonl: the file holds no rows, only blank lines"]),
+    "blank.jsonl": (0, ["blank.jsonl: the file has no rows, only blank lines"]),
     "utf16.jsonl": (2, []),
     "utf16_unmarked.jsonl": (
         0,
@@ -118,7 +121,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         0,
         [
             "1: not_an_object: a number, expected an object",
-            "2: invalid_utf8: holds bytes that are not UTF-8",
+            "2: invalid_utf8: contains bytes that are not UTF-8",
             "3: not_a_number: holds NaN, which JSON does not have; write null",
         ],
     ),
@@ -130,7 +133,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "few_cells.csv": (1, ["2: wrong_columns: 1 cells under a header of 2; write the missing ones, be they empty"]),
     "many_cells.csv": (1, ["2: wrong_columns: 3 cells under a header of 2; quote the commas of a text"]),
     "column_twice.csv": (0, ["column_twice.csv:1: column 'text' is there twice; rename one"]),
-    "invalid_utf8.csv": (1, ["2: invalid_utf8: holds bytes that are not UTF-8 (--encoding names another)"]),
+    "invalid_utf8.csv": (1, ["2: invalid_utf8: contains bytes that are not UTF-8 (--encoding names another)"]),
     "gb18030.csv": (1, []),
     "cp1252.csv": (
         0,
@@ -148,7 +151,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         [f"2: unknown_dialect: columns (question, reply) fit no known form {FORMS}; {HEADER} {IN_A_PRESET}"],
     ),
     "look_like_others.csv": (3, []),
-    "blank.csv": (0, ["blank.csv: the file holds no rows, only blank lines"]),
+    "blank.csv": (0, ["blank.csv: the file has no rows, only blank lines"]),
     "no_parquet.parquet": (
         0,
         [
@@ -193,9 +196,12 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     ),
     "numbered_columns.xlsx": (0, ["numbered_columns.xlsx:1: the first row must name the columns; B is a number"]),
     "column_twice.xlsx": (0, ["column_twice.xlsx:1: column 'text' is there twice; rename one"]),
-    "nameless_column.xlsx": (1, ["2: wrong_columns: cell C2 stands under no column name; name it or empty it"]),
+    "nameless_column.xlsx": (
+        1,
+        ["2: wrong_columns: cell C2 is under no column name; name the column or empty the cell"],
+    ),
     "empty_cells.xlsx": (1, ["2: empty_answer: label is empty", "3: empty_text: 'text' is empty"]),
-    "no_rows.xlsx": (0, ["no_rows.xlsx: the file holds no rows, only empty cells"]),
+    "no_rows.xlsx": (0, ["no_rows.xlsx: the file has no rows, only empty cells"]),
     "cut.xlsx": (0, [f"cut.xlsx: {NO_EXCEL} (no zip archive, or cut off); save it again as .xlsx"]),
     "no_archive.xlsx": (0, [f"no_archive.xlsx: {NO_EXCEL} (no zip archive, or cut off); save it again as .xlsx"]),
     "protected.xlsx": (0, ["protected.xlsx: an old .xls, or protected by a password; save it as .xlsx without one"]),
@@ -225,7 +231,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     ),
     "a_folder.jsonl": (
         0,
-        [f"a_folder.jsonl: the folder holds no manifest.json (a built dataset) and no file of rows ({READABLE})"],
+        [f"a_folder.jsonl: the folder has no manifest.json (a built dataset) and no file of rows ({READABLE})"],
     ),
     "missing.jsonl": (0, ["missing.jsonl: no such file; give a path from here (HERE) or from the project's root"]),
 }

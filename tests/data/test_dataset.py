@@ -67,9 +67,9 @@ def test_a_folder_without_manifest_is_no_dataset(folder):
     ("path", "command"),
     [
         ("data/mixed", "python build_dataset.py --preset demo"),
-        ("data/small", "python build_dataset.py --preset demo --name small"),
-        ("sets/small", "python build_dataset.py --preset demo --name small --data_dir sets"),
-        ("far/off/small", "python build_dataset.py --preset demo --name small --data_dir far/off"),
+        ("data/small", "python build_dataset.py --preset small --name small"),
+        ("sets/small", "python build_dataset.py --preset small --name small --data_dir sets"),
+        ("far/off/mine", "python build_dataset.py --preset demo --name mine --data_dir far/off"),
     ],
 )
 def test_missing_data_says_what_to_run_first(path, command, tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_missing_data_says_what_to_run_first(path, command, tmp_path, monkeypatc
     with pytest.raises(DataError) as caught:
         open_dataset(path)
 
-    assert str(caught.value) == f"{path}: no such dataset; run first: {command}"
+    assert str(caught.value) == f"{path}: no such dataset; build it: {command}; or pass your own rows: --data rows.csv"
 
 
 @pytest.mark.parametrize("asked", ["reviews", "Reviews.csv", "review.csv", "reviews.jsonl", "other.csv,reviews"])

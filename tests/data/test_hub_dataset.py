@@ -257,7 +257,7 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(hub: HubServer, tm
     assert refusal({"id": "owner/script"}) == (
         "owner/script: it wants to run a script of its own, which is refused; name its files: data/a.jsonl"
     )
-    assert refusal({"id": "owner/bare"}) == "owner/bare: it holds no data files that can be read (files: none)"
+    assert refusal({"id": "owner/bare"}) == "owner/bare: it has no data files that can be read (files: none)"
     assert refusal({"id": "owner/broken"}).startswith("owner/broken: a data file cannot be read (")
     hub.add("datasets", "owner/forbidden", two)
     hub.fail("api/datasets/owner/forbidden", "403")

@@ -156,7 +156,7 @@ def test_a_file_in_two_splits_is_refused_and_rows_in_two_are_told(capsys):
         open_dataset("a.jsonl", validation_data="a.jsonl,b.jsonl")
     open_dataset("a.jsonl", validation_data="b.jsonl")
 
-    assert "1 of 2 validation rows ask what a training row asks" in capsys.readouterr().err
+    assert "1 of 2 validation rows ask the same as a training row" in capsys.readouterr().err
 
 
 def test_max_samples_draws_from_each_side_of_the_same_split():
@@ -204,5 +204,5 @@ def test_jsonl_with_other_ends_of_lines_is_read(content):
 def test_a_line_above_the_header_of_a_csv_file_is_named():
     Path("rows.csv").write_text("# exported 2024\ninstruction,output\na,b\n")
 
-    with pytest.raises(DataError, match="the first line names one column; it must name all: remove what stands above"):
+    with pytest.raises(DataError, match="the first line names one column; it must name all: remove lines above it"):
         open_dataset("rows.csv")

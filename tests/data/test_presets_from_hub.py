@@ -192,7 +192,7 @@ def test_the_command_builds_from_the_hub_and_says_what_is_missing(lookalike_hub,
     missing = run_script(lookalike_hub, workplace, "--preset", "small")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.splitlines()[-1] == (
-        "error: data/reports.jsonl: no such file; it needs your own rows, one a line: "
+        "error: data/reports.jsonl: no such file; it needs your own rows, one per line: "
         '{"instruction": "...", "input": "", "output": "..."}'
     )
 

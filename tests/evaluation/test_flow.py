@@ -211,7 +211,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_file(run, mixe
     monkeypatch.setattr(batch, "decode", real)
     capsys.readouterr()
     write_evaluation(evaluate_run(copy, settings), copy.evaluation_dir)
-    assert "predictions.partial.jsonl: goes on behind the " in capsys.readouterr().err
+    assert "predictions.partial.jsonl: resumes after the " in capsys.readouterr().err
     assert (copy.evaluation_dir / "predictions.jsonl").read_bytes() == (
         tmp_path / "whole" / "predictions.jsonl"
     ).read_bytes()

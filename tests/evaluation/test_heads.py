@@ -166,9 +166,7 @@ def test_a_run_that_writes_is_compared_with_a_head_by_label_scoring(tiny_run, he
 
 
 def test_a_baseline_whose_head_has_other_labels_is_refused(run, news_run):
-    with pytest.raises(
-        DataError, match=r"label '[正负]面' is none of the head's, 体育, 经济, 文化, 科技; mend the row"
-    ):
+    with pytest.raises(DataError, match=r"label '[正负]面' is none of the head's, 体育, 经济, 文化, 科技; fix the row"):
         evaluate_run(run, settings_of("--baseline", news_run.path))
 
 

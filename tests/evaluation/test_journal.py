@@ -24,7 +24,7 @@ def test_what_was_written_is_there_after_an_interruption(tmp_path, capsys):
     assert later.answers("tuned", IDS) == {0: YES, 2: NO}
     assert later.answers("base", IDS) == {0: NO}
     assert later.answers("base", {2: "c"}) == {}
-    assert capsys.readouterr().err == "predictions.partial.jsonl: goes on behind the 3 answers that are there\n"
+    assert capsys.readouterr().err == "predictions.partial.jsonl: resumes after the 3 answers that exist\n"
 
 
 def test_lines_are_on_the_disk_as_they_are_added_and_name_their_rows(tmp_path):

@@ -51,9 +51,9 @@ def test_conversations_that_an_older_version_split_are_not_told_as_held_out(run,
 
 @pytest.mark.parametrize("flags", [("--seed", 7), ("--eval_ratio", 0.5)])
 def test_another_split_of_the_file_trained_on_is_refused(run, flags):
-    with pytest.raises(ConfigError, match="another split would hold rows it was trained on"):
+    with pytest.raises(ConfigError, match="another split would contain rows it was trained on"):
         select_rows(run, settings_of(*flags))
-    with pytest.raises(ConfigError, match="another split would hold rows it was trained on"):
+    with pytest.raises(ConfigError, match="another split would contain rows it was trained on"):
         select_rows(run, settings_of(*flags, "--data", run.data["path"]))
 
 

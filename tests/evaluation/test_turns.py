@@ -108,7 +108,7 @@ def test_conversations_are_counted_and_their_answers_too(run, tmp_path, capsys):
     said = capsys.readouterr().err
 
     assert (stats["eval_size"], stats["num_answers"], stats["turns"], stats["by_task"]) == (3, 6, "all", {"chat": 3})
-    assert "6 answers: each of a conversation, behind the turns before it" in said
+    assert "6 answers: every answer of a conversation, after the preceding turns" in said
     assert "have the same answer" not in said
     assert evaluation.metrics["generation"]["text"]["num_rows"] == 6
     compared = evaluation.metrics["comparison"]["metrics"]["rougeL"]
@@ -129,5 +129,5 @@ def test_closing_lines_alone_are_what_turns_last_measures(run, tmp_path, capsys)
     assert {line["reference"] for line in evaluation.predictions} == {"you are welcome"}
     assert not any("turn" in line for line in evaluation.predictions)
     said = capsys.readouterr().err
-    assert "answers: each of a conversation" not in said
+    assert "answers: every answer of a conversation" not in said
     assert "all 3 whole rows have the same answer, 'you are welcome'" in said

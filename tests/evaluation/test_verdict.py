@@ -74,9 +74,9 @@ def test_the_verdict_says_in_words_what_the_findings_come_to(metrics, outcome, e
             {"accuracy": FEW, "ner f1": SAME_TEXTS},
             "too_few",
             "Too few rows to tell base and tuned apart: accuracy 0.313 -> 1.000 (16 rows), ner f1 0.000 -> 0.500 (40 "
-            "rows, 12 of them distinct). Use 30 or more of each task.",
+            "rows, 12 of them distinct). Score 30 or more per task (train.py --eval_ratio, or --data with other rows).",
             "数据太少，无法判断微调前后的差别：准确率 0.313 -> 1.000 (16 条)，ner f1 0.000 -> 0.500 (40 条，12 条互不"
-            "相同)。每个任务请至少用 30 条。",
+            "相同)。每个任务请至少评测 30 条（train.py --eval_ratio，或用 --data 给出其他数据）。",
         ),
         (
             {"eval_loss": BETTER, "accuracy": FEW},

@@ -63,7 +63,9 @@ def test_a_merge_that_lost_the_head_is_caught_and_nothing_is_left(head_run, tmp_
         return merged
 
     monkeypatch.setattr(sft.export.flow, "merge_adapter", sabotage)
-    with pytest.raises(RunError, match=r"^the merged model does not say what the run says: mean KL .*, at most 1e-08"):
+    with pytest.raises(
+        RunError, match=r"^the merged model answers differently from the run: mean KL .*, at most 1e-08"
+    ):
         export(head_run, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -93,7 +95,7 @@ def test_the_card_of_merged_weights_holds_code_that_says_the_runs_label(head_run
     card = build_card(open_run(head_run), "merged", title=str(folder))
     front = yaml.safe_load(card.split("---")[1])
     assert (front["pipeline_tag"], front["library_name"]) == ("text-classification", "transformers")
-    assert "A classification head on the last token says one of: 0 负面, 1 正面." in card
+    assert "A classification head on the last token picks one of: 0 负面, 1 正面." in card
     assert "kept" not in card.split("## Data")[1].split("## Training")[0]
     assert "labels 负面 " in card
     assert say(usage_of(card)) == Predictor(head_run).predict(get_task("sentiment").example["text"]).label

@@ -49,7 +49,9 @@ def test_a_merge_that_left_one_layer_out_is_caught_and_nothing_is_left(strong_ru
         return merge_adapter(loaded)
 
     monkeypatch.setattr(sft.export.flow, "merge_adapter", sabotage)
-    with pytest.raises(RunError, match=r"^the merged model does not say what the run says: mean KL .*, at most 1e-08"):
+    with pytest.raises(
+        RunError, match=r"^the merged model answers differently from the run: mean KL .*, at most 1e-08"
+    ):
         export(strong_run, tmp_path, merge=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -63,7 +65,7 @@ def test_weights_damaged_on_their_way_to_disk_are_caught(strong_run, tmp_path, m
         save(loaded, folder, dtype, template)
 
     monkeypatch.setattr(sft.export.flow, "save_merged", damage)
-    with pytest.raises(RunError, match="does not say what the run says"):
+    with pytest.raises(RunError, match="answers differently from the run"):
         export(strong_run, tmp_path, merge=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -94,7 +96,9 @@ def test_a_merge_that_rounds_on_its_way_is_caught_before_it_is_stored(strong_run
         return merged
 
     monkeypatch.setattr(sft.export.flow, "merge_adapter", round_once_too_often)
-    with pytest.raises(RunError, match=r"^the merged model does not say what the run says: mean KL .*, at most 1e-08"):
+    with pytest.raises(
+        RunError, match=r"^the merged model answers differently from the run: mean KL .*, at most 1e-08"
+    ):
         export(strong_run, tmp_path, merge=True, dtype="bf16")
     assert list(tmp_path.iterdir()) == []
 
@@ -134,7 +138,7 @@ def test_a_gguf_file_with_a_wrong_weight_is_caught(strong_run, tmp_path, monkeyp
         "sft.export.gguf_file.encode_tensor",
         lambda name, values, kind: encode(name, -values if "o_proj" in name else values, kind),
     )
-    with pytest.raises(RunError, match=r"^run-f16\.gguf does not say what the run says"):
+    with pytest.raises(RunError, match=r"^run-f16\.gguf answers differently from the run"):
         export(strong_run, tmp_path, gguf=("f16",))
     assert list(tmp_path.iterdir()) == []
 

@@ -50,7 +50,7 @@ def test_a_tensor_takes_the_bytes_counted_and_reads_back(kind):
 
 
 def test_weights_that_a_type_cannot_hold_are_refused_by_name():
-    with pytest.raises(ModelError, match=r"^blk\.0: holds weights that are not finite; train again$"):
+    with pytest.raises(ModelError, match=r"^blk\.0: contains weights that are not finite; train again$"):
         encode_tensor("blk.0", torch.tensor([[float("nan")]]), Type.F32)
     with pytest.raises(ModelError, match=r"^blk\.0: a weight of 7e\+04 does not fit f16; use --gguf q8_0$"):
         encode_tensor("blk.0", torch.full((1, 1), 7e4), Type.F16)

@@ -67,6 +67,6 @@ def test_labels_are_scored_as_stock_scores_them_one_by_one(family):
 def test_the_server_batches_keys_and_values_alone_and_refuses_what_it_cannot_continue(capsys):
     assert can_batch(load_family("qwen3"))
     assert not can_batch(load_family("qwen3_5"))
-    assert "answers are written one by one" in capsys.readouterr().err
+    assert "answers are written one at a time" in capsys.readouterr().err
     with pytest.raises(ModelError, match="a cache of its own"):
         can_batch(load_family("rwkv"))

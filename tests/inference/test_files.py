@@ -79,14 +79,12 @@ def test_a_file_that_is_not_ours_is_never_touched(predictor, source, tmp_path):
 def test_bad_rows_end_the_command_or_get_a_line_that_says_why(predictor, tmp_path):
     source = tmp_path / "in.jsonl"
     source.write_text('{"text": "好"}\n{"text": ""}\n{broken\n{"title": "x"}\n{"text": "差"}\n', encoding="utf-8")
-    with pytest.raises(
-        DataError, match=r"in\.jsonl:2: 'text' is empty; mend the row; or pass --on_bad_row quarantine$"
-    ):
+    with pytest.raises(DataError, match=r"in\.jsonl:2: 'text' is empty; fix the row; or pass --on_bad_row quarantine$"):
         read_rows(source, SENTIMENT, keep_bad=False)
     summary = answer(predictor, source, tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["problem"] is None for line in lines] == [True, False, False, False, True]
-    assert lines[3]["problem"] == "the row: no 'text'; task sentiment needs text; mend the row"
+    assert lines[3]["problem"] == "the row: no 'text'; task sentiment needs text; fix the row"
     assert (summary.rows, summary.problems) == (5, 3)
 
 

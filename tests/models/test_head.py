@@ -279,9 +279,7 @@ def test_labels_that_are_no_list_are_refused(copy_of_head_run):
 def test_weights_with_a_head_are_no_language_model(tied_model_folder, tmp_path):
     folder = make_tiny_model(tmp_path / "model", tied=True)
     change_config(folder, head_pooling="last", id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
-    with pytest.raises(
-        ModelError, match="holds a classification head and no language model; name its base, or the run"
-    ):
+    with pytest.raises(ModelError, match="has a classification head, not a language model; name its base, or the run"):
         load_base(str(folder))
 
 

@@ -157,7 +157,7 @@ def load(folder: Path, *flags: str):
 
 def test_experts_in_4_bits_are_refused_where_weights_are_to_lie_in_pieces(mixture: Path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ModelError, match="experts in 4 bits cannot lie in pieces"):
+    with pytest.raises(ModelError, match="experts in 4 bits cannot be sharded"):
         load(mixture, "--method", "qlora")
 
 
@@ -207,10 +207,10 @@ def test_weights_that_no_adapter_fits_are_told():
     ("flags", "message"),
     [
         ("--target_modules query", "target_modules ['query'] are not in this model; it has ['down_proj', 'experts', "),
-        ("--lora_dropout 0.1", "--lora_dropout: not to be had for experts that lie in one tensor (down_proj, gate_up_"),
+        ("--lora_dropout 0.1", "--lora_dropout: not supported for experts stored in one tensor (down_proj, gate_up_"),
         (
             "--use_dora",
-            "--use_dora: not to be had for experts that lie in one tensor (down_proj, gate_up_proj); leave ",
+            "--use_dora: not supported for experts stored in one tensor (down_proj, gate_up_proj); leave ",
         ),
         ("--lora_layers 1 --target_modules gate_proj", "target_modules gate_proj: no layer would be adapted; "),
     ],
@@ -227,19 +227,19 @@ def test_what_cannot_be_adapted_is_refused_with_what_can(flags: str, message: st
 
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
 def test_vocabulary_as_a_target_is_refused_before_anything_is_read(name: str, dense: Path):
-    with pytest.raises(ConfigError, match=f"train it whole: --modules_to_save {name}"):
+    with pytest.raises(ConfigError, match=f"train it in full: --modules_to_save {name}"):
         load_settings(TrainSettings, ["--target_modules", f"q_proj,{name}"])
     load(dense, "--target_modules", "q_proj", "--modules_to_save", name)  # the remedy
 
 
 def test_an_output_layer_by_another_name_is_refused_too():
     model = build_on_meta("gpt_neox_japanese")
-    with pytest.raises(ModelError, match="target_modules embed_out: an adapter goes on layers between"):
+    with pytest.raises(ModelError, match="target_modules embed_out: adapters are for layers between"):
         choose_targets(model, ("embed_out",))
 
 
 def test_auto_stands_alone():
-    with pytest.raises(ConfigError, match="auto and all-linear stand alone"):
+    with pytest.raises(ConfigError, match="auto and all-linear cannot be combined with names"):
         load_settings(TrainSettings, ["--target_modules", "auto,q_proj"])
 
 

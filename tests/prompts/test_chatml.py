@@ -132,8 +132,8 @@ def test_a_batch_gives_each_row_or_its_error_in_its_place(formats):
 
     assert [found[0], found[3]] == [[chat.encode(rows[0])], [chat.encode(rows[3])]]
     assert [str(found[1]), str(found[2])] == [
-        "the last turn is 'user', expected 'assistant'; mend the row",
-        "turn 1 (user): character 2 is a lone surrogate, U+D800; mend the row",
+        "the last turn is 'user', expected 'assistant'; fix the row",
+        "turn 1 (user): character 2 is a lone surrogate, U+D800; fix the row",
     ]
 
 
@@ -149,25 +149,25 @@ def test_more_rows_than_one_chunk_come_back_in_order(formats):
     ("messages", "reason"),
     [
         ([], "the conversation is empty; it needs at least a user turn"),
-        ([QUESTION], "the last turn is 'user', expected 'assistant'; mend the row"),
+        ([QUESTION], "the last turn is 'user', expected 'assistant'; fix the row"),
         ([{"role": "critic", "content": "x"}, ANSWER],
          "turn 1 has the role 'critic'; roles are system, tools, user, assistant, tool"),
         ([QUESTION, {"role": "tools", "content": "", "tools": []}, ANSWER],
-         "turn 2 lists tools; they stand before the first exchange"),
+         "turn 2 lists tools; they belong before the first exchange"),
         ([{**QUESTION, "tool_calls": [{"name": "f", "arguments": {}}]}, ANSWER],
          "turn 1 (user) calls tools; only an assistant does"),
         ([QUESTION, {**ANSWER, "tool_calls": [{"name": "a b", "arguments": {}}]}],
-         "turn 2 (assistant) calls 'a b', which is no function's name; mend the row"),
+         "turn 2 (assistant) calls 'a b', which is no function's name; fix the row"),
         ([QUESTION, {**ANSWER, "tool_calls": [{"name": "f", "arguments": {"a": "\udc80"}}]}],
-         "turn 2 (assistant), call of 'f': character 8 is a lone surrogate, U+DC80; mend the row"),
+         "turn 2 (assistant), call of 'f': character 8 is a lone surrogate, U+DC80; fix the row"),
         (
             [QUESTION, {"role": "assistant", "content": None}],
             "turn 2 (assistant) has no text but NoneType; give a string",
         ),
         ([QUESTION, {**ANSWER, "reasoning_content": "\udc80"}],
-         "turn 2 (assistant), reasoning_content: character 1 is a lone surrogate, U+DC80; mend the row"),
+         "turn 2 (assistant), reasoning_content: character 1 is a lone surrogate, U+DC80; fix the row"),
         ([QUESTION, SYSTEM, ANSWER], "turn 2 is a system message; only the first turn can be one"),
-        ([SYSTEM, ANSWER], "the conversation has no user turn; mend the row"),
+        ([SYSTEM, ANSWER], "the conversation has no user turn; fix the row"),
     ],
 )  # fmt: skip
 def test_a_conversation_that_cannot_be_rendered_is_refused(formats, messages, reason):
@@ -179,7 +179,7 @@ def test_a_conversation_that_cannot_be_rendered_is_refused(formats, messages, re
 def test_a_prompt_must_end_with_the_user(formats):
     with pytest.raises(PromptError) as caught:
         formats["smollm2"].encode_prompt([QUESTION, ANSWER])
-    assert str(caught.value) == "the last turn is 'assistant', expected 'user'; mend the row"
+    assert str(caught.value) == "the last turn is 'assistant', expected 'user'; fix the row"
 
 
 def test_a_row_that_is_too_long_is_dropped_or_an_error_as_asked(formats):

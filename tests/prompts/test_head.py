@@ -26,7 +26,7 @@ def test_the_answers_it_can_give_are_those_of_the_row_whose_classes_it_knows():
 def test_a_row_it_has_no_class_for_is_refused_by_name():
     with pytest.raises(PromptError) as caught:
         Head(("体育", "科技")).class_of_row(NEWS, NEWS_ROW)
-    assert str(caught.value) == "row n1: label '经济' is none of the head's, 体育, 科技; mend the row"
+    assert str(caught.value) == "row n1: label '经济' is none of the head's, 体育, 科技; fix the row"
     with pytest.raises(PromptError, match=r"^row n1: task news has no label in common with the head's, 负面, 正面$"):
         HEAD.answers_of(NEWS, NEWS_ROW)
     with pytest.raises(

@@ -195,7 +195,7 @@ def test_every_option_of_a_news_row_is_a_class_of_its_own_and_counts_once(option
 def test_a_task_that_cannot_read_its_own_label_is_one_line():
     task = replace(get_task("sentiment"), read_answer=lambda text, row: Unparseable("no", text))
     with pytest.raises(
-        PromptError, match="the row: task sentiment cannot read its own label '正面'; mend its read_answer"
+        PromptError, match="the row: task sentiment cannot read its own label '正面'; fix its read_answer"
     ):
         task.class_of("正面", {})
 
@@ -259,28 +259,28 @@ def test_entities_are_answered_in_the_order_of_mention():
     ("task", "row", "reason"),
     [
         ("sentiment", {"id": "r-1", "label": "正面"},
-         "row r-1: no 'text'; task sentiment needs text, label; mend the row"),
-        ("sentiment", {"text": "x"}, "the row: no 'label'; task sentiment needs text, label; mend the row"),
+         "row r-1: no 'text'; task sentiment needs text, label; fix the row"),
+        ("sentiment", {"text": "x"}, "the row: no 'label'; task sentiment needs text, label; fix the row"),
         ("sentiment", {"id": "r-1", "text": "x", "label": "中性"},
-         "row r-1: the answer '中性' is none of 负面, 正面; mend the row"),
+         "row r-1: the answer '中性' is none of 负面, 正面; fix the row"),
         ("sentiment", {"id": "r-1", "text": 3, "label": "正面"},
-         "row r-1: 'text' is int, expected a string; mend the row"),
+         "row r-1: 'text' is int, expected a string; fix the row"),
         ("sentiment_json", {"text": "x", "label": "正面"},
-         "'label' is '正面', expected 0 (negative) or 1 (positive); mend the row"),
+         "'label' is '正面', expected 0 (negative) or 1 (positive); fix the row"),
         ("sentiment_json", {"text": "x", "label": True},
-         "'label' is True, expected 0 (negative) or 1 (positive); mend the row"),
+         "'label' is True, expected 0 (negative) or 1 (positive); fix the row"),
         ("news", {"id": "n", "text": "x", "category": ["a", "b"], "output": "c"},
-         "row n: the answer 'c' is none of a, b; mend the row"),
+         "row n: the answer 'c' is none of a, b; fix the row"),
         ("news", {"text": "x", "category": "a", "output": "a"},
-         "'category' is 'a', expected a list of labels; mend the row"),
+         "'category' is 'a', expected a list of labels; fix the row"),
         ("ner", {"text": "北京",
                  "entities": [{"start_idx": 0, "end_idx": 1, "entity_text": "北京", "entity_label": "GPE"}]},
-         "entity '北京' is not what stands at 0:1 of the text; mend the row"),
+         "entity '北京' is not what stands at 0:1 of the text; fix the row"),
         ("ner", {"text": "北京", "entities": "北京"},
-         "'entities' is no list of {start_idx, end_idx, entity_text, entity_label}; mend the row"),
-        ("chat", {"messages": "hi"}, "'messages' is no list of {role, content}; mend the row"),
+         "'entities' is no list of {start_idx, end_idx, entity_text, entity_label}; fix the row"),
+        ("chat", {"messages": "hi"}, "'messages' is no list of {role, content}; fix the row"),
         ("chat", {"messages": [{"role": "user", "content": "hi"}]},
-         "the last turn of 'messages' is not the assistant's; mend the row"),
+         "the last turn of 'messages' is not the assistant's; fix the row"),
     ],
 )  # fmt: skip
 def test_a_row_that_cannot_be_used_is_refused_by_name(task, row, reason):

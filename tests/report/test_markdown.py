@@ -23,7 +23,7 @@ def test_the_summary_has_verdict_figures_leaks_and_broken_rows(full_evaluation):
 def test_figures_by_class_and_the_confusion_matrix_are_folded_away(full_evaluation):
     text = render_markdown(full_evaluation)
     assert "<summary>sentiment: by class</summary>\n\n| class | precision | recall | F1 | rows |" in text
-    assert "| right / said |" in text
+    assert "| reference / answer |" in text
 
 
 def test_the_summary_can_be_in_chinese(evaluation):

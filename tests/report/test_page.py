@@ -106,7 +106,7 @@ def test_the_first_screen_is_the_outcome_a_card_for_each_figure_and_the_run(eval
     assert run == (
         "The run model HuggingFaceTB/SmolLM2-135M-Instruct method LoRA r 16, alpha 32 training data 1,092 rows of "
         "mixed length of training 1.2 epochs, 328 steps learning rate 0.002 rows per step 4 hardware AMD EPYC, "
-        "2 threads training time 3.0 minutes peak memory 2.4 GB scored on 4 rows of mixed, split test "
+        "2 threads training time 3.0 minutes peak memory 2.4 GB scored on 4 rows of mixed, test split "
         "shortened rows 25.0% too long, left out 1"
     )
     assert page.index("class=facts") < page.index("<table")

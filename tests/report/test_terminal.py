@@ -55,7 +55,7 @@ def test_without_a_baseline_each_figure_has_its_own_interval(full_evaluation):
     lines = [" ".join(line.split()) for line in render_table(full_evaluation.metrics).splitlines()]
     assert "sentiment accuracy 0.7500 [0.6000, 0.8667]" in lines
     assert "sentiment ECE, 95 % interval [0.0200, 0.1400]" in lines
-    assert "sentiment ECE, floor of chance 0.0500" in lines
+    assert "sentiment ECE expected by chance 0.0500" in lines
 
 
 def test_text_cannot_steer_the_terminal(evaluation):

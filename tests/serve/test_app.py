@@ -406,7 +406,7 @@ def test_too_many_at_once_are_told_to_come_back(loaded, tiny_run, gate):
 def test_an_answer_that_takes_too_long_is_cut_off_and_its_place_is_free_again(loaded, tiny_run, gate):
     with run_server(loaded, open_run(tiny_run), max_batch=1, timeout_s=0.5) as server:
         opened = gate(server)
-        with pytest.raises(openai.InternalServerError, match=r"no whole answer within 0\.5 s") as late:
+        with pytest.raises(openai.InternalServerError, match=r"no complete answer within 0\.5 s") as late:
             server.client().chat.completions.create(**SLOW)
         assert (late.value.status_code, late.value.code) == (504, "timeout")
         opened.set()
@@ -426,7 +426,7 @@ def test_a_stream_that_takes_too_long_ends_with_what_came_in_time_and_an_error(s
         [],
         replace(server.service, settings=server.service.settings.model_copy(update={"timeout_s": 0.01})),
     )
-    with pytest.raises(ApiError, match=r"no whole answer within 0\.01 s"):
+    with pytest.raises(ApiError, match=r"no complete answer within 0\.01 s"):
         asyncio.run(read())
     assert (found, hurried.clocks) == (["in time"], set())
 

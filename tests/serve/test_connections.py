@@ -82,7 +82,7 @@ def test_a_body_that_does_not_come_whole_in_time_is_told_so_and_closed(loaded, t
         head, _, body = read_all(opened).partition(b"\r\n\r\n")
         assert 0.4 < time.monotonic() - began < 5
         assert head.startswith(b"HTTP/1.1 408 ")
-        assert json.loads(body)["error"]["message"] == "the request was not whole within 0.5 s"
+        assert json.loads(body)["error"]["message"] == "the request was not complete within 0.5 s"
         assert server.client().models.list().data
 
 

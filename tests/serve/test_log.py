@@ -21,7 +21,7 @@ def test_after_a_minute_it_is_said_again_with_the_number_of_those_left_out(capsy
         handler.emit(record)
     handler.period_s = 0
     handler.emit(record)
-    assert capsys.readouterr().err.splitlines() == ["no room", "no room (3 more like it since this was last said)"]
+    assert capsys.readouterr().err.splitlines() == ["no room", "no room (3 more like it since this was last logged)"]
 
 
 def test_a_fault_of_the_code_comes_with_its_traceback_once(capsys):

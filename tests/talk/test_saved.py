@@ -96,7 +96,7 @@ def test_a_conversation_that_ends_unsaved_is_the_last_one_and_a_saved_one_leaves
 def test_a_file_that_holds_no_conversation_is_refused_and_listed_nowhere(chats, content):
     path = chats.save("x", talk_of("a"), FACTS, own=None)
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"x\.jsonl: holds no conversation"):
+    with pytest.raises(DataError, match=r"x\.jsonl: contains no conversation"):
         chats.load(path)
     assert chats.find_all() == []
 

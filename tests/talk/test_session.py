@@ -279,7 +279,7 @@ def test_a_name_that_is_taken_missing_or_unprintable_costs_one_line_and_nothing_
     err = capsys.readouterr().err
     assert "mine.jsonl is there already; choose another name\n" in err
     assert "nobody.jsonl: no such conversation; saved are: " in err
-    assert "error: a name may hold no control characters; choose another one\n" in err
+    assert "error: a name must not contain control characters; choose another one\n" in err
     assert [turn["content"] for turn in partner.conversation.messages()] == ["Be brief.", "b", "fine"]
 
 

@@ -269,7 +269,7 @@ def test_a_label_that_no_training_row_has_is_warned_of(train_head, tmp_path, cap
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"text_cn": "第{i}行", "extracted_label": "暴恐"}}\n' for i in range(20)))
     train_head("--data", rows, "--labels", "正常,暴恐", "--max_steps", "1")
-    assert "WARNING no training row has the label 正常: the head cannot learn to say it" in capsys.readouterr().err
+    assert "WARNING no training row has the label 正常: the head cannot learn it" in capsys.readouterr().err
 
 
 def test_rows_that_have_no_label_are_refused_before_anything_is_loaded(train_head, tmp_path):

@@ -98,7 +98,7 @@ def test_a_finished_run_that_is_continued_as_it_is_stays_as_it_is(train, copy, t
 def test_a_folder_that_holds_a_run_is_not_overwritten(train, copy):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert refusal(train, "--max_steps", "2") == (
-        f"{copy} holds a run already; choose another --output_dir, or --resume_from_checkpoint auto"
+        f"{copy} already contains a run; choose another --output_dir, or --resume_from_checkpoint auto"
     )
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     assert train("--max_steps", "2", "--dry_run").metrics["steps"] == 2  # writes nothing, so it may
@@ -170,7 +170,7 @@ def test_a_named_checkpoint_brings_its_run_along(copy):
 def test_a_named_checkpoint_of_another_run_does_not_overwrite_this_one(copy, tmp_path):
     other = shutil.copytree(copy, tmp_path / "other")
     settings = settings_of("--output_dir", other, "--resume_from_checkpoint", copy / "checkpoints/checkpoint-2")
-    with pytest.raises(RunError, match="other holds a run already"):
+    with pytest.raises(RunError, match="other already contains a run"):
         find_checkpoint(settings, other)
     assert find_checkpoint(settings, tmp_path / "new") == copy / "checkpoints/checkpoint-2"
 

@@ -29,7 +29,7 @@ def test_the_plan_tells_the_epochs_and_the_run_keeps_them(train, tmp_path, capsy
     assert metrics["steps"] == 5 * MOST_EPOCHS
     said = capsys.readouterr().err
     assert re.search(
-        r"s a step, 100 steps \(20 epochs of 36 rows\) and 2 validations \(under 1 s each\) in about", said
+        r"s per step, 100 steps \(20 epochs of 36 rows\) and 2 validations \(under 1 s each\) in about", said
     )
 
     train("--num_train_epochs", "0.5", "--eval_steps", "3")

@@ -56,7 +56,7 @@ def test_two_processes_with_gloo_equal_one_on_the_same_rows(
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("\n") == 1  # one result, from the first process
     assert json.loads(both.stdout)["run"] == "two"
-    assert both.stderr.count("plan: 8 rows a step") == 1  # one narrator
+    assert both.stderr.count("plan: 8 rows per step") == 1  # one narrator
     assert "Traceback" not in both.stderr
 
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("one", "two")]

@@ -35,8 +35,8 @@ def test_the_plan_is_said_before_the_first_step(train, capsys):
     lines = capsys.readouterr().err.splitlines()
     plan = next(number for number, line in enumerate(lines) if line.startswith("plan: "))
     assert re.fullmatch(
-        r"plan: 8 rows a step in micro-batches of at most 2,048 tokens \(1\.0 a step\), longest [0-9]+; "
-        r"peak [0-9.]+ of [0-9.]+ GB; [0-9.]+ s a step, 4 steps and 2 validations "
+        r"plan: 8 rows per step in micro-batches of at most 2,048 tokens \(1\.0 per step\), longest [0-9]+; "
+        r"peak [0-9.]+ of [0-9.]+ GB; [0-9.]+ s per step, 4 steps and 2 validations "
         r"\(under 1 s each\) in about 0:00:0[0-9]",
         lines[plan],
     )
@@ -46,9 +46,7 @@ def test_the_plan_is_said_before_the_first_step(train, capsys):
 def test_the_plan_tells_how_much_of_the_rows_is_computed_once(train, capsys):
     train("--max_steps", "2", "--eval_steps", "2", "--neftune_noise_alpha", "0")
     plan = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: "))
-    found = re.search(
-        r"longest [0-9]+; ([0-9]+)% of the tokens, in beginnings that rows share, computed once; peak", plan
-    )
+    found = re.search(r"longest [0-9]+; ([0-9]+)% of the tokens in shared prefixes, computed once; peak", plan)
     assert found is not None
     assert 5 < int(found[1]) < 90
 

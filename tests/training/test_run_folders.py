@@ -38,7 +38,7 @@ def warnings(capsys: pytest.CaptureFixture) -> list[str]:
 def test_a_folder_that_a_training_writes_is_refused_to_a_second_one(train, tmp_path, more):
     with held(tmp_path / "run" / LOCK_FILE, "x", "y"), pytest.raises(BusyError) as caught:
         train(*TWO_STEPS, *more)
-    assert str(caught.value).startswith(f"{tmp_path}/run: another training is at work (process ")
+    assert str(caught.value).startswith(f"{tmp_path}/run: another training is running (process ")
     assert str(caught.value).endswith("); wait, or choose another --output_dir")
     assert files_of(tmp_path / "run") == {}  # the first one's lock, which is gone with it, was all there was
 
@@ -115,7 +115,7 @@ def test_a_run_with_a_checkpoint_is_kept_even_where_it_never_finished(train, int
     with interrupt(3), pytest.raises(KeyboardInterrupt):
         train("--max_steps", "4", "--eval_steps", "2")
     before = files_of(tmp_path / "run")
-    with pytest.raises(RunError, match=r"holds a run already; choose another --output_dir, or --resume"):
+    with pytest.raises(RunError, match=r"already contains a run; choose another --output_dir, or --resume"):
         train(*TWO_STEPS)
     assert files_of(tmp_path / "run") == before
 

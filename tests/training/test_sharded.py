@@ -77,10 +77,10 @@ def test_two_processes_with_weights_in_pieces_train_save_resume_and_evaluate_as_
 @pytest.mark.parametrize(
     ("launcher", "flags", "message"),
     [
-        ("FSDP", "--method qlora", "method qlora: weights in 4 bits cannot be cut into pieces; take --method lora"),
+        ("FSDP", "--method qlora", "method qlora: 4-bit weights cannot be sharded; use --method lora"),
         ("DEEPSPEED", "--method lora --num_sample_predictions 2", "num_sample_predictions: one process cannot"),
         ("FSDP", "--method lora --metric_for_best_model eval_macro_f1", "metric_for_best_model: labels are not scored"),
-        ("DEEPSPEED", "--method lora --dry_run", "dry_run: DeepSpeed's engine cannot take a step back"),
+        ("DEEPSPEED", "--method lora --dry_run", "dry_run: DeepSpeed's engine cannot undo a step"),
     ],
 )
 def test_a_setting_that_needs_whole_weights_is_refused(launcher, flags, message, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_setting_that_needs_whole_weights_is_refused(launcher, flags, message,
 
 
 def test_pieces_that_were_asked_for_and_not_made_are_told_of(train, monkeypatch, capsys):
-    told = "WARNING weights are cut into pieces over several GPUs only: here each process holds all of them"
+    told = "WARNING weights are sharded over several GPUs only: here each process has all of them"
     train("--max_steps", "1", folder="whole")
     assert told not in capsys.readouterr().err
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

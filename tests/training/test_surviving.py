@@ -187,9 +187,7 @@ def test_a_disk_that_is_full_when_the_weights_are_saved_is_one_line_too(train, s
     monkeypatch.setattr(flow, "save_tuned", fill_and_save)
     with pytest.raises(DiskFullError) as caught:
         train("--max_steps", "2", folder=str(small_disk / "run"))
-    assert re.fullmatch(
-        r".*/run: no room on the disk; what was .*, and resume with: python train\.py .*", str(caught.value)
-    )
+    assert re.fullmatch(r".*/run: no room on the disk; what was .* and resume: python train\.py .*", str(caught.value))
     (small_disk / "filler").unlink()
     monkeypatch.setattr(flow, "save_tuned", save)
     train("--max_steps", "2", "--resume_from_checkpoint", "auto", folder=str(small_disk / "run"))

@@ -1,6 +1,6 @@
 """Rows that passed the filters, of all sources: what choosing needs of them in memory, the rest on disk.
 
-In memory 38 bytes a row while rows are chosen; 5 million candidates are 190 MB.
+In memory 38 bytes per row while rows are chosen; 5 million candidates are 190 MB.
 """
 
 import bisect
@@ -22,7 +22,7 @@ class CandidateIndex:
 
     group: np.ndarray  # (N,) uint64: equal where two rows ask the same
     exact: np.ndarray  # (N,) uint64: equal where two rows are duplicates
-    task: np.ndarray  # (N,) uint32: number of the task, 0 where a text of that task may have several right answers
+    task: np.ndarray  # (N,) uint32: number of the task, 0 if a text of that task may have several right answers
     label: np.ndarray  # (N,) uint32: equal where two rows have the same label
     cell: np.ndarray  # (N,) uint16: number of source and stratum
     side: np.ndarray | None = (
@@ -104,7 +104,7 @@ class CandidateStore:
         return f"{self._names[source]}-{self._places_of(source)['ordinal'][row]}"
 
     def own_id_of(self, number: int) -> str:
-        """The id that a candidate's file gave it, "" where it gave none."""
+        """The id that a candidate's file gave it, "" if it gave none."""
         source, row = self._locate(number)
         return self.read_row(number).get("own_id", "") if self._places_of(source)["named"][row] else ""
 

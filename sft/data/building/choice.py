@@ -174,7 +174,7 @@ def _seniority(published: np.ndarray) -> np.ndarray | None:
 
 
 def _tell_splits_apart(index: CandidateIndex, published: np.ndarray) -> CandidateIndex:
-    """Keys that differ between published splits, so that a text may stand in each: published data as published."""
+    """Keys that differ between published splits, so that a text may be in each: published data as published."""
     salt = SPLIT_SALTS[published + 1]
     return replace(
         index,

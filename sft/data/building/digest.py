@@ -33,7 +33,7 @@ COLUMNS: dict[str, Literal["B", "H", "I", "Q"]] = {
     "group": "Q",  # equal where two rows ask the same
     "thread": "Q",  # equal where two rows belong on one side of a split for another reason; else a key of its own
     "exact": "Q",  # equal where two rows are duplicates
-    "task": "I",  # number of the task, 0 where a text of that task may have several right answers
+    "task": "I",  # number of the task, 0 if a text of that task may have several right answers
     "label": "I",  # equal where two rows have the same label
     "stratum": "H",  # position among the source's strata
     "file": "I",  # position among the source's files
@@ -154,7 +154,7 @@ class Digester:
         return make_line(self._rules.source, where, "quarantined", bad.reason, bad.message)
 
     def _task_number(self, name: str) -> int:
-        """The task's number, 0 where a text of it may have several right answers."""
+        """The task's number, 0 if a text of it may have several right answers."""
         if name not in self._task_numbers:
             self._task_numbers[name] = zlib.crc32(name.encode()) or 1 if get_task(name).is_of_one_label else 0
         return self._task_numbers[name]

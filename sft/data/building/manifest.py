@@ -92,7 +92,7 @@ def _describe_source(
 
 
 def summary_table(manifest: Manifest) -> str:
-    """One line a source and one for all. `bad`: rows that could not be used and are in the ledger as quarantined."""
+    """One line per source and one for all. `bad`: rows that could not be used and are in the ledger as quarantined."""
     entries = manifest["sources"]
     counts = {name: _count(entry) for name, entry in entries.items()}
     rows = [[name, *counts[name], _list_reasons(entry)] for name, entry in entries.items()]

@@ -2,7 +2,7 @@
 
 error     the build ends, naming every short source (the default)
 rescale   the whole dataset shrinks until every share holds again
-upsample  the rows there are stand in train repeatedly; evaluation splits never repeat a row and stay short
+upsample  the available rows are repeated in train; evaluation splits never repeat a row and stay short
 accept    the short source is short; all others keep their quota
 """
 
@@ -42,7 +42,7 @@ class Shortage:
 class Copies:
     """Rows to write, in order: (row number, copy) each; copy 1 is the row itself, 2 its first repeat.
 
-    8 bytes a row, where a list of pairs takes 100.
+    8 bytes per row, where a list of pairs takes 100.
     """
 
     numbers: array[int]
@@ -90,7 +90,7 @@ def mix(
 ) -> Mixture:
     """Choose rows for every quota and bring each split into one random order.
 
-    Raises DataError where a source is short and `on_shortage` is "error", and where a split would be left empty.
+    Raises DataError if a source is short and `on_shortage` is "error", and where a split would be left empty.
     """
     asked = divide_over_cells(plans, cells)
     available = _count_cells(index, alive, len(cells))

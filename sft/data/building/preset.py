@@ -57,7 +57,7 @@ class SplitSize(BaseModel):
         return asked if isinstance(asked, int) else sum(asked.values())
 
     def labels(self, source: str) -> dict[str, int]:
-        """Rows asked of a source's labels; {} where only their sum is asked."""
+        """Rows asked of a source's labels; {} if only their sum is asked."""
         asked = (self.rows or {}).get(source, 0)
         return {} if isinstance(asked, int) else asked
 

@@ -42,7 +42,7 @@ class SourcePreview:
 
     @property
     def rows_needed(self) -> int | None:
-        """Rows to read until the quota is full, at this yield; None where nothing of the sample could be used."""
+        """Rows to read until the quota is full, at this yield; None if nothing of the sample could be used."""
         return math.ceil(self.asked * self.sampled / self.usable) if self.usable else None
 
     def describe_need(self) -> str:
@@ -102,7 +102,7 @@ def _preview(
 
 
 def preview_table(previews: dict[str, SourcePreview]) -> str:
-    """One line a source; `to be read` says how many rows fill the quota at this yield, or that there are too few."""
+    """One line per source; `to be read` says how many rows fill the quota at this yield, or that there are too few."""
     lines: list[list[object]] = []
     for name, found in previews.items():
         share = f"{found.usable / found.sampled:.1%}" if found.sampled else "-"

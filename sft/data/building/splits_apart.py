@@ -1,9 +1,9 @@
-"""Rows that stand in two splits, word for word or nearly: kept apart where we split, listed where the publisher did.
+"""Rows that are in two splits, word for word or nearly: kept apart where we split, listed where the publisher did.
 
     guard = SplitGuard(store, staging / "questions", threshold=0.8)
     twins = guard.find_straddlers(mixture.split_of)      # for each row of train the row of test it is near, or -1
 
-Data that was split by its publisher is left as it is; overlaps.jsonl lists every row of it that stands in another
+Data that was split by its publisher is left as it is; overlaps.jsonl lists every row of it that is in another
 split:
 
     {"split": "test", "row": "chn_test-17", "where": "test.csv:18",
@@ -118,7 +118,7 @@ class ComparedTexts:
         return self.similarity(first, second) >= self._threshold
 
     def similarity(self, first: int, second: int) -> float:
-        """The Jaccard similarity of the parts that are least alike; 0 where one row has a part more, and where their
+        """The Jaccard similarity of the parts that are least alike; 0 if one row has a part more, and where their
         system prompts differ: that may be a document, and one word of it makes it another question.
         """
         (a_system, a), (b_system, b) = self._shingles(first), self._shingles(second)
@@ -200,7 +200,7 @@ def find_overlaps(
 
 
 def describe_overlap(overlap: Overlap) -> str:
-    """`test: 331 of 1,200 rows stand in train word for word, 12 more nearly: chn_test-17 = chn_train-5, ...`."""
+    """`test: 331 of 1,200 rows are in train word for word, 12 more nearly: chn_test-17 = chn_train-5, ...`."""
     named = f": {', '.join(overlap['first'])}" if overlap["first"] else ""
     more = overlap["exact"] + overlap["near"] - len(overlap["first"])
     return (

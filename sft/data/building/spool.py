@@ -136,7 +136,7 @@ def make_key(facts: dict[str, object]) -> str:
 
 
 def load_spool(folder: Path) -> Spool | None:
-    """The spool in a folder; None where there is none, where it is unfinished, and where a file was damaged."""
+    """The spool in a folder; None if there is none, where it is unfinished, and where a file was damaged."""
     try:
         entry = orjson.loads((folder / FINISHED).read_bytes())
         if entry["format"] != FORMAT or any(sha256_of(folder / name) != sha for name, sha in entry["files"].items()):

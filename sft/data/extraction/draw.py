@@ -3,7 +3,7 @@
     parse_quotas(["正常:15000", "暴恐:6000"])                     # {"正常": 15000, "暴恐": 6000}
     parse_shares(["train:0.8", "validation:0.1", "test:0.1"])
 
-The draw takes so many rows per label out of a stream of unknown length. Every document has a key: a hash of seed and
+The draw takes this many rows per label out of a stream of unknown length. Every document has a key: a hash of seed and
 _id (or of seed and text, where equal texts must stay together). The rows of lowest key are drawn, so the draw depends
 on seed and content only, never on the order in which a server happens to hand documents out. Memory holds one small
 entry for each row drawn; the rows wait on disk. A row that is drawn and displaced later costs disk: of N rows in random
@@ -155,7 +155,7 @@ class ExtractPlan:
         return list(self.shares) or ["train"]
 
     def file_of(self, split: str) -> Path:
-        """out.xlsx -> out.train.xlsx where there are splits."""
+        """out.xlsx -> out.train.xlsx if there are splits."""
         return self.output.with_suffix(f".{split}{self.output.suffix}") if self.shares else self.output
 
     def asked(self) -> Quotas:

@@ -158,7 +158,7 @@ def _make_record(document: Document, plan: ExtractPlan, label: str, kind: str) -
 
 
 def _key(document: Document, record: Record, plan: ExtractPlan, count: int) -> int:
-    """What decides whether a row is drawn: its text where there are splits, its _id at random, else its place."""
+    """What decides whether a row is drawn: its text if there are splits, its _id at random, else its place."""
     if plan.shares:
         text = record[plan.fields[0]]
         return group_key(text if isinstance(text, str) else orjson.dumps(text).decode(), plan.seed)
@@ -250,7 +250,7 @@ def _describe(
 
 
 def summary_rows(manifest: ExtractManifest) -> list[list[object]]:
-    """One row a label: label, asked, read, kept, written, and why the others were left out.
+    """One row per label: label, asked, read, kept, written, and why the others were left out.
 
     ["暴恐", 6000, 6105, 6000, 6000, "104 over_quota, 1 empty_text"]
     """

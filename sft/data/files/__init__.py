@@ -6,7 +6,7 @@ Text files may be packed (.gz, .zst, .bz2, .xz).
         found.line, found.fields           # 17, {"instruction": ..., "output": ...}
         found.reason, found.message        # of a BadRecord: "not_json", "not valid JSON: ..."
 
-A record that cannot be read is yielded as a BadRecord and reading goes on; a file that cannot be read is a DataError.
+A record that cannot be read is yielded as a BadRecord and reading continues; a file that cannot be read is a DataError.
 """
 
 import difflib
@@ -65,7 +65,7 @@ def read_records(path: Path, encoding: str | None = None) -> Iterator[GoodRecord
 def read_line_blocks(path: Path, encoding: str | None = None) -> Iterator[tuple[int, bytes]] | None:
     """A JSONL file as blocks of whole lines of a megabyte, each with its first line's number; None for other files.
 
-    Blocks can be parsed apart, by parse_lines. Raises DataError where the file as a whole cannot be read.
+    Blocks can be parsed apart, by parse_lines. Raises DataError if the file as a whole cannot be read.
     """
     with _explain_errors(path):
         if _check_file(path) not in (".jsonl", ".json"):
@@ -116,7 +116,7 @@ def _check_file(path: Path) -> str:
 
 
 def _check_text(path: Path, kind: str) -> None:
-    """Raise DataError where the bytes are not those of a text file, or not packed as the name says."""
+    """Raise DataError if the bytes are not those of a text file, or not packed as the name says."""
     with path.open("rb") as file:
         there = kind_of_bytes(file.read(16))
     if is_packed(path):

@@ -58,7 +58,7 @@ class Candidate(NamedTuple):
 def choose_encoding(path: Path, given: str | None = None) -> str:
     """Python's name of the encoding to read a file in; says so where that is not UTF-8.
 
-    Raises DataError where it is not UTF-8 and not certain, with what it may be; ConfigError for an unknown name.
+    Raises DataError if it is not UTF-8 and not certain, with what it may be; ConfigError for an unknown name.
     """
     sample = _read_sample(path)
     if given is not None:
@@ -69,7 +69,7 @@ def choose_encoding(path: Path, given: str | None = None) -> str:
                 say_once(f"{path}: read as {name.upper()}, by its byte-order mark", about=path)
             return name
     if not sample.strip(b"\0"):
-        raise DataError(f"{path}: holds zero bytes and nothing else (a copy that failed?); copy it again")
+        raise DataError(f"{path}: contains only zero bytes (a copy that failed?); copy it again")
     if sample[:SAMPLE_BYTES].count(b"\0") * 10 > len(sample):  # ASCII in UTF-16 is half zeros, and there always is some
         name = "UTF-16BE" if sample[:1] == b"\0" else "UTF-16LE"
         raise DataError(f"{path}: not UTF-8; it looks like {name} without a byte-order mark: pass --encoding {name}")
@@ -144,7 +144,7 @@ def _check_given(path: Path, given: str, sample: bytes) -> str:
 
 
 def _refuse_mixture(path: Path) -> None:
-    """Raise DataError where a line of a GB18030 file is UTF-8: decoded as GB18030 it would be other characters."""
+    """Raise DataError if a line of a GB18030 file is UTF-8: decoded as GB18030 it would be other characters."""
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             if len(line.translate(None, delete=ASCII)) < LEAST_BYTES:
@@ -165,7 +165,7 @@ def _decode(sample: bytes, codec: str) -> str | None:
 
 
 def _decode_most_lines(sample: bytes, codec: str) -> str:
-    """The lines that are of this encoding and no UTF-8; "" where fewer than half are. The others are told by row."""
+    """The lines that are of this encoding and no UTF-8; "" if fewer than half are. The others are told by row."""
     lines = [line for line in sample.split(b"\n") if not line.isascii()]
     decoded = [text for line in lines if (text := _decode(line, codec)) and _decode(line, "utf-8") is None]
     return "\n".join(decoded) if 2 * len(decoded) >= len(lines) else ""
@@ -176,7 +176,7 @@ def _beyond_ascii(text: str) -> str:
 
 
 def _share_of_chinese(text: str) -> float:
-    """How common the Han characters of a text are; 0 where too much of it is something else.
+    """How common the Han characters of a text are; 0 if too much of it is something else.
 
     "的酒店" -> 0.33: one of three is among the commonest.
     """
@@ -189,7 +189,7 @@ def _share_of_chinese(text: str) -> float:
 
 
 def _share_of(pattern: str, *, among_latin: bool = False) -> Callable[[str], float]:
-    """How much of a text beyond ASCII is of a language; 0 where its letters stand in words as those of another do.
+    """How much of a text beyond ASCII is of a language; 0 if its letters are in words as those of another do.
 
     among_latin: whether its letters are a few among ASCII letters, as accents are, or make whole words.
     """

@@ -1,4 +1,4 @@
-r"""Excel sheets (.xlsx) as records, streamed: text exactly as it stands in the cell, and the row number of everything.
+r"""Excel sheets (.xlsx) as records, streamed: text exactly as it is in the cell, and the row number of everything.
 
 "=1+1", "NA" and "001" that were typed as text stay that. What only looks like text is not made text: a formula, a date,
 an error and a number whose digits Excel has rounded come as a NotAValue, and a row that needs such a cell is refused
@@ -65,7 +65,7 @@ def read_xlsx(path: Path) -> Iterator[GoodRecord | BadRecord]:
     rows = _read_sheet(path)
     header_row = next(rows, None)
     if header_row is None:
-        raise DataError(f"{path}: the file holds no rows, only empty cells")
+        raise DataError(f"{path}: the file has no rows, only empty cells")
     header = _read_header(path, header_row)
     for row in rows:
         yield _make_record(row, header)
@@ -91,7 +91,9 @@ def _make_record(row: SheetRow, header: dict[int, str]) -> GoodRecord | BadRecor
     nameless = next((column for column in row.cells if column not in header), None)
     if nameless is not None:
         cell = f"{get_column_letter(nameless)}{row.number}"
-        return BadRecord(row.number, "wrong_columns", f"cell {cell} stands under no column name; name it or empty it")
+        return BadRecord(
+            row.number, "wrong_columns", f"cell {cell} is under no column name; name the column or empty the cell"
+        )
     return GoodRecord(row.number, {name: row.cells.get(column, "") for column, name in header.items()})
 
 
@@ -150,7 +152,7 @@ class _Reader(ExcelReader):
 
 
 class _Parser(WorkSheetParser):
-    """openpyxl's parser of rows; texts that stand in the cell itself are unescaped too."""
+    """openpyxl's parser of rows; texts that are in the cell itself are unescaped too."""
 
     def parse_cell(self, element):  # type: ignore[no-untyped-def]  # as in openpyxl
         cell = super().parse_cell(element)
@@ -213,7 +215,7 @@ def _not_a_value(kind: str) -> Json:
 
 
 def escape_text(text: str) -> str:
-    r"""Text as it must stand in a cell's XML: "a\x01" -> "a_x0001_"."""
+    r"""Text as it must be in a cell's XML: "a\x01" -> "a_x0001_"."""
     return TO_ESCAPE.sub(lambda match: f"_x{ord(match.group()):04X}_", text)
 
 

@@ -29,8 +29,8 @@ TURN_KEYS = {"role", "from"}  # of which every turn of a conversation has one
 KEY = re.compile(rb'"\s*:')  # one match for each key; more where a text holds the like
 BLANK_OR_COMMA = " \t\r\n,"
 SPACE = re.compile(r"\s*")
-SEVERAL = re.compile(r'\}[\s,]*\{"')  # objects behind each other on a line, where they are not those of a list
-# What stands where JSON cannot go on, and what helps.
+SEVERAL = re.compile(r'\}[\s,]*\{"')  # objects after each other on a line, where they are not those of a list
+# What stands where JSON cannot continue, and what helps.
 TELLING_STARTS = {
     ("//", "/*", "#"): "a comment, which JSON does not have",
     ("'",): "single quotes, as Python prints them: write the rows with json.dumps",
@@ -43,20 +43,20 @@ SPACE_OR_COMMA = re.compile(r"[\s,]*")
 
 
 def read_json(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
-    """One object a line, or one array of objects: the first character decides, whatever the file is called."""
+    """One object per line, or one array of objects: the first character decides, whatever the file is called."""
     yield from read_lines(path, encoding) if is_one_row_a_line(path, encoding) else read_array(path, encoding)
 
 
 def is_one_row_a_line(path: Path, encoding: str = UTF8) -> bool:
-    """Whether a file is JSONL: no array, no objects spread over lines, none behind each other with \\r between them.
+    """Whether a file is JSONL: no array, no objects spread over lines, none after each other with \\r between them.
 
-    Raises DataError where it holds nothing.
+    Raises DataError if it holds nothing.
     """
     with open_text(path, encoding, newline="\n") as file:
         filled = (line for line in file if line.strip())
         start, following = next(filled, "").strip(), next(filled, "").strip()
     if not start:
-        raise DataError(f"{path}: the file holds no rows, only blank lines")
+        raise DataError(f"{path}: the file has no rows, only blank lines")
     if start.startswith("["):
         return bool(TURNS.match(start)) and start.endswith("]") and following.startswith("[")  # a list of turns a line
     is_spread = start == "{" and following.startswith(('"', "}"))  # "{" and a key: objects as printers write them
@@ -64,7 +64,7 @@ def is_one_row_a_line(path: Path, encoding: str = UTF8) -> bool:
 
 
 def _holds_several(line: str) -> bool:
-    """Whether a line is objects behind each other, with or without commas between them."""
+    """Whether a line is objects after each other, with or without commas between them."""
     if not SEVERAL.search(line):
         return False
     try:
@@ -85,7 +85,7 @@ def read_lines(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRec
             try:
                 yield from parse_lines([line.encode()], number)
             except UnicodeEncodeError:
-                yield BadRecord(number, "invalid_utf8", f"holds bytes that are not {encoding}")
+                yield BadRecord(number, "invalid_utf8", f"contains bytes that are not {encoding}")
 
 
 def parse_lines(lines: Iterable[bytes], first_line: int) -> Iterator[GoodRecord | BadRecord]:
@@ -133,12 +133,12 @@ def as_record(value: Json) -> Record:
 
 def _parse_strictly(line: bytes) -> Record:
     try:
-        text = line.decode("utf-8").strip().removeprefix("\ufeff")  # files with a mark, one put behind the other
+        text = line.decode("utf-8").strip().removeprefix("\ufeff")  # files with a mark, one put after the other
     except UnicodeDecodeError as error:
         raise RowError("invalid_utf8", f"byte {error.start + 1} of the line is not UTF-8") from None
     decoder = StrictDecoder()
     value, end = decoder.decode(text, 0)
-    if text[end:].strip(BLANK_OR_COMMA):  # a comma behind it: an array without its brackets
+    if text[end:].strip(BLANK_OR_COMMA):  # a comma after it: an array without its brackets
         what = "another one" if text[end:].lstrip(BLANK_OR_COMMA).startswith("{") else "more text"
         raise RowError("not_json", f"not valid JSON: {what} after the object (column {end + 1})")
     return decoder.check(value)
@@ -159,7 +159,7 @@ class StrictDecoder:
         except json.JSONDecodeError as error:
             raise RowError("not_json", f"not valid JSON: {_explain(text, start, error)}") from None
         except ValueError:  # Python's own limit, against input that takes it minutes
-            raise RowError("long_number", "holds a number of thousands of digits; write it as text") from None
+            raise RowError("long_number", "contains a number of thousands of digits; write it as text") from None
         except RecursionError:
             raise RowError("too_deep", "nested too deeply") from None
 
@@ -169,7 +169,7 @@ class StrictDecoder:
         if self._problem is not None:
             raise self._problem
         if not _is_encodable(value):
-            raise RowError("lone_surrogate", "holds half a character (a lone surrogate such as \\ud83d)")
+            raise RowError("lone_surrogate", "contains half a character (a lone surrogate such as \\ud83d)")
         return value
 
     def _make_object(self, pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -184,7 +184,7 @@ class StrictDecoder:
 
 
 def _explain(text: str, start: int, error: json.JSONDecodeError) -> str:
-    """What is wrong where JSON cannot go on: `single quotes, as Python prints them: ... (column 2)`."""
+    """What is wrong where JSON cannot continue: `single quotes, as Python prints them: ... (column 2)`."""
     rest = text[error.pos : error.pos + 200].lstrip()
     column = f"column {error.pos - start + 1}"
     for starts, what in TELLING_STARTS.items():
@@ -201,7 +201,7 @@ def _explain(text: str, start: int, error: json.JSONDecodeError) -> str:
 
 
 def read_array(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
-    """The objects of one JSON array, or of a file of nothing but objects over any number of lines, one by one.
+    """The objects of one JSON array, or of a file of nothing but objects over any number of lines, one at a time.
 
     They are decoded from a window over the file: memory follows the longest row.
 
@@ -236,7 +236,7 @@ def read_array(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRec
             try:
                 if broken:
                     shown = "UTF-8" if encoding == UTF8 else encoding
-                    raise RowError("invalid_utf8", f"holds bytes that are not {shown}")
+                    raise RowError("invalid_utf8", f"contains bytes that are not {shown}")
                 yield GoodRecord(line, decoder.check(value))
             except RowError as error:
                 which = f"row {number}: " if line == last_line else ""  # of several on one line
@@ -270,7 +270,7 @@ class _Window:
         while True:
             try:
                 value, end = decoder.decode(self.text, self.position)
-                if end < len(self.text) or self._ended:  # a number at the edge may go on behind it
+                if end < len(self.text) or self._ended:  # a number at the edge may continue after it
                     return value, end
             except RowError:
                 if self._ended:

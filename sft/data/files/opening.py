@@ -38,7 +38,7 @@ def kind_of_file(path: Path | str) -> str:
 
 
 def kind_of_bytes(start: bytes) -> str:
-    """What a file is by its first bytes: b"PAR1..." -> ".parquet"; "" where they say nothing, as those of text."""
+    """What a file is by its first bytes: b"PAR1..." -> ".parquet"; "" if they say nothing, as those of text."""
     return next((kind for sign, kind in FIRST_BYTES.items() if start.startswith(sign)), "")
 
 

@@ -19,18 +19,18 @@ LONG_LINE = 300  # characters, on average, from which on lines without blank one
 
 
 def read_plain_text(path: Path, encoding: str) -> Iterator[GoodRecord | BadRecord]:
-    """The documents of a file. Raises DataError for one whose lines are JSON, and where there is no text."""
+    """The documents of a file. Raises DataError for one whose lines are JSON, and if there is no text."""
     with open_text(path, encoding, newline=None) as file:
         text = file.read().removeprefix("\ufeff")
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if not is_blank(line)]
     if not lines:
-        raise DataError(f"{path}: the file holds no text, only blank lines")
+        raise DataError(f"{path}: the file has no text, only blank lines")
     if is_record(lines[0][1]):
         raise DataError(f"{path}: its lines are JSON objects, so rows; name it .jsonl")
     has_blank_lines = lines[-1][0] - lines[0][0] + 1 > len(lines)
     is_corpus = len(lines) > 1 and not has_blank_lines and sum(len(line) for _, line in lines) >= LONG_LINE * len(lines)
     if is_corpus:
-        say_once(f"{path}: {len(lines):,} documents, one a line; others are given as .jsonl", about=path)
+        say_once(f"{path}: {len(lines):,} documents, one per line; others are given as .jsonl", about=path)
     elif len(lines) > 1:
         say_once(f"{path}: one document of {len(lines):,} lines; several are given as .jsonl", about=path)
     for number, document in lines if is_corpus else [(1, text.strip("\n"))]:
@@ -42,5 +42,5 @@ def _check_bytes(line: int, document: str, encoding: str) -> GoodRecord | BadRec
         document.encode()
     except UnicodeEncodeError:
         shown = "UTF-8 (--encoding names another)" if encoding == UTF8 else encoding
-        return BadRecord(line, "invalid_utf8", f"holds bytes that are not {shown}")
+        return BadRecord(line, "invalid_utf8", f"contains bytes that are not {shown}")
     return GoodRecord(line, {"text": document})

@@ -27,7 +27,7 @@ SAMPLE_CHARACTERS = 1 << 20
 LONGEST_CELL = 10_000  # lines of a cell in quotes, where it is asked whether quotes enclose cells at all
 BLOCK_BYTES = 1 << 20
 BOM_QUOTE = b'\xef\xbb\xbf"'
-SHORT_VALUE = 32  # characters of a value that may stand in many rows, as a label does
+SHORT_VALUE = 32  # characters of a value that may be in many rows, as a label does
 TOLD_SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # Excel's first line that names the delimiter
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 NEEDS_QUOTES = re.compile(r'[",;\t\r\n]|^\s|\s$')  # in a quoted cell: why it was quoted
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
     is_told: bool = False  # by a first line `sep=;`, which is no row
     plain_quotes: bool = False
     quote: str = '"'
-    skips_blanks: bool = False  # behind a delimiter, where cells in quotes stand behind some
+    skips_blanks: bool = False  # behind a delimiter, where cells in quotes come after some
 
     def reader(self, lines: Iterable[str], *, strict: bool = True) -> Iterator[list[str]]:
         """The cells of each row."""
@@ -152,7 +152,7 @@ def _find_layout(path: Path, sample: list[str]) -> Layout:
 
 
 def _find_quotes(path: Path, sample: list[str], layout: Layout) -> Layout:
-    """The layout with what encloses cells: single quotes where they do, and double ones that stand behind blanks."""
+    """The layout with what encloses cells: single quotes where they do, and double ones that come after blanks."""
     lines = sample[1:]
     with_quotes = [line for line in lines if '"' in line]
     if layout.delimiter != "\t" and with_quotes and all(_quotes_behind_blanks(line, layout) for line in with_quotes):
@@ -171,7 +171,7 @@ def _find_quotes(path: Path, sample: list[str], layout: Layout) -> Layout:
 
 
 def _quotes_behind_blanks(line: str, layout: Layout) -> bool:
-    """Whether a cell of a line is a blank and a quote, taken as it stands and as quotes are read."""
+    """Whether a cell of a line is a blank and a quote, taken unchanged and as quotes are read."""
     cells = next(layout.reader([line], strict=False), [])
     return any(map(QUOTE_BEHIND_BLANKS.match, cells)) and any(
         map(QUOTE_BEHIND_BLANKS.match, _split(line, layout.delimiter))
@@ -179,7 +179,7 @@ def _quotes_behind_blanks(line: str, layout: Layout) -> bool:
 
 
 def _fit(sample: list[str], layout: Layout, *, strict: bool = False) -> float:
-    """The share of rows that have as many cells as the header, of two cells or more; 0 where it has one."""
+    """The share of rows that have as many cells as the header, of two cells or more; 0 if it has one."""
     rows = []
     try:
         for cells in layout.reader(sample, strict=strict):
@@ -209,7 +209,7 @@ def _may_quote(path: Path, encoding: str) -> bool:
 def _has_plain_quotes(path: Path, encoding: str, sample: list[str]) -> bool:
     """Whether the quotes of a file of tabs are text: taken as enclosing cells they leave more rows out of shape.
 
-    Or whole cells stand in quotes that need none, beside others of their column without.
+    Or whole cells are in quotes that need none, beside others of their column without.
     """
     with open_text(path, encoding) as file:
         lines = (line.rstrip("\r\n") for line in file if line.strip())
@@ -262,12 +262,12 @@ class _Columns(NamedTuple):
 
     delimiter: str
     width: int
-    repeated: list[set[str]]  # for each column short values that stand in several lines, as labels do
+    repeated: list[set[str]]  # for each column short values that are in several lines, as labels do
     holds_labels: list[bool]  # for each column whether nearly all lines have such a value there, or a number
 
     @classmethod
     def of(cls, sample: list[str], delimiter: str, width: int) -> "_Columns":
-        """Of the lines of a sample behind its header that hold no quote; where all do, of all."""
+        """Of the lines of a sample after its header that have no quote; where all do, of all."""
         lines = [cells for line in sample[1:] if len(cells := _split(line, delimiter)) == width]
         lines = [cells for cells in lines if not any('"' in cell for cell in cells)] or lines
         counts = [
@@ -312,7 +312,7 @@ def _read_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
     except csv.Error as error:
         raise DataError(f"{path}:1: the header line cannot be read ({error})") from None
     if header is None:
-        raise DataError(f"{path}: the file holds no rows, only blank lines")
+        raise DataError(f"{path}: the file has no rows, only blank lines")
     header = [name.strip(BLANK) for name in header]
     if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise DataError(f"{path}:1: column {min(repeated)!r} is there twice; rename one")
@@ -323,7 +323,7 @@ def _check_cells(
     line: int, header: list[str], cells: list[str], delimiter: str, encoding: str
 ) -> GoodRecord | BadRecord:
     if len(header) == 1 < len(cells):
-        what = f"{len(cells)} cells, but the first line names one column; it must name all: remove what stands above"
+        what = f"{len(cells)} cells, but the first line names one column; it must name all: remove lines above it"
         return BadRecord(line, "wrong_columns", what)
     if len(cells) != len(header):
         quote = f"quote the {DELIMITERS.get(delimiter, repr(delimiter))} of a text"
@@ -333,5 +333,5 @@ def _check_cells(
         "".join(cells).encode()
     except UnicodeEncodeError:
         shown = "UTF-8 (--encoding names another)" if encoding == UTF8 else encoding
-        return BadRecord(line, "invalid_utf8", f"holds bytes that are not {shown}")
+        return BadRecord(line, "invalid_utf8", f"contains bytes that are not {shown}")
     return GoodRecord(line, dict(zip(header, cells, strict=True)))

@@ -1,4 +1,4 @@
-"""Parquet: rows a batch at a time, and the names that a schema declares for its classes."""
+"""Parquet: rows per batch at a time, and the names that a schema declares for its classes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -49,7 +49,7 @@ def _read_value(scalar: "Scalar") -> Json:
     except UnicodeDecodeError:
         return NotAValue("text that is not UTF-8")  # type: ignore[return-value]  # see NotAValue
     except (ValueError, OverflowError, KeyError):
-        return NotAValue(f"a {scalar.type} that no calendar or number here holds")  # type: ignore[return-value]
+        return NotAValue(f"a {scalar.type} that no type here can represent")  # type: ignore[return-value]
 
 
 def make_restorer(schema: "Schema") -> Callable[[dict[str, Json]], dict[str, Json]]:
@@ -97,7 +97,7 @@ def _decode_struct(parts: Mapping[str, Decoder]) -> Decoder:
 
 
 def _decoder_of_type(kind: Any) -> Decoder | None:
-    """The decoder of a type of Arrow; None where no JSON is in it."""
+    """The decoder of a type of Arrow; None if no JSON is in it."""
     from pyarrow import types
 
     if getattr(kind, "extension_name", None) == "arrow.json":
@@ -112,7 +112,7 @@ def _decoder_of_type(kind: Any) -> Decoder | None:
 
 
 def _decoder_of_feature(feature: Any) -> Decoder | None:
-    """The decoder of a feature as `datasets` describes it beside the schema; None where no JSON is in it."""
+    """The decoder of a feature as `datasets` describes it beside the schema; None if no JSON is in it."""
     if isinstance(feature, list) and feature:
         feature = {"_type": "List", "feature": feature[0]}
     if not isinstance(feature, dict):
@@ -149,7 +149,7 @@ def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
 
 
 def _find_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """The features that `datasets` describes in an Arrow schema; {} where it does not."""
+    """The features that `datasets` describes in an Arrow schema; {} if it does not."""
     try:
         features = orjson.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):

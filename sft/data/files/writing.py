@@ -23,7 +23,7 @@ WRITABLE = (".jsonl", ".csv", ".xlsx")
 CELL_CHARACTERS = 32_767  # of an Excel cell, counted as UTF-16 code units
 SHEET_ROWS = 1_048_576  # of an Excel sheet, the header included
 EXACT_NUMBERS = 10**15
-# What spreadsheets run (https://owasp.org/www-community/attacks/CSV_Injection), behind blanks too; numbers are none.
+# What spreadsheets run (https://owasp.org/www-community/attacks/CSV_Injection), after blanks too; numbers are none.
 FORMULA = re.compile(r"[\s]*[=+@\-](?![\d.,\s%]*$)")
 
 
@@ -38,7 +38,7 @@ def kind_of(path: Path) -> str:
 
 
 def check_writable(kind: str, record: Record) -> None:
-    """Raise RowError where a record cannot be written as it is: reason "cell_too_long", "not_a_number", ..."""
+    """Raise RowError if a record cannot be written as it is: reason "cell_too_long", "not_a_number", ..."""
     for name, value in record.items():
         if isinstance(value, float) and value - value != 0:  # NaN and the infinities
             raise RowError("not_a_number", f"{name!r} is {value}, which is no number")

@@ -39,7 +39,7 @@ class EvaluationTexts:
 
     @classmethod
     def read(cls, files: Iterable[str]) -> "EvaluationTexts":
-        """The questions of every row of these files, in any accepted form. Raises DataError where one is unusable."""
+        """The questions of every row of these files, in any accepted form. Raises DataError if one is unusable."""
         places: list[str] = []
         texts: list[str] = []
         hashes: dict[str, str] = {}

@@ -4,7 +4,7 @@
     address.shown                        # "mongodb://db.example.org:27017": what messages and manifests say
     find_password(address)               # from the URI file, MONGO_PASSWORD, or a prompt
 
-That no setting holds a password is seen to by sft/config/secrets.py.
+That no setting contains a password is seen to by sft/config/secrets.py.
 """
 
 import getpass
@@ -65,7 +65,7 @@ def make_address(
         return _parse_uri(_read_uri_file(uri_file), f"{uri_file}", user, auth_database)
     if uri:
         if holds_password(uri):
-            raise ConfigError(f"mongo_uri: holds a password, which would be recorded; {ADVICE}")
+            raise ConfigError(f"mongo_uri: contains a password, which would be recorded; {ADVICE}")
         return _parse_uri(uri, "mongo_uri", user, auth_database)
     name = host or "localhost"
     name = f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name  # an IPv6 address
@@ -103,7 +103,7 @@ def _read_uri_file(name: str) -> str:
 def find_password(address: Address) -> str | None:
     """The password of an address that names a user: of its URI file, of MONGO_PASSWORD, or typed at the terminal.
 
-    Raises ConfigError where there is none and nobody to ask.
+    Raises ConfigError if there is none and nobody to ask.
     """
     if address.user is None:
         return None

@@ -7,7 +7,7 @@
             read_field(document, "meta.source")
 
 Documents come in the order of _id, and after a lost connection from where it broke off; memory holds one batch. The
-wait between two tries doubles, and any progress resets it. A failure is one line that holds no secret.
+wait between two tries doubles, and any progress resets it. A failure is one line that has no secret.
 """
 
 import time
@@ -42,7 +42,7 @@ UNAUTHENTICATED, UNAUTHORISED = (18, 8000), 13
 BATCH_DOCUMENTS = 1000
 BEGINNING = object()
 
-# MongoDB compares values of one type only, and orders the types so. Resuming behind an _id must not lose later types.
+# MongoDB compares values of one type only, and orders the types so. Resuming after an _id must not lose later types.
 TYPE_ORDER = ("null", "number", "string", "object", "binData", "objectId", "bool", "date", "timestamp")
 PYTHON_TYPES: dict[type, str] = {
     type(None): "null", bool: "bool", int: "number", Int64: "number", float: "number", Decimal128: "number",
@@ -124,7 +124,7 @@ def _first_words(error: PyMongoError) -> str:
 
 
 def choose_database(address: Address, name: str | None) -> str:
-    """The database: as named, of the URI, or the one that users log in to. Raises ConfigError where none is named."""
+    """The database: as named, of the URI, or the one that users log in to. Raises ConfigError if none is named."""
     chosen = name or address.database or address.auth_database
     if not chosen:
         raise ConfigError("database: none is named; give --database")
@@ -157,7 +157,7 @@ def stream_documents(
 ) -> Iterator[Document]:
     """Every document the query matches, once, by ascending _id; `fields` (dotted paths) are fetched, None: all.
 
-    Raises DataError where the connection is lost more often than `retry` allows without a document in between.
+    Raises DataError if the connection is lost more often than `retry` allows without a document in between.
     """
     projection = None if fields is None else _projection(fields)
     last: object = BEGINNING
@@ -185,7 +185,7 @@ def stream_documents(
 
 
 def behind(last: object) -> Document:
-    """The condition for every _id that stands behind this one in MongoDB's order, later types included."""
+    """The condition for every _id that comes after this one in MongoDB's order, later types included."""
     found = PYTHON_TYPES.get(type(last))
     if found is None:
         raise DataError(f"_id {last!r}: documents with such an _id cannot be read in order; give them another _id")
@@ -204,7 +204,7 @@ def _short(error: Exception) -> str:
 
 
 def read_field(document: Document, path: str) -> object:
-    """The value at a dotted path: {"meta": {"source": "a"}}, "meta.source" -> "a"; None where there is none."""
+    """The value at a dotted path: {"meta": {"source": "a"}}, "meta.source" -> "a"; None if there is none."""
     value: object = document
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None

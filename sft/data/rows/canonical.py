@@ -1,4 +1,4 @@
-"""The one form of a row that everything behind the reader works with; its task (prompts/tasks) says what it must hold.
+"""The one form of a row that everything after the reader works with; its task (prompts/tasks) says what it must hold.
 
 {"id": "reviews-17", "source": "reviews", "task": "sentiment", "text": "房间很干净", "label": "正面"}
 {"id": "qa-3", "source": "qa", "task": "instruct", "instruction": "What is AI?", "input": "", "output": "A field ..."}
@@ -49,7 +49,7 @@ class Turn(TypedDict):
 
     role: str
     content: str
-    tool_calls: NotRequired[list[ToolCall]]  # assistant: the functions it calls, behind its content
+    tool_calls: NotRequired[list[ToolCall]]  # assistant: the functions it calls, after its content
     reasoning_content: NotRequired[str]  # assistant: the thought before the answer, read where `--think keep`
     supervised: NotRequired[bool]  # assistant: False where the turn is context and not learned
 
@@ -68,7 +68,7 @@ class Row(TypedDict):
     entities: NotRequired[list[Entity]]  # ner
     category: NotRequired[list[str]]  # news: the options of this row
     instruction: NotRequired[str]  # instruct
-    input: NotRequired[str]  # instruct; "" where there is none
+    input: NotRequired[str]  # instruct; "" if there is none
     output: NotRequired[str]  # instruct, news
     system: NotRequired[str]  # any task but chat; only where the row brings its own
     messages: NotRequired[list[Turn]]  # chat
@@ -112,7 +112,7 @@ def question_of(row: Row) -> str:
 
 
 def system_of(row: Row) -> str:
-    """The system prompt that a row brings; "" where it has none."""
+    """The system prompt that a row brings; "" if it has none."""
     if "messages" in row:
         turns = row["messages"]
         return turns[0]["content"] if turns and turns[0]["role"] == "system" else ""
@@ -122,7 +122,7 @@ def system_of(row: Row) -> str:
 def asked_of(row: Row) -> str:
     """All that a row asks, its system prompt, its tools and their results included.
 
-    Rows that ask the same must stand on one side of a split.
+    Rows that ask the same must be on one side of a split.
     """
     if "system" not in row and "messages" not in row:
         return question_of(row)
@@ -179,7 +179,7 @@ def group_key(text: str, seed: int) -> int:
 
 
 def exact_key(row: Row) -> int:
-    """A 64-bit key of task, question and answer as they stand, system prompt included: rows of one key are duplicates.
+    """A 64-bit key of task, question and answer unchanged, system prompt included: rows of one key are duplicates.
 
     Of conversations also which answers are learned: a file may hold one for each of them.
     """

@@ -85,9 +85,9 @@ class Plan(NamedTuple):
 
 
 def convert_record(record: Record, context: Context, *, is_table: bool = False) -> Row:
-    """The canonical row of a record; raises RowError where it fits no form, or its values are not what the form needs.
+    """The canonical row of a record; raises RowError if it fits no form, or its values are not what the form needs.
 
-    is_table: the record stands under a header line, which may be what is wrong.
+    is_table: the record is under a header line, which may be what is wrong.
     """
     if context.reading.columns:
         record = _take_columns(record, context.reading.columns)
@@ -136,7 +136,7 @@ def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
     if "input_ids" in given:
         raise RowError("tokens", "'input_ids': rows that are tokens already are not read; give the texts")
     if media := [name for name in MEDIA if name in given]:
-        raise RowError("media", f"{media[0]!r} holds something; only text is learned here")
+        raise RowError("media", f"{media[0]!r} is not empty; only text is learned here")
     form, task = context.reading.form, context.task
     fitting = [dialect for dialect in context.dialects if dialect.required <= given and form in (None, dialect.name)]
     if (

@@ -21,7 +21,7 @@ HINTS = {
 def explain_unknown(record: Record, task: Task | None, *, is_table: bool) -> RowError:
     """What stands there in place of a known form, and what to do about it.
 
-    task: of the rows, where the user named one. is_table: the record stands under a header line.
+    task: of the rows, where the user named one. is_table: the record is under a header line.
     """
     if task is not None and task.kind == "document":
         texts = {name: value for name, value in record.items() if isinstance(value, str) and name != "id"}

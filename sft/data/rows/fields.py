@@ -18,7 +18,7 @@ Record = dict[str, Json]  # one row as its file gives it
 
 
 class NotAValue(NamedTuple):
-    """What stands in a cell of Excel or Parquet and is no value of a row: kind "a formula (paste it as a value)".
+    """What is in a cell of Excel or Parquet and is no value of a row: kind "a formula (paste it as a value)".
 
     It travels as a field (to the types it is Json) and is named where a row needs that field.
     """
@@ -51,7 +51,7 @@ def read_text(record: Mapping[str, Json], name: str, called: str | None = None) 
 
 
 def read_optional_text(record: Mapping[str, Json], name: str, called: str | None = None) -> str:
-    """A text, "" where it is missing or null."""
+    """A text, "" if it is missing or null."""
     value = record.get(name)
     if value is None:
         return ""

@@ -120,7 +120,7 @@ class Mapping(BaseModel):
             yield record
 
     def paths(self) -> list[str]:
-        """The columns that are read, each once; none where that is not known, and all may be."""
+        """The columns that are read, each once; none if that is not known, and all may be."""
         gaps = [path for parts in self._parsed.values() for _, path in parts if path is not None]
         return [] if self.adapter is not None else list(dict.fromkeys([*self.columns.values(), *gaps]))
 
@@ -168,4 +168,6 @@ def _write(path: str, value: Json) -> str:
         return str(value)
     if isinstance(value, list) and all(isinstance(part, str | int | float) for part in value):
         return "\n".join(str(part) for part in value)
-    raise RowError("wrong_type", f"column {path!r} holds objects, which cannot stand in a text; name a part: {path}.x")
+    raise RowError(
+        "wrong_type", f"column {path!r} contains objects, which cannot be inserted into text; name a part: {path}.x"
+    )

@@ -24,7 +24,7 @@ from sft.data.rows.turns import (
 )
 
 BY_COLUMNS = (
-    "the file holds a list or object a column, not an object a row (as pandas' to_json writes it without "
+    "the file has one list or object per column, not one object per row (as pandas' to_json writes it without "
     "orient='records', lines=True)"
 )
 
@@ -147,13 +147,13 @@ def _read_extra(record: Record, pair: Pair) -> str:
 
 
 def _read_thought(record: Record) -> str | None:
-    """What stands in the first column of a thought that holds something."""
+    """What is in the first column of a thought that holds something."""
     name = next((name for name in THOUGHTS if record.get(name)), None)
     return read_optional_text(record, name) if name else None
 
 
 def _make_conversation(row: Row, history: list[Json], tools: Json, notes: Notes) -> Row:
-    """An instruct row behind what was said before it, with the tools that it may call."""
+    """An instruct row after what was said before it, with the tools that it may call."""
     turns: list[Json] = []
     for exchange in history:
         turns += _read_exchange(exchange)

@@ -30,7 +30,7 @@ class Reading:
 
     task: str | None = None  # of rows that do not name one themselves
     definition: Definition | None = None  # of that task, where it is described in words
-    label_map: tuple[tuple[str, str], ...] = ()  # what stands in the label column -> the label: ("1", "好评")
+    label_map: tuple[tuple[str, str], ...] = ()  # what is in the label column -> the label: ("1", "好评")
     columns: tuple[tuple[str, str], ...] = ()  # a field and the column it is read from: ("text", "评论")
     group_by: str | None = None  # the column whose equal values keep rows on one side of a split
     form: str | None = None  # the form to read where a row fits several
@@ -61,7 +61,7 @@ def make_reading(
     form: str | None = None,
     encoding: str | None = None,
 ) -> Reading:
-    """A reading of what was said. Raises ConfigError where its parts contradict each other.
+    """A reading of what was said. Raises ConfigError if its parts contradict each other.
 
     labels without a task: those of the shipped task that has them, else a task that is nothing but these labels.
     """
@@ -97,7 +97,7 @@ def with_declared_labels(reading: Reading, names: Sequence[str]) -> Reading:
 
 
 def find_task(named: str) -> Task:
-    """A task by its name, or described in a YAML file. Raises ConfigError where there is none, and for a wrong file.
+    """A task by its name, or described in a YAML file. Raises ConfigError if there is none, and for a wrong file.
 
     find_task("sentiment"), find_task("tickets.yaml"), find_task("urgency") for recipes/tasks/urgency.yaml
     """
@@ -114,7 +114,7 @@ def find_task(named: str) -> Task:
 
 
 def known_task(name: object) -> Task | None:
-    """The task that a row names, where there is one: in prompts/tasks, recipes/tasks, or used in this process."""
+    """The task that a row names, if there is one: in prompts/tasks, recipes/tasks, or used in this process."""
     if not isinstance(name, str):
         return None
     if name in task_names():

@@ -25,7 +25,7 @@ class Recognised:
     labels: dict[str, str] = field(default_factory=dict)  # of other spellings: {"1": "正面"}
     label_tasks: set[str] = field(default_factory=set)  # whose labels those are
     unknown_labels: Counter[str] = field(default_factory=Counter)
-    fields: set[str] = field(default_factory=set)  # every column in which something stood in any row
+    fields: set[str] = field(default_factory=set)  # every column in which something was in any row
 
     def add(self, other: "Recognised") -> None:
         """Take in what was recognised in another part of the file."""
@@ -54,7 +54,7 @@ class Recognised:
 
 
 def check_columns(shown_as: str, columns: Mapping[str, str], recognised: Recognised) -> None:
-    """Raise DataError where a column that rows may lack, of those the user named, is in none of them: a slip."""
+    """Raise DataError if a column that rows may lack, of those the user named, is in none of them: a slip."""
     if not recognised.dialects:
         return
     for name in columns:
@@ -63,7 +63,7 @@ def check_columns(shown_as: str, columns: Mapping[str, str], recognised: Recogni
 
 
 def check_numbers(shown_as: str, recognised: Recognised) -> None:
-    """Raise DataError where class numbers were read as a task's, and many others are none of it: 1 to 5 stars, say."""
+    """Raise DataError if class numbers were read as a task's, and many others are none of it: 1 to 5 stars, say."""
     others = {label: count for label, count in recognised.unknown_labels.items() if label_key(label).isdigit()}
     read = [word for word in recognised.labels if word.isdigit()]
     if read and sum(others.values()) * 100 > recognised.dialects.total():

@@ -44,7 +44,7 @@ def load_tools(path: Path | None) -> list[Tool]:
 
 
 def find_tools(record: Mapping[str, Json]) -> Json:
-    """What a record holds of functions, under the first of the usual names that has any; None where none has."""
+    """What a record holds of functions, under the first of the usual names that has any; None if none has."""
     return next((record[name] for name in TOOL_COLUMNS if has_tools(record.get(name))), None)
 
 
@@ -180,4 +180,4 @@ def _write_json(where: str, value: Json) -> str:
     try:
         return to_json(value)
     except (TypeError, ValueError) as error:
-        raise RowError("wrong_type", f"{where} holds what JSON cannot: {error}") from None
+        raise RowError("wrong_type", f"{where} contains what JSON cannot represent: {error}") from None

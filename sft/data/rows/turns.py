@@ -3,7 +3,7 @@
     notes = Counter()
     make_chat_row([{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello", "weight": 1}], None, notes)
 
-Every key of a turn is read, or counted in `notes`: nothing that stood in a row goes without being told.
+Every key of a turn is read, or counted in `notes`: nothing that was in a row goes without being told.
 """
 
 import re
@@ -42,19 +42,19 @@ REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 WEIGHT_KEYS = ("supervised", "weight", "train", "loss", "loss_scale", "loss_weight", "trainable", "training")
 TOOL_KEYS = ("tool_calls", "function_call")
 READ_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, *REASONING_KEYS, *WEIGHT_KEYS, *TOOL_KEYS))
-RESULT_KEYS = ("tool_call_id", "name", "id")  # of a result, which stands behind the call it belongs to
+RESULT_KEYS = ("tool_call_id", "name", "id")  # of a result, which comes after the call it belongs to
 PLAIN = ({"role", "content"}, {"from", "value"})  # turns of these keys have nothing else to be read
 WEIGHTS = {0: False, 1: True, "0": False, "1": True, "false": False, "true": True}
 
 # What is counted, and how a reader tells it: the count follows.
 UNLEARNED = "answers that are context and not learned (weight 0, train: false, ...)"
-CUT_OFF = "turns left out behind the last answer that is learned"
+CUT_OFF = "turns left out after the last answer that is learned"
 THOUGHTS = (
     "answers with a thought (<think>, reasoning_content, ...), which --think keep learns and auto and off leave out"
 )
 LONE_END = "answers that hold </think> without <think> before it, as ordinary text"
 UNOPENED = "answers whose thought ends with </think> and was opened by the prompt"
-LATE = "answers with <think> behind their head, as ordinary text"
+LATE = "answers with <think> after their start, as ordinary text"
 SPELLED = "answers whose text spells calls (<tool_call>), which are read as calls"
 OFFERED = "conversations whose system prompt lists tools as a chat template writes them, which are read as tools"
 FILLED = "arguments of calls that are null and may not be, left out (a table fills what a call does not have)"
@@ -67,7 +67,7 @@ RESULTS = re.compile(rf"{RESULT}\n(.*?)\n{RESULT_END}", re.DOTALL)
 MEDIA_TAG = re.compile(r"<(?:image|video|audio|img)>")
 CHATML_TURN = re.compile(rf"\s*{re.escape(TURN_START)}(\w+)\n(.*?)(?:{re.escape(TURN_END)}|\Z)", re.DOTALL)
 
-# A block that the prompt opened (DeepSeek-R1's, Qwen3.5's): its end stands in a line of its own, once.
+# A block that the prompt opened (DeepSeek-R1's, Qwen3.5's): its end is in a line of its own, once.
 UNOPENED_THOUGHT = re.compile(rf"((?:(?!{THINK_END}).)*\n){THINK_END}[ \t]*(?:\n|\Z)(?!.*{THINK_END})", re.DOTALL)
 CALLING_PARTS = ("tool_call", "tool_use", "function_call")  # types of parts that are a call
 
@@ -105,7 +105,7 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
 
 
 def read_plain_turns(turns: list[Json]) -> list[Turn] | None:
-    """The turns where nothing is to be looked for: user and assistant in turn, texts without "<"; or None."""
+    """The turns if nothing is to be looked for: user and assistant in turn, texts without "<"; or None."""
     messages: list[Turn] = []
     for said in turns:
         if type(said) is not dict or len(said) != 2:
@@ -134,7 +134,7 @@ def _find_tools(tools: Json, turns: list[Json], notes: Notes) -> tuple[list[Tool
 
 
 def _check_order(exchanged: list[Turn], *, asks: bool) -> None:
-    """Raise RowError unless users and assistants take turns, with what tools returned behind their calls."""
+    """Raise RowError unless users and assistants take turns, with what tools returned after their calls."""
     if not exchanged:
         raise RowError("empty_text", "the conversation has no turns")
     before, has_called = "", False
@@ -358,7 +358,7 @@ def join_parts(where: str, parts: list[Json]) -> tuple[str, str | None]:
         kind = part.get("type") if isinstance(part, dict) else "text"
         text = part.get("text", part.get("value", part.get(str(kind)))) if isinstance(part, dict) else part
         if kind in (*CALLING_PARTS, "tool_result", "tools"):
-            raise RowError("tools", f"{where} has a part of type {kind!r}, which stands in no turn of this role")
+            raise RowError("tools", f"{where} has a part of type {kind!r}, which is not allowed in a turn of this role")
         if kind not in ("text", "reasoning", "thinking"):
             raise RowError("media", f"{where} has a part of type {kind!r}; only text is learned")
         if not isinstance(text, str):
@@ -418,7 +418,7 @@ def read_chatml(text: str, notes: Notes) -> Row:
 
 
 def _unfold(role: str, content: str) -> list[Json]:
-    """A turn as it was before a template wrote it: what tools returned stands in a turn of the user's."""
+    """A turn as it was before a template wrote it: what tools returned is in a turn of the user's."""
     if role == "user" and content.startswith(RESULT) and content.rstrip().endswith(RESULT_END):
         return [{"role": "tool", "content": result} for result in RESULTS.findall(content)]
     return [{"role": role, "content": content}]

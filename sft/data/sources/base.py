@@ -63,7 +63,7 @@ class Strata(BaseModel):
     by: Literal["label", "entities", "language", "topic"]
     shares: dict[str, float] = {}  # which add up to 1
     rows: dict[str, int] = {}  # instead of shares: in the ratio of these numbers, "正常:15000,暴恐:6000"
-    topics: dict[str, tuple[str, ...] | str] | None = None  # terms, or a file with one a line; the first that fits
+    topics: dict[str, tuple[str, ...] | str] | None = None  # terms, or a file with one per line; the first that fits
 
     @field_validator("rows", mode="before")
     @classmethod
@@ -111,7 +111,7 @@ class StratumFinder:
 
     def find(self, row: Row) -> str:
         """The stratum of a row: its label (of news the right option); "some" or "none" for entities; the language of
-        its question, "" without letters; the first topic with a term in question or answer, "" where none has one.
+        its question, "" without letters; the first topic with a term in question or answer, "" if none has one.
         """
         if self._by == "label":
             return str(row.get("label", row.get("output", "") if "category" in row else ""))
@@ -156,7 +156,7 @@ class Source(BaseModel):
         return self.filters.files() | (self.strata.files() if self.strata else {})
 
     def check(self) -> None:
-        """Raise DataError or ConfigError where it is plain, before anything is read, that this cannot be read."""
+        """Raise DataError or ConfigError if it is plain, before anything is read, that this cannot be read."""
 
     def described_tasks(self) -> list[dict[str, object]]:
         """The descriptions of the tasks that this source names: what its rows need to be understood."""
@@ -177,10 +177,10 @@ class MappedSource(Source):
     tags: Tags | None = None
     adapter: str | None = None
     task: str | None = None  # a label task's name or YAML file, where a label does not tell: 1 of what?
-    labels: tuple[str, ...] = ()  # what stands in the label column, in the order of the class numbers
+    labels: tuple[str, ...] = ()  # what is in the label column, in the order of the class numbers
     label_map: dict[str, str] = {}  # what stands there -> the label: {"1": 好评}
     group_by: str | None = None  # rows of one value of this column stay on one side of a split
-    form: str | None = None  # which form to read where rows fit several
+    form: str | None = None  # which format to read if rows match several
 
     @model_validator(mode="after")
     def _check_mapping(self) -> "MappedSource":

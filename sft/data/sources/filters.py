@@ -62,7 +62,7 @@ class Filters(BaseModel):
     reject_pattern: str | None = None  # a regular expression; a text in which it is found is left out
     require_pattern: str | None = None  # one in which it is not found is left out
     languages: tuple[str, ...] | None = None  # of the text or question: zh, en, ...
-    include_keywords: tuple[str, ...] | str | None = None  # terms, or a file with one a line; a row must hold one
+    include_keywords: tuple[str, ...] | str | None = None  # terms, or a file with one per line; a row must hold one
     exclude_keywords: tuple[str, ...] | str | None = None  # a row must hold none
     keywords_in: Literal["question", "answer", "row"] = "row"
     max_repetition: float | None = Field(default=None, ge=0, le=1)  # share of the answer that repeats itself
@@ -89,7 +89,7 @@ class Filters(BaseModel):
     @classmethod
     def _check_keywords(cls, terms: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
         if terms is not None and not isinstance(terms, str) and not any(term.strip() for term in terms):
-            raise ValueError("holds no terms; give at least one, or leave it out")
+            raise ValueError("has no terms; give at least one, or leave it out")
         return terms
 
     def files(self) -> dict[str, Path]:
@@ -146,7 +146,7 @@ class RowFilter:
 
 
 def measure_repetition(text: str) -> float:
-    """Share of a text's runs of ten characters that stand in it before: 0 for prose, near 1 for a loop.
+    """Share of a text's runs of ten characters that are in it before: 0 for prose, near 1 for a loop.
 
     "哈" * 50 -> .976. As the duplicate n-grams of Rae et al. 2021 (Gopher, table A1), on characters, so that Chinese
     needs no words. A text below eleven characters cannot be told to repeat: 0.
@@ -162,7 +162,7 @@ class KeywordSet:
 
     A term of ASCII letters stands for its plural, too, and one of several words for them with hyphens between them.
 
-    The automaton works on UTF-8 bytes: its nodes search their children one by one, and a node of characters may have
+    The automaton works on UTF-8 bytes: its nodes search their children one at a time, and a node of characters may have
     thousands.
     """
 
@@ -173,14 +173,14 @@ class KeywordSet:
                 size = len(_to_bytes(folded))
                 self._automaton.add_word(_as_text(folded), (term, size, _is_word(folded[0]), _is_word(folded[-1])))
         if not len(self._automaton):
-            raise DataError("a keyword list holds no terms; give at least one, or leave it out")
+            raise DataError("a keyword list has no terms; give at least one, or leave it out")
         self._automaton.make_automaton()
 
     def __len__(self) -> int:
         return len(self._automaton)
 
     def find(self, text: str) -> str | None:
-        """The first term that stands in the text, as it was given, or None."""
+        """The first term that is in the text, as it was given, or None."""
         data = _to_bytes(fold_text(text))
         for last, (term, size, opens_word, closes_word) in self._automaton.iter(data.decode("latin-1")):
             start, end = last + 1 - size, last + 1
@@ -237,7 +237,7 @@ def read_terms(path: str) -> list[str]:
         raise DataError(f"{path}: a keyword list in another encoding than UTF-8; convert it") from None
     terms = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not terms:
-        raise DataError(f"{path}: the keyword list holds no terms; write one a line")
+        raise DataError(f"{path}: the keyword list has no terms; write one per line")
     return terms
 
 

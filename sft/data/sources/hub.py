@@ -18,7 +18,7 @@ failures:
 What the clients do by themselves (up to six tries of one request, waiting 1 to 8 seconds) is told in a line each. A
 connection that then still fails is opened again at the last batch of rows, so no row is lost or read twice. Every
 failure is one line that says what to do; neither a token nor an address with its query (signed addresses open files)
-stands in it.
+is in it.
 """
 
 import csv
@@ -85,7 +85,7 @@ class HubDataset(MappedSource):
     config: tuple[str, ...] = ()  # read one after the other
     hub_split: tuple[str, ...] = ()  # likewise; default train, or the only one there is
     files: tuple[str, ...] = ()  # instead of config and split: names in the repository, * allowed
-    limit: int | None = Field(default=None, ge=1)  # of each of them only the first so many rows
+    limit: int | None = Field(default=None, ge=1)  # of each of them only the first this many rows
 
     @field_validator("config", "hub_split", "files", mode="before")
     @classmethod
@@ -156,7 +156,7 @@ def _find_commit(endpoint: str, name: str, revision: str | None) -> Commit:
 
 
 def stream_records(part: HubPart) -> Iterator[tuple[int, Record]]:
-    """Every row with its number, from 1. Raises DataError where it cannot be opened or the hub falls silent."""
+    """Every row with its number, from 1. Raises DataError if it cannot be opened or the hub falls silent."""
     with _tell_retries(part.name):
         stream = _open_stream(part)
         declared = getattr(stream.features, "arrow_schema", None)
@@ -363,7 +363,7 @@ def name_trouble(error: BaseException) -> str:
 
 
 def find_status(error: BaseException) -> int | None:
-    """The HTTP status behind an error, if there is one."""
+    """The HTTP status after an error, if there is one."""
     for cause in _chain(error):
         status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int):
@@ -412,7 +412,7 @@ def explain_content(error: BaseException, name: str, config: str, data_files: li
     if "scripts are no longer supported" in text:
         return DataError(f"{name}: it wants to run a script of its own, which is refused; name its files: {shown}")
     if type(error).__name__ in ("EmptyDatasetError", "DataFilesNotFoundError"):
-        return DataError(f"{name}: it holds no data files that can be read (files: {shown})")
+        return DataError(f"{name}: it has no data files that can be read (files: {shown})")
     cause = next((inner for inner in reversed(list(_chain(error)))), error)
     first = ADDRESS.sub("a file", one_line(cause))[:160]
     return DataError(f"{name}: a data file cannot be read ({first}); try another revision, or name sound files")

@@ -30,8 +30,8 @@ class LocalFile(MappedSource):
     kind: Literal["file"]
     path: str
     encoding: str | None = None  # of a text file that is not UTF-8: gb18030, cp1252, ...
-    num_samples: int | None = Field(default=None, ge=1)  # so many of its rows, drawn at random, always the same
-    sha1: str | None = None  # what LLaMA-Factory's registry says the file's is; another one is told
+    num_samples: int | None = Field(default=None, ge=1)  # this many of its rows, drawn at random, always the same
+    sha1: str | None = None  # what LLaMA-Factory's registry says the file's is; another one is reported
 
     def read(self) -> Iterator[FoundRow | BadRow]:
         """The rows of the files; says afterwards which forms it recognised."""

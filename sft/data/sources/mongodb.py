@@ -45,7 +45,7 @@ class MongoDB(MappedSource):
     @classmethod
     def _refuse_password(cls, uri: str | None) -> str | None:
         if uri is not None and holds_password(uri):
-            raise ValueError(f"holds a password, which the manifest would keep; {ADVICE.replace('--', '')}")
+            raise ValueError(f"contains a password, which the manifest would keep; {ADVICE.replace('--', '')}")
         return uri
 
     def read(self) -> Iterator[FoundRow | BadRow]:
@@ -57,7 +57,7 @@ class MongoDB(MappedSource):
         recognised = Recognised()
         shown_as = f"{database}.{self.collection}"
         with connect(address, self.timeout_s) as client:
-            ids: list[object] = [None]  # of the document whose row comes next: records become rows one by one
+            ids: list[object] = [None]  # of the document whose row comes next: records become rows one at a time
             documents = self._read_documents(choose_collection(client, address, database, self.collection), ids)
             records = self.mapping().map_records(documents, recognised.ignored_columns)
             for found in convert_records(records, shown_as, self.reading(), recognised):

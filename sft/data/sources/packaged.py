@@ -102,7 +102,7 @@ def parse_line(line: str) -> list[Word]:
 
 
 def split_sentences(words: list[Word]) -> Iterator[list[Word]]:
-    """Cut behind 。！？； and the quotes and brackets that close there; a line without any is one sentence."""
+    """Cut after 。！？； and the quotes and brackets that close there; a line without any is one sentence."""
     sentence: list[Word] = []
     ended = False
     for word in words:
@@ -132,7 +132,7 @@ def make_ner_row(words: list[Word]) -> Row:
 
 
 def merge_names(words: list[Word]) -> list[Word]:
-    """Surname and given name, tagged one by one, become one word: 江/nr 泽民/nr -> 江泽民/nr.
+    """Surname and given name, tagged one at a time, become one word: 江/nr 泽民/nr -> 江泽民/nr.
 
     A surname is one character or one of the known longer ones; so 克林顿/nr 江/nr 泽民/nr are two persons. Three in a
     row as 陈/nr 方/nr 安生/nr are one: the surnames of husband and wife, then the given name.

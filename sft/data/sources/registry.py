@@ -45,7 +45,7 @@ def find_registries(given: Path | None = None) -> list[Path]:
 
 
 def find_entry(name: str, given: Path | None = None) -> Entry:
-    """What the registries say of a name; raises ConfigError with the nearest name where none has it."""
+    """What the registries say of a name; raises ConfigError with the nearest name if none has it."""
     known: dict[str, Entry | ConfigError] = {}
     for path in find_registries(given):
         known |= _read_registry(path)
@@ -103,13 +103,13 @@ def _place_file(registry: Path, name: object) -> Entry:
 
 
 def read_dataset_info(path: Path) -> dict[str, Entry | ConfigError]:
-    """The entries of one file; one that cannot be used is its error. Raises ConfigError where the file is none."""
+    """The entries of one file; one that cannot be used is its error. Raises ConfigError if the file is none."""
     try:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path}: not a JSON file of data sets ({error}); mend it") from None
+        raise ConfigError(f"{path}: not a JSON file of data sets ({error}); fix it") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds no object of data sets; mend it")
+        raise ConfigError(f"{path}: holds no object of data sets; fix it")
     return {name: _try_entry(path, name, info) for name, info in content.items()}
 
 

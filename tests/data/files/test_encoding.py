@@ -123,7 +123,7 @@ def test_a_broken_byte_of_a_gb18030_row_is_that_rows_fault(tmp_path):
     records = list(read_records(path))
 
     assert [record.line for record in records if not isinstance(record, GoodRecord)] == [11]
-    assert records[9].message == "holds bytes that are not gb18030"
+    assert records[9].message == "contains bytes that are not gb18030"
 
 
 def test_an_encoding_given_wrongly_is_refused(tmp_path):

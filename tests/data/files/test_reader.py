@@ -144,8 +144,8 @@ def test_each_row_of_a_csv_file_is_accounted_for(name, tmp_path):
 
 BAD_FILES = {
     "empty.jsonl": (b"", "the file is empty"),
-    "blank.jsonl": (b"\n \n", "the file holds no rows, only blank lines"),
-    "blank.csv": (b"\n\n", "the file holds no rows, only blank lines"),
+    "blank.jsonl": (b"\n \n", "the file has no rows, only blank lines"),
+    "blank.csv": (b"\n\n", "the file has no rows, only blank lines"),
     "utf16be.csv": ("text,label\n很好,1\n".encode("utf-16-be"), "it looks like UTF-16BE without a byte-order mark"),
     "cp1252.csv": ("text,label\nDer Höhepunkt: schöne Gäste für Öl,1\n".encode("cp1252"), "it may be cp1252 (Western"),
     "sheet.xlsx": (b"PK\x03\x04", "not a sound Excel file (no zip archive, or cut off); save it again as .xlsx"),
@@ -160,7 +160,7 @@ BAD_FILES = {
     "cut.json": (f"[{GOOD},\n{GOOD[:-9]}".encode(), "not valid JSON: "),
     "open.json": (f"[{GOOD},\n".encode(), "not valid JSON: Expecting value at column 1 (cut off?); mend the file"),
     "arrays.json": (f"[{GOOD}]\n  17".encode(), "more text after the array; keep one array in a file"),
-    "zeros.jsonl": (bytes(500), "holds zero bytes and nothing else"),
+    "zeros.jsonl": (bytes(500), "contains only zero bytes"),
     "sheet.csv": (b"PK\x03\x04\0\0", "is no .csv file, its bytes are those of .zip or .xlsx; rename it"),
     "packed.jsonl": (gzip.compress(b"{}"), "is no .jsonl file, its bytes are those of .gz"),
     "twice.jsonl.gz": (gzip.compress(gzip.compress(b"{}")), "is no .jsonl file, its bytes are those of .gz"),
@@ -292,7 +292,7 @@ LONG = "A document of its own. " * 20
 @pytest.mark.parametrize(
     ("text", "documents", "said"),
     [
-        (f"{LONG}\n{LONG}2\n", [LONG, f"{LONG}2"], "2 documents, one a line"),
+        (f"{LONG}\n{LONG}2\n", [LONG, f"{LONG}2"], "2 documents, one per line"),
         (f"{LONG}\n\n{LONG}2\n", [f"{LONG}\n\n{LONG}2"], "one document of 2 lines"),
         ("Some verse,\r\nand more of it.\r\n", ["Some verse,\nand more of it."], "one document of 2 lines"),
         ("\ufeff一行", ["一行"], ""),

@@ -77,6 +77,6 @@ def test_a_password_in_a_preset_is_refused_and_not_repeated(tmp_path):
         load_preset(str(path))
 
     assert str(caught.value) == (
-        "mine.yaml: sources.own.mongo_uri: holds a password, which the manifest would keep; set MONGO_PASSWORD, put "
+        "mine.yaml: sources.own.mongo_uri: contains a password, which the manifest would keep; set MONGO_PASSWORD, put "
         "the whole URI into a file and name it with mongo_uri_file, or be asked for it"
     )

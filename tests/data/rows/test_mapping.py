@@ -39,7 +39,7 @@ def test_what_fills_a_gap_is_never_read_as_a_template(text):
         ),
         (
             {"templates": {"output": "{context}"}},
-            "column 'context' holds objects, which cannot stand in a text; name a part: context.x",
+            "column 'context' contains objects, which cannot be inserted into text; name a part: context.x",
         ),
     ],
 )

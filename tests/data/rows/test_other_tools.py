@@ -95,7 +95,7 @@ def test_plain_text_of_other_tools_is_learned_whole(tmp_path, record, columns):
         ({"conversations": [Q], "chosen": A, "rejected": A}, "chosen and rejected: this is preference data"),
         ({"messages": [Q, A], "rejected_response": "B"}, "rejected_response: this is preference data"),
         ({"prompt": [Q], "completion": [A], "label": False}, "its answer is marked as rejected"),
-        ({"messages": [Q, A], "images": ["a.png"]}, "'images' holds something"),
+        ({"messages": [Q, A], "images": ["a.png"]}, "'images' is not empty"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "value": "a"}]}, A]}, "turn 1 has a part of"),
         ({"messages": [Q, {**A, "loss_scale": 2.0}]}, "turn 2: loss_scale is 2.0; only 0 and 1 are read"),
         ({"input_ids": [1], "attention_mask": [1], "labels": [1]}, "'input_ids': rows that are tokens already"),

@@ -43,7 +43,7 @@ def test_what_follows_the_last_learned_answer_is_left_out_and_told():
     turns, notes = read(HI, HELLO, HI, HELLO | {"weight": 0})
 
     assert turns == [HI, HELLO]
-    assert notes == {UNLEARNED: 1, "turns left out behind the last answer that is learned": 2}
+    assert notes == {UNLEARNED: 1, "turns left out after the last answer that is learned": 2}
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_a_list_of_keywords_may_be_a_file(tmp_path):
     ("keys", "message"),
     [
         ({"languages": ["zn"]}, "unknown language 'zn' (known: zh, ja,"),
-        ({"include_keywords": []}, "holds no terms"),
-        ({"exclude_keywords": [" "]}, "holds no terms"),
+        ({"include_keywords": []}, "has no terms"),
+        ({"exclude_keywords": [" "]}, "has no terms"),
         ({"require_pattern": "("}, "not a regular expression"),
         ({"max_repetition": 2}, "less than or equal to 1"),
     ],
@@ -160,7 +160,7 @@ def test_a_file_of_terms_has_one_a_line_and_comments(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"# nothing\n", "holds no terms; write one a line"),
+        (b"# nothing\n", "has no terms; write one per line"),
         (b"\xff\xfe", "another encoding than UTF-8; convert it"),
     ],
 )

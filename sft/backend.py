@@ -91,6 +91,7 @@ def _why_not_trained_by_unsloth(settings: "TrainSettings") -> str | None:
     wanted = [
         name for name in ("use_dora", "modules_to_save", "init_adapter", "rope_scaling") if getattr(settings, name)
     ]
+    wanted += ["base_dtype fp8"] if settings.base_dtype == "fp8" else []
     return f"{' and '.join(wanted)} is for transformers" if wanted else None
 
 

@@ -143,6 +143,11 @@ class TrainSettings(ResultSettings):
         description="lora: an adapter; qlora: an adapter on a base in 4 bits (NF4); freeze: the last layers; full: all "
         "weights",
     )
+    base_dtype: Literal["auto", "fp8"] = Field(
+        "auto",
+        description="fp8: method lora multiplies the frozen layers in 8 bits (Ada, Hopper and Blackwell GPUs); the "
+        "adapter and the loss stay as they are, and the finished adapter goes onto the base in 16 bits",
+    )
     use_qlora: bool | None = Field(None, description="short for --method qlora, and --no-use_qlora for --method lora")
     lora_r: int = Field(16, ge=1, description="rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="the adapter's output is scaled by lora_alpha / lora_r")
@@ -305,6 +310,17 @@ class TrainSettings(ResultSettings):
             raise ValueError(
                 f"target_modules {','.join(whole)}: adapters are for layers between embeddings and output; leave it "
                 f"out, or train it in full: --modules_to_save {','.join(whole)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fp8_is_for_lora(self) -> "TrainSettings":
+        others = {"method": self.method != "lora", "use_dora": self.use_dora, "backend": self.backend == "unsloth"}
+        others |= {"dtype": self.dtype not in ("auto", "bf16")}
+        if self.base_dtype == "fp8" and (wrong := [name for name, is_other in others.items() if is_other]):
+            raise ValueError(
+                f"base_dtype fp8 is for method lora in bf16 on transformers, without DoRA; change {', '.join(wrong)}, "
+                "or leave base_dtype out"
             )
         return self
 

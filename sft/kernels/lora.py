@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 
+from sft.kernels import fp8
 from sft.kernels.experts import ParamWrapper, known_experts
 from sft.kernels.four_bit import linear_4bit, unpack
 
@@ -97,7 +98,7 @@ def _compute(layers: Sequence["_Fused"], x: torch.Tensor, cast: Adapters | None 
 
 class FrozenWeight:
     """The weight of a frozen linear layer (O, I), in the type it computes in: unpacked from 4 bits for each use, or
-    once for all (`keep`)."""
+    once for all (`keep`). A layer in FP8 is multiplied by sft.kernels.fp8 and is transposed for each use, or once."""
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         self.layer = layer
@@ -110,22 +111,48 @@ class FrozenWeight:
         return packed is not None and isinstance(self.layer, packed)
 
     @property
+    def in_fp8(self) -> bool:
+        """Whether it is multiplied in FP8 now."""
+        return isinstance(self.layer, fp8.Fp8Linear) and not self.layer.is_exact
+
+    @property
+    def spare_bytes(self) -> int:
+        """What `keep` would take."""
+        if self.kept is not None:
+            return 0
+        if self.in_fp8:
+            return self.layer.weight.numel()
+        return self.layer.weight.quant_state.shape.numel() * self.dtype.itemsize if self.is_packed else 0
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type it computes in."""
+        if isinstance(self.layer, fp8.Fp8Linear):
+            return self.layer.compute_dtype
         kind: torch.dtype = self.layer.weight.quant_state.dtype if self.is_packed else self.layer.weight.dtype
         return kind
 
     def unpack(self) -> torch.Tensor:
         """The values themselves; those of a 4-bit weight are the same whether kept or not."""
+        if isinstance(self.layer, fp8.Fp8Linear):
+            return self.layer.dequantise()
         if self.kept is not None:
             return self.kept
         weight = self.layer.weight
         return unpack(weight) if self.is_packed else weight
 
     def keep(self) -> None:
-        """Unpack once: costs 2 bytes a value, saves the unpacking of every forward and backward pass."""
-        if self.is_packed:
+        """Unpack once (2 bytes a value) or transpose once (1 byte): saves it in every pass."""
+        if self.in_fp8:
+            self.kept = self.layer.kept = self.layer.transposed()
+        elif self.is_packed:
             self.kept = self.unpack()
+
+    def drop(self) -> None:
+        """Hold the weight alone."""
+        self.kept = None
+        if self.in_fp8:
+            self.layer.kept = None
 
 
 class _Fused(torch.nn.Module):
@@ -170,7 +197,8 @@ class _Fused(torch.nn.Module):
 
     def is_alike(self, other: "_Fused", x: torch.Tensor) -> bool:
         """Whether it can be computed together with another one, which is plain."""
-        return self.is_plain(x) and self.adapter == other.adapter and not self.has_dropout and not other.has_dropout
+        is_same_kind = self.adapter == other.adapter and self.frozen.in_fp8 == other.frozen.in_fp8
+        return self.is_plain(x) and is_same_kind and not self.has_dropout and not other.has_dropout
 
     def _is_for_bitsandbytes(self, x: torch.Tensor) -> bool:
         """Whether it is one token, as in chat, on a GPU: its kernel multiplies 4-bit weights without unpacking them."""
@@ -181,7 +209,7 @@ class _Fused(torch.nn.Module):
 def computes_linearly(layer: torch.nn.Module) -> bool:
     """Whether a kind of Linear computes x Wᵀ + b and nothing else: a family may have a forward of its own (grouped,
     quantised), and hooks may change what goes in or comes out."""
-    known = {kind.forward for kind in (torch.nn.Linear, linear_4bit()) if kind is not None}
+    known = {kind.forward for kind in (torch.nn.Linear, fp8.Fp8Linear, linear_4bit()) if kind is not None}
     is_changed = "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_hooks
     return type(layer).forward in known and not is_changed
 
@@ -206,7 +234,7 @@ def with_fused_layers(config: "LoraConfig", model: torch.nn.Module | None = None
     of sft.kernels.experts."""
     if (packed := linear_4bit()) is not None:
         config._register_custom_module({packed: fused_linear_4bit()})  # before Linear, of which it is a kind
-    config._register_custom_module({torch.nn.Linear: FusedLinear})
+    config._register_custom_module({fp8.Fp8Linear: FusedLinear, torch.nn.Linear: FusedLinear})
     if model is not None:
         config._register_custom_module(dict.fromkeys(known_experts(model), ParamWrapper))
     return config
@@ -257,21 +285,18 @@ def cast_at_once(model: torch.nn.Module) -> Iterator[None]:
 
 
 def unpacked_bytes(model: torch.nn.Module) -> int:
-    """Bytes that keep_unpacked would take: the 4-bit weights beside an adapter, in the type they compute in."""
-    return sum(
-        layer.frozen.layer.weight.quant_state.shape.numel() * layer.frozen.dtype.itemsize
-        for layer in _fused_layers(model)
-        if layer.frozen.is_packed and layer.frozen.kept is None
-    )
+    """Bytes that keep_unpacked would take: 4-bit weights in the type they compute in, those in FP8 transposed."""
+    return sum(layer.frozen.spare_bytes for layer in _fused_layers(model))
 
 
 def keep_unpacked(model: torch.nn.Module, *, keep: bool = True) -> None:
-    """Hold 4-bit weights unpacked as well, or (keep=False) drop what was held: the numbers are the same either way."""
+    """Hold 4-bit weights unpacked as well and those in FP8 transposed, or (keep=False) drop what was held: the numbers
+    are the same either way."""
     for layer in _fused_layers(model):
         if keep:
             layer.frozen.keep()
         else:
-            layer.frozen.kept = None
+            layer.frozen.drop()
 
 
 def _fused_layers(model: torch.nn.Module) -> Iterator[_Fused]:
@@ -340,7 +365,14 @@ class _Project(torch.autograd.Function):
             for grad, part, kind in zip(grads, narrow.split(ranks, 1), ctx.types[len(bs) :], strict=True)
         ]
         grad_x = grad_z = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and ctx.projections[0].frozen.in_fp8:
+            products = [
+                fp8.multiply_gradient(grad, projection.frozen.layer)
+                for grad, projection in zip(grads, ctx.projections, strict=True)
+            ]
+            narrow_share = grad_narrow[:, :0] if ctx.has_dropout else grad_narrow
+            grad_x = fp8.add_shares(products, narrow_share, a[: narrow_share.shape[1]])
+        elif ctx.needs_input_grad[0]:
             large = [projection.frozen.unpack() for projection in ctx.projections]
             grad_x = grads[0] @ large[0] if ctx.has_dropout else _add_products(grads[0], large[0], grad_narrow, a)
             for grad, weight in zip(grads[1:], large[1:], strict=True):
@@ -357,6 +389,13 @@ def _project(
     ranks = [b.shape[1] for b in adapters.b]
     narrow = z @ adapters.a.t()
     _scale(narrow, projections, ranks)
+    if projections[0].frozen.in_fp8:
+        quantised = fp8.quantise(x)
+        outputs = tuple(
+            fp8.add_shares([fp8.multiply(quantised, frozen.layer)], part, b.t(), bias)
+            for (frozen, bias, _), part, b in zip(projections, narrow.split(ranks, 1), adapters.b, strict=True)
+        )
+        return outputs, narrow
     outputs = tuple(
         _add_products(x, projection.frozen.unpack().t(), part, b.t(), projection.bias)
         for projection, part, b in zip(projections, narrow.split(ranks, 1), adapters.b, strict=True)

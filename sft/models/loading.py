@@ -33,6 +33,7 @@ from sft.errors import ModelError, RunError, one_line
 from sft.files import apply_umask
 from sft.kernels.experts import Nf4WithExperts, known_experts, use_packed_experts
 from sft.kernels.four_bit import no_other_kinds
+from sft.kernels.fp8 import check_card, use_fp8
 from sft.kernels.fuse import fuse_kernels
 from sft.kernels.lora import share_inputs, with_fused_layers
 from sft.lean_imports import without_compiler
@@ -42,7 +43,7 @@ from sft.models.files import check_folder, check_weight_files, list_some, read_j
 from sft.models.head import SCORE, install_head, read_head
 from sft.models.identity import BASE_WEIGHTS, check_fingerprint, tokenizer_folder
 from sft.models.loaded import LoadedModel
-from sft.models.methods import adapted_layers, apply_method, describe_trainable, names_for_unsloth
+from sft.models.methods import adapted_layers, apply_method, decoder_layers, describe_trainable, names_for_unsloth
 from sft.models.misfits import find_misfits, refuse_misfits, refuse_packed_unknown
 from sft.models.precision import Precision, decide_precision, precision_for_answers, precision_for_training
 from sft.models.rope import choose_rope_scaling, describe_rope
@@ -110,6 +111,9 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
     """
     source, precision = find_source(settings.model, settings.revision), precision_for_training(settings)
     check_stored_type(source, settings.method)
+    in_fp8 = settings.base_dtype == "fp8"
+    if in_fp8:
+        check_card()
     kind = f", head: {head.describe()}" if head else ""
     say(f"model {source.name}, {settings.method}, {precision}, backend {backend}{kind}")
     four_bit, trusted = settings.method == "qlora", settings.trust_remote_code
@@ -130,6 +134,9 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
     else:
         torch.manual_seed(settings.seed)  # a head's first weights
         model = load_weights(source, precision, four_bit=four_bit, trust_remote_code=trusted, head=head)
+        if in_fp8:
+            say("frozen layers are multiplied in FP8; validation is, too; the adapter goes onto the base in 16 bits")
+            use_fp8(decoder_layers(model))
         if head is not None:
             install_head(model, head, dropout=settings.head_dropout, pad_id=chat.pad_id)
             if settings.head_init == "xavier":

@@ -25,6 +25,7 @@ from sft.console import say
 from sft.errors import ModelError, one_line
 from sft.kernels.arguments import UnknownArgument
 from sft.kernels.attention import flat_attention
+from sft.kernels.fp8 import in_16_bits
 from sft.models.capabilities import EAGER, Layers, padded
 from sft.models.output_layer import OutputLayer
 
@@ -246,7 +247,7 @@ def _compare(found: Sequence[torch.Tensor], stock: Sequence[torch.Tensor]) -> Di
 
 @contextmanager
 def undisturbed(model: PreTrainedModel, autocast: torch.dtype | None = None) -> Iterator[None]:
-    """In eval mode, without gradients; random states and modes are as before afterwards.
+    """In eval mode, without gradients, FP8 layers in 16 bits; random states and modes are as before afterwards.
 
     autocast: the type that weights of several types are computed in.
     """
@@ -255,7 +256,7 @@ def undisturbed(model: PreTrainedModel, autocast: torch.dtype | None = None) -> 
     computing = torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None)
     model.eval()
     try:
-        with torch.random.fork_rng(devices), torch.no_grad(), computing:
+        with torch.random.fork_rng(devices), torch.no_grad(), computing, in_16_bits(model):
             yield
     finally:
         for module, was_training in modes.items():

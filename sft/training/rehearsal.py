@@ -108,7 +108,7 @@ class Rehearsal:
                 if self.host_gb is not None
                 else ""
             )
-            + ("4-bit weights held unpacked as well; " if self.unpacks else "")
+            + ("frozen weights held unpacked as well; " if self.unpacks else "")
         )
 
 

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import torch
 
+from sft.batches.layout import GIBIBYTE
+from sft.training.memory import OutOfMemoryError
+
 CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -43,8 +46,11 @@ class HostStore:
 
     def put(self, place: int, x: torch.Tensor, num_tokens: int = 1) -> None:
         """Put a tensor of so many tokens away; places come in order, a lower one begins anew."""
+        x = x.detach()
         while self._waiting and self._waiting[-1].place >= place:
             self._waiting.pop()  # of a pass that was given up, out of memory or at its end
+        for _, copied in self._coming.values():
+            torch.cuda.current_stream().wait_event(copied)  # before their memory is used for something else
         self._coming.clear()
         if self.stream is None:
             self._waiting.append(_Waiting(place, x.shape, x))
@@ -75,10 +81,10 @@ class HostStore:
 
     def free(self) -> None:
         """Give the host its memory back."""
-        self._waiting, self._leaving = [], None
-        self._coming.clear()
         if self.stream is not None:
             self.stream.synchronize()
+        self._waiting, self._leaving = [], None
+        self._coming.clear()
         for buffer in self.buffers.values():
             _lock_pages(buffer, lock=False)
         self.buffers.clear()
@@ -118,12 +124,15 @@ class HostStore:
 
 
 def _lock_pages(buffer: torch.Tensor, *, lock: bool = True) -> None:
-    """Copies from and to locked pages run beside everything else; where they cannot be locked, copies are slower."""
+    """Copies from and to locked pages run beside everything else. Raises OutOfMemoryError where CUDA locks none."""
     library = torch.cuda.cudart()
-    if lock:
-        library.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
-    else:
+    if not lock:
         library.cudaHostUnregister(buffer.data_ptr())
+    elif code := int(library.cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)):
+        raise OutOfMemoryError(
+            f"{buffer.nbytes / GIBIBYTE:.1f} GB of main memory cannot be locked for copies (CUDA error {code}); free "
+            "some, or lower --max_seq_length"
+        )
 
 
 def free_host_bytes() -> float:

@@ -1,11 +1,11 @@
 """Long rows under a card's limit: tokens/s, peak memory and loss of one row a step, QLoRA on random weights.
 
-A case is `who:gb:tokens` or `who:gb:tokens:layers`. who: ours (train.py's own plan), short (plain gradient
-checkpointing), long (layers in pieces, their inputs in main memory), twice (the same, attention computed again in the
-backward pass whatever main memory has room for), or unsloth (use_gradient_checkpointing="unsloth").
-gb: the limit that a card of that size is stood in for by. layers: only so many layers are computed and the weights of
-the others stay in memory as ballast, because a step of 350,000 tokens through all of them takes minutes; tokens/s are
-then of those layers alone, and main memory holds the inputs of those alone.
+A case is `who:gb:tokens`, `who:gb:tokens:layers` or `who:gb:tokens:layers:steps` (layers may be empty). who: ours
+(train.py's own plan), short (plain gradient checkpointing), long (layers in pieces, their inputs in main memory), twice
+(the same, attention computed again in the backward pass whatever main memory has room for), or unsloth
+(use_gradient_checkpointing="unsloth"). gb: the limit by which a larger card counts as one of that size. layers: only so
+many layers are computed and the weights of the others stay in memory as ballast, because a step of 350,000 tokens
+through all of them takes minutes; tokens/s are then of those layers alone, and main memory holds their inputs alone.
 
 Needs an NVIDIA GPU. Cases of one kind that follow each other share a process and a model. Prints a JSON line for each
 case at once; exit code 1 where one failed.
@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-CASES = "ours:24:80000,short:24:32768,long:24:32768,long:80:350000:2,unsloth:24:32768,unsloth:24:65536"
+CASES = "ours:24:80000,short:24:32768,long:24:32768,twice:80:350000:2,unsloth:24:32768,unsloth:24:65536"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -110,6 +110,7 @@ def measure(case, loaded, settings, backend, steps):  # type: ignore[no-untyped-
     kernels = long_rows.KERNELS
     who, gigabytes, num_tokens, *some = case.split(":")
     num_tokens = int(num_tokens)
+    steps = int(some[1]) if len(some) > 1 else steps
     rng, num_context = random.Random(0), int(num_tokens * PROMPT_SHARE)
     rows = [
         Encoded(
@@ -119,6 +120,7 @@ def measure(case, loaded, settings, backend, steps):  # type: ignore[no-untyped-
         for _ in range(steps)
     ]
     args = build_arguments(settings, loaded.precision, Path("/tmp/long_context_out"), num_steps=steps, backend=backend)
+    args.max_steps = steps
     args.eval_strategy = args.save_strategy = "no"
     args.load_best_model_at_end = False
     ended, losses, plans, trainer = [], [], [], None
@@ -138,8 +140,10 @@ def measure(case, loaded, settings, backend, steps):  # type: ignore[no-untyped-
     limit_memory(float(gigabytes))
     began = time.monotonic()
     layers = decoder_layers(loaded.causal_lm)
-    ballast = list(layers[int(some[0]) :]) if some else []
+    config, num_layers = loaded.causal_lm.config, len(layers)
+    ballast = list(layers[int(some[0]) :]) if some and some[0] else []
     del layers[len(layers) - len(ballast) :]
+    config.num_hidden_layers = len(layers)
     try:
         if backend == UNSLOTH:
             args.train_sampling_strategy = "sequential"
@@ -158,6 +162,7 @@ def measure(case, loaded, settings, backend, steps):  # type: ignore[no-untyped-
         peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     finally:
         layers.extend(ballast)
+        config.num_hidden_layers = num_layers
         long_rows.KERNELS = kernels
         if isinstance(trainer, RowTrainer):
             trainer.long_rows.remove()

@@ -114,6 +114,26 @@ class LongRows:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return processes * len(layers) * num_tokens * width * self.model.dtype.itemsize
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether layers are computed in pieces now."""
+        return bool(self._replaced)
+
+    @property
+    def token_bytes(self) -> int:
+        """What a token takes on the device while attention is differentiated, which is the most for long rows.
+
+        Of the layer its input, what goes there next, and both their gradients; queries, keys and values and what comes
+        of them, with gradients; in the kernel (FlashAttention 2) the queries' gradient in fp32 and those of keys and
+        values for each query head. Qwen2.5-7B: 97,280 bytes.
+        """
+        config = self.model.config.get_text_config(decoder=True)
+        size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        queries, keys = (size * int(n) for n in (config.num_attention_heads, config.num_key_value_heads))
+        ahead = config.hidden_size + queries * self.keeps_attention
+        numbers = 3 * config.hidden_size + ahead + 2 * queries + 2 * (queries + 2 * keys)
+        return int(numbers * self.model.dtype.itemsize + queries * (4 + 2 * self.model.dtype.itemsize))
+
     def check_host(self, num_tokens: int) -> None:
         """Raises OutOfMemoryError where main memory has no room for the layer inputs of so many tokens."""
         needed, free = self.host_bytes(num_tokens, keeps=False), SHARE_OF_HOST * free_host_bytes()

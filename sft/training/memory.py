@@ -51,12 +51,6 @@ class MemoryLine:
         slope = max((large[1] - small[1]) / max(large[0] - small[0], 1), large[1] / large[0] * 0.5, 1.0)
         return cls(large[1] - slope * large[0], slope)
 
-    @classmethod
-    def between_trials(cls, small: tuple[int, float], large: tuple[int, float]) -> "MemoryLine":
-        """The line through two trials of which one has twice the tokens of the other."""
-        slope = max((large[1] - small[1]) / (large[0] - small[0]), 1.0)
-        return cls(large[1] - slope * large[0], slope)
-
     def tokens_in(self, room: float) -> int:
         """Tokens that fit into so many bytes; 0 where not even the fixed part does."""
         return max(0, int((room - self.fixed) / self.slope))

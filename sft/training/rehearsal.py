@@ -45,7 +45,7 @@ from sft.training.trainer import BeforeFirstStep, RowTrainer
 SHARE_OF_FREE_RAM = 0.5  # that unpacked weights may take on a CPU, where other programs need some, too
 SHARE_FOR_RECORDINGS = 0.8  # of the room on a GPU: micro-batches of many sizes leave gaps in the memory they share
 STEPS_LOOKED_AT = 50  # for what their rows begin with in common
-LONGEST_TRIED = 16_384  # tokens of a row that is tried as it is; 7B takes about two seconds for so many
+LONGEST_TRIED = 12_288  # tokens of a row that is tried as it is; 7B takes a second or two for so many
 NEVER_KEPT = 32_768  # tokens of a row from which on no card has room for all activations, and none is tried for it
 FORWARD_SHARE = 1 / 3  # of a step's time per token: validation has no backward pass
 
@@ -280,11 +280,13 @@ class _Trials:
         tries: list[tuple[Sequence[int], int | None]] = [
             (chosen, None) for chosen in (rows[:1], rows[: max(1, len(rows) // 2)], rows)
         ]
+        first = tries[0]
         if is_long := trainer.lengths_of(rows[:1])[0] > LONGEST_TRIED:
             tries = [(rows[:1], LONGEST_TRIED // 2), (rows[:1], LONGEST_TRIED)]
+            first = tries[1]  # the larger one makes the buffers of both
         shares, trainer.shares_prefixes = trainer.shares_prefixes, False  # others of as many tokens may share less
         try:
-            with self._thinned_out(*tries[0]):
+            with self._thinned_out(*first):
                 self._forward_and_backward(rows[:1])  # gradients and optimizer states are there from here on
             if self._can_update():
                 trainer.optimizer.step()
@@ -310,7 +312,7 @@ class _Trials:
         if not trials:
             return None
         if is_long and len(trials) == len(tries):
-            return MemoryLine.between_trials(trials[0][:2], trials[1][:2])
+            return self._line_of(trials)
         return MemoryLine.through(trials[0][:2], trials[-1][:2])
 
     @contextmanager
@@ -327,6 +329,14 @@ class _Trials:
         finally:
             trainer.train_rows = rows
 
+    def _line_of(self, trials: Sequence[Trial]) -> MemoryLine:
+        """The line through two trials of which one is twice as long; where layers are computed in pieces, not flatter
+        than what a longer row will take: pieces weigh more in a short one."""
+        rows = self.trainer.long_rows
+        (small, less, _), (large, more, _) = trials
+        slope = max((more - less) / (large - small), rows.token_bytes if rows.is_installed else 1.0)
+        return MemoryLine(more - slope * large, slope)
+
     def foresee(self, longest: Sequence[int], usual: Sequence[int]) -> tuple[float, float]:
         """Seconds of a usual step and the peak of the longest micro-batch, GB, from trials that were shorter."""
         trainer = self.trainer
@@ -340,7 +350,7 @@ class _Trials:
         )
         linear = max(0.0, large.seconds / large.tokens - squared * large.tokens)
         step_s = sum(linear * length + squared * length**2 for length in trainer.lengths_of(usual))
-        line = MemoryLine.between_trials(small[:2], large[:2])
+        line = self._line_of(self.trials)
         tokens = num_tokens_at_once(trainer.lengths_of(longest), trainer.micro_batches.padded)
         return step_s, (torch.cuda.memory_allocated() + line.fixed + line.slope * tokens) / GIBIBYTE
 
@@ -464,7 +474,7 @@ def _count_steps(trainer: RowTrainer) -> int:
 
 
 def total_memory_gb() -> float:
-    """Memory there is: of the GPU, or of the machine, GB of 2**30 bytes."""
+    """Memory there is: of the GPU, up to the limit of this process, or of the machine, GB of 2**30 bytes."""
     if torch.cuda.is_available():
-        return float(torch.cuda.mem_get_info()[1]) / GIBIBYTE
+        return torch.cuda.get_per_process_memory_fraction() * float(torch.cuda.mem_get_info()[1]) / GIBIBYTE
     return memory_of_machine() / GIBIBYTE

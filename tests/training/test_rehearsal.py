@@ -102,7 +102,7 @@ def test_kernels_that_refuse_this_card_end_the_run_in_one_line():
 
 
 class CardOf3MB:
-    """Stands for torch on a card: a token takes 9 kB, or 1 kB where layers are computed in pieces."""
+    """Stands for torch on a card: a token takes 9 kB, or 2 kB where layers are computed in pieces."""
 
     tokens, in_pieces = 0, False
 
@@ -114,7 +114,7 @@ class CardOf3MB:
         nothing = lambda *_: None  # noqa: E731
         return SimpleNamespace(
             is_available=lambda: True, OutOfMemoryError=torch.OutOfMemoryError, memory_allocated=lambda: 10_000_000,
-            max_memory_allocated=lambda: 11_000_000 + self.tokens * (1000 if self.in_pieces else 9000),
+            max_memory_allocated=lambda: 11_000_000 + self.tokens * (2000 if self.in_pieces else 9000),
             mem_get_info=lambda: (0, 2**34), get_rng_state=nothing, set_rng_state=nothing, synchronize=nothing,
             reset_peak_memory_stats=nothing, empty_cache=nothing,
         )  # fmt: skip

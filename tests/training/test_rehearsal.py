@@ -115,7 +115,8 @@ class CardOf3MB:
         return SimpleNamespace(
             is_available=lambda: True, OutOfMemoryError=torch.OutOfMemoryError, memory_allocated=lambda: 10_000_000,
             max_memory_allocated=lambda: 11_000_000 + self.tokens * (2000 if self.in_pieces else 9000),
-            mem_get_info=lambda: (0, 2**34), get_per_process_memory_fraction=lambda: 0.25, get_rng_state=nothing, set_rng_state=nothing, synchronize=nothing,
+            mem_get_info=lambda: (0, 2**34), get_per_process_memory_fraction=lambda: 0.25,
+            get_rng_state=nothing, set_rng_state=nothing, synchronize=nothing,
             reset_peak_memory_stats=nothing, empty_cache=nothing,
         )  # fmt: skip
 

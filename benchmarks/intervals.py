@@ -24,9 +24,8 @@ from sft.metrics.calibration import choose_num_bins, interval_of_ece, measure_ec
 from sft.metrics.classification import interval_of_area, summarise_roc
 from sft.metrics.comparison import PairedMetric, compare_metrics, ratio
 from sft.metrics.entities import EntityCounts, Span, count_entities, place_mentions
-from sft.metrics.generations import is_exact
+from sft.metrics.generations import is_exact, score_rouge
 from sft.metrics.resampling import bounded_interval, pair_sides, studentised_interval, sum_by_group
-from sft.metrics.rouge import score_rouge
 
 NUM_RESAMPLES = 500
 SIZES = (20, 50, 100, 200)

@@ -193,11 +193,10 @@ def measure(prepared: Any, settings: Any, *, yardsticks: bool = False) -> dict[s
     accuracy_clean: without the rows whose text stands in the training rows, where there are any.
     """
     from sft.data.rows.canonical import question_of
-    from sft.evaluation.model_answers import Asking, answer_rows, plan_budgets
-    from sft.evaluation.outcomes import classes_of, read_outcomes
+    from sft.evaluation.model_answers import Asking, answer_rows, classes_of, plan_budgets, read_outcomes
     from sft.evaluation.rows import prepare_rows
     from sft.evaluation.yardsticks import apply_yardsticks
-    from sft.generation.backends import TransformersWriter
+    from sft.generation.batch import TransformersWriter
     from sft.metrics.classification import summarise_labels
     from sft.metrics.entities import summarise_entities
     from sft.text.normalise import normalise_text

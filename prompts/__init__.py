@@ -13,7 +13,7 @@ from prompts.fingerprint import Fingerprint
 from prompts.head import Head
 from prompts.layout import Encoded, Piece
 from prompts.messages import Message, Tool, ToolCall
-from prompts.rows import EXPERT_SYSTEM_PROMPT, conversation_of
+from prompts.tasks import EXPERT_SYSTEM_PROMPT, conversation_of
 
 __all__ = [
     "EXPERT_SYSTEM_PROMPT",

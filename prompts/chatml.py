@@ -5,6 +5,10 @@ added tokens switched off. What is before an answer in training is, id for id, w
 
     chat = ChatFormat.from_tokenizer(tokenizer)
     chat.encode([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}])
+
+Plain text is a conversation of one message, {"role": "document", ...}: it ends in one end-of-text token. If it is
+longer than an example may be, it is cut into windows, each of which starts with the last token of the one before it,
+so that every token but a document's first is predicted exactly once.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from dataclasses import replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from prompts.documents import cut_windows
 from prompts.errors import PromptError, TooLong
 from prompts.family import TEXT_END, THINK_END, THINK_POLICIES, THINK_START, TURN_END, TURN_START, Family, ThinkPolicy
 from prompts.layout import NEWLINE, Encoded, Piece, Supervise, lay_out, lay_out_answer, supervises_every_answer
@@ -461,3 +464,13 @@ def _splits_alike(chat: ChatFormat, backend: Tokenizer) -> bool:
         if chat.encode(turns * 2).input_ids != backend.encode(text, add_special_tokens=False).ids:
             return False
     return True
+
+
+def cut_windows(ids: Sequence[int], max_length: int | None) -> list[Encoded]:
+    """The examples of a document's ids: one, or windows of at most max_length tokens (two or more) that lose none.
+
+    cut_windows([5, 6, 7, 8, 9, 0], 4) -> [5, 6, 7, 8], of which 6 to 8 are learned, and [8, 9, 0]: 9 and 0
+    """
+    step = max(1, (max_length or len(ids)) - 1)
+    windows = [list(ids[start : start + step + 1]) for start in range(0, max(1, len(ids) - 1), step)]
+    return [Encoded(window, [0] + [1] * (len(window) - 1)) for window in windows]

@@ -19,7 +19,7 @@ ROLES = ("system", "tools", "user", "assistant", "tool")
 ASKING = ("user", "tool")  # roles whose turn an answer follows
 LEADING = ("system", "tools")  # roles that are before the exchanges and are never shortened
 NAME = re.compile(r"[^\s\"\\<>]+")  # of a function: every form of calls writes it without escaping
-DOCUMENT = "document"  # the role of a text that is learned whole and stands alone; see prompts.documents
+DOCUMENT = "document"  # the role of a text that is learned whole and stands alone; see prompts.chatml
 
 Tool = dict[str, object]
 """A function as OpenAI describes it: {"type": "function", "function": {"name", "description", "parameters"}}."""

@@ -25,9 +25,9 @@ ROOMS = (
 )  # fmt: skip
 # Modules of prompts in the same order; last what `import prompts` brings, which asks for them all.
 PROMPTS = (
-    "errors", "messages", "tools", "family", "layout", "sandbox", "template", "text_encoder", "shorten", "documents",
+    "errors", "messages", "tools", "family", "layout", "sandbox", "template", "text_encoder", "shorten",
     "chatml",
-    "task", "head", "label_task", "tasks", "rows", "fingerprint",
+    "task", "head", "label_task", "tasks", "fingerprint",
 )  # fmt: skip
 # These stand on a framework; every room before them is pure and imports none.
 FRAMEWORK_ROOMS = ROOMS[ROOMS.index("backend") :]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.data.files import read_records
-from sft.data.files.reader import RowReader
+from sft.data.files.reader import RowReader, read_records
 from sft.files import held, lock_of
 from tests.data.samples import make_documents
 

@@ -165,7 +165,7 @@ def f():
 def test_importing_a_script_is_found_in_sft_in_tests_and_in_another_script():
     scripts = [module("train.py"), module("evaluate.py", "def main():\n    import train")]
     others = [module("sft/hf.py", "import evaluate"), module("tests/test_x.py", "from train import main")]
-    fine = module("sft/metrics/rouge.py", "from sft.evaluation import train_rows")
+    fine = module("sft/metrics/generations.py", "from sft.evaluation import train_rows")
     assert find_script_imports([*scripts, *others, fine]) == [
         "evaluate.py:2: imports the script train.py; move what is shared into sft/",
         "sft/hf.py:1: imports the script evaluate.py; move what is shared into sft/",
@@ -184,7 +184,7 @@ def test_importing_a_script_is_found_in_sft_in_tests_and_in_another_script():
         ("sft/data/rows.py", "from ..models import loading", "sft.models"),
         ("sft/models/loading.py", "from tests.house import Module", "tests"),
         ("sft/models/loading.py", "def f():\n    from sft.training import fit", "sft.training"),
-        ("sft/data/rows/fields.py", "from sft.data.sources.base import Source", "sft.data.sources"),
+        ("sft/data/rows/canonical.py", "from sft.data.sources.base import Source", "sft.data.sources"),
         ("sft/data/building/digest.py", "from sft.data.dataset import open_dataset", "sft.data"),
         ("sft/data/dataset.py", "from sft.runs import run", "sft.runs"),
         ("sft/__init__.py", "import sft.errors", "sft.errors"),

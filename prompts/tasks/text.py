@@ -6,7 +6,7 @@ from prompts.tasks.instruct import read_answer
 
 
 def build_prompt(row: Row) -> list[Message]:
-    """The document, as prompts/documents.py learns it, and as a model is given it to continue."""
+    """The document, as prompts/chatml.py learns it, and as a model is given it to continue."""
     return [{"role": "document", "content": text_of(row, "text")}]
 
 

@@ -21,8 +21,9 @@ from prompts.tasks import get_task
 from sft.console import say, warn
 from sft.data.building.candidates import join_sides
 from sft.data.building.preset import make_source, preset_names
-from sft.data.files import READABLE, declared_classes, is_packed, kind_of_file, nearest_file
-from sft.data.files.reader import BadRow, FoundRow, OnBadRow, RowReader
+from sft.data.files.opening import is_packed, kind_of_file
+from sft.data.files.reader import READABLE, BadRow, FoundRow, OnBadRow, RowReader, nearest_file
+from sft.data.files.tables import declared_classes
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.named_files import by_split, find_files, hash_files, is_built, names_files
 from sft.data.rows.canonical import Row, asked_of, group_key, thread_of

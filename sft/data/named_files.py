@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft.console import say_once
-from sft.data.files import PACKED, READABLE, kind_of_file, nearest_file
+from sft.data.files.opening import PACKED, kind_of_file
+from sft.data.files.reader import READABLE, nearest_file
 from sft.data.folder import LEDGER, MANIFEST
 from sft.data.quotas import SPLITS
 from sft.errors import DataError

@@ -25,8 +25,7 @@ from typing import Any, TypedDict
 
 from sft.console import say
 from sft.console.narration import show_path
-from sft.evaluation.figures import ModelFigures
-from sft.evaluation.label_figures import TaskCalibration, chosen_figures
+from sft.evaluation.figures import ModelFigures, TaskCalibration, chosen_figures
 from sft.metrics.calibration import HIGH, LOW
 from sft.metrics.classification import ClassificationFigures
 from sft.robustness.flips import HardAnswer, RobustnessFigures

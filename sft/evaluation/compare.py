@@ -14,7 +14,7 @@ from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
-from sft.evaluation.outcomes import Measured, Outcome, call_units, cluster_of, places_by
+from sft.evaluation.model_answers import Measured, Outcome, call_units, cluster_of, places_by
 from sft.evaluation.rows import EvalRow, places_in_slices
 from sft.evaluation.tool_calls import NAMES
 from sft.metrics.comparison import (

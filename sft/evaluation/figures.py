@@ -1,35 +1,276 @@
-"""One model's answers -> the groups of metrics.json. No model is needed any more, only its tokenizer's lengths."""
+"""One model's answers -> the groups of metrics.json. No model is needed any more, only its tokenizer's lengths.
 
+Label scoring, free generation and the class of a classification head, whose logits are in answers.label_scores, all
+come through summarise_labels. Every figure has an interval but the loss of answers: a few long ones carry it, and 50
+rows that hold three of them cannot tell how large it is. The difference of two models has one (sft.evaluation.compare),
+and so has the loss of documents.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prompts import ChatFormat
 from sft.config.evaluate import Turns
-from sft.evaluation.intervals import FigureInterval, measure_intervals
-from sft.evaluation.label_figures import (
-    CalibrationGroup,
-    ClassificationGroup,
-    FittedTemperature,
-    summarise_calibrations,
-    summarise_label_tasks,
+from sft.evaluation.model_answers import (
+    Answers,
+    Measured,
+    Outcome,
+    call_units,
+    classes_of,
+    cluster_of,
+    places_by,
+    text_places,
 )
-from sft.evaluation.model_answers import Answers
 from sft.evaluation.other_metrics import OtherFigures, OtherMetric
-from sft.evaluation.outcomes import Measured, places_by, text_places
 from sft.evaluation.rows import EvalRow, EvalRows, Selection, count_by, places_in_slices, supervised_ids
-from sft.evaluation.tool_calls import ToolFigures, summarise_calls
+from sft.evaluation.tool_calls import NAMES, ToolFigures, summarise_calls
+from sft.metrics.calibration import CalibrationFigures, Judged, brier_of, softmax, spread_over, summarise_calibration
+from sft.metrics.classification import ClassificationFigures, interval_of_area, summarise_labels
 from sft.metrics.entities import NerFigures, summarise_entities
 from sft.metrics.generations import (
     DISTINCT_SIGNATURE,
     GenerationFigures,
     TextFigures,
+    is_exact,
+    rouge_signature,
     summarise_generations,
     summarise_text,
 )
-from sft.metrics.loss import LossFigures, summarise_loss
-from sft.metrics.rouge import rouge_signature
+from sft.metrics.loss import LARGEST_EXPONENT, LossFigures, summarise_loss
+from sft.metrics.resampling import Interval, Sums, Values, bounded_interval, studentised_interval, sum_by_group
+
+TEXT_SHOWN = 100  # characters of a row's text in a list of rows
+
+
+class LabelTask(TypedDict):
+    """One label task. label_scoring takes the label whose log-probability (label and end token, summed) is highest;
+    accuracy_per_token divides that by the label's tokens first; generation reads the answer written freely.
+
+    head takes the likeliest class of a classification head, and is in the place of all three.
+    """
+
+    label_scoring: NotRequired[ClassificationFigures]
+    accuracy_per_token: NotRequired[float]
+    generation: NotRequired[ClassificationFigures]
+    head: NotRequired[ClassificationFigures]
+
+
+class ClassificationGroup(TypedDict):
+    """accuracy is by label scoring, or by the head, over the rows of all label tasks."""
+
+    accuracy: float
+    num_rows: int
+    by_task: dict[str, LabelTask]
+
+
+@dataclass(frozen=True)
+class FittedTemperature:
+    """A task's temperature and the rows it was fitted on: FittedTemperature(1.7, "validation", 240)."""
+
+    value: float
+    split: str
+    num_rows: int
+
+
+class TemperatureFigures(TypedDict):
+    """What dividing the label scores by a temperature does on these rows; it was fitted on others."""
+
+    temperature: float
+    fitted_on: str
+    num_rows_fitted: int
+    ece: float
+    ece_low: float
+    ece_high: float
+    ece_floor: float
+    brier: float
+    nll: float
+    avg_confidence: float
+
+
+class TaskCalibration(CalibrationFigures):
+    """Calibration of one task by label scoring or head; temperature is there where one was fitted (--calibrate)."""
+
+    temperature: NotRequired[TemperatureFigures]
+
+
+class CalibrationGroup(TypedDict):
+    """Calibration of every label task."""
+
+    by_task: dict[str, TaskCalibration]
+
+
+def summarise_label_tasks(
+    rows: Sequence[EvalRow], answers: Answers, outcomes: Sequence[Outcome]
+) -> ClassificationGroup:
+    """Figures of every label task among the rows; there is at least one."""
+    by_task: dict[str, LabelTask] = {}
+    for task, places in label_places(rows).items():
+        classes = classes_of([rows[place] for place in places])
+        found = [outcomes[place] for place in places]
+        references = [str(outcome.reference) for outcome in found]
+        scored = [outcome.scored for outcome in found]
+        table = np.array([spread_probabilities(rows[place], answers, place, classes) for place in places])
+        chosen = summarise_labels(references, scored, classes, table)
+        if answers.chosen_by is not None:
+            by_task[task] = {"head": chosen} if answers.chosen_by == "head" else {"label_scoring": chosen}
+            continue
+        by_task[task] = {
+            "label_scoring": chosen,
+            "accuracy_per_token": sum(outcome.scored_per_token == outcome.reference for outcome in found) / len(found),
+            "generation": summarise_labels(references, [outcome.generated for outcome in found], classes),
+        }
+    labelled = [outcome for outcome in outcomes if outcome.reference is not None]
+    accuracy = sum(outcome.scored == outcome.reference for outcome in labelled) / len(labelled)
+    return {"accuracy": accuracy, "num_rows": len(labelled), "by_task": by_task}
+
+
+def chosen_figures(task: LabelTask) -> ClassificationFigures:
+    """Figures of the class that a model gave the highest score: by its head, or by label scoring."""
+    return task["head"] if "head" in task else task["label_scoring"]
+
+
+def summarise_calibrations(
+    rows: Sequence[EvalRow], answers: Answers, temperatures: Mapping[str, FittedTemperature] | None = None
+) -> CalibrationGroup:
+    """Calibration of every label task among the rows, and again under the task's temperature where it has one."""
+    by_task: dict[str, TaskCalibration] = {}
+    for task, places in label_places(rows).items():
+        by_task[task] = {**summarise_calibration([judge(rows[place], answers, place) for place in places])}
+        fitted = (temperatures or {}).get(task)
+        if fitted is not None:
+            cooled = summarise_calibration([judge(rows[place], answers, place, fitted.value) for place in places])
+            by_task[task]["temperature"] = {
+                "temperature": fitted.value,
+                "fitted_on": fitted.split,
+                "num_rows_fitted": fitted.num_rows,
+                "ece": cooled["ece"],
+                "ece_low": cooled["ece_low"],
+                "ece_high": cooled["ece_high"],
+                "ece_floor": cooled["ece_floor"],
+                "brier": cooled["brier"],
+                "nll": cooled["nll"],
+                "avg_confidence": cooled["avg_confidence"],
+            }
+    return {"by_task": by_task}
+
+
+def label_places(rows: Sequence[EvalRow]) -> dict[str, list[int]]:
+    """Row numbers of each label task: {"sentiment": [0, 2]}."""
+    groups = places_by(rows, lambda row: row.task.name)
+    return {task: places for task, places in groups.items() if rows[places[0]].labels}
+
+
+def judge(row: EvalRow, answers: Answers, place: int, temperature: float = 1.0) -> Judged:
+    """A row with the probability of each of its classes; `place` is its number among the answers."""
+    return Judged(
+        row_id=row.row["id"],
+        probabilities=softmax(answers.label_scores[place], temperature),
+        labels=row.classes,
+        right=row.labels.index(row.reference),
+        text=str(row.row.get("text", row.question))[:TEXT_SHOWN],
+    )
+
+
+def spread_probabilities(row: EvalRow, answers: Answers, place: int, classes: Sequence[str]) -> NDArray[np.float64]:
+    """A row's probabilities over all classes of its task, (C,); `place` is its number among the answers."""
+    return spread_over(classes, row.classes, softmax(answers.label_scores[place]).tolist())
+
+
+MOST_BRIER = 2.0  # of one row: sure of one label where another is right
+
+
+class FigureInterval(TypedDict):
+    """A 95 % interval over num_units different texts."""
+
+    low: float
+    high: float
+    num_units: int
+
+
+def measure_intervals(rows: Sequence[EvalRow], measured: Measured) -> dict[str, FigureInterval]:
+    """{"sentiment accuracy": {"low": 0.61, "high": 0.73, "num_units": 240}, "sentiment macro f1": ..., "ner f1": ...}.
+
+    Per label task accuracy, macro f1 and brier by label scoring or head, auc where both sides occur, and accuracy
+    (generated); ner f1; those of calls (sft.evaluation.tool_calls); rouge1, rouge2, rougeL; exact match of free text;
+    text loss and text perplexity of documents.
+    """
+    groups = [cluster_of(row) for row in rows]
+    found: dict[str, FigureInterval] = {}
+
+    def add(name: str, places: Sequence[int], units: Sums, weights: Values | None = None, scale: float = 1.0) -> None:
+        """Units (N, M, 2), one for each place; several ratios are averaged unless weights say otherwise."""
+        totals = sum_by_group(units, [groups[place] for place in places])
+        weights = np.full(units.shape[1], 1 / units.shape[1]) if weights is None else weights
+        interval = bounded_interval(totals, weights)
+        found[name] = _describe(Interval(scale * interval.low, scale * interval.high), len(totals))
+
+    for task, places in label_places(rows).items():
+        outcomes = [measured.outcomes[place] for place in places]
+        references = [outcome.reference for outcome in outcomes]
+        scored, classes = [outcome.scored for outcome in outcomes], classes_of([rows[place] for place in places])
+        add(f"{task} accuracy", places, _means([outcome.scored == outcome.reference for outcome in outcomes]))
+        if measured.answers.chosen_by is None:
+            written = [outcome.generated == outcome.reference for outcome in outcomes]
+            add(f"{task} accuracy (generated)", places, _means(written))
+        add(f"{task} macro f1", places, _class_f1(references, scored, classes))
+        briers = np.array([brier_of(judge(rows[place], measured.answers, place)) for place in places])
+        add(f"{task} brier", places, _means(briers / MOST_BRIER), scale=MOST_BRIER)
+        table = np.array([spread_probabilities(rows[place], measured.answers, place, classes) for place in places])
+        clusters = [groups[place] for place in places]
+        if area := interval_of_area([str(label) for label in references], table, classes, clusters):
+            found[f"{task} auc"] = _describe(area, len(set(clusters)))
+    with_entities = [place for place, outcome in enumerate(measured.outcomes) if outcome.entities]
+    if with_entities:
+        totals = [outcome.entities.totals for outcome in measured.outcomes if outcome.entities]
+        sums = np.array([[[2 * right, predicted + gold]] for right, predicted, gold in totals], dtype=float)
+        add("ner f1", with_entities, sums)
+    for figure, name in NAMES.items():
+        places, units, _ = call_units(figure, measured.outcomes)
+        if places:
+            add(name, places, units[:, None])
+    for name, values in (measured.rouge or {}).items():
+        places = [place for place, value in enumerate(values) if value is not None]
+        add(name, places, _means([values[place] or 0.0 for place in places]))
+    found |= _of_documents(rows, measured, groups)
+    texts = measured.answers.texts
+    if measured.answers.chosen_by is None and (places := text_places(rows)):
+        add("exact match", places, _means([is_exact(rows[place].reference, texts[place]) for place in places]))
+    return found
+
+
+def _of_documents(rows: Sequence[EvalRow], measured: Measured, groups: Sequence[str]) -> dict[str, FigureInterval]:
+    """Loss and perplexity per token of the documents among the rows."""
+    places = [place for place, row in enumerate(rows) if row.is_document]
+    sums = np.array([[[measured.answers.nll[place], measured.answers.num_tokens[place]]] for place in places], float)
+    totals = sum_by_group(sums, [groups[place] for place in places]) if places else sums
+    interval = studentised_interval(totals, np.ones(1), np.random.default_rng(0)) if len(totals) > 1 else None
+    if interval is None:
+        return {}
+    perplexity = Interval(*(math.exp(min(end, LARGEST_EXPONENT)) for end in interval))
+    return {"text loss": _describe(interval, len(totals)), "text perplexity": _describe(perplexity, len(totals))}
+
+
+def _describe(interval: Interval, num_units: int) -> FigureInterval:
+    return {"low": interval.low, "high": interval.high, "num_units": num_units}
+
+
+def _means(values: Sequence[float] | Values) -> Sums:
+    """(N,) values between 0 and 1 -> (N, 1, 2): value and 1."""
+    return np.stack([np.asarray(values, float), np.ones(len(values))], axis=1)[:, None]
+
+
+def _class_f1(references: Sequence[str | None], predicted: Sequence[str | None], classes: Sequence[str]) -> Sums:
+    """(N, C, 2) of the classes that occur: the F1 of each is 2 right / (predicted + reference)."""
+    is_reference, is_predicted = (
+        np.array([[label == name for name in classes] for label in side], float) for side in (references, predicted)
+    )
+    sums: Sums = np.stack([2 * is_reference * is_predicted, is_reference + is_predicted], axis=-1)
+    return sums[:, sums[..., 1].sum(0) > 0]
 
 
 class LossGroup(LossFigures):

@@ -1,7 +1,7 @@
 """ROUGE for mixed Chinese and Latin text as a metric of Hugging Face's `evaluate`.
 
 `evaluate.load("rouge")` fetches code from the hub and knows no Chinese; this one is local and counts with
-sft.metrics.rouge. It takes and returns what the hub's metric does. Importing it imports that package, and with it
+sft.metrics.generations. It takes and returns what the hub's metric does. Importing it imports that package, and with it
 transformers, so import it where ROUGE is asked for.
 
     MixedRouge(keep_in_memory=True).compute(predictions=["你好"], references=["你好"])
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 
 from sft.evaluation.hf_evaluate import load_hf_evaluate
-from sft.metrics.rouge import ROUGE_TYPES, rouge_signature, score_rouge
+from sft.metrics.generations import ROUGE_TYPES, rouge_signature, score_rouge
 
 _evaluate = load_hf_evaluate()
 

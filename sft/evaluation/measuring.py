@@ -28,16 +28,21 @@ from sft.config.train import TrainSettings
 from sft.config.tuned import TunedSettings
 from sft.console import say
 from sft.errors import ConfigError, RunError
-from sft.evaluation.figures import count_supervised_bytes
+from sft.evaluation.figures import FittedTemperature, count_supervised_bytes
 from sft.evaluation.forgetting import ForgettingFigures, measure_forgetting
 from sft.evaluation.journal import Journal, Side, hash_of
-from sft.evaluation.label_figures import FittedTemperature
-from sft.evaluation.model_answers import Asking, answer_rows, plan_budgets
-from sft.evaluation.outcomes import Measured, read_outcomes, take_rows, text_places
+from sft.evaluation.model_answers import (
+    Asking,
+    Measured,
+    answer_rows,
+    plan_budgets,
+    read_outcomes,
+    take_rows,
+    text_places,
+)
 from sft.evaluation.robustness import Robustness, fit_temperatures, measure_robustness
 from sft.evaluation.rows import Context, EvalRow, prepare_rows
-from sft.generation.backends import Writer, open_writer
-from sft.generation.batch import Room, usual_room
+from sft.generation.batch import Room, Writer, open_writer, usual_room
 from sft.models.adopted import open_tuned
 from sft.models.head import read_head
 from sft.models.loaded import LoadedModel

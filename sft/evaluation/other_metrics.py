@@ -23,7 +23,7 @@ from typing import Any, Literal, TypedDict
 
 from sft.errors import ConfigError, one_line
 from sft.evaluation.hf_evaluate import load_hf_evaluate
-from sft.evaluation.outcomes import Outcome, classes_of, text_places
+from sft.evaluation.model_answers import Outcome, classes_of, text_places
 from sft.evaluation.rows import EvalRow
 
 

@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 from prompts import ChatFormat
 from sft.evaluation.compare import Change
 from sft.evaluation.leaks import Overlap
-from sft.evaluation.outcomes import Measured
+from sft.evaluation.model_answers import Measured
 from sft.evaluation.rows import EvalRow, language_of_row
 
 

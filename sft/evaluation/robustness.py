@@ -15,9 +15,8 @@ from sft.config.evaluate import EvaluateSettings
 from sft.console import say
 from sft.data import Row
 from sft.errors import DataError
-from sft.evaluation.label_figures import FittedTemperature, label_places
-from sft.evaluation.model_answers import score_labelled
-from sft.evaluation.outcomes import Measured
+from sft.evaluation.figures import FittedTemperature, label_places
+from sft.evaluation.model_answers import Measured, score_labelled
 from sft.evaluation.rows import Context, EvalRow, sample_by_task, select_rows
 from sft.files import package_version
 from sft.metrics.calibration import fit_temperature, softmax

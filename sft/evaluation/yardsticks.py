@@ -23,7 +23,7 @@ from prompts.tasks import get_task
 from sft.console import say
 from sft.data.rows.canonical import Row, question_of
 from sft.evaluation.compare import Verdict, entity_sums, hits_of
-from sft.evaluation.outcomes import Outcome, class_of, cluster_of, places_by
+from sft.evaluation.model_answers import Outcome, class_of, cluster_of, places_by
 from sft.evaluation.rows import EvalRow
 from sft.metrics.comparison import PairedFigures, PairedMetric, compare_metrics
 from sft.metrics.entities import EntityCounts, Span, count_entities

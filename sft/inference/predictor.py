@@ -7,8 +7,7 @@ from pathlib import Path
 
 from prompts import conversation_of
 from prompts.head import answers_of
-from prompts.rows import tools_of
-from prompts.tasks import Row, Task, get_task, text_of
+from prompts.tasks import Row, Task, get_task, text_of, tools_of
 from sft.config.decoding import DECODING, Decoding
 from sft.config.layers import restore_settings
 from sft.config.tuned import TunedSettings

@@ -14,9 +14,8 @@ from types import MappingProxyType
 from prompts import PromptError, Tool, conversation_of
 from prompts.messages import ASKING, DOCUMENT
 from prompts.tasks import Row, Task, get_task, task_names, text_of
-from sft.data.files import BadRecord, read_records
-from sft.data.rows.canonical import Json
-from sft.data.rows.fields import read_list
+from sft.data.files.reader import read_records
+from sft.data.rows.canonical import BadRecord, Json, read_list
 from sft.data.rows.tools import find_tools
 from sft.data.rows.turns import ROLES, make_chat_row
 from sft.errors import ConfigError, DataError

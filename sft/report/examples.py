@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from sft.evaluation.predictions import Prediction
 from sft.pages import text as as_text
-from sft.text.scripts import HAN, KANA
+from sft.text.words import HAN, KANA
 
 SHOWN = 20
 MAX_CHARACTERS = 700  # of a text on the page; predictions.jsonl has all of it

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 
 from sft.evaluation.companions import compare_labels, improvement_rows
 from sft.evaluation.compare import SliceFigures
-from sft.evaluation.figures import ModelFigures
+from sft.evaluation.figures import ModelFigures, chosen_figures
 from sft.evaluation.flow import CleanFigures, Metrics
-from sft.evaluation.label_figures import chosen_figures
 from sft.evaluation.tool_calls import NAMES
 from sft.metrics.comparison import PairedFigures
 from sft.pages import is_number

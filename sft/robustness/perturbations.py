@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sft.robustness.lexicon import find_homophones, find_synonyms, find_words, protect
-from sft.text.scripts import HAN
+from sft.text.words import HAN
 
 T = TypeVar("T")
 Perturb = Callable[[str, random.Random], str]

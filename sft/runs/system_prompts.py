@@ -10,8 +10,7 @@ brings none, so the run's own must be the one it was trained under, or say that 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prompts.rows import own_system_prompt
-from prompts.tasks import Row, get_task, text_of
+from prompts.tasks import Row, get_task, own_system_prompt, text_of
 from sft.console import say
 from sft.runs.run import Run
 

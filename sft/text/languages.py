@@ -11,7 +11,7 @@ asks which of few languages a text is in, and that its answer never changes with
 import re
 from collections import Counter
 
-from sft.text.scripts import HAN, HANGUL, KANA, LATIN
+from sft.text.words import HAN, HANGUL, KANA, LATIN
 
 MAX_WORDS = 200  # of a text in Latin letters; the rest says no more
 

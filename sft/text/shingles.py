@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from sft.text.normalise import normalise_text
-from sft.text.scripts import HAN, KANA
+from sft.text.words import HAN, KANA
 
 HAN_SHINGLE = 2  # characters; one character changed in 20 leaves a Jaccard of .81, with 3 it leaves .72
 LATIN_SHINGLE = 5  # letters, across words

@@ -9,7 +9,7 @@ from sft.data import open_dataset
 from sft.data.building.build import build_dataset
 from sft.data.building.manifest import BuildOptions
 from sft.data.building.preset import Preset
-from sft.data.files import read_records
+from sft.data.files.reader import read_records
 from sft.errors import ConfigError, DataError
 from sft.text.normalise import normalise_text
 from tests.data.samples import instruct_rows

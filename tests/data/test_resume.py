@@ -62,7 +62,7 @@ def command(preset: Path, data_dir: Path, *flags: str) -> list[str]:
 
 def test_several_processes_write_the_bytes_of_one(tmp_path, monkeypatch):
     preset = load(write_sources(tmp_path, 3000))
-    monkeypatch.setattr("sft.data.files.BLOCK_BYTES", 1 << 16)  # many chunks
+    monkeypatch.setattr("sft.data.files.reader.BLOCK_BYTES", 1 << 16)  # many chunks
 
     for name, num_proc in (("one", 1), ("three", 3)):
         build_dataset(preset, tmp_path / name, BuildOptions(), num_proc=num_proc)
@@ -79,7 +79,7 @@ def test_several_processes_write_the_bytes_of_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_a_bad_row_ends_the_build_with_the_same_words_whoever_reads_it(num_proc, tmp_path, monkeypatch):
     preset = load(write_sources(tmp_path, 300))
-    monkeypatch.setattr("sft.data.files.BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr("sft.data.files.reader.BLOCK_BYTES", 1 << 14)
     source = preset.sources["a"].model_copy(update={"on_bad_row": "error"})
     preset = preset.model_copy(update={"sources": preset.sources | {"a": source}})
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sft.data.rows.adapters import adapt_stack_exchange
 from sft.data.rows.canonical import RowError
+from sft.data.rows.mapping import adapt_stack_exchange
 from tests.hub_lookalikes import make_answer
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from sft.evaluation.compare import compare_models
 from sft.evaluation.figures import summarise_model
-from sft.evaluation.model_answers import Answers
-from sft.evaluation.outcomes import Measured, read_outcomes
+from sft.evaluation.model_answers import Answers, Measured, read_outcomes
 from sft.evaluation.rows import prepare_rows, select_rows
 from tests.evaluation.conftest import settings_of
 

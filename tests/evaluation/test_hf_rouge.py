@@ -2,7 +2,7 @@ import pytest
 
 from sft.evaluation.hf_evaluate import load_hf_evaluate
 from sft.evaluation.hf_rouge import MixedRouge, rouge_of_rows
-from sft.metrics.rouge import rouge_signature
+from sft.metrics.generations import rouge_signature
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ from sft.evaluation.companions import (
     improvement_rows,
     write_companions,
 )
-from sft.evaluation.figures import summarise_model
-from sft.evaluation.label_figures import FittedTemperature, summarise_calibrations
-from sft.evaluation.model_answers import Answers
-from sft.evaluation.outcomes import Measured, cluster_of, read_outcomes
+from sft.evaluation.figures import FittedTemperature, summarise_calibrations, summarise_model
+from sft.evaluation.model_answers import Answers, Measured, cluster_of, read_outcomes
 from sft.evaluation.rows import prepare_rows, select_rows
 from sft.robustness.flips import HardAnswer, summarise_hard_cases, summarise_tests
 from tests.evaluation.conftest import settings_of

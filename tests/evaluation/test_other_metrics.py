@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sft.errors import ConfigError
+from sft.evaluation.model_answers import Outcome
 from sft.evaluation.other_metrics import load_metric
-from sft.evaluation.outcomes import Outcome
 from sft.evaluation.rows import EvalRow, prepare_rows, select_rows
 from tests.evaluation.conftest import settings_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sft.evaluation import evaluate_run, write_evaluation
-from sft.evaluation.outcomes import class_of
+from sft.evaluation.model_answers import class_of
 from sft.evaluation.robustness import fit_temperatures
 from sft.evaluation.rows import Context, prepare_rows
 from sft.robustness.perturbations import PERTURBATIONS, perturb

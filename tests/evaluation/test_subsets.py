@@ -1,7 +1,6 @@
 from dataclasses import dataclass
 
-from sft.evaluation.model_answers import Answers
-from sft.evaluation.outcomes import Measured, Outcome, take_rows
+from sft.evaluation.model_answers import Answers, Measured, Outcome, take_rows
 
 
 def test_every_list_of_a_measurement_is_taken_at_the_same_rows():

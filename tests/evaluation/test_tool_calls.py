@@ -8,9 +8,8 @@ from prompts import Encoded
 from prompts.tasks import get_task
 from prompts.tools import spell_answer
 from sft.evaluation.compare import compare_models
-from sft.evaluation.intervals import measure_intervals
-from sft.evaluation.model_answers import Answers, spell_as_reference
-from sft.evaluation.outcomes import Measured, Outcome, call_units, read_outcomes
+from sft.evaluation.figures import measure_intervals
+from sft.evaluation.model_answers import Answers, Measured, Outcome, call_units, read_outcomes, spell_as_reference
 from sft.evaluation.rows import EvalRow
 from sft.evaluation.tool_calls import NAMES, CallOutcome, score_calls, summarise_calls
 from sft.report.figures import tool_table

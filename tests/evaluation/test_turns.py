@@ -6,8 +6,7 @@ import pytest
 
 from prompts import Rules
 from sft.evaluation import evaluate_run, write_evaluation
-from sft.evaluation.model_answers import Asking, answer_rows
-from sft.evaluation.outcomes import cluster_of
+from sft.evaluation.model_answers import Asking, answer_rows, cluster_of
 from sft.evaluation.rows import prepare_rows
 from tests.evaluation.conftest import LIMITS, ROWS, settings_of, write_jsonl
 

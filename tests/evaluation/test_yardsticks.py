@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from prompts.tasks import get_task
 from sft.evaluation import yardsticks
-from sft.evaluation.outcomes import Outcome, class_of
+from sft.evaluation.model_answers import Outcome, class_of
 from sft.evaluation.rows import EvalRow
 from sft.evaluation.yardsticks import apply_yardsticks, match_names, summarise_yardsticks
 from sft.metrics.entities import Span, count_entities

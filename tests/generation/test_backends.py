@@ -11,8 +11,8 @@ import torch
 from sft.config.decoding import DECODING
 from sft.errors import ConfigError
 from sft.generation import Generated, generate_batch
-from sft.generation import backends as backends_module
-from sft.generation.backends import VllmWriter, check_generator, open_writer
+from sft.generation import batch as backends_module
+from sft.generation.batch import VllmWriter, check_generator, open_writer
 
 SHORT = DECODING["precise"].model_copy(update={"max_new_tokens": 6})
 

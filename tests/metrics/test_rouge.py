@@ -3,7 +3,7 @@ import random
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from sft.metrics.rouge import ROUGE_TYPES, rouge_signature, score_rouge
+from sft.metrics.generations import ROUGE_TYPES, rouge_signature, score_rouge
 
 WORDS = ["the", "model", "reads", "Python", "code", "42", "times", "and", "ends."]
 

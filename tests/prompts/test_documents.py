@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompts import PromptError, Rules, TooLong, conversation_of
-from prompts.documents import cut_windows
+from prompts.chatml import cut_windows
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=60), st.one_of(st.none(), st.integers(2, 70)))

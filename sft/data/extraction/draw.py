@@ -32,7 +32,7 @@ from sft.data.files.reader import OnBadRow
 from sft.data.files.writing import SHEET_ROWS, kind_of
 from sft.data.mongo.connection import Document
 from sft.data.quotas import SPLITS, Cell, Quotas, SplitPlan, largest_remainder, parse_label_quota, parse_pairs
-from sft.data.rows.fields import Record
+from sft.data.rows.canonical import Record
 from sft.errors import ConfigError, nearest_name
 
 RESERVE_ROWS, RESERVE_SHARE = 64, 50  # drawn beyond the quota: rows that do not fit the last places of a split

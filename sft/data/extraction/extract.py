@@ -26,8 +26,7 @@ from sft.data.extraction.draw import LABEL_COLUMN, Draw, ExtractPlan, id_key
 from sft.data.files.writing import check_writable, count_formulas, kind_of, open_writer
 from sft.data.ledger import Tally
 from sft.data.mongo.connection import Document, Retry, read_field, stream_documents, to_json
-from sft.data.rows.canonical import Json, RowError, group_key
-from sft.data.rows.fields import Record
+from sft.data.rows.canonical import Json, Record, RowError, group_key
 from sft.errors import DataError
 from sft.files import sha256_of
 

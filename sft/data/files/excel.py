@@ -32,8 +32,7 @@ from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 from openpyxl.xml.functions import iterparse
 
 from sft.console import warn
-from sft.data.rows.canonical import Json
-from sft.data.rows.fields import BadRecord, GoodRecord, NotAValue, name_kind
+from sft.data.rows.canonical import BadRecord, GoodRecord, Json, NotAValue, name_kind
 from sft.errors import DataError
 
 ROW, ALL_ROWS = f"{{{SHEET_MAIN_NS}}}row", f"{{{SHEET_MAIN_NS}}}sheetData"

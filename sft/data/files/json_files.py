@@ -13,22 +13,17 @@ from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 import orjson
 
-from sft.data.files.encoding import UTF8
-from sft.data.files.opening import open_bytes, open_text
-from sft.data.rows.canonical import Json, RowError
-from sft.data.rows.fields import BadRecord, GoodRecord, Record, name_kind
+from sft.data.files.opening import UTF8, open_bytes, open_text
+from sft.data.rows.canonical import BadRecord, GoodRecord, Json, Record, RowError, name_kind
 from sft.errors import DataError
 
-CHUNK_CHARACTERS = 1 << 20
 TURNS = re.compile(r'\[\s*\{\s*"(?:role|from|content|value)"\s*:')
 TURN_KEYS = {"role", "from"}  # of which every turn of a conversation has one
 KEY = re.compile(rb'"\s*:')  # one match for each key; more where a text holds the like
 BLANK_OR_COMMA = " \t\r\n,"
-SPACE = re.compile(r"\s*")
 SEVERAL = re.compile(r'\}[\s,]*\{"')  # objects after each other on a line, where they are not those of a list
 # What stands where JSON cannot continue, and what helps.
 TELLING_STARTS = {
@@ -203,91 +198,43 @@ def _explain(text: str, start: int, error: json.JSONDecodeError) -> str:
 def read_array(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
     """The objects of one JSON array, or of a file of nothing but objects over any number of lines, one at a time.
 
-    They are decoded from a window over the file: memory follows the longest row.
+    The text of the file is held whole, each row is decoded as it is asked for.
 
     Past a syntax error nothing can be found again, so that is a DataError; a row that is sound JSON but unusable is
     a BadRecord. Bytes that are no UTF-8 are carried along as lone surrogates and found there.
     """
     decoder = StrictDecoder()
     with open_text(path, encoding) as file:
-        window = _Window(file)
-        window.skip(SPACE)
-        is_array = window.text.startswith("[", window.position)
-        window.move_to(window.position + is_array)
-        last_line = 0  # of the row before
-        for number in itertools.count(1):
-            window.skip(SPACE_OR_COMMA)
-            if not is_array and window.position == len(window.text):
-                return
-            if is_array and window.text.startswith("]", window.position):
-                window.move_to(window.position + 1)
-                window.skip(SPACE)
-                if window.position < len(window.text):
-                    raise DataError(f"{path}:{window.line}: more text after the array; keep one array in a file")
-                return
-            line = window.line
-            try:
-                value, end = window.decode(decoder)
-            except RowError as error:
-                where, what = f"{path}:{line}", "an array" if is_array else "it"
-                raise DataError(f"{where}: {error}; mend the file, {what} cannot be read past this") from None
-            broken = not _is_encodable(window.text[window.position : end])  # before escapes: bytes, not \ud83d
-            window.move_to(end)
-            try:
-                if broken:
-                    shown = "UTF-8" if encoding == UTF8 else encoding
-                    raise RowError("invalid_utf8", f"contains bytes that are not {shown}")
-                yield GoodRecord(line, decoder.check(value))
-            except RowError as error:
-                which = f"row {number}: " if line == last_line else ""  # of several on one line
-                yield BadRecord(line, error.reason, f"{which}{error}")
-            last_line = line
-
-
-class _Window:
-    """A stretch of a text file that grows until a value fits and forgets what lies behind."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._ended = False
-        self.text = ""
-        self.position = 0
-        self.line = 1  # of `position`, from 1
-        self._grow()
-
-    def skip(self, pattern: re.Pattern[str]) -> None:
-        """Move past what the pattern matches here."""
-        while True:
-            match = pattern.match(self.text, self.position)
-            end = match.end() if match else self.position
-            if end < len(self.text) or self._ended:
-                break
-            self._grow()
-        self.move_to(end)
-
-    def decode(self, decoder: StrictDecoder) -> tuple[Json, int]:
-        """The value that begins here; the window doubles while the value may only be cut off by its edge."""
-        while True:
-            try:
-                value, end = decoder.decode(self.text, self.position)
-                if end < len(self.text) or self._ended:  # a number at the edge may continue after it
-                    return value, end
-            except RowError:
-                if self._ended:
-                    raise
-            self._grow()
-
-    def move_to(self, end: int) -> None:
-        """Go on at `end`, counting the lines passed."""
-        self.line += self.text.count("\n", self.position, end)
-        self.position = end
-        if self.position > CHUNK_CHARACTERS:
-            self.text, self.position = self.text[self.position :], 0
-
-    def _grow(self) -> None:
-        chunk = self._file.read(max(CHUNK_CHARACTERS, len(self.text)))  # doubling keeps a long row linear
-        self._ended = not chunk
-        self.text += chunk
+        text = file.read()
+    start = len(text) - len(text.lstrip())
+    is_array = text.startswith("[", start)
+    start += is_array
+    line, last_line, counted = 1, 0, 0  # of the row, of the row before, and the characters whose lines are counted
+    for number in itertools.count(1):
+        start = SPACE_OR_COMMA.match(text, start).end()  # type: ignore[union-attr]  # which matches nothing, too
+        line += text.count("\n", counted, start)
+        counted = start
+        if not is_array and start == len(text):
+            return
+        if is_array and text.startswith("]", start):
+            if rest := text[start + 1 :].lstrip():
+                line += text.count("\n", start, len(text) - len(rest))
+                raise DataError(f"{path}:{line}: more text after the array; keep one array in a file")
+            return
+        try:
+            value, end = decoder.decode(text, start)
+        except RowError as error:
+            what = "an array" if is_array else "it"
+            raise DataError(f"{path}:{line}: {error}; mend the file, {what} cannot be read past this") from None
+        try:
+            if not _is_encodable(text[start:end]):  # before escapes: bytes, not \ud83d
+                shown = "UTF-8" if encoding == UTF8 else encoding
+                raise RowError("invalid_utf8", f"contains bytes that are not {shown}")
+            yield GoodRecord(line, decoder.check(value))
+        except RowError as error:
+            which = f"row {number}: " if line == last_line else ""  # of several on one line
+            yield BadRecord(line, error.reason, f"{which}{error}")
+        start, last_line = end, line
 
 
 def _count_keys(record: Record) -> int:

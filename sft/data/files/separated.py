@@ -15,9 +15,8 @@ from typing import Literal, NamedTuple
 
 from prompts.task import BLANK
 from sft.console.narration import say_once
-from sft.data.files.encoding import UTF8
-from sft.data.files.opening import kind_of_file, open_bytes, open_text
-from sft.data.rows.fields import BadRecord, GoodRecord
+from sft.data.files.opening import UTF8, kind_of_file, open_bytes, open_text
+from sft.data.rows.canonical import BadRecord, GoodRecord
 from sft.errors import DataError
 
 CELL_LIMIT = min(sys.maxsize, 2**31 - 1)  # characters; the module's own limit is 131,072

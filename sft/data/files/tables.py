@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from sft.data.rows.canonical import Json
-from sft.data.rows.fields import GoodRecord, NotAValue
+from sft.data.rows.canonical import GoodRecord, Json, NotAValue
 from sft.errors import DataError, one_line
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from types import TracebackType
 
 import orjson
 
-from sft.data.rows.canonical import Json, RowError
-from sft.data.rows.fields import Record
+from sft.data.rows.canonical import Json, Record, RowError
 from sft.errors import ConfigError
 
 WRITABLE = (".jsonl", ".csv", ".xlsx")

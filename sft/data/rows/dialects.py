@@ -21,13 +21,22 @@ from typing import NamedTuple
 from prompts import PromptError
 from prompts.task import BLANK, Task, is_blank, label_key
 from prompts.tasks import get_task, task_names
-from sft.data.rows.canonical import Json, Row, RowError, refuse_endless
-from sft.data.rows.explaining import COMMON, explain_unknown
-from sft.data.rows.fields import Record, name_kind, read_entities, read_list, read_optional_text, read_text
+from sft.data.rows.canonical import (
+    Json,
+    Record,
+    Row,
+    RowError,
+    name_kind,
+    read_entities,
+    read_list,
+    read_optional_text,
+    read_text,
+    refuse_endless,
+)
 from sft.data.rows.mapping import MAY_BE_MISSING, find_value
 from sft.data.rows.pairs import BESIDE_PAIRS, PAIRS, USUAL, Pair, make_pair_row, refuse_rejected
 from sft.data.rows.reading import NO_GROUPS, Reading, known_task, word_tasks
-from sft.data.rows.recognised import LABELS_KEPT, Recognised
+from sft.data.rows.recognised import COMMON, LABELS_KEPT, Recognised, explain_unknown
 from sft.data.rows.tools import TOOL_COLUMNS, find_tools
 from sft.data.rows.turns import is_chatml, make_chat_row, read_chatml
 from sft.errors import ConfigError, nearest_name

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from prompts.task import BLANK, is_blank
 from prompts.tools import CALL
-from sft.data.rows.canonical import Json, Row, RowError
-from sft.data.rows.fields import Record, name_kind, read_list, read_optional_text, read_text
+from sft.data.rows.canonical import Json, Record, Row, RowError, name_kind, read_list, read_optional_text, read_text
 from sft.data.rows.tools import TOOL_COLUMNS, find_tools
 from sft.data.rows.turns import (
     SPELLED,

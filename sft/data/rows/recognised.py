@@ -1,13 +1,16 @@
 """What was recognised in a file, in one line for the user, and what may only be said once all of it was read.
 
 recognised.describe("a.csv")      # "a.csv: 9 rows, recognised as text/label; labels read (sentiment): 1 as 正面"
+
+explain_unknown says what a record is that fits no form, and which flag helps.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prompts.task import label_key
+from prompts.task import BLANK, Task, label_key
+from sft.data.rows.canonical import Record, RowError
 from sft.data.rows.mapping import MAY_BE_MISSING
 from sft.errors import DataError
 
@@ -72,3 +75,84 @@ def check_numbers(shown_as: str, recognised: Recognised) -> None:
             f"{shown_as}: the labels are {numbers}, more than {', '.join(sorted(recognised.label_tasks))} has; say "
             "what they mean with --labels and --label_map (in a preset: labels, label_map)"
         )
+
+
+COMMON = frozenset(("id", "group", "attribution"))  # columns that any row may have beside its form's
+# Columns that people call otherwise, to be named where nothing fits.
+HINTS = {
+    **dict.fromkeys(("文本", "评论", "内容", "正文", "句子", "review", "comment", "content", "sentence"), "text"),
+    **dict.fromkeys(("标签", "类别", "分类", "情感", "category", "class", "sentiment", "target", "labels"), "label"),
+    **dict.fromkeys(("问题", "提问", "指令"), "instruction"),
+    **dict.fromkeys(("回答", "答案", "输出", "回复"), "output"),
+    "输入": "input",
+}
+
+
+def explain_unknown(record: Record, task: Task | None, *, is_table: bool) -> RowError:
+    """What stands there in place of a known form, and what to do about it.
+
+    task: of the rows, where the user named one. is_table: the record is under a header line.
+    """
+    if task is not None and task.kind == "document":
+        texts = {name: value for name, value in record.items() if isinstance(value, str) and name != "id"}
+        longest = max(texts, key=lambda name: len(texts[name]), default="...")
+        shown = ", ".join(sorted(record)[:8]) or "none"
+        return RowError("unknown_dialect", f"no 'text' among the columns ({shown}); perhaps --columns text={longest}")
+    if problem := _explain_shape(record):
+        return RowError("unknown_dialect", problem)
+    hints = _list_hints(record)
+    if isinstance(record.get("text"), str) and not hints:
+        others = sorted(name for name in record.keys() - COMMON - {"text"} if record[name])[:4]
+        beside = f" (beside it: {', '.join(others)})" if others else ""
+        return RowError(
+            "unknown_dialect",
+            f"'text' is there and nothing to answer{beside}: --task text learns whole documents; else give label, "
+            "output or turns, or name their column with --columns",
+        )
+    shown = ", ".join(sorted(record)[:8]) or "none"
+    if hints:
+        remedy = f"perhaps --columns {','.join(hints)}"
+    else:
+        remedy = "name the columns: --columns instruction=...,output=... or text=...,label=..."
+    if is_table and len(record) == 1 and not shown.replace("_", "").isalnum():
+        remedy = "cells are separated by commas, semicolons, tabs or vertical bars"
+    header = "; if the first line is a row and no header, write one above it" if is_table else ""
+    forms = (
+        "messages, conversations, instruction/output, question/answer, query/response, prompt/completion, text/label"
+    )
+    return RowError(
+        "unknown_dialect",
+        f"columns ({shown}) fit no known form ({forms}, ...); {remedy}{header} (in a preset: columns)",
+    )
+
+
+def _explain_shape(record: Record) -> str:
+    """What a file is whose rows are not its rows: they lie in a list of its one object, or are turns, or columns."""
+    held = {name: value for name, value in record.items() if isinstance(value, dict | list)}
+    if record.keys() & {"role", "from"} and record.keys() & {"content", "value"}:
+        return 'turns, each a row of its own: a conversation is one row, {"messages": [...]}'
+    for name, value in held.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict) and not value[0].keys() & {"role", "from"}:
+            return (
+                f"rows lie in {name!r}, a list of {len(value):,}: save that list as the file (with jq: "
+                f"jq .{name} a.json > b.json)"
+            )
+    if held and len(held) == len(record):
+        kinds = {type(value) for value in held.values()}
+        if kinds == {dict} and not any(name in HINTS for name in record):
+            return "an object of objects: save their list as the file (with jq: jq '[.[]]' a.json > b.json)"
+    return ""
+
+
+def _list_hints(record: Record) -> list[str]:
+    """The fields that columns are perhaps meant for: ["text=评论", "label=标签"]."""
+    hints = []
+    for name, value in record.items():
+        bare = name.strip(BLANK).casefold().lstrip("#")
+        if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].keys() & {"role", "from"}:
+            hints.append(f"messages={name}")
+        elif bare in HINTS and HINTS[bare] not in record:
+            hints.append(f"{HINTS[bare]}={name}")
+        elif bare != name and bare in ("text", "label", "instruction", "output"):
+            hints.append(f"{bare}={name}")
+    return hints

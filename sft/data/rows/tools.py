@@ -14,8 +14,7 @@ from pathlib import Path
 from prompts.messages import NAME, Tool, ToolCall
 from prompts.task import is_blank
 from prompts.tools import CALL, BrokenCall, parameters_of, read_answer_text, to_json
-from sft.data.rows.canonical import Json, RowError
-from sft.data.rows.fields import name_kind
+from sft.data.rows.canonical import Json, RowError, name_kind
 from sft.errors import ConfigError, one_line
 
 NOTHING: tuple[Json, ...] = (None, "", [], {}, "[]", "{}", "null", "none", "None")

@@ -14,8 +14,7 @@ from prompts.family import TEXT_END, THINK_END, THINK_START, TURN_END, TURN_STAR
 from prompts.messages import Tool
 from prompts.task import BLANK, is_blank
 from prompts.tools import CALL, RESULT, RESULT_END, read_system
-from sft.data.rows.canonical import Json, Row, RowError, Turn
-from sft.data.rows.fields import name_kind
+from sft.data.rows.canonical import Json, Row, RowError, Turn, name_kind
 from sft.data.rows.tools import (
     drop_filled,
     drop_nulls,

@@ -21,10 +21,10 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sft.data.files import BadRecord, GoodRecord, parse_lines
+from sft.data.files.json_files import parse_lines
 from sft.data.files.reader import BadRow, FoundRow, convert_records
 from sft.data.quotas import parse_label_quota
-from sft.data.rows.canonical import Row, answer_of, question_of
+from sft.data.rows.canonical import BadRecord, GoodRecord, Row, answer_of, question_of
 from sft.data.rows.mapping import NOTHING, Mapping, Tags
 from sft.data.rows.reading import Reading, described_tasks, make_reading
 from sft.data.rows.recognised import Recognised

@@ -29,8 +29,8 @@ from sft.data.rows.canonical import Row, answer_of, question_of
 from sft.errors import DataError, nearest_name
 from sft.files import find_file
 from sft.text.languages import LANGUAGES, detect_language
-from sft.text.scripts import UNSPACED
 from sft.text.shingles import hash_ngrams
+from sft.text.words import UNSPACED
 
 REPEATED_NGRAM = 10  # characters that stand a second time count as repeated
 

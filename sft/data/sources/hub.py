@@ -35,9 +35,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from sft.console import say
-from sft.data.files import GoodRecord
 from sft.data.files.tables import make_restorer
-from sft.data.rows.fields import Record
+from sft.data.rows.canonical import GoodRecord, Record
 from sft.data.rows.recognised import Recognised
 from sft.data.sources.base import BadRow, Chunk, FoundRow, MappedSource, Origin, RecordsChunk, cut
 from sft.errors import TRANSIENT_STATUS, DataError, nearest_name, one_line

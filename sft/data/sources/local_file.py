@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from sft.console import say
-from sft.data.files import read_line_blocks, read_records
-from sft.data.files.reader import convert_records, draw_sample
+from sft.data.files.reader import convert_records, draw_sample, read_line_blocks, read_records
 from sft.data.named_files import by_split, find_files, hash_files, is_several
 from sft.data.rows.recognised import Recognised, check_columns
 from sft.data.sources.base import BadRow, Chunk, FoundRow, LinesChunk, MappedSource, Origin

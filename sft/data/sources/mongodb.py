@@ -7,10 +7,9 @@ from pydantic import Field, JsonValue, field_validator
 
 from sft.config.secrets import ADVICE, holds_password
 from sft.console import say
-from sft.data.files import BadRecord, GoodRecord
 from sft.data.files.reader import convert_records
 from sft.data.mongo.address import Address, make_address
-from sft.data.rows.canonical import RowError
+from sft.data.rows.canonical import BadRecord, GoodRecord, RowError
 from sft.data.rows.recognised import Recognised
 from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
 

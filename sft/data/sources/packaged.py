@@ -19,9 +19,8 @@ import xxhash
 import yaml
 from pydantic import Field, model_validator
 
-from sft.data.rows.canonical import Entity, Row, RowError
+from sft.data.rows.canonical import Entity, Record, Row, RowError
 from sft.data.rows.dialects import make_labelled_row, read_instruct
-from sft.data.rows.fields import Record
 from sft.data.rows.reading import described_tasks, find_task
 from sft.data.sources.base import BadRow, FoundRow, PackagedSource
 from sft.errors import DataError, one_line

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.data.files import GoodRecord, read_records
 from sft.data.files.excel import escape_text, unescape_text
-from sft.data.files.reader import BadRow, RowReader
+from sft.data.files.reader import BadRow, RowReader, read_records
 from sft.data.files.writing import check_writable, open_writer
-from sft.data.rows.canonical import RowError
+from sft.data.rows.canonical import GoodRecord, RowError
 from sft.errors import ConfigError, DataError
 
 texts = st.text(st.characters(exclude_categories=("Cs",)))  # BSON and UTF-8 have no lone surrogates

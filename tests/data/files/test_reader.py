@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from sft.data.files import BadRecord, GoodRecord, read_records
-from sft.data.files.json_files import CHUNK_CHARACTERS, parse_line, read_array
-from sft.data.files.reader import BadRow, FoundRow, RowReader
+from sft.data.files.json_files import parse_line, read_array
+from sft.data.files.reader import BadRow, FoundRow, RowReader, read_records
+from sft.data.rows.canonical import BadRecord, GoodRecord
 from sft.errors import DataError
 
 GOOD = '{"instruction": "Q", "input": "", "output": "A"}'
@@ -230,12 +230,12 @@ def test_the_reader_says_what_it_recognised_and_what_it_ignored(tmp_path):
     )
 
 
-def test_a_row_longer_than_the_window_is_read_from_an_array(tmp_path):
+def test_a_row_of_millions_of_characters_is_read_from_an_array(tmp_path):
     path = tmp_path / "long.json"
-    long = json.loads(GOOD) | {"output": "x" * (2 * CHUNK_CHARACTERS)}
+    long = json.loads(GOOD) | {"output": "x" * 2**21}
     path.write_text(json.dumps([json.loads(GOOD), long, json.loads(GOOD)]), encoding="utf-8")
 
-    assert [len(found.fields["output"]) for found in read_array(path)] == [1, 2 * CHUNK_CHARACTERS, 1]
+    assert [len(found.fields["output"]) for found in read_array(path)] == [1, 2**21, 1]
 
 
 json_values = st.recursive(

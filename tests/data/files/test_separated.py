@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sft.data.files import BadRecord, GoodRecord, read_records, separated
+from sft.data.files import separated
 from sft.data.files.opening import open_text
+from sft.data.files.reader import read_records
+from sft.data.rows.canonical import BadRecord, GoodRecord
 from sft.errors import DataError
 
 

@@ -6,7 +6,8 @@ import datasets
 import pytest
 
 from sft.data import open_dataset
-from sft.data.files import GoodRecord, read_records
+from sft.data.files.reader import read_records
+from sft.data.rows.canonical import GoodRecord
 from sft.errors import DataError
 
 # A text that is JSON itself, such as "35", is kept as it is by `datasets` and read back as 35, there as here.

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sft.data.files import BadRecord, GoodRecord
-from sft.data.rows.canonical import RowError
+from sft.data.rows.canonical import BadRecord, GoodRecord, RowError
 from sft.data.rows.mapping import Mapping, Tags
 
 RECORD = {"q": "Why?", "context": {"parts": ["one", "two"], "score": 0.5}, "empty": None, "a.b": "dotted"}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sft.data.files import GoodRecord, read_line_blocks, read_records
-from sft.data.files.encoding import UTF8, choose_encoding
+from sft.data.files.opening import UTF8, choose_encoding
+from sft.data.files.reader import read_line_blocks, read_records
+from sft.data.rows.canonical import GoodRecord
 from sft.errors import ConfigError, DataError
 
 WORDS = {

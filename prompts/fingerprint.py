@@ -82,7 +82,7 @@ class Fingerprint:
         return lines
 
     def to_json(self) -> dict[str, object]:
-        """For run.json: {"digest": "9c1f...", "parts": {...}}."""
+        """The entry of run.json: {"digest": "9c1f...", "parts": {...}}."""
         return {"digest": self.digest, "parts": dict(self.parts)}
 
     @classmethod

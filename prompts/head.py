@@ -26,16 +26,16 @@ class Head:
 
     @property
     def id2label(self) -> dict[int, str]:
-        """As transformers' configs have it: {0: "负面", 1: "正面"}."""
+        """The mapping in the form of transformers' configs: {0: "负面", 1: "正面"}."""
         return dict(enumerate(self.labels))
 
     @property
     def label2id(self) -> dict[str, int]:
-        """As transformers' configs have it: {"负面": 0, "正面": 1}."""
+        """The mapping in the form of transformers' configs: {"负面": 0, "正面": 1}."""
         return {label: number for number, label in self.id2label.items()}
 
     def describe(self) -> str:
-        """For the fingerprint: `classification of the last token, labels 负面|正面`."""
+        """The head's entry in the fingerprint: `classification of the last token, labels 负面|正面`."""
         return f"classification of {READS[self.pooling]}, labels {'|'.join(self.labels)}"
 
     def class_of_row(self, task: Task, row: Row) -> int:

@@ -1,4 +1,4 @@
-"""A chat template is a program of whoever made the model; here it is run in a process of its own, with limits.
+"""A chat template is a program by the model's author; it runs here in a separate process with limits.
 
 jinja2's sandbox keeps a template from files and from Python's inside, but not from looping for ever or from a string of
 a terabyte. A process can be given limits of time and memory that nothing in it gets around, and ends without harm.

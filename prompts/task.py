@@ -47,7 +47,7 @@ WHOLE = re.compile(r"([+-]?\d+)\.0+")  # what a table makes of a class number be
 
 
 def no_labels(row: Row) -> tuple[str, ...]:
-    """For tasks that are answered in free text."""
+    """The answer of a free-text task is the text itself."""
     return ()
 
 
@@ -264,7 +264,7 @@ def _peel(text: str) -> list[str]:
 
 
 def _count_while(text: str, characters: str) -> int:
-    """How many characters at the beginning are among these or blank, up to MAX_PEELED."""
+    """Number of leading characters that are among these or blank, at most MAX_PEELED."""
     others = (
         number for number, character in enumerate(text) if character not in characters and not character.isspace()
     )

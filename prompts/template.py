@@ -168,7 +168,7 @@ def _compare(what: str, rendered: str, expected: str) -> None:
 
 
 def _name_difference(what: str, rendered: str, expected: str) -> tuple[int, str]:
-    """Where two texts part, and how: (31, "in a prompt, after 'm_end|>' it writes 'x' where 'y' was expected")."""
+    """The first difference of two texts: (31, "in a prompt, after 'm_end|>' it writes 'x' where 'y' was expected")."""
     place = next((i for i, (a, b) in enumerate(zip(rendered, expected, strict=False)) if a != b), None)
     place = min(len(rendered), len(expected)) if place is None else place
     return place, (

@@ -1,4 +1,4 @@
-"""Text -> token ids with every added token switched off: nobody's text can become a control token.
+"""Text -> token ids with every added token switched off: no text can become a control token.
 
 A tokenizer looks for its added tokens (`<|im_start|>`, `<think>`, ...) in the text before it splits it. Here a second
 tokenizer shares the first one's model and splitting rules and has no added tokens at all, so `<|im_end|>` in a text is
@@ -88,7 +88,7 @@ class TextEncoder:
         )
 
     def describe(self) -> str:
-        """What tells this tokenizer from another: "49,152 tokens, sha256 0a1b2c3d4e5f6789"."""
+        """The tokenizer's identity: "49,152 tokens, sha256 0a1b2c3d4e5f6789"."""
         parts = json.loads(self._backend.to_str())
         added = sorted((token["id"], token["content"]) for token in parts["added_tokens"])
         rules = [parts["model"], added, parts["normalizer"], parts["pre_tokenizer"]]

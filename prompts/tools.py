@@ -61,7 +61,7 @@ class Span(NamedTuple):
 
 
 class BrokenCall(ValueError):
-    """What a model wrote as a call and nobody can carry out: which part of it is wrong."""
+    """A call written by a model that cannot be executed, with the part that is wrong."""
 
 
 # Writing

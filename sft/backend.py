@@ -116,5 +116,5 @@ def _why_not_unsloth(is_asked_for: bool) -> str | None:
 
 
 def is_launched_sharded() -> bool:
-    """Whether accelerate was told to cut the weights into pieces; known before anything is loaded."""
+    """Whether accelerate was configured to shard the weights; known before anything is loaded."""
     return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))

@@ -82,7 +82,7 @@ class Conversation:
 
     @property
     def num_asked(self) -> int:
-        """Questions asked since the chat began, forgotten ones too: tells one draw from the next."""
+        """Number of questions since the chat began, forgotten ones included: seeds each draw differently."""
         return self._num_asked
 
     @property

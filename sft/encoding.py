@@ -48,7 +48,7 @@ class EncodedRows:
         return {label: counts[number] for number, label in enumerate(self.head.labels)} if self.head else {}
 
     def counts(self) -> dict[str, object]:
-        """For run.json: {"read": 9500, "kept": 9412, "shortened": 61, "dropped": 88, "tokens": 4210337, ...}."""
+        """The entry of run.json: {"read": 9500, "kept": 9412, "shortened": 61, "dropped": 88, ...}."""
         counts: dict[str, object] = {
             "read": self.num_read,
             "kept": self.num_read - len(self.dropped),

@@ -446,7 +446,7 @@ def package_version(package: str) -> str:
 
 
 def cache_root() -> Path:
-    """Where converted models live: $QWEN_SFT_CACHE, else the user's cache folder."""
+    """Folder of converted models: $QWEN_SFT_CACHE, else the user's cache folder."""
     if chosen := os.environ.get("QWEN_SFT_CACHE"):
         return Path(chosen)
     try:

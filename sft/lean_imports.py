@@ -91,7 +91,7 @@ def _unless_imported(mark: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _unmarked() -> Iterator[None]:
-    """Inside, functions that are marked for torch.compile, which nobody calls here, are not.
+    """Inside this context, functions marked for torch.compile are left uncompiled; none is called here.
 
     A package that transformers imports meanwhile and that needs the compiler (torchao, of Unsloth's dependencies)
     imports the real one, whose modules look names up in `torch._dynamo`: from then on both are what they always are.

@@ -34,14 +34,14 @@ Kind = Literal["models", "datasets"]
 
 
 class Snapshot(NamedTuple):
-    """The files of a repository on this machine; `revision` tells them from others: "master, files 3f9a0c41d2b8"."""
+    """The files of a repository on this machine; `revision` identifies them: "master, files 3f9a0c41d2b8"."""
 
     folder: Path
     revision: str
 
 
 class RemoteFile(NamedTuple):
-    """A file as the list has it; sha256 is "" where it tells none."""
+    """A file as listed by the API; sha256 is "" if the list has none."""
 
     path: str
     size: int

@@ -13,7 +13,7 @@ def build_prompt(row: Row) -> list[Message]:
 
 
 def read_answer(text: str, row: Row) -> Parsed | Unparseable:
-    """The answer without blanks around it; an empty one says nothing."""
+    """The answer without surrounding blanks; an empty one is Unparseable."""
     return text.strip() or Unparseable("the answer is empty", text)
 
 

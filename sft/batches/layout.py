@@ -110,7 +110,7 @@ def fill_up(
 
 
 def _bounds(lengths: torch.Tensor) -> torch.Tensor:
-    """Where rows begin, and where the last one ends: [5, 7] -> [0, 5, 12]."""
+    """Start of each row and end of the last one: [5, 7] -> [0, 5, 12]."""
     return pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
@@ -132,7 +132,7 @@ def pad_rows(rows: Sequence[Encoded], pad_id: int) -> Batch:
 
 
 class Predictors(NamedTuple):
-    """Where a batch's supervised tokens are predicted: (N,) each, but for columns."""
+    """Positions at which a batch's supervised tokens are predicted: (N,) each, except columns."""
 
     columns: torch.Tensor  # (K,), the positions whose logits are wanted, of every line
     lines: torch.Tensor

@@ -1,4 +1,4 @@
-"""What rows of one batch begin with in common - a system prompt, a task's instruction - found, to be computed once.
+"""Finds prefixes shared by the rows of a batch (system prompt, instruction), so that they are computed once.
 
 Causal layers say the same of equal beginnings. So a batch can be a forest: segments of tokens, each standing after the
 segments that come before it in its rows. Four rows of two tasks, system prompt and instructions in common:

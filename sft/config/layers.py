@@ -82,7 +82,7 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> dict[str, str]:
-        """Where each value that is not a default came from: {"lora_r": "flag", "model": "recipes/demo.yaml"}."""
+        """Origin of each value that is not a default: {"lora_r": "flag", "model": "recipes/demo.yaml"}."""
         return dict(self._origins)
 
     def describe(self) -> list[str]:
@@ -277,7 +277,7 @@ def _is_boolean(cls: type[Settings], field: str) -> bool:
 
 
 def _read_environment(cls: type[S]) -> Mapping[str, object]:
-    """Values of SFT_<FIELD>. Another script's setting is left to that script; a name nobody knows is refused."""
+    """Values of SFT_<FIELD>. Another script's setting is ignored; an unknown name is refused."""
     given = {name.removeprefix(ENV_PREFIX): value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
     own = {name.upper(): name for name in field_names(cls)}
     if not given.keys() <= own.keys():

@@ -64,7 +64,7 @@ def _read_paths(value: object) -> object:
 
 
 def _only(setting: str, value: object) -> Twin:
-    """A switch that sets one value: `--fp16` is dtype fp16, and `fp16: false` says nothing."""
+    """A switch that sets one value: `--fp16` is dtype fp16, and `fp16: false` has no effect."""
     return Twin(setting, {"true": value, "auto": "auto", "false": SKIP}, strict=True)
 
 

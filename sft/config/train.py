@@ -280,7 +280,7 @@ class TrainSettings(ResultSettings):
     @field_validator("rope_scaling", mode="before")
     @classmethod
     def _write_scaling(cls, value: object) -> object:
-        """As transformers and LLaMA-Factory have it, too: {rope_type: yarn, factor: 4} is yarn:4."""
+        """Accept the mapping of transformers and LLaMA-Factory, too: {rope_type: yarn, factor: 4} is yarn:4."""
         if isinstance(value, dict):
             original = value.get("original_max_position_embeddings")
             kind = value.get("rope_type", value.get("type"))

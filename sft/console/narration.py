@@ -1,4 +1,4 @@
-"""Narration: what a script tells the person while it works, on stderr, so that stdout holds results alone.
+"""Narration: progress and notes for the user on stderr, so that stdout has only results.
 
     say("reads 18 rows")                      # stderr: reads 18 rows
     for row in progress(rows, "scoring"): ... # a bar with rate and time left

@@ -42,7 +42,7 @@ def fold(text: str, width: int, *, indent: int = 0) -> str:
 
 
 def find_breaks(line: str, width: int) -> list[int]:
-    """Where a line breaks, in characters: ("abc def", 5) -> [4]."""
+    """Offsets at which a line breaks, in characters: ("abc def", 5) -> [4]."""
     breaks: list[int] = []
     begin, used = 0, 0  # of the line that grows
     for start, end in find_units(line):

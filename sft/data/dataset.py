@@ -308,7 +308,7 @@ def part_document(row: Row, eval_ratio: float) -> tuple[Row, Row] | None:
 
 
 def _find_sides(rows: list[Row], seed: int) -> list[int]:
-    """For each row a key that is equal where two rows must not be parted."""
+    """One key per row, equal for rows that must stay on the same side of a split."""
     group = [group_key(asked_of(row), seed) for row in rows]
     thread = [
         key if (named := thread_of(row)) is None else group_key(named, seed)
@@ -336,7 +336,7 @@ def _take_rows(
     recognised: Callable[[], Recognised] = Recognised,
     ids: set[str] | None = None,
 ) -> list[Row]:
-    """Every row with its id and source; what cannot be used is told or raised.
+    """Every row with its id and source; unusable rows are reported or raised.
 
     The id is the row's own, else NAME-17 by its line; of several on a line the second is NAME-17.2.
     """

@@ -80,7 +80,7 @@ class Manifest(TypedDict):
 
 
 class Staging(NamedTuple):
-    """Where a build works: `dataset` becomes the dataset's folder, `sources` holds what --resume builds on."""
+    """Working folder of a build: `dataset` becomes the dataset's folder, `sources` holds what --resume builds on."""
 
     dataset: Path
     sources: Path
@@ -108,7 +108,7 @@ def stage_folder(target: Path, *, resume: bool = False) -> Iterator[Staging]:
 
 
 def publish_folder(staged: Path, target: Path, manifest: Manifest) -> None:
-    """Write the manifest, flush everything to disk, and put the folder in its place."""
+    """Write the manifest, flush everything to disk, and rename the folder to its final name."""
     (staged / MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
     for path in [*staged.iterdir(), staged]:
         flush(path)
@@ -145,7 +145,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_split(folder: Path, manifest: Manifest, name: str) -> list[Row]:
-    """The rows of one split; raises DataError where the file is missing or not the one the manifest speaks of."""
+    """The rows of one split; raises DataError if the file is missing or does not match the manifest."""
     path = folder / f"{name}.jsonl"
     if not path.is_file() or sha256_of(path) != manifest["files"][path.name]["sha256"]:
         raise DataError(f"{path}: missing or changed since the dataset was built; build it again")

@@ -109,7 +109,7 @@ def compare_with_base(tuned: ModelFigures, base: ModelFigures) -> Json | None:
 
 
 class ShortMetrics(TypedDict, total=False):
-    """Of the tuned model; auc is left out where all rows are of one class. Rows of the matrix: the right class."""
+    """Figures of the tuned model; auc is left out if all rows are of one class. Matrix rows are right classes."""
 
     accuracy: float
     precision: float

@@ -1,4 +1,4 @@
-"""An evaluation from beginning to end, and its folder.
+"""A whole evaluation, and its folder.
 
 evaluation = evaluate_run(run, settings)
 write_evaluation(evaluation, run.evaluation_dir)      # metrics.json, predictions.jsonl; sft.report adds the reports
@@ -318,7 +318,7 @@ def _predict(measured: Measurements, chat: ChatFormat, overlaps: dict[str, Overl
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write metrics.json and predictions.jsonl; metrics.json last, so that it never speaks of files not yet there."""
+    """Write metrics.json and predictions.jsonl; metrics.json last, so that it never refers to missing files."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in evaluation.predictions]
     write_atomically(folder / PREDICTIONS_FILE, "".join(lines))

@@ -83,7 +83,7 @@ def find_overlaps(rows: Sequence[Row], training: Sequence[Row]) -> dict[str, Ove
 
 
 def _shared_instructions(training: Iterable[Row]) -> set[str]:
-    """Instructions that several training rows with an input share: what such rows have in common says nothing."""
+    """Instructions that several training rows with an input share: such a shared text is no sign of a leak."""
     counts = Counter(row["instruction"] for row in training if row.get("input"))
     return {instruction for instruction, count in counts.items() if count > 1}
 

@@ -21,7 +21,7 @@ from prompts.tools import CALL, BrokenCall, read_answer_text
 
 @dataclass(frozen=True)
 class CallOutcome:
-    """What one answer's calls amount to, of a row that offers tools or whose reference calls.
+    """Scores of one answer's calls, for a row that offers tools or whose reference calls.
 
     tries: the answer holds a call, or what should have been one; is_call: and it can be read. The arguments are counted
     over the calls of the reference and those of the answer that name the same function.

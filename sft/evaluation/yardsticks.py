@@ -274,7 +274,7 @@ WORDS: dict[str, tuple[str, str]] = {
 def judge_yardsticks(
     by_task: Mapping[str, Mapping[str, YardstickFigures]], left_out: Mapping[str, str], name: str = "tuned"
 ) -> Verdict:
-    """The tuned model against each task's strongest yardstick, in words; what has no yardstick is told with the reason.
+    """The tuned model against each task's strongest yardstick, in words; tasks without one are listed with a reason.
 
     {"en": "Tuned beats a bag of words by 3.1 points (1.2 to 5.0): sentiment accuracy 0.911 against 0.880.", "zh": ...}
     """

@@ -65,7 +65,7 @@ class Limits:
     same_answers: float = 0.0  # 0: rounding turns a tie over somewhere in most answers, so they are reported only
 
     def exceeded_by(self, found: Agreement) -> list[str]:
-        """["mean KL 0.31, at most 0.001"]; [] where the export is as near as it should be."""
+        """["mean KL 0.31, at most 0.001"]; [] if the export is as near as it should be."""
         lines = []
         if not found.mean_kl <= self.mean_kl:  # so that nan counts
             lines.append(f"mean KL {found.mean_kl:.3g}, at most {self.mean_kl:g}")

@@ -31,7 +31,7 @@ SHOWN_SETTINGS = (
 
 
 def base_id(run: Run) -> str | None:
-    """The hub id of the base, None where it was a folder of this machine (whose path is nobody's business)."""
+    """The hub id of the base, None if it was a folder of this machine (whose path stays private)."""
     name = run.base["name"]
     if name == EMBEDDED:
         return EMBEDDED_ID
@@ -118,7 +118,7 @@ def _usage(run: Run, what: What, title: str, files: tuple[str, ...]) -> str:
 
 
 class _Scaling(NamedTuple):
-    """What code needs that loads a base whose positions are scaled; nothing where they are not."""
+    """What code needs that loads a base whose positions are scaled; nothing if they are not."""
 
     names: str = ""  # imported from transformers
     lines: str = ""

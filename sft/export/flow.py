@@ -1,4 +1,4 @@
-"""An export from beginning to end: load, compare, merge, convert, compare again, and only then move into place.
+"""A whole export: load, compare, merge, convert, compare again, and only then rename to the final folder.
 
 result = export_run(run, settings)      # {"merged": {...}, "gguf": {"q8_0": {...}}}, as in export.json
 """
@@ -68,7 +68,7 @@ class Exporter:
 def export_run(run: Run, settings: ExportSettings, output_dir: Path) -> dict[str, object]:
     """Write what settings ask for below output_dir, verified; returns what export.json then holds of it.
 
-    Raises RunError where the disk is too small or an export differs from the run by more than LIMITS, and
+    Raises RunError if the disk is too small or an export differs from the run by more than LIMITS, and
     whatever load_run and select_rows raise. After any exception nothing new is left in output_dir.
     """
     check_portable(run, settings)
@@ -128,7 +128,7 @@ def check_run(run: Run, *, allow_mismatch: bool = False, trust_remote_code: bool
 
 
 def read_rows(run: Run, settings: ExportSettings, loaded: LoadedModel) -> list[EvalRow]:
-    """Rows the run was not trained on, encoded as in training; where nobody knows them, sentences of this project."""
+    """Rows the run was not trained on, encoded as in training; built-in sentences if they are unknown."""
     trained = run.train_settings()
     if run.is_adopted and settings.data is None:
         rows = [
@@ -192,7 +192,7 @@ def write_merged(exporter: Exporter, folder: Path, dtype: torch.dtype) -> dict[s
 
 
 def probe_merged(exporter: Exporter, merged: LoadedModel) -> Probe:
-    """What the merged weights say before they are stored. Raises RunError where that is not what the run says."""
+    """What the merged weights say before they are stored. Raises RunError if that is not what the run says."""
     if not exporter.loaded.has_adapter:  # trained whole: there was nothing to merge
         return exporter.expected
     found = probe(merged, exporter.rows, max_new_tokens=exporter.settings.max_new_tokens)
@@ -209,7 +209,7 @@ def limits_of(dtype: torch.dtype) -> Limits:
 
 def measure_drift(exporter: Exporter, merged: Probe) -> Agreement | None:
     """How far the merged model is from the run as it was trained and evaluated, on its base in 4 bits; None if it was
-    not. This is no fault of the merge: the adapter learned beside rounded weights and now stands beside exact ones."""
+    not. This is no fault of the merge: the adapter learned beside rounded weights and now is beside exact ones."""
     if exporter.run.train_settings().method != "qlora":
         return None
     settings, precision = exporter.settings, exporter.loaded.precision

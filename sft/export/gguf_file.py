@@ -174,7 +174,7 @@ def _read_tensor(folder: Path, name: str) -> torch.Tensor:
 
 
 def check_vocabulary(path: Path, folder: Path) -> None:
-    """Raise RunError where the file's chat template, end token or tokens are not those of the model folder."""
+    """Raise RunError if the file's chat template, end token or tokens are not those of the model folder."""
     fields = gguf.GGUFReader(path).fields
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokens = fields["tokenizer.ggml.tokens"].contents()
@@ -229,7 +229,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     special.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     special.add_to_gguf(writer, quiet=True)
     if "bos" not in special.add_special_token:
-        writer.add_add_bos_token(False)  # ChatML begins with <|im_start|>, nothing stands before it
+        writer.add_add_bos_token(False)  # ChatML begins with <|im_start|>, nothing is before it
 
 
 def _kind_of(index: int, names: dict[int, str], added: dict[int, dict[str, object]]) -> gguf.TokenType:

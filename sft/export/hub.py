@@ -1,4 +1,4 @@
-"""A folder to a repository on the hub: only what somebody needs to use the weights, private unless told otherwise.
+"""A folder to a repository on the hub: only what is needed to use the weights, private by default.
 
 push = prepare_push(run, folder, "adapter", "ada/reviews")     # card written, files chosen
 push.describe()                                                # what --dry_run prints
@@ -35,7 +35,7 @@ class Push:
     files: dict[str, int]
 
     def describe(self) -> str:
-        """One line a file, and the sum."""
+        """One line per file, and the sum."""
         rows: list[list[object]] = [[name, f"{size:,}"] for name, size in self.files.items()]
         rows.append([f"{len(self.files)} files to {self.repo_id}", f"{sum(self.files.values()):,}"])
         return table(rows, header=["file", "bytes"])
@@ -100,7 +100,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _name_base(path: Path, name: str) -> None:
-    """peft writes the folder the base was loaded from; others need its name, and the folder is nobody's business."""
+    """peft writes the folder the base was loaded from; others need its name, and the folder's path stays private."""
     config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": name}
     path.unlink()  # a link
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

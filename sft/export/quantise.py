@@ -190,7 +190,7 @@ def _search_scale(x: torch.Tensor) -> torch.Tensor:
 
 
 def _divide(numerator: float, denominator: torch.Tensor) -> torch.Tensor:
-    """numerator / denominator, 0 where the denominator is 0."""
+    """numerator / denominator, 0 if the denominator is 0."""
     return torch.where(denominator == 0, 0.0, numerator / denominator.where(denominator != 0, 1.0))
 
 

@@ -47,7 +47,7 @@ def count_same_prompts(
     """(rows whose ids by the exported template are the run's, rows compared): (50, 50).
 
     messages[i] are those of rows[i] without the run's system prompt. Texts that spell a control token are left out:
-    the run encodes them as text, a template cannot. So are documents, which stand in no template.
+    the run encodes them as text, a template cannot. So are documents, which are in no template.
     """
     same = compared = 0
     for row, turns in zip(rows, messages, strict=True):
@@ -83,5 +83,5 @@ def build_modelfile(weights: str, system_prompt: str | None, chat: ChatFormat) -
 
 
 def _quote(text: str) -> str:
-    """Three quotes keep line breaks; a text that holds three itself cannot stand in a Modelfile as it is."""
+    """Three quotes keep line breaks; a text that holds three itself cannot be in a Modelfile as it is."""
     return '"""' + text.replace('"""', "'''") + '"""'

@@ -69,7 +69,7 @@ def answer_rows(
 
 
 def ask(predictor: Predictor, rows: Sequence[FileRow]) -> list[Prediction]:
-    """The answers to a chunk; a row that cannot be asked, or does not fit the model, has a problem in its place."""
+    """The answers to a chunk; a row that lacks fields or does not fit the model gets a problem instead."""
     task = predictor.task.name
     answers = [Prediction(task, "", finished=False, problem=row.problem) for row in rows]
     askable = {}

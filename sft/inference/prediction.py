@@ -49,7 +49,7 @@ class Prediction:
     tool_calls: tuple[ToolCall, ...] = ()  # the functions it calls after `answer`, of rows that offer some
 
     def show(self) -> str:
-        """正面, or one JSON object an entity and line, or the text; an answer that says nothing valid as it is."""
+        """正面, or one JSON object an entity and line, or the text; an invalid answer is unchanged."""
         if self.problem is None and self.label is not None:
             return self.label
         if self.problem is None and self.entities is not None:
@@ -57,7 +57,7 @@ class Prediction:
         return spell_answer(self.answer, self.tool_calls)
 
     def to_fields(self) -> dict[str, object]:
-        """For JSON: {"task": "sentiment", "answer": "正面", "label": "正面", "confidence": 0.97, ...}; None left out,
+        """The answer as JSON: {"task": "sentiment", "answer": "正面", "label": "正面", ...}; None left out,
         save for `problem`, which is always there.
         """
         fields: dict[str, object] = {"task": self.task, "answer": self.answer}

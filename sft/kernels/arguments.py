@@ -41,7 +41,7 @@ class UnknownArgument(ModelError):
 
 
 def refuse_unknown(arguments: Mapping[str, object]) -> None:
-    """Raise UnknownArgument for the first argument that may change the result; None says nothing."""
+    """Raise UnknownArgument for the first argument that may change the result; None is ignored."""
     for name, value in arguments.items():
         if name not in IGNORABLE and value is not None and not (name == "is_causal" and value is True):
             shown = f"tensor {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)

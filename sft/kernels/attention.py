@@ -1,4 +1,4 @@
-"""Attention over several rows laid end to end, without padding and without looking across rows.
+"""Attention over several rows concatenated, without padding and without looking across rows.
 
 Registered with transformers under the name "flat" (AttentionInterface, its public extension point). The model is
 called with one long row (1, T) and `cu_seq_lens_q`, the places where rows begin: [0, 5, 12] for rows of 5 and 7.
@@ -23,7 +23,7 @@ from sft.kernels.arguments import UnknownArgument, refuse_unknown
 from sft.kernels.cpu import attend_blocks
 
 NAME = "flat"
-MAX_PADDED_WORK = 3  # rows are padded for attention alone while that costs at most so many times more
+MAX_PADDED_WORK = 3  # rows are padded for attention alone while that costs at most this many times more
 
 
 def attend_flat(
@@ -120,7 +120,7 @@ def _attend_padded(
 ) -> torch.Tensor:
     """All rows in one call, padded on the right for this one operation: (1, H, T, D) each -> (1, T, H, D).
 
-    Causal attention never looks at the padding behind a row, so no mask is needed.
+    Causal attention never looks at the padding after a row, so no mask is needed.
     """
     q, k, v = (
         pad_sequence(list(tensor[0].transpose(0, 1).split(lengths)), batch_first=True).transpose(1, 2)
@@ -204,7 +204,7 @@ def fits_varlen(query: torch.Tensor, value: torch.Tensor) -> bool:
 
 
 def _varlen_arguments(window: int | None) -> dict[str, object]:
-    """How the kernel is told of causality and a window (an argument since torch 2.11; before, a flag, and no windows)
+    """The kernel's arguments for causality and a window (an argument since torch 2.11; before, a flag, and no windows)
     and of key heads that several query heads share (a flag since 2.12; before, it takes them as they come)."""
     gqa: dict[str, object] = {"enable_gqa": True} if "enable_gqa" in _varlen_parameters() else {}
     if "window_size" in _varlen_parameters():

@@ -83,7 +83,7 @@ def compute_experts(
             y = y + _multiply_thin(x, factors, ends)
         if experts.has_bias:
             y = y + getattr(experts, f"{name}_bias")[expert_of_row]
-        return y.masked_fill(is_unasked, 0.0)  # grouped products leave rows behind the last end as they are
+        return y.masked_fill(is_unasked, 0.0)  # grouped products leave rows after the last end as they are
 
     inner = multiply(hidden_states[order // top_k_index.shape[1]], first)
     inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
@@ -183,7 +183,7 @@ class ParamWrapper(PeftParamWrapper):
         return compute_experts(layer, x, top_k_index, top_k_weights, adapters)
 
     def list_factors(self) -> list[Factors]:
-        """The adapters that are on; none where they are merged."""
+        """The adapters that are on; none if they are merged."""
         if self.disable_adapters or self.merged:
             return []
         names = [name for name in self.active_adapters if name in self.lora_A]

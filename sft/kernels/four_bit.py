@@ -12,7 +12,7 @@ from peft.tuners.lora import model as peft_lora
 
 
 def linear_4bit() -> type[torch.nn.Linear] | None:
-    """The class of linear layers in 4 bits; None where nothing can be one of them."""
+    """The class of linear layers in 4 bits; None if nothing can be one of them."""
     return getattr(sys.modules.get("bitsandbytes.nn"), "Linear4bit", None)
 
 

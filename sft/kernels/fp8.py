@@ -32,7 +32,7 @@ from sft.errors import ConfigError
 
 FP8 = torch.float8_e4m3fn
 LARGEST = 448.0  # of e4m3
-MULTIPLE = 16  # the units take factors whose rows have so many values, or a multiple
+MULTIPLE = 16  # the units take factors whose rows have this many values, or a multiple
 FIRST_CARD = (8, 9)  # compute capability of Ada; Hopper has 9.0
 SMALLEST = 1e-30  # scale of a token whose values are all zero
 ROUNDING_BITS = 16  # that fp32 has more than bf16
@@ -125,7 +125,7 @@ def in_16_bits(model: nn.Module) -> Iterator[None]:
 
 
 def check_card() -> None:
-    """Raises ConfigError where there are no FP8 units, or weights lie in pieces over several GPUs."""
+    """Raises ConfigError if there are no FP8 units, or weights lie sharded over several GPUs."""
     if is_launched_sharded():
         raise ConfigError("base_dtype fp8: weights in FP8 cannot lie in pieces over several GPUs (FSDP, ZeRO-3)")
     if not torch.cuda.is_available():

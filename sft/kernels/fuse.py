@@ -33,7 +33,7 @@ MOST_AWAY_IN_16_BITS = 0.1  # SmolLM2-135M: rounding moves the median token by 0
 def fuse_kernels(model: PreTrainedModel) -> None:
     """Give a model on a GPU Liger's kernels, where they are installed, and a model on a CPU ours; in place.
 
-    Raises ModelError where Liger's compute something else: they are made family by family, and families change.
+    Raises ModelError if Liger's compute something else: they are made family by family, and families change.
     """
     if model.device.type == "cuda" and find_spec("liger_kernel") is not None:
         fuse_checked(model, apply_liger)

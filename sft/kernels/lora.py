@@ -178,7 +178,7 @@ class _Fused(torch.nn.Module):
 
     @property
     def adapter(self) -> str | None:
-        """The name of the one plain adapter that is active; None where PEFT computes (off, merged, DoRA, several)."""
+        """The name of the one plain adapter that is active; None if PEFT computes (off, merged, DoRA, several)."""
         active = [name for name in self.active_adapters if name in self.lora_A]
         if self.disable_adapters or self.merged or len(active) != 1:
             return None
@@ -220,7 +220,7 @@ class FusedLinear(_Fused, LoraLinear):
 
 @cache
 def fused_linear_4bit() -> type[torch.nn.Module]:
-    """The class of LoRA on a linear layer in 4 bits; made where there is one, since PEFT's own imports bitsandbytes."""
+    """The class of LoRA on a linear layer in 4 bits; made if there is one, since PEFT's own imports bitsandbytes."""
     from peft.tuners.lora import Linear4bit as LoraLinear4bit
 
     class FusedLinear4bit(_Fused, LoraLinear4bit):
@@ -256,7 +256,7 @@ def share_inputs(model: torch.nn.Module) -> None:
 def cast_at_once(model: torch.nn.Module) -> Iterator[None]:
     """Inside, adapters lie in the type they compute in as well: cast by one kernel, not by two a layer for each use.
 
-    They are those of the moment: whoever changes them inside has to ask again. Several threads may be inside, and leave
+    They are the current ones: whoever changes them inside has to ask again. Several threads may be inside, and leave
     in any order.
     """
     groups: list[tuple[Siblings, Adapters]] = []

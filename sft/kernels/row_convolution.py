@@ -1,4 +1,4 @@
-"""Short causal convolutions over rows laid end to end: no tap reaches into the row before.
+"""Short causal convolutions over rows concatenated: no tap reaches into the row before.
 
 transformers' hybrids (Gated DeltaNet, Lfm2) call a function `causal_conv1d_fn` of their module. Where the package
 causal-conv1d is not installed it is a plain convolution, which does not heed seq_idx, the row of each token. Ours does.
@@ -42,7 +42,7 @@ def convolve_rows(
 
 
 def heed_rows(model: PreTrainedModel) -> None:
-    """Let the convolutions of a model's family keep rows apart where they are told of them; else nothing changes."""
+    """Let the convolutions of a model's family keep rows apart if row bounds are given; otherwise nothing changes."""
     module = inspect.getmodule(type(model))
     own: Convolve | None = getattr(module, NAME, None)
     if own is None or hasattr(own, "heeds_rows") or find_spec("causal_conv1d") is not None:

@@ -218,7 +218,7 @@ def brier_of(row: Judged) -> float:
 
 
 def _bin_starts(num_rows: int, num_bins: int) -> NDArray[np.int64]:
-    """Where each bin begins in the sorted rows, as numpy.array_split cuts them: the first ones hold one row more."""
+    """Start of each bin in the sorted rows, as in numpy.array_split: the first bins have one row more."""
     sizes = np.full(num_bins, num_rows // num_bins)
     sizes[: num_rows % num_bins] += 1
     starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes)[:-1]])

@@ -30,7 +30,7 @@ COMPARED_LINES = 64  # of each tensor that 4 bits leave alone, which is enough t
 
 
 def tokenizer_folder(run: Run, source: ModelSource) -> Path:
-    """Where a run's tokenizer lies: beside its weights, or with its base, where an adapter came without one."""
+    """Location of a run's tokenizer: next to its weights, or with its base if an adapter came without one."""
     beside = any((run.weights_dir / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     return run.weights_dir if beside or not run.is_adopted else source.folder
 

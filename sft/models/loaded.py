@@ -44,7 +44,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs have to be."""
+        """Device of the inputs."""
         return self.model.device
 
     @property

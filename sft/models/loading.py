@@ -393,7 +393,7 @@ def load_adapter(base: PreTrainedModel, folder: Path, config: LoraConfig, *, is_
 
 
 def read_stored_dtype(folder: Path) -> torch.dtype | None:
-    """The type that a folder's config says its weights are stored in; None if it says nothing."""
+    """The stored type of the weights according to the folder's config; None if it has none."""
     config = read_json_object(folder / "config.json")
     text = config.get("text_config")
     for part in (config, text if isinstance(text, dict) else {}):

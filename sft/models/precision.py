@@ -1,4 +1,4 @@
-"""Where and in which number format a model computes: decided here, once, from the hardware, and printed.
+"""Device and number format of a model: decided here once, from the hardware, and printed.
 
 decide_precision("auto")    # Precision(device="cuda:0", dtype=torch.bfloat16, reason="the GPU has bf16 units")
 """
@@ -60,7 +60,7 @@ def decide_precision(wanted: str = "auto") -> Precision:
 
 
 def precision_for_training(settings: TrainSettings) -> Precision:
-    """As decide_precision, except that a CPU trains whole weights in fp32 unless asked otherwise.
+    """Like decide_precision, except that a CPU trains full weights in fp32 unless --dtype says otherwise.
 
     On a GPU they are fp32 while autocast computes in 16 bits; on a CPU autocast costs more time than it saves.
     """

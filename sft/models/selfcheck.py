@@ -117,7 +117,7 @@ class Stock(NamedTuple):
 
     @classmethod
     def of(cls, model: PreTrainedModel, rows: Sequence[Encoded], autocast: torch.dtype | None = None) -> "Stock":
-        """Of a model as it is now, within `undisturbed`; raises ModelError as check_layers does."""
+        """check_layers for a model in its current state, within `undisturbed`; raises ModelError."""
         dtype = autocast or model.dtype
         hidden = [_alone(model, row) for row in rows]
         rounding = _check_padded(model, rows, hidden, MOST_BY_PADDING.get(dtype, MOST_BY_PADDING_IN_16_BITS))
@@ -236,7 +236,7 @@ def _hidden(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 def _compare(found: Sequence[torch.Tensor], stock: Sequence[torch.Tensor]) -> Difference:
-    """Of the last tokens of each row, as many as were found."""
+    """Hidden states of the last tokens of each row, as many as were found."""
     away = torch.cat([
         (ours - theirs[-len(ours) :]).norm(dim=-1) / theirs[-len(ours) :].norm(dim=-1).clamp(min=1e-12)
         for ours, theirs in zip(found, stock, strict=True)

@@ -1,4 +1,4 @@
-"""Where a model's weights come from, and what tells them apart from others of the same shape.
+"""Origin of a model's weights, and what distinguishes them from others of the same shape.
 
     find_source("auto")                  embedded, or Qwen2.5-7B-Instruct where a CUDA GPU has room; says which
     find_source("Qwen/Qwen2.5-0.5B")     downloaded through the hub (safetensors only), or from its local cache
@@ -52,7 +52,7 @@ WAIT_S = 600  # for another process that converts, about thirty times as long as
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model's files are: ModelSource("Qwen/Qwen2.5-7B-Instruct", Path(".../a09a354"), "a09a354...")."""
+    """Location of a model's files: ModelSource("Qwen/Qwen2.5-7B-Instruct", Path(".../a09a354"), "a09a354...")."""
 
     name: str
     folder: Path
@@ -199,7 +199,7 @@ def read_tensor_types(folder: Path) -> dict[str, str]:
 
 
 def _read_header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
-    """Where the tensors begin, and name -> {"dtype", "shape", "data_offsets"}: length, JSON header, bytes.
+    """Offset of the tensors, and name -> {"dtype", "shape", "data_offsets"}: length, JSON header, bytes.
 
     The layout is in safetensors' documentation; check_weight_files has made sure of it.
     """
@@ -239,7 +239,7 @@ def _choose_automatically() -> str:
 
 
 def _fetch(name: str, revision: str | None, patterns: list[str]) -> ModelSource:
-    """A model of ModelScope; a revision that tells what was fetched ("master, files 3f9a...") asks for it again."""
+    """A ModelScope model; a revision that records files ("master, files 3f9a...") requests the same ones."""
     snapshot = fetch("models", name, patterns, revision and revision.partition(",")[0])
     return ModelSource(name, snapshot.folder, snapshot.revision)
 

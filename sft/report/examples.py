@@ -76,7 +76,7 @@ def histories_of(predictions: Sequence[Prediction]) -> dict[tuple[str, int | Non
 
 
 def mark_differences(reference: str, answer: str) -> Markup:
-    """The answer with what the reference does not have marked, and what it lacks struck through in its place."""
+    """The answer with what the reference does not have marked, and what it lacks struck through."""
     answer, rest = shorten(answer)
     pieces = [PIECE.findall(text) for text in (shorten(reference)[0], answer)]
     if max(map(len, pieces)) > MAX_PIECES:

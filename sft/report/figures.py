@@ -143,7 +143,7 @@ def signatures(metrics: Metrics) -> dict[str, str]:
 
 
 def improvement_tables(metrics: Metrics) -> dict[str, Table]:
-    """For each label task what the chosen labels gained, in points and relative: {"sentiment": (header, rows)}."""
+    """Gains of the chosen labels per label task, in points and relative: {"sentiment": (header, rows)}."""
     if "base" not in metrics or "classification" not in metrics or "classification" not in metrics["base"]:
         return {}
     before = metrics["base"]["classification"]["by_task"]
@@ -157,7 +157,7 @@ def improvement_tables(metrics: Metrics) -> dict[str, Table]:
 
 
 def label_tables(metrics: Metrics) -> dict[str, tuple[Table, Table]]:
-    """Of each label task the figures of its classes and the confusion matrix, both of the tuned model.
+    """Per-class figures and confusion matrix of the tuned model, for each label task.
 
     A matrix of more than WIDEST_MATRIX columns is left to report.html: its rows are [] here.
     """

@@ -165,7 +165,7 @@ def _draw_reliability(metrics: Metrics) -> list[plots.ReliabilityPlot]:
 
 
 def _list_labels(metrics: Metrics) -> Iterator[dict[str, object]]:
-    """For each label task and way of choosing: confusion matrices side by side, gains, and figures label by label."""
+    """Confusion matrices side by side, gains and per-label figures, for each label task and way of choosing."""
     improvements = improvement_tables(metrics)
     for task, found in metrics.get("classification", {"by_task": {}})["by_task"].items():
         for way, key in WAYS.items():

@@ -164,7 +164,7 @@ def is_negating(text: str) -> bool:
 
 
 def protect(text: str) -> list[bool]:
-    """For each character whether it must stay: negations with what comes after them, and words of contrast."""
+    """Whether each character must stay: negations with what follows them, and contrastive words."""
     kept = [False] * len(text)
     for match in PROTECTED.finditer(text):
         kept[match.start() : match.end()] = [True] * (match.end() - match.start())

@@ -56,7 +56,7 @@ def claimed_run_dir(settings: TrainSettings) -> Iterator[Path]:
 
 
 def find_run_dir(settings: TrainSettings) -> Path | None:
-    """Where the run goes: --output_dir, else the run that a named checkpoint is from; None: to a folder of its own.
+    """The run's folder: --output_dir, else that of the named checkpoint; None for a new folder.
 
     auto without --output_dir takes the newest run in outputs/ that was not finished.
     Raises RunError for the base's folder.
@@ -89,7 +89,7 @@ def run_to_continue(settings: TrainSettings) -> Run | None:
 
 
 def find_checkpoint(settings: TrainSettings, run_dir: Path) -> Path | None:
-    """The checkpoint to continue from, or None for the beginning; a folder that holds another run is not overwritten.
+    """The checkpoint to resume from, or None for a fresh start; a folder with another run is not overwritten.
 
     A run that was ended before its first checkpoint holds nothing: a corrected command takes its place.
     """

@@ -120,7 +120,7 @@ class Run:
 
     @property
     def adapter_dir(self) -> Path:
-        """Where an adapter lies; a run of method freeze or full has none (weights_dir is right for all)."""
+        """Folder of the adapter; runs of method freeze or full have none (weights_dir works for all)."""
         return self.weights or self.path / "adapter"
 
     @property
@@ -144,7 +144,7 @@ class Run:
         return restore_settings(TrainSettings, self.settings, str(self.path / RUN_FILE))
 
     def began_with(self) -> dict[str, object]:
-        """The settings a continued run keeps unless told otherwise: all but those that concern one call alone."""
+        """The settings that a resumed run keeps unless overridden: all except those that concern a single call."""
         return {name: value for name, value in self.settings.items() if name not in OF_ONE_CALL}
 
     def save(self) -> None:
@@ -274,7 +274,7 @@ def _remove_left_over(path: Path) -> None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a file if nobody else has; False if somebody does, or the file system knows no locks."""
+    """Lock a file; False if another process holds it, or the file system does not support locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

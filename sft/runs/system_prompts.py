@@ -44,7 +44,7 @@ class SystemPrompts:
         )
 
     def to_json(self) -> dict[str, int]:
-        """For run.json: {"rows": 40, "own": 38, "distinct": 12}."""
+        """The entry of run.json: {"rows": 40, "own": 38, "distinct": 12}."""
         return {"rows": self.num_rows, "own": self.num_own, "distinct": self.num_distinct}
 
 

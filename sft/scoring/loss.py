@@ -92,7 +92,7 @@ def _find_supervised(loaded: LoadedModel, rows: Sequence[Encoded]) -> _Supervise
 
 
 def count_first_choices(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list[tuple[int, int]]:
-    """Of each row, how many supervised tokens are the model's likeliest next ones, and how many there are: (3, 5)."""
+    """Number of supervised tokens per row that the model predicts, and their total: (3, 5)."""
     counts: list[tuple[int, int]] = [(0, 0)] * len(encoded)
     lengths = [len(row.input_ids) for row in encoded]
     batches = plan_batches(lengths, TOKENS_PER_BATCH[loaded.device.type], None, padded=not loaded.takes_flat_rows)

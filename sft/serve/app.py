@@ -142,7 +142,7 @@ async def answer_request(service: Service, request: Request) -> Response:
     head: JSON = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
     pieces = with_time_limit(service, write_answer(service.engine, answer))
     if asked.stream:
-        # What is refused at once gets a status, not an event behind a 200.
+        # What is refused at once gets a status, not an event after a 200.
         first = await _unless_gone(request, _read_first(pieces))
         return StreamingResponse(
             stream_events(service, asked, answer, head, first, pieces), media_type="text/event-stream"

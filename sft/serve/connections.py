@@ -169,7 +169,7 @@ class LimitedProtocol(H11Protocol):
 
 
 def fit_open_files(max_connections: int) -> int:
-    """max_connections, or fewer where the process may not open so many files; that limit is raised first.
+    """max_connections, or fewer where the process may not open this many files; that limit is raised first.
 
     Beyond it nothing could be accepted at all, not even to be refused.
     """

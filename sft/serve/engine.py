@@ -27,7 +27,7 @@ logger = logging.getLogger("sft.serve")
 
 
 class QueueFull(Exception):
-    """As many requests wait as may."""
+    """The queue of waiting requests is full."""
 
 
 class EngineError(Exception):
@@ -52,7 +52,7 @@ class Ticket:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody gave up on the answer."""
+        """Whether the client gave up on the answer."""
         return self._cancelled.is_set()
 
 
@@ -96,7 +96,7 @@ class Engine:
 
     @property
     def step_age_s(self) -> float:
-        """Seconds that the step at work has taken so far; 0 where there is nothing to do."""
+        """Seconds that the step at work has taken so far; 0 if there is nothing to do."""
         return time.monotonic() - self._progressed_at if self._is_busy else 0.0
 
     def submit(
@@ -157,7 +157,7 @@ class Engine:
             raise QueueFull
 
     def _leave_queue(self, waiting: tuple[Row, RunningBatch]) -> None:
-        """A request that nobody waits for any more keeps no place in the queue from others."""
+        """A request whose client has gone leaves the queue."""
         with self._changed:
             if waiting not in self._waiting:
                 return
@@ -273,7 +273,7 @@ def _fail(futures: "Sequence[Future[list[float]]]") -> None:
 
 
 def _tell(row: Row, item: Exception | None) -> None:
-    """Hand an end to whoever waits for it. One who cannot be reached any more is no fault of the engine."""
+    """Deliver the end of an answer to its waiting client; a client that has gone is not an error of the engine."""
     try:
         row.deliver(item)
     except Exception as error:

@@ -4,7 +4,7 @@
 
 Without a key anybody on this machine may ask, and a web page in a browser here is not anybody: its requests carry the
 page's address as Origin and, where the page's name has been pointed at this machine (DNS rebinding), as Host. The key
-is read from the environment alone: a flag would stand in `ps` and in the log.
+is read from the environment alone: a flag would be in `ps` and in the log.
 """
 
 import hmac
@@ -112,7 +112,7 @@ def error_response(error: ApiError, headers: Mapping[str, str] | None = None) ->
 
 
 def read_api_key(host: str) -> str | None:
-    """The key clients must send, None where none is set. Raises ConfigError for an open server without one."""
+    """The key clients must send, None if none is set. Raises ConfigError for an open server without one."""
     key = os.environ.get(KEY_VARIABLE) or None
     if key is None and host not in LOCAL_HOSTS:
         raise ConfigError(f"--host {host} is open to others; set {KEY_VARIABLE}, or serve on 127.0.0.1")

@@ -96,7 +96,7 @@ class Turn(_Strict):
     """A message as clients send it; `developer` is OpenAI's newer word for system.
 
     An answer may come back as it was given, this server's own fields included; its text, calls and thought are read.
-    A tool's message is what the function returned, behind the answer that called it.
+    A tool's message is what the function returned, after the answer that called it.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -140,7 +140,7 @@ class Turn(_Strict):
         return self
 
     def to_message(self) -> Message:
-        """As prompts/ takes it: {"role": "user", "content": "hello"}. Raises PromptError for calls that are none."""
+        """The message for prompts/: {"role": "user", "content": "hello"}. Raises PromptError for invalid calls."""
         message: Message = {"role": "system" if self.role == "developer" else self.role, "content": self.content}
         if self.reasoning_content:
             message["reasoning_content"] = self.reasoning_content
@@ -240,7 +240,7 @@ class ChatRequest(_Strict):
 
     @property
     def offered(self) -> list[Tool]:
-        """The tools that the model is told of: none where it may choose none."""
+        """The tools in the prompt; none if tool_choice is "none"."""
         return [] if self.tool_choice == "none" else self.tools or []
 
     @property

@@ -151,7 +151,7 @@ async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[Piece]:
         message = chat.read_answer(token_ids if tools and not text.has_stopped else [], tools)
         if calls := message.get("tool_calls"):
             content = message["content"]
-            if content.startswith(said.passed) and content != said.passed:  # what was written behind the calls
+            if content.startswith(said.passed) and content != said.passed:  # what was written after the calls
                 yield Piece("content", content.removeprefix(said.passed))
             yield Piece("tool_calls", calls=calls)
             answer.finish_reason = "tool_calls"
@@ -198,7 +198,7 @@ class HeldText:
 
 
 def read_parsed(answer: Answer, text: str) -> JSON:
-    """What a task reads in the answer: {"parsed": "正面"}, entities as objects, None where it says nothing valid."""
+    """What a task reads in the answer: {"parsed": "正面"}, entities as objects, None if it is invalid."""
     task, row = answer.asked.task, answer.asked.row
     if task is None or row is None:
         return {}
@@ -237,7 +237,7 @@ def _explain(engine: Engine, error: QueueFull | EngineEnded | EngineError) -> Ap
 
 
 class StopFilter:
-    """Passes text until a stop word begins; holds back what may be the beginning of one."""
+    """Passes text through until a stop word begins; holds back what may be the prefix of one."""
 
     def __init__(self, stops: list[str]) -> None:
         self._stops = stops

@@ -24,7 +24,7 @@ from sft.serve.protocol import ApiError
 class Served:
     """One model name: Served("demo:sentiment", task=<sentiment>); task None is chat.
 
-    base: the name under which the untuned model answers the same, None where it is not served.
+    base: the name under which the untuned model answers the same, None if it is not served.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Asked:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The answers to choose from; () where the answer is written freely."""
+        """The answers to choose from; () if the answer is written freely."""
         return answers_of(self.task, self.row, self.head) if self.task and self.row else ()
 
     @property
@@ -69,7 +69,7 @@ class Asked:
 def list_served(name: str, run: Run | None, *, with_base: bool = False) -> dict[str, Served]:
     """Every model name. An untuned model (run None), or one of which no task is known, is offered every task.
 
-    with_base: the untuned model under the same names with ":base" behind the first part.
+    with_base: the untuned model under the same names with ":base" after the first part.
     """
     names: Sequence[object] = task_names()
     if run is not None and run.tasks:

@@ -27,7 +27,7 @@ TEMPLATE_FILE, GENERATION_FILE = "chat_template.jinja", "generation_config.json"
 
 
 def hand_over(run: Run, settings: ServeSettings) -> NoReturn:
-    """Become `vllm serve`. Raises ConfigError where vllm is missing."""
+    """Become `vllm serve`. Raises ConfigError if vllm is missing."""
     run.check_writes("--backend vllm")
     program = shutil.which("vllm")
     if program is None:

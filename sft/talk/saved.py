@@ -50,7 +50,7 @@ class SavedChat:
 
 
 class SavedChats:
-    """A folder of conversations; private, since nobody else is to read them."""
+    """A folder of conversations, readable by its owner only."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -45,7 +45,7 @@ LANGUAGES = (*SCRIPTS, *COMMON_WORDS)
 
 
 def detect_language(text: str) -> str:
-    """One of LANGUAGES, or "" for a text without letters. A Latin text whose words tell nothing counts as English.
+    """One of LANGUAGES, or "" for a text without letters. Latin text without known words counts as English.
 
     A Han character counts as much as a Latin word, so a Chinese sentence full of English terms stays Chinese.
     """

@@ -84,7 +84,7 @@ def build_arguments(
 
 
 def needs_autocast(settings: TrainSettings, precision: Precision, backend: str) -> bool:
-    """Whether operations have to choose their type one by one: on a GPU, where weights of several types meet.
+    """Whether operations have to choose their type one at a time: on a GPU, where weights of several types meet.
 
     An adapter alone does not need it: sft.kernels.lora computes it in the base's type, and autocast would only
     look at every operation and copy what is in another type.
@@ -98,7 +98,7 @@ def needs_autocast(settings: TrainSettings, precision: Precision, backend: str) 
 def choose_optimizer(settings: TrainSettings, precision: Precision) -> str:
     """`auto`: PyTorch's fused AdamW for an adapter on a GPU, AdamW in 8 bits where more is trained or memory is short.
 
-    For the 40 million weights of an adapter 8 bits save 0.2 GB and cost 25 ms a step, a tenth of it: their kernel is
+    For the 40 million weights of an adapter 8 bits save 0.2 GB and cost 25 ms per step, a tenth of it: their kernel is
     launched tensor by tensor. On a CPU 8 bits bring nothing, and the fused kernel pays where whole weights are trained.
     """
     if settings.optim != "auto":

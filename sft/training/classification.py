@@ -61,7 +61,7 @@ class Classification:
         return not is_launched_sharded()
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
-        """As compute_loss, from the hidden states of all tokens (T, D), flat."""
+        """Like compute_loss, from the hidden states of all tokens (T, D), flat."""
         bounds, labels = tensor_of(batch["cu_seq_lens_q"]), tensor_of(batch["labels"])
         logits = score_pooled(self.loaded.causal_lm, pool_flat(hidden, bounds, self.head.pooling))
         return cross_entropy(logits, labels, reduction="sum") / divisor

@@ -77,7 +77,7 @@ SHOWN_OF_REHEARSAL = (
 )  # fmt: skip
 FEW_STEPS = 50  # optimizer steps, below which an adapter has hardly left its base: warm-up and decay take a good part
 MEASURED_LABELS = (
-    1000  # validation rows whose label accuracy is told: to about 3 points, in a third of a step\'s time a token
+    1000  # validation rows whose label accuracy is reported: to about 3 points, in a third of a step\'s time a token
 )
 
 
@@ -93,7 +93,7 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
     """Train on the dataset as the settings say and leave a finished run folder.
 
     Raises UserErrors for what the user can mend; a loss that is not finite stops the run within the step. Ctrl-C or
-    SIGTERM saves after the step, says how to go on, and raises KeyboardInterrupt.
+    SIGTERM saves after the step, says how to continue, and raises KeyboardInterrupt.
     """
     with stop_on_signals() as stop, ExitStack() as claimed:
         check_settings(settings)
@@ -188,7 +188,7 @@ def pack_documents(rows: EncodedRows, settings: TrainSettings) -> list[list[int]
 
 
 def list_doubts(settings: TrainSettings, dataset: Dataset, num_steps: int) -> list[str]:
-    """What will make the weights or the figures of a run worth little, told before its first step."""
+    """Problems that would make a run's weights or figures useless, reported before step 1."""
     doubts = []
     if num_steps < FEW_STEPS:
         doubts.append(
@@ -282,7 +282,7 @@ def tell_plan(rehearsal: Rehearsal) -> None:
 
 
 def best_figures(history: Sequence[dict[str, float]], step: int | None) -> dict[str, float]:
-    """The validation of the best step, whichever figure chose it; of the last one where none was chosen.
+    """The validation of the best step, whichever figure chose it; of the last one if none was chosen.
 
     {"eval_loss": 0.31, "eval_macro_f1": 0.92}
     """
@@ -341,7 +341,7 @@ def choose_measures(settings: TrainSettings, prepared: Prepared, by_label: Label
 def choose_label_measure(settings: TrainSettings, prepared: Prepared) -> LabelMeasure | None:
     """Accuracy of the validation rows that ask for a label, of MEASURED_LABELS at most unless it chooses the best.
 
-    None where there is no such row. Weights in pieces are measured where it was asked for alone: every process has to
+    None if there is no such row. Weights in pieces are measured where it was asked for alone: every process has to
     compute all rows then.
     """
     is_asked = settings.metric_for_best_model in LabelMeasure.figures

@@ -1,6 +1,6 @@
 """Stops a run in the step whose loss or gradient is no number any more, before the weights take it up.
 
-One infinite gradient makes every weight NaN, and the trainer would go on, save that, and call the run finished.
+One infinite gradient makes every weight NaN, and the trainer would continue, save that, and call the run finished.
 A run that learns nothing at all (no gradient) is stopped, too, and one whose loss does not move is told of.
 """
 
@@ -149,7 +149,7 @@ class StallGuard(TrainerCallback):
 
 
 def check_kept(num_kept: int, num_read: int, max_dropped: float, report: str) -> None:
-    """Raises DataError where more rows were dropped than expected; `report` says which and why."""
+    """Raises DataError if more rows were dropped than expected; `report` says which and why."""
     if num_read - num_kept > max_dropped * num_read:
         raise DataError(
             f"{num_read - num_kept:,} of {num_read:,} training rows were dropped, more than the share of {max_dropped} "
@@ -158,7 +158,7 @@ def check_kept(num_kept: int, num_read: int, max_dropped: float, report: str) ->
 
 
 def check_validation(losses: Sequence[float], row_names: Sequence[str], step: int) -> None:
-    """Raises DivergedError where a validation row's loss is not finite: nothing is saved of such weights."""
+    """Raises DivergedError if a validation row's loss is not finite: nothing is saved of such weights."""
     bad = [name for name, loss in zip(row_names, losses, strict=True) if not math.isfinite(loss)]
     if bad:
         raise DivergedError(f"validation after step {step}: the loss is not finite on {name_rows(bad)}; {ADVICE}")

@@ -45,7 +45,7 @@ class HostStore:
         self._coming: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
 
     def put(self, place: int, x: torch.Tensor, num_tokens: int = 1) -> None:
-        """Put a tensor of so many tokens away; places come in order, a lower one begins anew."""
+        """Put a tensor of this many tokens away; places come in order, a lower one begins anew."""
         x = x.detach()
         while self._waiting and self._waiting[-1].place >= place:
             self._waiting.pop()  # of a pass that was given up, out of memory or at its end
@@ -124,7 +124,7 @@ class HostStore:
 
 
 def _lock_pages(buffer: torch.Tensor, *, lock: bool = True) -> None:
-    """Copies from and to locked pages run beside everything else. Raises OutOfMemoryError where CUDA locks none."""
+    """Copies from and to locked pages run beside everything else. Raises OutOfMemoryError if CUDA locks none."""
     library = torch.cuda.cudart()
     if not lock:
         library.cudaHostUnregister(buffer.data_ptr())

@@ -78,7 +78,7 @@ class LanguageModelling:
         return is_frozen_linear(head) and not is_launched_sharded() and self.loaded.output_layer.is_plain
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
-        """As compute_loss, from the hidden states of all tokens (T, D), flat."""
+        """Like compute_loss, from the hidden states of all tokens (T, D), flat."""
         kept, head = tensor_of(batch["logits_to_keep"]), self.loaded.causal_lm.get_output_embeddings()
         return chunked_nll(hidden[kept], head, tensor_of(batch["labels"])[0, kept + 1]) / divisor
 
@@ -124,7 +124,7 @@ class TokenAccuracy:
 
 
 class LabelMeasure:
-    """A Measure (sft.training.trainer). Of several label tasks the classes are told apart by the tasks' names.
+    """A Measure (sft.training.trainer). With several label tasks, class names are prefixed by the task's name.
 
     most: rows that are measured, spread evenly over the validation rows with labels; None: all of them.
     num_tokens: computed by one measurement, of labels and what prompts do not begin with in common.

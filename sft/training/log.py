@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a bar on stderr, one JSON line a step in log.jsonl, and loss.png at the end.
+"""A run's log: a progress bar on stderr, one JSON line per step in log.jsonl, and loss.png at the end.
 
 {"step": 120, "loss": 1.342, "learning_rate": 0.00016, "grad_norm": 0.8, "tokens_per_second": 18204, ...}
 """
@@ -139,7 +139,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def cut_behind(path: Path, step: int) -> None:
-    """Leave out the lines of a log behind a step, from which on a run goes on; without the file, do nothing."""
+    """Leave out the lines of a log after a step, from which on a run continues; without the file, do nothing."""
     if path.exists():
         kept = [line for line in read_log(path) if line["step"] <= step]
         write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))

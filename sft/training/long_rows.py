@@ -11,7 +11,7 @@ while the next layer computes, and back while the layer above is differentiated.
 tensors (T, D) on the device, however many layers it has and however wide its MLP is.
 
     rows = LongRows(model)
-    rows.install()          # from here on rows laid end to end are computed so; cached generation is as before
+    rows.install()          # from here on rows concatenated are computed so; cached generation is as before
     rows.host_bytes(80_000) # 16_056_320_000
     rows.remove()
 
@@ -59,7 +59,7 @@ class LongRows:
         self._replaced: list[tuple[torch.nn.Module, Callable[..., torch.Tensor] | None]] = []
 
     def install(self, most_tokens: int = 0) -> None:
-        """Compute the layers in pieces, training and scoring; buffers on the host are made for so many tokens at once.
+        """Compute the layers in pieces, training and scoring; host buffers are made for this many tokens at once.
 
         What is installed already only learns of the tokens.
         """
@@ -81,7 +81,7 @@ class LongRows:
         self.store.free()
 
     def why_not(self, loaded: LoadedModel, *, is_sharded: bool = False) -> str:
-        """Why layers cannot be computed in pieces; "" where they can, proven by short rows in pieces of few tokens."""
+        """Why layers cannot be computed in pieces; "" if they can, proven by short rows in pieces of few tokens."""
         if loaded.backend == UNSLOTH:
             return "Unsloth has layers of its own; take --backend transformers"
         if is_sharded:
@@ -91,7 +91,7 @@ class LongRows:
         return find_difference(self.model, make_rows(loaded.tokenizer), self._in_small_pieces(), loaded.autocast)
 
     def demand(self, loaded: LoadedModel, *, is_sharded: bool) -> None:
-        """Raises ModelError where layers cannot be computed in pieces."""
+        """Raises ModelError if layers cannot be computed in pieces."""
         if why := self.why_not(loaded, is_sharded=is_sharded):
             raise ModelError(f"--activation_offloading: {why}")
 
@@ -106,7 +106,7 @@ class LongRows:
             self.remove()
 
     def host_bytes(self, num_tokens: int, *, keeps: bool | None = None) -> int:
-        """Main memory that so many tokens take in all processes of this machine; keeps: with outputs of attention."""
+        """Main memory that this many tokens take in all processes of this machine; keeps: with outputs of attention."""
         config, layers = self.model.config.get_text_config(decoder=True), decoder_layers(self.model)
         width, num_heads = int(config.hidden_size), int(config.num_attention_heads)
         if self.keeps_attention if keeps is None else keeps:
@@ -135,7 +135,7 @@ class LongRows:
         return int(numbers * self.model.dtype.itemsize + queries * (4 + 2 * self.model.dtype.itemsize))
 
     def check_host(self, num_tokens: int) -> None:
-        """Raises OutOfMemoryError where main memory has no room for the layer inputs of so many tokens."""
+        """Raises OutOfMemoryError if main memory has no room for the layer inputs of this many tokens."""
         needed, free = self.host_bytes(num_tokens, keeps=False), SHARE_OF_HOST * free_host_bytes()
         if needed > free:
             raise OutOfMemoryError(
@@ -188,7 +188,7 @@ class _Layer(torch.autograd.Function):
         run: _Run = ctx.run
         kernel = _Kernel((run.rows.store.take(2 * run.place + 1), *ctx.rest)) if ctx.rest else None
         x = run.rows.store.take(2 * run.place)
-        # Without its cache: that of weights cast where no gradient is wanted would be used where one is.
+        # Without its cache: that of weights cast if no gradient is wanted would be used where one is.
         with torch.autocast(x.device.type, **ctx.autocast, cache_enabled=False), _fork(ctx.random, x.device) as again:
             found = run.backward(x, grad, ctx.weights, kernel, needs_x=ctx.needs_input_grad[1], again=again)
         return None, *found
@@ -350,7 +350,7 @@ class _Kernel(TorchDispatchMode):
         return self.taken[-1]
 
     def put_away(self, store: HostStore, place: int, num_tokens: int) -> tuple[torch.Tensor, ...] | None:
-        """Into the store what all tokens take memory for; returns the rest, None where it was no single kernel."""
+        """Into the store what all tokens take memory for; returns the rest, None if it was no single kernel."""
         if len(self.taken) != 1:
             return None
         mixed, *rest = self.taken[0]
@@ -366,7 +366,7 @@ class _Reached(Exception):
 
 
 class _Seam:
-    """Where a layer that is being computed is cut in two: its attention function."""
+    """The point where a layer is split during its computation: its attention function."""
 
     def __init__(self) -> None:
         self.mixed: torch.Tensor | None = None  # what attention gave for a piece; None while its first half runs
@@ -389,7 +389,7 @@ class _Seam:
         heads, children = (query, key, value), dict(module.named_children())
         widths = [head.shape[1] * head.shape[3] for head in heads]
         self.module, self.arguments = module, {"attention_mask": attention_mask, **arguments}
-        # A wider one gives more than heads (gates), which is needed behind attention.
+        # A wider one gives more than heads (gates), which is needed after attention.
         self.known = {
             name: width
             for name, width in zip(READS, widths, strict=True)
@@ -403,7 +403,7 @@ class _Seam:
 
     @contextmanager
     def projections_left_out(self, like: torch.Tensor) -> Iterator[None]:
-        """Inside, the projections before attention return zeros: nobody reads them a second time."""
+        """Inside this context, the projections before attention return zeros: their output is not read again."""
         assert self.module is not None
         layers = [self.module.get_submodule(name) for name in self.known]
         before = [vars(layer).get("forward") for layer in layers]

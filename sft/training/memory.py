@@ -52,7 +52,7 @@ class MemoryLine:
         return cls(large[1] - slope * large[0], slope)
 
     def tokens_in(self, room: float) -> int:
-        """Tokens that fit into so many bytes; 0 where not even the fixed part does."""
+        """Tokens that fit into this many bytes; 0 if not even the fixed part does."""
         return max(0, int((room - self.fixed) / self.slope))
 
     def between(self, other: "MemoryLine", share: float) -> "MemoryLine":
@@ -90,7 +90,7 @@ def choose_plan(
     kept: all activations kept (None: not wanted, or the longest row does not fit so). recomputed: every layer computed
     twice (None: not wanted, or not tried because everything fits). offloaded: layer inputs on the host (None: not
     wanted, or the longest row fits without). most_tokens: of the largest step; longest_tokens: of the longest row,
-    which cannot be cut. unpacked: bytes that 4-bit weights would take unpacked, 0 where there are
+    which cannot be cut. unpacked: bytes that 4-bit weights would take unpacked, 0 if there are
     none. spares_memory: the user asked for less memory, so none is spent on unpacked weights.
     """
     enough = min(most_tokens, max(ENOUGH_TOKENS, longest_tokens))
@@ -200,7 +200,7 @@ class MicroBatches:
     def shrink(self, lengths: Sequence[int]) -> None:
         """After the device ran out of memory on a step of these rows: half of what the largest micro-batch held.
 
-        Raises OutOfMemoryError where that held one row: nothing is left to halve.
+        Raises OutOfMemoryError if that held one row: nothing is left to halve.
         """
         largest = max(
             self.plan(lengths), key=lambda batch: num_tokens_at_once([lengths[i] for i in batch], self.padded)

@@ -1,4 +1,4 @@
-"""NEFTune: uniform noise on the input embeddings while training (2310.05914), right for rows laid end to end too.
+"""NEFTune: uniform noise on the input embeddings while training (2310.05914), right for rows concatenated too.
 
 The noise of a token is scaled by alpha / sqrt(L * d), L being the length of its own row. (The trainer's built-in hook
 takes L from the shape of the batch, which is the sum of all rows here and counts padding elsewhere.)
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 
 def length_of_each_token(row_lengths: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """Of rows laid end to end, the length of the row that each token belongs to: [2, 3], 5 -> (1, 5) [2, 2, 3, 3, 3].
+    """Length of the row that each token of concatenated rows belongs to: [2, 3], 5 -> (1, 5) [2, 2, 3, 3, 3].
 
     num_tokens, their sum, is given: a GPU would have to be asked for it, and waited for.
     """
@@ -23,7 +23,7 @@ def length_of_each_token(row_lengths: torch.Tensor, num_tokens: int) -> torch.Te
 def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: torch.Tensor | None) -> Iterator[None]:
     """Add noise to what the input embeddings return inside this context, in training mode only.
 
-    row_lengths: the length of the row each token belongs to, broadcastable to the ids: (1, T) or (B, 1). None where
+    row_lengths: the length of the row each token belongs to, broadcastable to the ids: (1, T) or (B, 1). None if
     tokens belong to several rows, whose noise would not be the same.
     """
     if not alpha or not model.training:

@@ -44,7 +44,7 @@ class Objective(Protocol[S]):
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         """The rows of a micro-batch as tensors; `row_lengths` (B,) is among them.
 
-        shares: with beginnings that rows have in common once, where that can be done.
+        shares: with beginnings that rows have in common once, if that can be done.
         """
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
@@ -58,7 +58,7 @@ class Objective(Protocol[S]):
         """Whether loss_of_hidden can be asked."""
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
-        """As compute_loss, from what the layers return for all tokens of a flat batch (T, D)."""
+        """Like compute_loss, from the layers' output for all tokens of a flat batch (T, D)."""
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> Sequence[S]:
         """Every row's score, in order, without gradients. sharded: the model whose forward all processes call at once,

@@ -1,7 +1,7 @@
 """A micro-batch on a CPU with its rows shared out to the cores, each of which goes forward and backward alone.
 
-Cores that compute every operation together meet after each, some hundred times a layer: two of them, 4 rows of 240
-tokens, 62 ms a layer together and 53 apart. With 4 of 75 tokens it is the same time. The gradients of the parts are
+Cores that compute every operation together meet after each, some hundred times per layer: two of them, 4 rows of 240
+tokens, 62 ms per layer together and 53 apart. With 4 of 75 tokens it is the same time. The gradients of the parts are
 added in their order, so a run is the same to the last bit as long as the number of threads is.
 
     parts = share_out([256, 250, 240, 214], cores=2)            # [[0, 3], [1, 2]]
@@ -22,7 +22,7 @@ from sft.training.memory import has_dropout
 from sft.training.objective import Objective
 from sft.training.order import deal_rows
 
-SLACK = 1.15  # the largest part may have so many times the mean's tokens; beyond, the others wait for too long
+SLACK = 1.15  # the largest part may have this many times the mean's tokens; beyond, the others wait for too long
 FEWEST_TOKENS = 320  # of a part on average; of smaller ones, what each operation costs by itself eats up the gain
 LAYOUT = ("position_ids", "cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k", "key_places", "seq_idx")
 Result = tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]  # a part's loss and gradients
@@ -122,6 +122,6 @@ class _SumOfParts(torch.autograd.Function):
 
 
 def _add(found: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    """The parts' gradients of one weight; None where it had no part in any."""
+    """The parts' gradients of one weight; None if it had no part in any."""
     there = [gradient for gradient in found if gradient is not None]
     return sum(there[1:], start=there[0]) if there else None

@@ -84,7 +84,7 @@ def largest(number: int) -> int:
 
 
 def as_often_as_others(batches: Sequence[Value]) -> Iterator[Value]:
-    """This process's batches, the last one again until every process has had as many, so that nobody waits."""
+    """This process's batches, the last one again until every process has had equally many, so that none waits."""
     for number in range(largest(len(batches))):
         yield batches[min(number, len(batches) - 1)]
 

@@ -64,7 +64,7 @@ class Rehearsal:
     shared: float  # of the tokens, what rows begin with in common and is not computed again, 0 to 1
     recomputed_layers: int
     unpacks: bool
-    host_gb: float | None  # of layer inputs in main memory; None where layers are not computed in pieces
+    host_gb: float | None  # of layer inputs in main memory; None if layers are not computed in pieces
     tokens_per_second: float
     peak_gb: float
     is_foreseen: bool  # peak and time come from shorter rows
@@ -121,7 +121,7 @@ def rehearse(trainer: RowTrainer, model: torch.nn.Module, *, is_resumed: bool) -
     """Plan the micro-batches where they are not given, try the longest one, time a usual step.
 
     is_resumed: the optimizer's state is that of a checkpoint, and there already; it is not touched.
-    Raises OutOfMemoryError where not even one row fits.
+    Raises OutOfMemoryError if not even one row fits.
     """
     trials = _Trials(trainer, model, updates=not is_resumed)
     order = sorted(trainer.packs, key=lambda pack: -sum(trainer.lengths_of(pack)))
@@ -186,7 +186,7 @@ def _size_of(trainer: RowTrainer, places: Sequence[int]) -> Size:
 
 
 class Trial(NamedTuple):
-    """A pass forward and backward of so many tokens: bytes above the resting state, and seconds."""
+    """A pass forward and backward of this many tokens: bytes above the resting state, and seconds."""
 
     tokens: int
     taken: float
@@ -194,7 +194,7 @@ class Trial(NamedTuple):
 
 
 def thin_out(row: Encoded, most: int) -> Encoded:
-    """A row's every second, third, ... token, so that at most so many are left: [a, b, c, d, e], 2 -> [a, d].
+    """A row's every second, third, ... token, so that at most this many are left: [a, b, c, d, e], 2 -> [a, d].
 
     One at least is supervised, and not the first.
     """
@@ -271,7 +271,7 @@ class _Trials:
         return self._try_line(rows[:1])
 
     def _try_line(self, rows: Sequence[int]) -> MemoryLine | None:
-        """Bytes by tokens from two trials: the longest row alone, and several if they fit; None where none does.
+        """Bytes by tokens from two trials: the longest row alone, and several if they fit; None if none does.
 
         A long row is tried thinned out, at two lengths.
         """
@@ -317,7 +317,7 @@ class _Trials:
 
     @contextmanager
     def _thinned_out(self, places: Sequence[int], most: int | None) -> Iterator[None]:
-        """Inside, rows at these places have at most so many tokens, supervised ones in the same share; None: all."""
+        """Inside, rows at these places have at most this many tokens, supervised ones in the same share; None: all."""
         trainer = self.trainer
         rows = trainer.train_rows
         if most is not None:
@@ -456,7 +456,7 @@ def _extrapolate(
 
 
 def _measure_shared(trainer: RowTrainer) -> float:
-    """Share of the tokens of the first steps that beginnings in common spare."""
+    """Share of the tokens of the first steps that shared prefixes save."""
     tokens = computed = 0
     trainer.order.set_epoch(0)
     for places in itertools.islice(trainer.order, STEPS_LOOKED_AT):

@@ -41,7 +41,7 @@ Run = Callable[[], None]
 
 
 def records_unasked(num_steps: int) -> bool:
-    """Whether a run of so many steps is worth recording; several processes are recorded only when asked for."""
+    """Whether a run of this many steps is worth recording; several processes are recorded only when asked for."""
     return num_steps >= FEWEST_STEPS and world_size() == 1
 
 
@@ -50,14 +50,14 @@ class RecordingError(RuntimeError):
 
 
 class Size(NamedTuple):
-    """Of a recorded pass."""
+    """Shape of a recorded pass: the key by which its CUDA graph is found again."""
 
     num_tokens: int
-    num_keys: int  # that segments see, in sum; 0 where rows have nothing in common
+    num_keys: int  # that segments see, in sum; 0 if rows have nothing in common
 
     @classmethod
     def of(cls, num_tokens: int, num_keys: int) -> "Size":
-        """For a batch of so many tokens and keys: (3640, 0) -> (3712, 0); (1000, 2500) -> (1024, 4096)."""
+        """The shape for a batch of this many tokens and keys: (3640, 0) -> (3712, 0); (1000, 2500) -> (1024, 4096)."""
         filled = round_up(num_tokens)
         if not num_keys:
             return cls(filled, 0)
@@ -66,7 +66,7 @@ class Size(NamedTuple):
 
     @classmethod
     def of_batch(cls, batch: Batch) -> "Size":
-        """For a flat batch, as flatten_rows makes it."""
+        """The shape for a flat batch, as flatten_rows makes it."""
         keys = batch.get("key_places")
         return cls.of(tensor_of(batch["input_ids"]).shape[1], 0 if keys is None else len(tensor_of(keys)))
 
@@ -95,7 +95,7 @@ class ReplayedPasses:
         parts = self.flat.split([weight.numel() for weight in self.weights])
         self.gradients = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
         # What is recorded goes by other names for the same memory: the gradients of the weights themselves belong to
-        # DDP where there are several processes, on a stream that a recording must not touch.
+        # DDP if there are several processes, on a stream that a recording must not touch.
         names = {weight: name for name, weight in loaded.causal_lm.base_model.named_parameters()}
         inside = [weight in names for weight in self.weights]  # a head is above the layers: it learns from the loss
         self.aliases = {names[weight]: weight.detach().requires_grad_() for weight in compress(self.weights, inside)}
@@ -117,7 +117,7 @@ class ReplayedPasses:
     def run(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
         """Loss of a flat batch, detached; its gradients are added.
 
-        Raises RecordingError where a size cannot be recorded, RunError where a recording computes something else.
+        Raises RecordingError if a size cannot be recorded, RunError where a recording computes something else.
         """
         size = Size.of_batch(batch)
         num_tokens = size.num_tokens
@@ -140,7 +140,7 @@ class ReplayedPasses:
         return loss.detach()
 
     def record_sizes(self, sizes: Iterable["Size"]) -> None:
-        """Record passes of these sizes, the largest first; raises RecordingError where that cannot be done."""
+        """Record passes of these sizes, the largest first; raises RecordingError if that cannot be done."""
         pad_id = self.loaded.chat.pad_id
         for size in sorted(set(sizes) - self._sizes.keys(), reverse=True):
             num_rows = min(self.max_rows, max(1, size.num_tokens // self.longest))

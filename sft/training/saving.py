@@ -4,7 +4,7 @@ These replace the stock trainer's, which writes into the final folder and may re
 waits until a checkpoint is written and sealed, which is enough against a kill; flushing it to the disk is left to a
 thread (Background), since work that only waits for the disk need not hold up the steps.
 
-The private methods of transformers' Trainer that are overridden here stand at the head of sft/training/trainer.py.
+The private methods of transformers' Trainer that are overridden here are at the head of sft/training/trainer.py.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class CheckpointedTrainer(SFTTrainer):
 
     @property
     def checkpoints_dir(self) -> Path:
-        """Where the checkpoint-N folders lie."""
+        """Folder of the checkpoint-N folders."""
         return Path(self.args.output_dir)
 
     @property
@@ -111,7 +111,7 @@ class CheckpointedTrainer(SFTTrainer):
             self.args.save_total_limit = limit
 
     def finish_saving(self) -> None:
-        """Until the last checkpoint is on the disk. Raises DiskFullError where it does not fit."""
+        """Until the last checkpoint is on the disk. Raises DiskFullError if it does not fit."""
         self._publishing.wait()
 
     def _load_best_model(self) -> None:
@@ -148,7 +148,7 @@ class CheckpointedTrainer(SFTTrainer):
             group["lr"] = rate
 
     def find_best(self) -> None:
-        """Let the state point at its best checkpoint where the run lies now; one that is gone or broken is told of."""
+        """Point the state at its best checkpoint in the run's current folder; a missing or damaged one is reported."""
         self.state.best_model_checkpoint = None
         if not self.state.best_global_step:
             return

@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether somebody asked for the end. `is_saving` is False while there is nothing to save: then one is enough."""
+    """Whether a stop was requested. `is_saving` is False while there is nothing to save: then one is enough."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -52,7 +52,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 class StopWhenAsked(TrainerCallback):
-    """Saves after the step in which somebody asked for the end, then raises KeyboardInterrupt."""
+    """Saves after the step in which a stop was requested, then raises KeyboardInterrupt."""
 
     def __init__(self, stop: StopRequest) -> None:
         self.stop = stop

@@ -39,7 +39,7 @@ def check_trackers(names: Sequence[str]) -> list[str]:
 def mend_trackers(callbacks: Sequence[TrainerCallback]) -> None:
     """A tracker that cannot begin (no key, no network) ends the run with one line, before its first step.
 
-    SwanLab from 0.8 on raises where it has no run yet; transformers 5.17 waits for None before it begins one.
+    SwanLab from 0.8 on raises if it has no run yet; transformers 5.17 waits for None before it begins one.
     """
     for callback in callbacks:
         name = type(callback).__name__.removesuffix("Callback").lower()
@@ -102,7 +102,7 @@ class SampleLog(TrainerCallback):
 
 
 def _send(tracker: TrainerCallback, table: Sequence[Sequence[str]], step: int) -> None:
-    """The samples in the form each tracker has for them; a tracker that fails is told of, and the run goes on."""
+    """The samples in the form each tracker has for them; a failing tracker is reported, and the run continues."""
     columns, kind = ["id", "reference", "prediction"], type(tracker).__name__
     try:
         if kind == "TensorBoardCallback" and tracker.tb_writer is not None:

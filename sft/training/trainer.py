@@ -106,7 +106,7 @@ class RowTrainer(CheckpointedTrainer):
         (sft.training.order.pack_rows); None: each by itself. micro_batch_tokens: None plans them. recomputes: whether
         layers are computed twice to spare memory; None: as many as it takes. offloads: whether they are computed in
         pieces, their inputs on the host; None: where nothing else has room for the longest row. replays: passes are
-        recorded as CUDA graphs, where that can be done. measures: more figures of every validation, beside the
+        recorded as CUDA graphs, if that can be done. measures: more figures of every validation, beside the
         objective's.
 
         before_first_step: what is done when model and optimizer are there: sft.training.rehearsal.rehearsing plans.
@@ -154,7 +154,7 @@ class RowTrainer(CheckpointedTrainer):
     # The run
 
     def train_from(self, checkpoint: Path | None, num_steps: int) -> None:
-        """Train from a checkpoint, or from the beginning, to num_steps, and take up the best weights.
+        """Train from a checkpoint or from step 0 to num_steps, then load the best weights.
 
         Whatever ends the run, its last checkpoint is on the disk; only KeyboardInterrupt does not wait for that.
         """
@@ -182,7 +182,7 @@ class RowTrainer(CheckpointedTrainer):
             self._load_best_model()
 
     def get_train_dataloader(self) -> DataLoader[dict[str, list[int]]]:
-        """One item a step: the places of its rows. The trainer accumulates nothing itself."""
+        """One item per step: the indices of its rows. The trainer accumulates nothing itself."""
         self.order = StepOrder(
             [len(row.input_ids) for row in self.train_rows],
             self.rows_per_step,
@@ -271,7 +271,7 @@ class RowTrainer(CheckpointedTrainer):
     ) -> torch.Tensor:
         """The loss of the rows at `places` over the divisor, detached; the gradients of all micro-batches are added.
 
-        batches: indices of places. Recorded passes are replayed where there are some.
+        batches: indices of places. Recorded passes are replayed if there are some.
         """
         if self.passes is not None and divisor is not None:
             try:
@@ -356,7 +356,7 @@ class RowTrainer(CheckpointedTrainer):
         return loss
 
     def _share_out(self, places: Sequence[int]) -> list[list[int]]:
-        """Indices of a micro-batch's rows in parts that cores compute apart; none where it is computed as a whole."""
+        """Indices of a micro-batch's rows in parts that cores compute apart; none if it is computed as a whole."""
         if not self.shares_cores or not torch.is_grad_enabled() or not self.loaded.model.training:
             return []
         return share_out(self.lengths_of(places), torch.get_num_threads())

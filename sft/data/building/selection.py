@@ -38,7 +38,7 @@ def find_duplicates(exact: np.ndarray, seniority: np.ndarray | None = None) -> n
 
 
 def find_held_out(group: np.ndarray, published: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """For each row that asks what a row of a published test or validation split asks that row's number, else -1.
+    """Number of the published test or validation row with the same question, for each row; -1 if there is none.
 
     `published`: (N,) position in SPLITS of the split a row was published in, or -1. The test split keeps its rows
     against all others, validation against all but test. (N,) -> (N,) int64

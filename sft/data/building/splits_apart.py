@@ -49,7 +49,7 @@ class SplitGuard:
         self._numbers = np.zeros(0, dtype=np.int64)  # and back
 
     def find_straddlers(self, split_of: np.ndarray, may_straddle: np.ndarray | None = None) -> np.ndarray:
-        """For each chosen row that is near one of a split before its own the number of that row, else -1: (N,) int64.
+        """Number of a near row in an earlier split, for each chosen row; -1 if there is none: (N,) int64.
 
         The test split keeps its rows against validation and train, validation against train. Two rows of
         `may_straddle` (N,) bool are let be.
@@ -61,7 +61,7 @@ class SplitGuard:
         return self.find_near(chosen, side, may_straddle)
 
     def find_near(self, rows: np.ndarray, side: np.ndarray, let_be: np.ndarray | None = None) -> np.ndarray:
-        """For each of these rows that is near one of a lower side the number of that row, else -1: (N,) int64."""
+        """Number of a near row on a lower side, for each of these rows; -1 if there is none: (N,) int64."""
         self._sign(rows[self._position[rows] < 0])
         numbers = self._numbers
         alive = np.zeros(len(numbers), dtype=bool)

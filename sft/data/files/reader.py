@@ -51,7 +51,7 @@ NO_FAULT_OF_THE_ROW = ("unknown_dialect", "unknown_label", "unknown_task", "miss
 
 
 class FoundRow(NamedTuple):
-    """A canonical row and where it stands; `id` and `source` are filled in by whoever knows the source."""
+    """A canonical row with its file and line; the caller that knows the source fills in `id` and `source`."""
 
     file: str
     line: int

@@ -257,7 +257,7 @@ def _count_unfit_if_quoted(path: Path, encoding: str, width: int, columns: "_Col
 
 
 class _Columns(NamedTuple):
-    """What the lines of a file have in their columns: what tells rows glued by a stray quote from a cell of lines."""
+    """Contents of the lines' columns, by which rows glued together by a stray quote differ from a multi-line cell."""
 
     delimiter: str
     width: int

@@ -89,7 +89,7 @@ def find_near_duplicates(
     *,
     side: np.ndarray | None = None,  # (N,) int: only rows of different sides are compared, and the lower side stays
 ) -> np.ndarray:
-    """For each row the earlier row it is a near duplicate of, or -1: (N,) int64.
+    """Index of the earlier row that each row nearly duplicates, or -1: (N,) int64.
 
     The row named stays itself, unless it is near an even earlier one that shares another band with it.
     """

@@ -1,4 +1,4 @@
-"""Where a collection is, and the password that opens it, which is kept apart from everything that is ever shown.
+"""The address of a collection and its password, which is kept apart from everything that is printed.
 
     address = make_address(host="db.example.org", user="ada", auth_database="admin", database="texts")
     address.shown                        # "mongodb://db.example.org:27017": what messages and manifests say

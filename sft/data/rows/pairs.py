@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the form: "instruction/input/output", "instruction/context/response", "question/answer"."""
+        """Name of the format: "instruction/input/output", "instruction/context/response", "question/answer"."""
         if self.question != "instruction":
             return f"{self.question}/{self.answer}"
         return f"instruction/{'context' if self.answer == 'response' else 'input'}/{self.answer}"

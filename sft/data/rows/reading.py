@@ -87,7 +87,7 @@ def make_reading(
 
 
 def with_declared_labels(reading: Reading, names: Sequence[str]) -> Reading:
-    """The reading of a file that declares the names of its classes, where the user says nothing of labels himself."""
+    """The reading of a file that declares its class names, used unless the user specifies labels."""
     if reading.task or reading.label_map or len(names) < 2:
         return reading
     if any(all(task.find_label(name) is not None for name in names) for task in word_tasks()):
@@ -144,7 +144,7 @@ def described_tasks(names: Sequence[str]) -> list[dict[str, object]]:
 
 
 def word_tasks() -> list[Task]:
-    """Tasks whose rows of text and label may be told by the label's own word."""
+    """Tasks whose text/label rows can be recognised by the label's name."""
     return list(_word_tasks(task_names()))
 
 

@@ -297,7 +297,7 @@ def _read_words(where: str, content: Json) -> tuple[str, str | None]:
 
 
 def _read_speaker(where: str, said: dict[str, Json]) -> str:
-    """The word for who speaks, a key of ROLES."""
+    """The role of a turn, a key of ROLES."""
     said_by = said.get("role", said.get("from"))
     word = said_by.strip().lower() if isinstance(said_by, str) else ""
     if word not in ROLES:

@@ -1,4 +1,4 @@
-"""Sources of rows: each kind is one settings class that can read itself, told apart in YAML by `kind`.
+"""Sources of rows: each kind is one settings class that can read itself, selected in YAML by `kind`.
 
 A new kind is a file here with a subclass of Source, and its name in AnySource.
 """

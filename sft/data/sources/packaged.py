@@ -247,7 +247,7 @@ class Articles(PackagedSource):
 
 
 def share_of(title: str) -> float:
-    """Where a headline lies among all possible ones, 0 to 1, whatever its case and punctuation: by its hash."""
+    """Position of a headline in 0 to 1 by its hash, independent of case and punctuation."""
     return xxhash.xxh64_intdigest(normalise_text(title).encode()) / 2**64
 
 

@@ -153,7 +153,7 @@ def make_entry(folder: Path, info: dict[str, object]) -> Entry:
 
 
 def _find_place(folder: Path, info: dict[str, object]) -> Entry:
-    """Where the rows are. As LLaMA-Factory does, the hub goes before the file."""
+    """Location of the rows; the hub takes precedence over a file, as in LLaMA-Factory."""
     if info.get("hf_hub_url"):
         entry: Entry = {"kind": "hub", "id": info["hf_hub_url"], "hub_split": info.get("split") or "train"}
         if info.get("subset"):

@@ -1,6 +1,6 @@
 """The CPU wing: what computes faster on a CPU another way than on a GPU. The rest of the project comes in by this door.
 
-attend_blocks                        attention of rows laid end to end, in bf16
+attend_blocks                        attention of rows concatenated, in bf16
 fuse_norms(model)                    norms in few passes over memory
 map_batches, map_at_once, share_of   one batch to a core, not one product to all of them
 

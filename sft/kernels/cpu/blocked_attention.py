@@ -6,7 +6,7 @@ computed of what causality forbids. Scores and their softmax are fp32; probabili
 
     attend_blocks(query, key, value, lengths=[5, 7], scaling=0.125)
 
-A layout takes rows laid end to end, (T, H, D), to padded batches and back, by one gather each way. It depends on the
+A layout takes rows concatenated, (T, H, D), to padded batches and back, by one gather each way. It depends on the
 lengths alone, so it is found once for all layers. A row that shares its prefix with others sees more keys than it has
 queries; its queries belong to the last of its keys.
 
@@ -25,7 +25,7 @@ import torch
 BLOCK = 96  # queries at a time, about: of 48 the products are too small, of 256 more is computed in vain
 KEEP_UP_TO = 1024  # tokens of a row whose probabilities are kept for the backward pass; of longer ones, computed again
 Span = tuple[int, int]  # where something begins, and where the next one does
-MAX_PADDED_WORK = 1.5  # rows share a batch while padding costs at most so many times more
+MAX_PADDED_WORK = 1.5  # rows share a batch while padding costs at most this many times more
 
 
 def attend_blocks(
@@ -36,7 +36,7 @@ def attend_blocks(
     scaling: float | None = None,
     seen: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Causal attention of rows laid end to end: query (1, H, T, D), key and value (1, K, S, D) -> (1, T, H, D).
+    """Causal attention of rows concatenated: query (1, H, T, D), key and value (1, K, S, D) -> (1, T, H, D).
 
     lengths: queries of each row. seen: keys of each, whose last ones are at the places of its queries; None: as many.
     """
@@ -60,7 +60,7 @@ class Line(NamedTuple):
 
 
 class Places:
-    """Which of the tokens' heads (T * H) lie where in the lines of all batches, one behind the other."""
+    """Which of the tokens' heads (T * H) lie where in the lines of all batches, one after the other."""
 
     def __init__(self, batches: Sequence[Sequence[Line]], widths: Sequence[int], num_heads: int) -> None:
         """batches: the lines of each. widths: how long they are filled up to."""
@@ -226,7 +226,7 @@ def _join(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _find_probabilities(queries: torch.Tensor, keys: torch.Tensor, scaling: float, dtype: torch.dtype) -> torch.Tensor:
-    """Of queries (B, G, N, D) and keys (B, T, D), fp32, the last N of which stand at the queries' own places:
+    """Of queries (B, G, N, D) and keys (B, T, D), fp32, the last N of which are at the queries' own places:
     (B, G * N, T)."""
     batch, groups, num_queries, _ = queries.shape
     wide = _widen(queries).flatten(1, 2)
@@ -238,7 +238,7 @@ def _find_probabilities(queries: torch.Tensor, keys: torch.Tensor, scaling: floa
 @lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
 def _later(num_queries: int, dtype: torch.dtype) -> torch.Tensor:
-    """(N, N): what keeps queries from the keys behind their own places."""
+    """(N, N): what keeps queries from the keys after their own places."""
     return torch.full((num_queries, num_queries), float("-inf"), dtype=dtype).triu_(1)
 
 

@@ -140,7 +140,7 @@ def test_each_setting_is_known_to_be_kept_checked_by_other_means_or_free_to_chan
     }  # hashes, fingerprint
     free = {"config", "json_output", "output_dir", "dry_run", "resume_from_checkpoint", "allow_mismatch", "use_qlora"}
     free |= {"num_train_epochs", "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "neftune_noise_alpha"}
-    free |= {"backend", "dtype", "optim", "gradient_checkpointing", "trust_remote_code"}
+    free |= {"backend", "base_dtype", "dtype", "optim", "gradient_checkpointing", "trust_remote_code"}
     free |= {"activation_offloading"}  # where layer inputs wait, not what they are
     free |= {"eval_steps", "save_total_limit", "early_stopping_patience", "early_stopping_threshold", "warmup_ratio"}
     free |= {"micro_batch_tokens", "max_memory_gb", "cuda_graphs", "max_dropped", "report_to", "num_sample_predictions"}

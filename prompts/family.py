@@ -59,5 +59,5 @@ class Family:
         return self.think_block != "none"
 
     def clean(self, text: str) -> str:
-        """What anybody says, as the template writes it."""
+        """A turn of any role, as the template writes it."""
         return text.strip() if self.trims else text

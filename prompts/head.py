@@ -39,7 +39,7 @@ class Head:
         return f"classification of {READS[self.pooling]}, labels {'|'.join(self.labels)}"
 
     def class_of_row(self, task: Task, row: Row) -> int:
-        """The number of the class that a row's answer stands for. Raises PromptError if the head has none for it."""
+        """The class number of a row's answer. Raises PromptError if the head has none for it."""
         if task.kind != "label":
             raise PromptError(
                 f"{name_row(row)}: task {task.name} has no labels, and a classification head says nothing else; leave "

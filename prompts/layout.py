@@ -1,4 +1,4 @@
-"""A conversation as a row of pieces, control tokens apart from text: which piece stands where for a model family.
+"""A conversation as a sequence of pieces, control tokens separate from text, in the order of a model family.
 
 No tokenizer is needed: for clean text the joined pieces are exactly what the family's chat template writes. `Encoded`
 is what becomes of them: one conversation as the model sees it, token by token.

@@ -160,7 +160,7 @@ class Task:
         return tuple(dict.fromkeys(self.list_labels(row)))
 
     def class_of(self, answer: str, row: Row) -> str:
-        """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面".
+        """The class of an allowed answer: '{"sentiment": 1}' -> "正面".
 
         Raises PromptError if the task's read_answer does not read what its list_labels allows.
         """

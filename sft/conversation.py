@@ -32,7 +32,7 @@ class Exchange:
 
 
 class Conversation:
-    """What was said so far, each answered question with its answer; the system prompt is before all of it."""
+    """The conversation so far: the system prompt, then each answered question with its answer."""
 
     def __init__(self, system_prompt: str | None = None, tools: Sequence[Tool] = ()) -> None:
         """system_prompt: None leaves it to the chat template's own default. tools: the functions that may be called."""

@@ -312,7 +312,7 @@ class NotWritableError(UserError):
 
     @classmethod
     def of(cls, folder: Path, error: OSError) -> "NotWritableError":
-        """What is said where a folder, or a file in it, cannot be made."""
+        """The error if a folder, or a file in it, cannot be created."""
         where = error.filename if error.errno == errno.ENAMETOOLONG else folder
         return cls(f"{where}: cannot be written to ({error.strerror}); free it, or name another place")
 

@@ -20,7 +20,7 @@ TORCH, CHECKS = "torch", "transformers.utils"  # imported when one of the module
 
 
 class Later:
-    """A name of a module that is imported when the name is called, or one of its own is asked for."""
+    """A stand-in for a name in a module, which is imported when the name is called or one of its attributes is used."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name

@@ -1,4 +1,4 @@
-"""Pages that stand alone: one file, no reference to anything outside, readable on a phone, in light and dark.
+"""Self-contained pages: one file, no external references, readable on a phone, in light and dark.
 
 The templates in sft/templates are Jinja's with autoescape: text of a model or a data file cannot become markup, and
 control characters in it become visible.

@@ -43,7 +43,7 @@ def build_prompt(row: Row) -> list[Message]:
 
 
 def write_answer(row: Row) -> str:
-    """What the assistant said last, its calls spelled out. Raises PromptError if the last turn is another's."""
+    """The last answer with its calls spelled out. Raises PromptError if the last turn is not the assistant's."""
     turns = read_turns(row)
     if not turns or turns[-1]["role"] != "assistant":
         raise PromptError("the last turn of 'messages' is not the assistant's; fix the row")

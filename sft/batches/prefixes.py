@@ -1,9 +1,9 @@
-"""Finds prefixes shared by the rows of a batch (system prompt, instruction), so that they are computed once.
+"""Find the prefixes shared by the rows of a batch (system prompt, instruction), so that they are computed once.
 
-Causal layers say the same of equal beginnings. So a batch can be a forest: segments of tokens, each standing after the
-segments that come before it in its rows. Four rows of two tasks, system prompt and instructions in common:
+Causal layers compute the same for equal prefixes. So a batch can be a forest of token segments, each placed after
+the segments that precede it in its rows. Four rows of two tasks, which share system prompt and instructions:
 
-    find_segments(rows)    # [(0, 0, 20, ()), (0, 20, 41, (0,)), (1, 20, 38, (0,)),            in common
+    find_segments(rows)    # [(0, 0, 20, ()), (0, 20, 41, (0,)), (1, 20, 38, (0,)),            shared
                            #  (0, 41, 80, (0, 1)), (1, 38, 77, (0, 2)), (2, 41, 90, (0, 1)), (3, 38, 60, (0, 2))]
 """
 

@@ -3,7 +3,7 @@
 DECODING["precise"]                                      # greedy, without penalties: what evaluate.py measures
 choose_decoding("precise", max_new_tokens=64)            # the same, at most 64 tokens
 
-Only chat.py draws, with penalties, unless told otherwise. Penalties spoil whatever repeats itself for a reason: the
+Only chat.py samples by default, with penalties. Penalties spoil text that repeats itself for a reason: the
 keys of JSON, a table, code.
 """
 

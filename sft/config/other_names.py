@@ -19,7 +19,7 @@ SKIP = object()  # a value that is what happens here anyway
 
 @dataclass(frozen=True)
 class Twin:
-    """A setting of ours that another name stands for.
+    """Our setting that corresponds to another tool's name.
 
     values: their value in small letters -> ours, or SKIP; a value that is not among them is refused where `strict`,
     else taken as it is. read: for values that are no plain words.

@@ -97,7 +97,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
 
     @property
     def task_name(self) -> str | None:
-        """The task that is asked for: chat where tools are offered, since no other has any."""
+        """The requested task: chat if tools are offered, since no other task has tools."""
         return self.task or ("chat" if self.tools else None)
 
 

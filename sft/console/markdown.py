@@ -198,7 +198,7 @@ def is_block(token: Token) -> bool:
 
 
 def show_columns(stream: TextIO, columns: Sequence[tuple[str, str]]) -> None:
-    """Write titled texts, each in a column of its own: show_columns(sys.stdout, [("base", "…"), ("tuned", "…")])."""
+    """Write titled texts in one column each: show_columns(sys.stdout, [("base", "…"), ("tuned", "…")])."""
     total = shutil.get_terminal_size().columns - 1
     width = (total - len(BETWEEN) * (len(columns) - 1)) // len(columns)
     if width < MIN_COLUMN:

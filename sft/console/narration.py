@@ -5,8 +5,8 @@
     warn("own: 18 rows asked, 12 found")      # stderr: warning: own: 18 rows asked, 12 found
     repeat_warnings()                         # and again, as the last thing before the result
 
-Warnings are said twice because long work scrolls the first time away. show_path writes a path as the reader has it:
-relative to where the command was typed, as long as it lies below.
+Warnings are repeated at the end, because long output scrolls the first ones away. show_path shortens a path
+to one relative to the working folder, if it is below it.
 """
 
 import os

@@ -59,7 +59,7 @@ def _pad(cell: str, width: int, right: bool) -> str:
 
 
 def show_figure(value: object) -> str:
-    """One figure on a line of its own: 0.8870132209018449 -> "0.887", 297.9 -> "297.9", 1.2e-05; others as they are."""
+    """One printed figure: 0.8870132209018449 -> "0.887", 297.9 -> "297.9", 1.2e-05; others as they are."""
     if not isinstance(value, float):
         return str(value)
     if value != 0 and abs(value) < TINY:

@@ -1,4 +1,4 @@
-"""Standard input: the lines a person types or a pipe brings, and Ctrl-C while a model answers.
+"""Standard input: lines from a person or a pipe, and Ctrl-C while a model answers.
 
 Ctrl-C is a request to stop at the next token, not an exception in the middle of something.
 

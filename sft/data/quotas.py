@@ -30,7 +30,7 @@ def largest_remainder(total: int, shares: Sequence[Fraction | int]) -> list[int]
 
 
 def parse_pairs(text: str, example: str) -> dict[str, str]:
-    """What is said of each name: "正常:15000，a:b: 2" -> {"正常": "15000", "a:b": "2"}; full-width ： and ， will do.
+    """The value given for each name: "正常:15000，a:b: 2" -> {"正常": "15000", "a:b": "2"}; full-width ： and ， too.
 
     Raises ValueError, naming the example, where a part is no name:value, or a name stands twice.
     """
@@ -74,7 +74,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """One split as asked for: {"reviews": 495, "newspaper": 225} rows, and the shares to rescale it by."""
+    """One requested split: {"reviews": 495, "newspaper": 225} rows, and the shares to rescale it by."""
 
     name: str
     rows: dict[str, int]

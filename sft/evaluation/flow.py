@@ -114,7 +114,7 @@ class Metrics(ShortMetrics, ModelFigures):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: the figures, a line for every row, the steps of the training as log.jsonl tells them, and the
+    """The results: figures, one line per row, the training steps from log.jsonl, and the
     answers to the hard cases of --robustness.
     """
 

@@ -20,7 +20,7 @@ NAME = "evaluate"
 
 
 def load_hf_evaluate() -> ModuleType:
-    """The package; the first call imports it (it brings transformers along), later ones return the same object.
+    """The package; the first call imports it (and transformers with it), later ones return the same object.
 
     Raises ConfigError if it is not installed.
     """

@@ -1,10 +1,10 @@
-"""The answers of an evaluation while it runs: what was generated is on the disk, and an interrupted run goes on there.
+"""The answers of a running evaluation: everything generated is on disk, and an interrupted run resumes from it.
 
 predictions.partial.jsonl   a first line that says what the answers depend on, then a line for each answer as it comes
 predictions.jsonl           the finished file, written at the end in the place of the other
 
 Batches are planned as if nothing were there and only whole ones are taken over, so that the finished file is the same,
-byte for byte, as that of a run nobody interrupted.
+byte for byte, as that of an uninterrupted run.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class Journal:
         self._file = self.path.open("a", encoding="utf-8")
 
     def answers(self, model: Side, ids: Mapping[int, str]) -> dict[int, Generated]:
-        """What is known of the rows asked for: row number -> answer."""
+        """The known answers of the requested rows: row number -> answer."""
         return {row: self._answers[model, row] for row in ids if (model, row) in self._answers}
 
     def add(self, model: Side, ids: Mapping[int, str], answers: Mapping[int, Generated]) -> None:

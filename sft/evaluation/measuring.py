@@ -57,7 +57,7 @@ LEAST_CACHE_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Probes:
-    """What was asked for of --robustness and --calibrate, and applies."""
+    """The results of --robustness and --calibrate, if requested and applicable."""
 
     robustness: Robustness | None = None
     forgetting: ForgettingFigures | None = None
@@ -245,7 +245,7 @@ def probe_model(
     run: Run, settings: EvaluateSettings, loaded: LoadedModel, rows: Sequence[EvalRow], measured: Measured,
     *, seed: int, max_tokens: int,
 ) -> Probes:  # fmt: skip
-    """Ask what the settings want. Without label rows there is nothing to ask, and that is said."""
+    """Measure what the settings request. Without label rows there is nothing to measure, and a line says so."""
     trained = run.train_settings()
     max_length = min(settings.max_seq_length or trained.max_seq_length, loaded.max_context)
     probes = Probes()

@@ -42,7 +42,7 @@ class OtherFigures(TypedDict):
 
 @dataclass(frozen=True)
 class OtherMetric:
-    """A loaded metric under the name it was asked for by."""
+    """A loaded metric under its requested name."""
 
     name: str
     module: Any  # evaluate.EvaluationModule, which carries no types

@@ -1,4 +1,4 @@
-"""predictions.jsonl: a line for every row, with what was asked and what each model said."""
+"""predictions.jsonl: one line per row, with the prompt and each model's answer."""
 
 from collections.abc import Sequence
 from typing import Literal, NotRequired, TypedDict

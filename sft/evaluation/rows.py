@@ -73,7 +73,7 @@ class EvalRow:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the labels stand for, in their order: ("负面", "正面")."""
+        """The classes of the labels, in their order: ("负面", "正面")."""
         return self.task.classes_of(self.labels, self.row)
 
     @property
@@ -118,7 +118,7 @@ class EvalRows:
 
 
 def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
-    """Rows of the split asked for, from the data the run was trained on (or --data), as it was split then.
+    """Rows of the requested split, from the run's data (or --data), as it was split in training.
 
     Of a file the run has never seen all rows are taken, unless --eval_ratio says otherwise. Raises DataError if the
     run's data changed since, and ConfigError for settings that would test on training rows.

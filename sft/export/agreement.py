@@ -84,7 +84,7 @@ def _is_below(share: float, limit: float, count: int) -> bool:
 
 
 def probe(loaded: LoadedModel, rows: Sequence[EvalRow], *, max_new_tokens: int) -> Probe:
-    """Logits where the reference answers stand, and the model's own greedy answers."""
+    """Logits at the positions of the reference answers, and the model's own greedy answers."""
     if loaded.head is not None:
         table = score_classes(loaded, [row.prompt_ids for row in rows], shown=False)  # (N, C)
         return Probe(list(table[:, None]), table.argmax(-1, keepdim=True).tolist())

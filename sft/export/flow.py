@@ -221,7 +221,7 @@ def measure_drift(exporter: Exporter, merged: Probe) -> Agreement | None:
 
 
 def write_gguf_files(exporter: Exporter, merged: Path, folder: Path) -> dict[str, object]:
-    """One file of each type asked for, each read back by another reader and compared with what the run said."""
+    """One file per requested type, each read back by another reader and compared with the run."""
     folder.mkdir()
     name = exporter.run.path.name
     result: dict[str, object] = {}

@@ -51,7 +51,7 @@ def merge_adapter(loaded: LoadedModel) -> LoadedModel:
 
 
 def stored_dtype(source: ModelSource, wanted: str = "auto") -> torch.dtype:
-    """What the merged weights are written in: as asked for, else the type the base itself is stored in."""
+    """Type of the merged weights: --dtype, else the base's stored type."""
     if wanted != "auto":
         return DTYPES[wanted]
     return read_stored_dtype(source.folder) or torch.bfloat16

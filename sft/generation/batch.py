@@ -102,7 +102,7 @@ def generate_batch(
 
 
 def usual_room(loaded: LoadedModel) -> Room:
-    """What a batch may take where nothing else is said: little on a CPU, half of the free memory on a GPU."""
+    """Default memory of a batch: little on a CPU, half of the free memory on a GPU."""
     if loaded.device.type != "cuda":
         return Room(TOKENS_PER_BATCH["cpu"], CPU_CACHE_BYTES)
     free = int(FREE_SHARE * torch.cuda.mem_get_info(loaded.device)[0])

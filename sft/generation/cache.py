@@ -124,7 +124,7 @@ class BatchCache(DynamicCache):
         return all(type(layer) is WrittenLayer for layer in self.layers)
 
     def rows(self, rows: slice, length: int) -> "BatchCache":
-        """These rows, of which `length` columns are there, as a cache of its own over the same memory.
+        """These rows with their first `length` columns, as a separate cache over the same memory.
 
         Only where the cache keeps_all.
         """

@@ -1,4 +1,4 @@
-"""What many prompts begin with (system prompt, a task's own words), computed once for all of them.
+"""The prefix shared by many prompts (system prompt, instruction), computed once for all of them.
 
 A batch is laid out as [shared part, which is in the cache][padding][rest of each prompt], so that every row continues
 from the last column; the mask leaves the padding out, and positions are counted without it.
@@ -26,7 +26,7 @@ ENOUGH_TOKENS = {"cpu": 512, "cuda": 8192}  # of a pass: more are no faster, and
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; at least one is left of each: [[1, 2, 3], [1, 2, 4]] -> 2."""
+    """Length of the shared prefix; at least one token is left of each: [[1, 2, 3], [1, 2, 4]] -> 2."""
     lists = [list(prompt) for prompt in prompts]
     in_common = count_in_common(min(lists), max(lists))  # in the order of lists these two differ earliest
     return min(in_common, min(map(len, lists)) - 1)

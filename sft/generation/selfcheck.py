@@ -32,7 +32,7 @@ class Caching(Enum):
 
 
 def find_caching(loaded: LoadedModel) -> Caching:
-    """What is proven of a model, when it is first asked for; where it is less than all, one line says so."""
+    """What generation with a model may use, proven on first use; one line says if anything is ruled out."""
     with loaded.proving:
         if loaded.caching is None:
             loaded.caching = _prove(loaded)

@@ -51,7 +51,7 @@ class _Written:
 
 
 class TextStream(Iterator[str]):
-    """Pieces of one answer; made by stream(). Generation starts with the first piece that is asked for."""
+    """Pieces of one answer; made by stream(). Generation starts when the first piece is requested."""
 
     def __init__(
         self,

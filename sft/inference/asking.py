@@ -18,7 +18,7 @@ DEMO_ROWS = 5
 
 
 def show_answer(predictor: Predictor, row: Row, *, as_json: bool) -> Prediction:
-    """Answer a row on stdout, free text while it is written; what is to be said of the answer goes to stderr."""
+    """Answer a row on stdout, free text as it is generated; remarks on the answer go to stderr."""
     started = time.monotonic()
     if predictor.task_of(row).kind == "text" and not as_json:
         answer = _show_stream(predictor, row)

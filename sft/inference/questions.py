@@ -121,7 +121,7 @@ def show_question(row: Row) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class FileRow:
-    """One row of the input: where it stands, and either what it asks or why it cannot be asked."""
+    """One row of the input: its line, and either its question or why it cannot be answered."""
 
     line: int
     id: str | None

@@ -18,7 +18,7 @@ from sft.models.adopted import open_tuned
 
 
 class Verdict(TypedDict):
-    """What is said of one text; confidence is the label's probability among the labels."""
+    """The result for one text; confidence is the label's probability among the labels."""
 
     text: str
     label: str

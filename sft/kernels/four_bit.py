@@ -17,7 +17,7 @@ def linear_4bit() -> type[torch.nn.Linear] | None:
 
 
 def is_packed(weight: torch.Tensor) -> bool:
-    """Whether a tensor lies in memory in 4 bits."""
+    """Whether a tensor is stored in 4 bits."""
     kind = getattr(sys.modules.get("bitsandbytes.nn"), "Params4bit", None)
     return kind is not None and isinstance(weight, kind) and weight.quant_state is not None
 

@@ -106,7 +106,7 @@ class FrozenWeight:
 
     @property
     def is_packed(self) -> bool:
-        """Whether it lies in memory in 4 bits."""
+        """Whether it is stored in 4 bits."""
         packed = linear_4bit()
         return packed is not None and isinstance(self.layer, packed)
 

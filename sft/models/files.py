@@ -1,4 +1,4 @@
-"""The files of a model folder, looked at before a library reads them: what is wrong with one is said in one line.
+"""The files of a model folder, checked before a library reads them; a fault is reported in one line.
 
 check_folder(folder)                          # ModelError: "tokenizer.json: a git-lfs pointer and not the file ..."
 check_weight_files(folder)                    # [Path("model.safetensors")], each whole and readable

@@ -92,7 +92,7 @@ class LoadedModel:
 
     @cached_property
     def layers(self) -> Layers:
-        """What its layers can do: read from its config and proven, when it is first asked for (sft.models.selfcheck).
+        """What its layers can do: read from its config and proven on first use (sft.models.selfcheck).
 
         Says in one line why rows are padded, where they are.
         """

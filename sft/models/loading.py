@@ -105,7 +105,7 @@ def load_base(
 
 
 def load_for_training(settings: TrainSettings, backend: str, head: Head | None = None) -> LoadedModel:
-    """The base model with what is trained marked, and said; with a head it has fresh random weights.
+    """The base model with its trainable weights marked and printed; with a head, which has fresh random weights.
 
     `backend` is what choose_backend said before any import.
     """
@@ -314,7 +314,7 @@ def load_weights(
 
 
 def unpack_model(model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
-    """A model that is stored in 4 bits, in 16 or 32: the values that its 4 bits stand for, to be merged and saved."""
+    """A 4-bit model dequantised to 16 or 32 bits, to be merged and saved."""
     from transformers.integrations.bitsandbytes import Bnb4bitDeserialize  # imports bitsandbytes
 
     plain: PreTrainedModel = model.dequantize(dtype=precision.dtype)

@@ -283,11 +283,11 @@ def own_names() -> Iterator[None]:
 
 
 def shape_of(weight: torch.Tensor) -> tuple[int, ...]:
-    """The shape that a weight stands for, also where it is packed into 4 bits."""
+    """The unpacked shape of a weight, also if it is packed into 4 bits."""
     state = getattr(weight, "quant_state", None)
     return tuple(state.shape if state is not None else weight.shape)
 
 
 def count_weights(weight: torch.Tensor) -> int:
-    """Numbers that a tensor stands for, also where it is packed into 4 bits."""
+    """Number of values of a tensor, also if it is packed into 4 bits."""
     return math.prod(shape_of(weight))

@@ -64,7 +64,7 @@ def answers_of(row: Prediction) -> list[tuple[str, Markup]]:
 
 
 def histories_of(predictions: Sequence[Prediction]) -> dict[tuple[str, int | None], list[tuple[str, str]]]:
-    """What was said before the question of each answer of a conversation: {("chat-1", 2): [("user", "Hi"), ...]}."""
+    """The turns before the question of each answer of a conversation: {("chat-1", 2): [("user", "Hi"), ...]}."""
     histories: dict[tuple[str, int | None], list[tuple[str, str]]] = {}
     so_far: dict[str, list[tuple[str, str]]] = {}
     for row in predictions:

@@ -133,7 +133,7 @@ def plot_lengths(
 
 
 def plot_reliability(bins: Sequence[tuple[float, float, int]], task: str) -> ReliabilityPlot | None:
-    """Mean confidence, accuracy and rows of each bin: a calibrated model lies on the diagonal."""
+    """Mean confidence, accuracy and rows of each bin: a calibrated model is on the diagonal."""
     shown = [(confidence, accuracy, count) for confidence, accuracy, count in bins if count]
     if not shown:
         return None

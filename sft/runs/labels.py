@@ -1,4 +1,4 @@
-"""Which classes a classification head has: the labels of the rows it learns from, in the order asked for.
+"""Which classes a classification head has: the labels of its training rows, in the requested order.
 
 choose_head(settings, dataset.train)      # Head(("负面", "正面"), "last"); None if the model writes its answers
 """
@@ -56,7 +56,7 @@ def find_sole_answer(rows: Sequence[Row]) -> str | None:
 
 
 def describe_sole_answer(answer: str, num_rows: int, split: str) -> str:
-    """What is said of rows that have one answer: a model that always gives it gets the best of all figures."""
+    """The warning about rows that all have the same answer: a constant model would get the best scores."""
     shown = answer if len(answer) <= LONGEST_SHOWN else f"{answer[:LONGEST_SHOWN]}..."
     return (
         f"all {num_rows:,} {split} rows have the same answer, {shown!r}, so that to know it is to be right: "

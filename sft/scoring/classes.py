@@ -29,7 +29,7 @@ def score_choices(
     shown: bool = True,
     max_tokens: int | None = None,
 ) -> list[list[float]]:
-    """Log-probability (nats, fp32) of each answer a row allows, in the order given; classes[i] are what they stand for.
+    """Log-probability (nats, fp32) of each answer a row allows, in the order given; classes[i] are their classes.
 
     Of a language model: that it writes the answer and ends. Of a head: of the class, among all that it knows; raises
     ModelError for one it does not know. max_tokens: of the prompts of a batch.

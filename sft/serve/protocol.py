@@ -250,7 +250,7 @@ class ChatRequest(_Strict):
 
     @property
     def token_limit(self) -> int | None:
-        """Most tokens asked for, under its new or its old name."""
+        """The requested maximum of tokens, under its new or its old name."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
 

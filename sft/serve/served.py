@@ -1,4 +1,4 @@
-"""What clients can ask for: the run itself, each of its tasks under a name of its own, and the untuned model beside.
+"""The models that clients can request: the run, each of its tasks under its own name, and the untuned model.
 
     demo                   chat, with the run's system prompt
     demo:sentiment         one text -> its label, with the probability of every label
@@ -62,7 +62,7 @@ class Asked:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What the labels stand for, in their order."""
+        """The classes of the labels, in their order."""
         return self.task.classes_of(self.labels, self.row) if self.task and self.row else ()
 
 

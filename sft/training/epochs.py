@@ -1,4 +1,4 @@
-"""How often a run goes through its rows, where nothing says it: three times, and more often where the rows are few.
+"""Default number of epochs: three, and more for few rows.
 
 Fewer than about a hundred steps leave an adapter near its base whatever the rate: 54 reviews, three times, gave one
 label for all (docs/choosing.md has the sweeps).
@@ -12,6 +12,6 @@ MOST_EPOCHS = 20  # of very few rows: more of them taught the embedded model not
 
 
 def choose_epochs(num_rows: int, rows_per_step: int) -> int:
-    """60 rows, 8 a step -> 19 epochs of 8 steps; 1,000 rows -> 3 of 125."""
+    """60 rows, 8 per step -> 19 epochs of 8 steps; 1,000 rows -> 3 of 125."""
     steps_per_epoch = math.ceil(num_rows / rows_per_step)
     return min(MOST_EPOCHS, max(USUAL_EPOCHS, math.ceil(ENOUGH_STEPS / steps_per_epoch)))

@@ -37,11 +37,11 @@ class FiniteGuard(TrainerCallback):
         self._step: _Step | None = None  # between its gradients and its end
 
     def forget(self) -> None:
-        """Drop what was noted of a step that is done again, or was only a trial."""
+        """Discard the notes on a step that is repeated, or was only a trial."""
         self._losses, self._places = [], []
 
     def note(self, loss: torch.Tensor, places: list[int]) -> None:
-        """Remember a micro-batch: its loss and which rows it held. It is looked at once a step: each look waits."""
+        """Remember a micro-batch: its loss and which rows it held. Checked once per step: each check waits."""
         self._losses.append(loss.detach())
         self._places.append(places)
 

@@ -39,7 +39,7 @@ class Objective(Protocol[S]):
     shares_prefixes: bool  # whether collate can lay out beginnings that rows have in common once
 
     def count_terms(self, row: Encoded) -> int:
-        """Terms of the loss that a row brings: the loss of a step is their sum divided by their number."""
+        """Number of a row's loss terms: the loss of a step is the sum of all terms divided by their number."""
 
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
         """The rows of a micro-batch as tensors; `row_lengths` (B,) is among them.

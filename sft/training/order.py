@@ -86,7 +86,7 @@ def deal_rows(places: Sequence[int], lengths: Sequence[int] | Mapping[int, int],
 
 
 def step_loader(order: StepOrder) -> DataLoader[dict[str, list[int]]]:
-    """One item a step: {"places": [17, 4, ...]}; the trainer makes tensors of them when it knows how many fit."""
+    """One item per step: {"places": [17, 4, ...]}; the trainer makes tensors of them when it knows how many fit."""
     return DataLoader(range(order.num_rows), batch_sampler=order, collate_fn=_name_places)
 
 

@@ -74,7 +74,7 @@ def any_process(flag: bool) -> bool:
 
 
 def largest(number: int) -> int:
-    """The largest of the numbers that the processes bring."""
+    """The largest number over all processes."""
     if not are_joined():
         return number
     device = torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else "cpu"
@@ -127,7 +127,7 @@ def check_settings(settings: TrainSettings) -> None:
 
 
 def tell_of_copies(*, is_sharded: bool) -> None:
-    """Say it where the launcher asked for pieces and accelerate makes copies, which it does not say."""
+    """Warn if the launcher requested sharding and accelerate silently makes copies instead."""
     if is_launched_sharded() and not is_sharded:
         say("WARNING weights are sharded over several GPUs only: here each process has all of them")
 

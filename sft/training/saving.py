@@ -27,7 +27,7 @@ from sft.training.processes import from_first, is_first, wait_for_all
 
 
 class Background:
-    """One piece of work beside the steps; what goes wrong in it is raised where it is waited for."""
+    """One background job during the steps; its errors are raised where it is awaited."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None

@@ -26,7 +26,7 @@ OnShortage = Literal["error", "rescale", "upsample", "accept"]
 
 @dataclass(frozen=True)
 class Shortage:
-    """A cell that did not get the rows it asked for."""
+    """A cell with fewer rows than requested."""
 
     cell: Cell
     asked: int
@@ -71,7 +71,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Which row goes where."""
+    """The assignment of rows to splits and sources."""
 
     split_of: np.ndarray  # (N,) int8: position in SPLITS, or NOT_CHOSEN
     copies: dict[str, Copies]
@@ -88,7 +88,7 @@ def mix(
     on_shortage: OnShortage,
     rng: random.Random,
 ) -> Mixture:
-    """Choose rows for every quota and bring each split into one random order.
+    """Choose rows for every quota and shuffle each split.
 
     Raises DataError if a source is short and `on_shortage` is "error", and where a split would be left empty.
     """

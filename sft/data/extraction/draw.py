@@ -146,7 +146,7 @@ class ExtractPlan:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the files: the fields asked for, and the label under which a row was drawn."""
+        """The columns of the files: the requested fields, and the label under which a row was drawn."""
         return [*self.fields, *([] if LABEL_COLUMN in self.fields else [LABEL_COLUMN])]
 
     @property

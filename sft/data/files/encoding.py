@@ -1,7 +1,7 @@
 """The encoding of a text file: UTF-8, or decided by what its bytes decode to, or refused with the encodings it may be.
 
 choose_encoding(Path("reviews.csv"))                  # "gb18030", and a line says so
-choose_encoding(Path("reviews.csv"), "cp1252")        # as the user said
+choose_encoding(Path("reviews.csv"), "cp1252")        # as given by --encoding
 
 Nearly any bytes decode as GB18030, so that decoding proves nothing: the text must also look like Chinese, that is,
 consist of Han characters among which the commonest few hundred are as common as in any text. Encodings of other

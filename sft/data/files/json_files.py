@@ -2,7 +2,7 @@
 
 A row is an object; a list of turns is one, too: [{"role": "user", ...}, ...] is {"messages": [...]}.
 
-orjson reads a clean line in a microsecond, but keeps the last of two equal keys and tells little about an error. A
+orjson reads a clean line in a microsecond, but keeps the last of two equal keys and says little about an error. A
 line it refuses, or that may hold a key twice, is read again by the standard library's decoder with all checks on.
 """
 

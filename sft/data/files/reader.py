@@ -59,7 +59,7 @@ class FoundRow(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used and where it stands: reason "empty_answer", message "'output' is empty"."""
+    """An unusable row with its file and line: reason "empty_answer", message "'output' is empty"."""
 
     file: str
     line: int

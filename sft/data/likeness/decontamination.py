@@ -28,7 +28,7 @@ COMMON = 10  # an n-gram of more evaluation texts than this is a phrase of the t
 
 @dataclass(frozen=True)
 class EvaluationTexts:
-    """N-grams of held-out texts as sorted arrays; every n-gram stands once for each text that holds it."""
+    """N-grams of held-out texts as sorted arrays; every n-gram occurs once for each text that contains it."""
 
     places: tuple[str, ...]  # of every text: "benchmark.jsonl:12"
     ngrams: np.ndarray  # (G,) uint64, sorted

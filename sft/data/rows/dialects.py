@@ -5,7 +5,7 @@ instruction/input/output (Alpaca)   instruction/context/response (Dolly)   query
 question/answer, prompt/response    prompt/completion (TRL)            text: ready ChatML
 text/label, and the forms of the label tasks (text_a/label, text_cn/n_labels, ...); text/entities, text/category/output
 
-A row is judged by the columns in which something stands: null, "" and [] are no column. What a task's rows look like
+A row is recognised by its non-empty columns: null, "" and [] count as empty. What a task's rows look like
 is asked of prompts.tasks; a task that is added there is recognised here.
 
     context = Context(Reading(), Recognised())
@@ -49,7 +49,7 @@ TABLES = (".csv", ".tsv", ".xlsx")
 
 
 class Context:
-    """What the conversion of a file's rows goes by, and where it notes what it finds."""
+    """The rules by which a file's rows are converted, and the notes made on the way."""
 
     def __init__(self, reading: Reading, recognised: Recognised) -> None:
         self.reading = reading

@@ -117,7 +117,7 @@ class Mapping(BaseModel):
         return adapter
 
     def map_record(self, record: Record) -> Record:
-        """The record with the fields that were asked for; raises RowError where a column is not there."""
+        """The record with the requested fields; raises RowError if a column is missing."""
         if self.adapter is not None:
             record = ADAPTERS[self.adapter](record)
         if self.columns or self.templates:

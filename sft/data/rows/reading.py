@@ -61,7 +61,7 @@ def make_reading(
     form: str | None = None,
     encoding: str | None = None,
 ) -> Reading:
-    """A reading of what was said. Raises ConfigError if its parts contradict each other.
+    """The reading that the settings describe. Raises ConfigError if they contradict each other.
 
     labels without a task: those of the shipped task that has them, else a task that is nothing but these labels.
     """

@@ -1,4 +1,4 @@
-"""What was recognised in a file, in one line for the user, and what may only be said once all of it was read.
+"""The line about a recognised file, and what can be reported only after all of it was read.
 
 recognised.describe("a.csv")      # "a.csv: 9 rows, recognised as text/label; labels read (sentiment): 1 as 正面"
 

@@ -3,7 +3,7 @@
     notes = Counter()
     make_chat_row([{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello", "weight": 1}], None, notes)
 
-Every key of a turn is read, or counted in `notes`: nothing that was in a row goes without being told.
+Every key of a turn is read, or counted in `notes`: nothing in a row is dropped silently.
 """
 
 import re

@@ -245,7 +245,7 @@ class RowsChunk:
     found: list[FoundRow | BadRow]
 
     def read(self, recognised: dict[str, Recognised]) -> Iterator[FoundRow | BadRow]:
-        """The rows; who read them has said what it recognised."""
+        """The rows; the reader has reported what it recognised."""
         return iter(self.found)
 
 

@@ -12,7 +12,7 @@ Thousands of keywords are found in one pass over a text (Aho-Corasick):
     keywords.find("We train a GAN")               # "gan"
     keywords.find("a pair of GANs")               # "gan": their plural and a hyphen for a blank are the same
     keywords.find("the organ")                    # None: Latin terms are words
-    keywords.find("他研究人工智能多年")              # "人工智能": Chinese terms stand anywhere
+    keywords.find("他研究人工智能多年")              # "人工智能": Chinese terms may occur anywhere
 """
 
 import re
@@ -230,7 +230,7 @@ def _as_text(text: str) -> str:
 
 
 def read_terms(path: str) -> list[str]:
-    """The terms of a file, one a line; blank lines and those that begin with # are none. Raises DataError."""
+    """The terms of a file, one per line; blank lines and lines that begin with # are skipped. Raises DataError."""
     try:
         lines = Path(find_file(path)).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:

@@ -398,7 +398,7 @@ def explain_silence(error: BaseException, name: str, rows: int, tries: int) -> D
 
 
 def explain_content(error: BaseException, name: str, config: str, data_files: list[str]) -> DataError:
-    """The line for a repository whose content is not what was asked for: configuration, script, broken file."""
+    """The error for a repository whose content is not as requested: configuration, script, broken file."""
     text = one_line(error)
     listed = re.findall(r"'([^']*)'", text.partition("[")[2].partition("]")[0])
     if text.startswith("Config name is missing"):

@@ -218,7 +218,7 @@ class Articles(PackagedSource):
         return self
 
     def read(self) -> Iterator[FoundRow | BadRow]:
-        """A row of each article in the part asked for, section after section."""
+        """One row per article of the requested part, section by section."""
         for label, pattern in self.files.items():
             for name, path in self.find(pattern).items():
                 try:

@@ -304,7 +304,7 @@ def _read_text(row: EvalRow, scores: list[float], text: str, chat: ChatFormat) -
 
 
 def class_of(row: EvalRow, answer: str) -> str:
-    """The class an allowed answer stands for: '{"sentiment": 1}' -> "正面"."""
+    """The class of an allowed answer: '{"sentiment": 1}' -> "正面"."""
     return row.task.class_of(answer, row.row)
 
 

@@ -78,7 +78,7 @@ class RunningBatch:
     ) -> None:
         """prefix: what all prompts begin with (sft.generation.prefix). max_tokens: of prompts, read in one pass.
 
-        reserve: tokens of the answers that memory is taken for at once; None: as they come. few_rows: so many stay
+        reserve: tokens of the answers that memory is taken for at once; None: as they come. few_rows: this many stay
         together to the end.
         """
         self.loaded = loaded

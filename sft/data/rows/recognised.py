@@ -89,7 +89,7 @@ HINTS = {
 
 
 def explain_unknown(record: Record, task: Task | None, *, is_table: bool) -> RowError:
-    """What stands there in place of a known form, and what to do about it.
+    """What a row contains instead of a known format, and what to do about it.
 
     task: of the rows, where the user named one. is_table: the record is under a header line.
     """

@@ -22,15 +22,14 @@ def main(argv: list[str] | None = None) -> None:
     refuse_password_words(words)  # first: no message may repeat it
     settings = load_settings(ExtractSettings, words)
 
-    from sft.data.extraction.draw import make_plan
-    from sft.data.extraction.extract import extract, manifest_path, summary_rows
-    from sft.data.mongo.address import make_address
-    from sft.data.mongo.connection import (  # pymongo: after --help
+    from sft.data.extraction import extract, make_plan, manifest_path, summary_rows
+    from sft.data.mongo import (  # pymongo: after --help
         Retry,
         choose_collection,
         choose_database,
         connect,
         count_labels,
+        make_address,
     )
 
     address = make_address(

@@ -34,8 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     from sft.runs.labels import choose_head
 
     head = choose_head(settings, dataset.train)
-    from sft.inspection import views as inspection  # heavy: after the rows are known to be sound
-    from sft.inspection.page import render_page
+    from sft import inspection  # heavy: after the rows are known to be sound
     from sft.models.loading import load_chat_format
     from sft.runs.system_prompts import survey_system_prompts
 
@@ -65,9 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     if not chat.supervises_every_answer:
         say(f"think policy {settings.think}: each answer of a conversation is an example of its own")
     if settings.html:
-        write_page(
-            Path(settings.html), render_page(settings.data, inspection.list_facts(rows, settings), views, survey)
-        )
+        facts = inspection.list_facts(rows, settings)
+        write_page(Path(settings.html), inspection.render_page(settings.data, facts, views, survey))
 
 
 def spell_out(argv: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.console import run_command, say, to_json
 from sft.console.narration import show_path
-from sft.console.tables import show_figure
+from sft.console.terminal import show_figure
 from sft.runs.checkpoints import run_to_continue
 from sft.runs.run import RUN_FILE
 

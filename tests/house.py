@@ -27,7 +27,7 @@ ROOMS = (
 PROMPTS = (
     "errors", "messages", "tools", "family", "layout", "sandbox", "template", "text_encoder", "shorten",
     "chatml",
-    "task", "head", "label_task", "tasks", "fingerprint",
+    "task", "head", "tasks", "fingerprint",
 )  # fmt: skip
 # These stand on a framework; every room before them is pure and imports none.
 FRAMEWORK_ROOMS = ROOMS[ROOMS.index("backend") :]

@@ -2,7 +2,7 @@
 
 get_task("sentiment").build_messages(row)
 
-Beside them stand tasks that are described in words (prompts.label_task), from where they are added: add_task.
+Beside them stand tasks that are described in words (prompts.task), from where they are added: add_task.
 conversation_of puts the turns that a task makes of a row after the system prompt and the tools.
 """
 

@@ -11,11 +11,9 @@ if __name__ == "__main__":
     run_command(main)
 """
 
-from sft.console.answer_stream import AnswerWriter
 from sft.console.commands import run_command
 from sft.console.narration import Progress, progress, repeat_warnings, say, say_once, tell, warn
-from sft.console.tables import table
-from sft.console.terminal import TerminalFilter, make_visible, to_json
+from sft.console.terminal import AnswerWriter, TerminalFilter, make_visible, table, to_json
 from sft.console.typed import LineReader, has_cursor, on_interrupt, quiet_keyboard, read_standard_input
 
 __all__ = [

@@ -75,7 +75,7 @@ class Manifest(TypedDict):
     sources: dict[str, SourceEntry]
     files: dict[str, FileEntry]
     decontaminated: NotRequired[dict[str, str]]  # evaluation file -> SHA-256
-    tasks: NotRequired[list[dict[str, object]]]  # of the rows, those that are described in words (prompts.label_task)
+    tasks: NotRequired[list[dict[str, object]]]  # of the rows, those that are described in words (prompts.task)
     overlaps: NotRequired[list[Overlap]]  # of sources that come split
 
 

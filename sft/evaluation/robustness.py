@@ -21,8 +21,15 @@ from sft.evaluation.rows import Context, EvalRow, sample_by_task, select_rows
 from sft.files import package_version
 from sft.metrics.calibration import fit_temperature, softmax
 from sft.models.loaded import LoadedModel
-from sft.robustness.flips import Answered, HardAnswer, RobustnessFigures, summarise_hard_cases, summarise_tests
-from sft.robustness.hard_cases import LABELS, load_hard_cases
+from sft.robustness.flips import (
+    LABELS,
+    Answered,
+    HardAnswer,
+    RobustnessFigures,
+    load_hard_cases,
+    summarise_hard_cases,
+    summarise_tests,
+)
 from sft.robustness.lexicon import PACKAGE, known_words
 from sft.robustness.perturbations import PERTURBATIONS, perturb
 from sft.runs.run import Run

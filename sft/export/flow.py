@@ -37,7 +37,7 @@ from sft.models.loaded import LoadedModel
 from sft.models.loading import load_run, load_tokenizer
 from sft.models.precision import Precision, decide_precision, name_dtype
 from sft.models.source import FOUR_BIT, ModelSource, find_base, stored_quantisation
-from sft.robustness.hard_cases import load_hard_cases
+from sft.robustness.flips import load_hard_cases
 from sft.runs.run import Run
 
 EXPORT_FILE = "export.json"

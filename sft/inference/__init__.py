@@ -11,7 +11,7 @@ with predictor.stream("hello") as pieces:
 
 from typing import TYPE_CHECKING
 
-from sft.inference.prediction import Prediction
+from sft.inference.predictor import Prediction
 
 if TYPE_CHECKING:
     from sft.inference.predictor import Predictor

@@ -10,8 +10,7 @@ from sft.config.talk import InferenceSettings
 from sft.console import AnswerWriter, LineReader, make_visible, say, to_json
 from sft.conversation import LEAVING
 from sft.errors import UserError
-from sft.inference.prediction import Prediction
-from sft.inference.predictor import Predictor
+from sft.inference.predictor import Prediction, Predictor
 from sft.inference.questions import make_row, show_question
 
 DEMO_ROWS = 5

@@ -16,8 +16,7 @@ from prompts import PromptError
 from sft.console import progress, say
 from sft.errors import DataError
 from sft.files import named_in_errors, parse_json, sha256_of
-from sft.inference.prediction import Prediction
-from sft.inference.predictor import Predictor
+from sft.inference.predictor import Prediction, Predictor
 from sft.inference.questions import FileRow
 from sft.runs.run import write_atomically
 

@@ -12,8 +12,7 @@ from typing import TypedDict
 from prompts.tasks import get_task
 from sft.config.layers import restore_settings
 from sft.config.tuned import TunedSettings
-from sft.inference.prediction import Prediction
-from sft.inference.predictor import Predictor
+from sft.inference.predictor import Prediction, Predictor
 from sft.models.adopted import open_tuned
 
 

@@ -2,9 +2,14 @@
 
 loaded = load_base("embedded")
 loaded = load_run(open_run("outputs/latest"))      # refuses a base or prompt other than the run's
+
+RoPE scaling is put into the config before a model is built. YaRN (2309.00071) stretches the slow rotations and leaves
+the fast ones; `linear` (2306.15595) stretches all. Both are the same for every row, whatever its length. What was
+chosen is part of a base's identity: adapters go with it.
 """
 
 import json
+import math
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
@@ -46,7 +51,6 @@ from sft.models.loaded import LoadedModel
 from sft.models.methods import adapted_layers, apply_method, decoder_layers, describe_trainable, names_for_unsloth
 from sft.models.misfits import find_misfits, refuse_misfits, refuse_packed_unknown
 from sft.models.precision import Precision, decide_precision, precision_for_answers, precision_for_training
-from sft.models.rope import choose_rope_scaling, describe_rope
 from sft.models.source import (
     ADAPTER_CONFIG,
     FOUR_BIT,
@@ -61,6 +65,36 @@ from sft.models.source import (
 )
 from sft.models.targets import describe_unpacked, own_names
 from sft.runs.run import Run
+
+
+def choose_rope_scaling(config: PreTrainedConfig, wanted: str, longest: int) -> str:
+    """What is wanted, spelled out: "yarn" for rows of 100,000 tokens -> "yarn:4:32768", the tokens of pretraining last.
+
+    Raises ModelError for a model whose positions are not rotated, or are scaled already.
+    """
+    kind, *numbers = wanted.split(":")
+    rope, text = getattr(config, "rope_parameters", None), config.get_text_config(decoder=True)
+    if text is not config or not isinstance(rope, dict) or "rope_theta" not in rope:
+        raise ModelError(
+            f"--rope_scaling {wanted}: a {config.model_type} model has no single rotary embedding to scale"
+        )
+    if (found := rope.get("rope_type", "default")) != "default":
+        raise ModelError(f"--rope_scaling {wanted}: this model's config scales its positions already ({found})")
+    original = int(numbers[1]) if len(numbers) > 1 else int(config.max_position_embeddings)
+    factor = float(numbers[0]) if numbers else float(max(1, math.ceil(longest / original)))
+    return f"{kind}:{factor:g}:{original}"
+
+
+def describe_rope(config: PreTrainedConfig, scaling: str | None) -> dict[str, object]:
+    """The fields of a config that make it read so, as choose_rope_scaling has it; none if nothing is scaled."""
+    if scaling is None:
+        return {}
+    kind, factor, original = scaling.split(":")
+    rope = {**config.rope_parameters, "rope_type": kind, "factor": float(factor)}
+    if kind == "yarn":
+        rope["original_max_position_embeddings"] = int(original)
+    return {"rope_parameters": rope, "max_position_embeddings": int(float(factor) * int(original))}
+
 
 # What the libraries raise over files that they cannot read or that contradict each other; their words go into ours.
 UNREADABLE = (

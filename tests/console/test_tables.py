@@ -3,7 +3,7 @@ import math
 import pytest
 
 from sft.console import table
-from sft.console.tables import show_figure
+from sft.console.terminal import show_figure
 
 
 def test_columns_line_up_where_characters_are_two_columns_wide():

@@ -48,7 +48,7 @@ WARM = (
     "tokenizers",
     "rich",
 )
-WARM_ROOMS = ("training.fit", "evaluation", "inference", "talk", "export", "data.building", "data.extraction.extract")
+WARM_ROOMS = ("training.fit", "evaluation", "inference", "talk", "export", "data.building", "data.extraction")
 
 
 @dataclass(frozen=True)

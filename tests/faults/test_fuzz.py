@@ -22,8 +22,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from prompts.errors import PromptError
-from prompts.label_task import make_definition, make_label_task
-from prompts.task import Unparseable
+from prompts.task import Unparseable, make_definition, make_label_task
 from prompts.tasks import get_task, task_names
 from sft.config.evaluate import EvaluateSettings
 from sft.config.layers import load_settings

@@ -4,7 +4,7 @@ import pytest
 
 from prompts.tasks import get_task
 from sft.errors import ModelError
-from sft.inference.prediction import Prediction, read_scores, read_text
+from sft.inference.predictor import Prediction, read_scores, read_text
 
 SENTIMENT, NER, JSON = get_task("sentiment"), get_task("ner"), get_task("sentiment_json")
 ROW = {"task": "sentiment", "text": "很好"}

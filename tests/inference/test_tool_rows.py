@@ -8,7 +8,7 @@ from prompts import PromptError
 from prompts.tasks import get_task
 from sft.data.rows.tools import load_tools
 from sft.errors import ConfigError
-from sft.inference.prediction import read_text
+from sft.inference.predictor import read_text
 from sft.inference.questions import choose_task, make_row, row_of_record
 
 FUNCTION = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}

@@ -15,8 +15,7 @@ from sft.data import open_dataset
 from sft.errors import ConfigError, ModelError, RunError
 from sft.export.card import build_card
 from sft.export.flow import export_run
-from sft.models.loading import load_run
-from sft.models.rope import choose_rope_scaling, describe_rope
+from sft.models.loading import choose_rope_scaling, describe_rope, load_run
 from sft.runs.run import open_run
 from sft.training.fit import fit
 

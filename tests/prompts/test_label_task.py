@@ -3,8 +3,7 @@
 import pytest
 
 from prompts import Fingerprint, conversation_of
-from prompts.label_task import make_definition, make_label_task, name_by_labels
-from prompts.task import is_blank, label_key
+from prompts.task import is_blank, label_key, make_definition, make_label_task, name_by_labels
 from prompts.tasks import add_task, get_task, task_names
 
 

@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
-from sft.robustness import hard_cases
-from sft.robustness.hard_cases import HardCase, load_hard_cases
+from sft.robustness import flips
+from sft.robustness.flips import HardCase, load_hard_cases
 
 
 def test_the_suite_is_balanced_and_holds_every_kind_of_difficulty():
@@ -49,6 +49,6 @@ def test_very_short_ones_are_short_and_very_long_ones_long_and_without_seams():
 def test_a_broken_suite_is_refused(content, complaint, tmp_path, monkeypatch):
     path = tmp_path / "hard_cases.yaml"
     path.write_text(content, encoding="utf-8")
-    monkeypatch.setattr(hard_cases, "FILE", path)
+    monkeypatch.setattr(flips, "FILE", path)
     with pytest.raises(ValueError, match=complaint):
         load_hard_cases()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from prompts import Fingerprint
-from prompts.label_task import make_definition, make_label_task
+from prompts.task import make_definition, make_label_task
 from prompts.tasks import add_task
 from sft.data import open_dataset
 from sft.runs.run import open_run

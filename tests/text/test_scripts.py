@@ -9,12 +9,11 @@ import pytest
 from sft.data.sources.base import Strata, StratumFinder
 from sft.data.sources.filters import Filters, RowFilter
 from sft.evaluation.rows import language_of_row
-from sft.text.languages import detect_language
-from sft.text.words import HAN, HANGUL, KANA, LATIN
+from sft.text.words import HAN, HANGUL, KANA, LATIN, detect_language
 
 ROOT = Path(__file__).parents[2]
 # Legacy encodings hold the first block alone, and prompts import nothing of sft.
-OWN_RANGES = {"sft/text/words.py", "sft/data/files/opening.py", "prompts/label_task.py"}
+OWN_RANGES = {"sft/text/words.py", "sft/data/files/opening.py", "prompts/task.py"}
 
 
 @pytest.mark.parametrize(

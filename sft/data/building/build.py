@@ -37,8 +37,7 @@ from sft.data.building.splits_apart import SplitGuard, describe_overlap, find_ov
 from sft.data.building.spool import Spool
 from sft.data.folder import LEDGER, Manifest, Overlap, publish_folder, stage_folder
 from sft.data.ledger import EXCERPT_CHARACTERS, Ledger
-from sft.data.likeness.decontamination import EvaluationTexts
-from sft.data.likeness.near_duplicates import SignatureFile, find_near_duplicates
+from sft.data.likeness import EvaluationTexts, SignatureFile, find_near_duplicates
 from sft.data.quotas import SPLITS, Cell
 from sft.data.rows.canonical import question_of
 from sft.errors import DataError

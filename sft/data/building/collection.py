@@ -25,7 +25,7 @@ from sft.data.building.preset import Preset
 from sft.data.building.spool import Spool, SpoolWriter, load_spool, make_key
 from sft.data.files.reader import BadRow
 from sft.data.ledger import Tally
-from sft.data.likeness.decontamination import EvaluationTexts
+from sft.data.likeness import EvaluationTexts
 from sft.data.rows.recognised import Recognised, check_columns, check_numbers
 from sft.data.sources import Source
 from sft.data.sources.base import Chunk

@@ -18,8 +18,7 @@ import orjson
 from prompts.tasks import get_task
 from sft.data.files.reader import BadRow, OnBadRow
 from sft.data.ledger import Tally, make_line
-from sft.data.likeness.decontamination import EvaluationTexts
-from sft.data.likeness.near_duplicates import sign_texts
+from sft.data.likeness import EvaluationTexts, sign_texts
 from sft.data.rows.canonical import Row, answer_of, asked_of, exact_key, group_key, question_of, thread_of
 from sft.data.rows.recognised import Recognised
 from sft.data.sources.base import Chunk, Strata, StratumFinder

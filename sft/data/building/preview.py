@@ -19,7 +19,7 @@ from sft.data.building.digest import Digester
 from sft.data.building.manifest import BuildOptions, list_counts
 from sft.data.building.preset import Preset
 from sft.data.files.reader import BadRow, draw_sample
-from sft.data.likeness.decontamination import EvaluationTexts
+from sft.data.likeness import EvaluationTexts
 from sft.data.rows.canonical import Json
 from sft.data.sources import Source
 from sft.data.sources.base import batch_rows

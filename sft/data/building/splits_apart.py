@@ -22,7 +22,7 @@ from sft.console import Progress, progress
 from sft.data.building.candidates import CandidateStore
 from sft.data.building.selection import DEALING_ORDER, NOT_CHOSEN
 from sft.data.folder import Overlap
-from sft.data.likeness.near_duplicates import SHOWN_FROM, IsNear, SignatureFile, find_near_duplicates, sign_texts
+from sft.data.likeness import SHOWN_FROM, IsNear, SignatureFile, find_near_duplicates, sign_texts
 from sft.data.quotas import SPLITS
 from sft.data.rows.canonical import Row, answer_of, question_of, system_of
 from sft.text.normalise import normalise_text

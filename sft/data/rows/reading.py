@@ -12,8 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from prompts import PromptError
-from prompts.label_task import Definition, make_definition, make_label_task, name_by_labels
-from prompts.task import Task, label_key
+from prompts.task import Definition, Task, label_key, make_definition, make_label_task, name_by_labels
 from prompts.tasks import add_task, get_task, task_names
 from sft.config.yaml_files import read_yaml
 from sft.errors import ConfigError, nearest_name

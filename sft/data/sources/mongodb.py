@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, field_validator
 from sft.config.secrets import ADVICE, holds_password
 from sft.console import say
 from sft.data.files.reader import convert_records
-from sft.data.mongo.address import Address, make_address
+from sft.data.mongo import Address, make_address
 from sft.data.rows.canonical import BadRecord, GoodRecord, RowError
 from sft.data.rows.recognised import Recognised
 from sft.data.sources.base import BadRow, FoundRow, MappedSource, Origin
@@ -49,7 +49,7 @@ class MongoDB(MappedSource):
 
     def read(self) -> Iterator[FoundRow | BadRow]:
         """Every document as a row; its line is its number by ascending _id, and a bad one's message names the _id."""
-        from sft.data.mongo.connection import choose_collection, choose_database, connect
+        from sft.data.mongo import choose_collection, choose_database, connect
 
         address = self._address()
         database = choose_database(address, self.database)
@@ -68,7 +68,7 @@ class MongoDB(MappedSource):
     def _read_documents(
         self, collection: "Collection[dict[str, object]]", ids: list[object]
     ) -> Iterator[GoodRecord | BadRecord]:
-        from sft.data.mongo.connection import Retry, stream_documents, to_json
+        from sft.data.mongo import Retry, stream_documents, to_json
 
         fields = self.mapping().paths()
         documents = stream_documents(collection, dict(self.query), fields or None, Retry(self.max_retries))

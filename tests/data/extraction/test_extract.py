@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.data.extraction.draw import ExtractPlan, parse_quotas, parse_shares
-from sft.data.extraction.extract import ExtractManifest, extract
+from sft.data.extraction import ExtractManifest, ExtractPlan, extract, parse_quotas, parse_shares
 from sft.data.files.reader import read_records
-from sft.data.mongo.connection import Retry, behind, stream_documents
+from sft.data.mongo import Retry, behind, stream_documents
 from sft.errors import DataError
 from sft.text.normalise import normalise_text
 from tests.data.samples import make_documents

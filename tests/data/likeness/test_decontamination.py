@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from sft.data.likeness.decontamination import EvaluationTexts
+from sft.data.likeness import EvaluationTexts
 from sft.data.rows.canonical import Row
 from sft.errors import DataError
 from tests.data.sources.test_filters import row_of

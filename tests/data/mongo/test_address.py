@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.config.secrets import holds_password, refuse_password_words
-from sft.data.mongo.address import Address, find_password, make_address
-from sft.data.mongo.connection import redact
+from sft.data.mongo import Address, find_password, make_address, redact
 from sft.errors import ConfigError
 
 

@@ -18,6 +18,7 @@ from sft.config.train import TrainSettings
 from sft.console import make_visible
 from sft.data.rows.canonical import Row
 from sft.encoding import encode_each
+from sft.pages import render
 
 LIMITS = (512, 1024, 2048, 4096)  # tokens; what truncation would cost is told for these
 EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # of the histogram, inclusive
@@ -260,3 +261,26 @@ def _render_piece(text: str, kind: str, colours: bool) -> str:
     if not colours:
         return f"«{text}»"
     return f"{LEARNED if kind == 'learned' else CONTROL}{text}{RESET}"
+
+
+def render_page(title: str, facts: Sequence[str], views: Sequence[View], survey: Survey) -> str:
+    """The whole page as HTML text; facts are lines about how the rows were encoded."""
+    return render(
+        "rows.html",
+        title=title,
+        language="en",
+        facts=facts,
+        views=views,
+        merge_pieces=merge_pieces,
+        lengths=(LENGTH_HEADER, length_rows(survey)),
+        costs=(COST_HEADER, cost_rows(survey)),
+        histograms={name: _bars(source.lengths) for name, source in survey.sources.items()},
+        problems=list(survey.unusable.items()),
+    )
+
+
+def _bars(lengths: Sequence[int]) -> list[tuple[str, int, float]]:
+    """(edge, rows, percent of the fullest): [("≤ 64", 12, 100.0), ...]."""
+    counts = histogram(lengths)
+    labels = [*(f"≤ {edge:,}" for edge in EDGES), "more"]
+    return [(label, count, 100 * count / max(counts)) for label, count in zip(labels, counts, strict=True)]

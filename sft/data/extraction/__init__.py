@@ -1,1 +1,0 @@
-"""Drawing exact quotas of labelled documents from a collection, and writing them."""

@@ -1,6 +1,7 @@
 """extract_mongo.py end to end: the real pymongo client against a server process that speaks MongoDB's protocol."""
 
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from sft.data.files.reader import RowReader, read_records
 from sft.files import held, lock_of
 from tests.data.samples import make_documents
+from tests.terminal import Terminal
 
 pytest_plugins = ("tests.mongo_client",)
 PASSWORD = "love:la@ce/?"
@@ -129,6 +131,32 @@ def test_a_failed_login_is_one_line(start_server, run_extract):
     assert silent.stderr.splitlines()[-1] == (
         "error: no password for user 'ada'; set MONGO_PASSWORD, or use --mongo_uri_file"
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "says"),
+    [
+        (f"{PASSWORD}\r", 0, r"label +documents\r\n"),
+        ("wrong\r", 2, r"error: \S+ the login of user 'ada' failed \(authentication database 'texts'\); check .*\r\n"),
+        ("\r", 2, r"error: no password was typed for user 'ada'; type it, or set MONGO_PASSWORD\r\n"),
+        ("\x04", 2, r"error: no password was typed for user 'ada'; type it, or set MONGO_PASSWORD\r\n"),
+        ("\x03", 130, r"interrupted\r\n"),
+    ],
+    ids=["right", "wrong", "empty", "Ctrl-D", "Ctrl-C"],
+)
+def test_the_password_is_asked_for_at_a_terminal_and_not_shown(keys, code, says, start_server):
+    port = start_server(make_documents(9), user="ada", password=PASSWORD)
+    where = ("--port", str(port), "--database", "texts", "--collection", "rows")
+    terminal = Terminal("extract_mongo.py", *LOGIN, *where, "--list-labels")
+    try:
+        terminal.wait_for(rf"password of ada at mongodb://localhost:{port}: ")
+        terminal.type(keys)
+        assert terminal.wait_for_exit() == code
+        assert re.search(says, terminal.shown)
+        assert terminal.shown.count("error: ") == (code == 2)
+        assert PASSWORD not in terminal.shown
+    finally:
+        terminal.close()
 
 
 def test_a_server_that_knows_no_users_and_is_sent_one_is_one_line(start_server, run_extract):

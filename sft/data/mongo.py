@@ -137,7 +137,13 @@ def find_password(address: Address) -> str | None:
         return password
     if not sys.stdin.isatty():
         raise ConfigError(f"no password for user {address.user!r}; set {PASSWORD_VARIABLE}, or use --mongo_uri_file")
-    return getpass.getpass(f"password of {address.user} at {address.shown}: ")
+    try:
+        password = getpass.getpass(f"password of {address.user} at {address.shown}: ")
+    except EOFError:  # Ctrl-D
+        password = ""
+    if not password:
+        raise ConfigError(f"no password was typed for user {address.user!r}; type it, or set {PASSWORD_VARIABLE}")
+    return password
 
 
 Document = dict[str, object]

@@ -6,14 +6,15 @@ app = build_app(Service(engine, settings, list_served("demo", run), run.system_p
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -25,12 +26,14 @@ from sft.serve.metrics import ServerMetrics
 from sft.serve.page import show_page
 from sft.serve.protocol import (
     DONE,
+    ERROR_SCHEMA,
     JSON,
     ApiError,
     ChatRequest,
     call_deltas,
     chunk,
     completion,
+    describe_request,
     event,
     read_request,
     usage,
@@ -40,6 +43,16 @@ from sft.serve.replies import Answer, Piece, decide_decoding, prepare_answer, re
 from sft.serve.served import Asked, Served, ask
 
 Read = TypeVar("Read")
+ERROR: JSON = {"description": "an error in OpenAI's shape", "content": {"application/json": {"schema": ERROR_SCHEMA}}}
+REQUEST_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}},
+}
+WRITTEN: JSON = {"application/json": {"schema": {"type": "object", "required": ["id", "choices", "usage"]}}}
+ANSWERS: dict[int | str, JSON] = {
+    200: {"description": "the answer, whole or as events", "content": WRITTEN | {"text/event-stream": {}}},
+    **dict.fromkeys((400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504), ERROR),
+}
 
 
 @dataclass
@@ -80,17 +93,18 @@ def build_app(service: Service) -> FastAPI:
         yield
         await asyncio.to_thread(service.engine.close, service.settings.shutdown_timeout_s)
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="qwen-sft", lifespan=lifespan, docs_url=None, redoc_url=None)  # /openapi.json: behind the key
+    app.openapi = lambda: describe_api(app, service.served)  # type: ignore[method-assign]
 
-    @app.get("/")
+    @app.get("/", response_class=HTMLResponse)
     async def page() -> Response:
         return show_page()
 
-    @app.get("/health")
+    @app.get("/health", responses={503: {"description": "the engine has ended, or is stalled"}})
     async def health() -> Response:
         return _describe_health(service)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         gauges = {"running": service.engine.num_running, "waiting": service.engine.num_waiting}
         return PlainTextResponse(service.metrics.render(gauges), media_type="text/plain; version=0.0.4")
@@ -99,11 +113,11 @@ def build_app(service: Service) -> FastAPI:
     async def models() -> JSON:
         return {"object": "list", "data": [_describe_model(service, served) for served in service.served.values()]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses={404: ERROR})
     async def model(name: str) -> JSON:
         return _describe_model(service, _find_served(service, name))
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", openapi_extra={"requestBody": REQUEST_BODY}, responses=ANSWERS)
     async def chat_completions(request: Request) -> Response:
         return await answer_request(service, request)
 
@@ -130,6 +144,15 @@ def build_app(service: Service) -> FastAPI:
         methods = ["GET", "POST"]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"])
     return app
+
+
+def describe_api(app: FastAPI, names: Iterable[str]) -> JSON:
+    """The API as OpenAPI describes one, with the fields of a request and the names of the models."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version="1", routes=app.routes)
+        found.setdefault("components", {}).setdefault("schemas", {}).update(describe_request(names))
+        app.openapi_schema = found
+    return app.openapi_schema
 
 
 async def answer_request(service: Service, request: Request) -> Response:

@@ -7,7 +7,7 @@ Source: the API reference of OpenAI and the types of its Python package, which t
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -42,6 +42,11 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
+ERROR_SCHEMA: JSON = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "object", "required": ["message", "type", "param", "code"]}},
+}
 ANSWER_FIELDS = (
     "annotations", "tool_calls", "reasoning_content", "parsed", "problem", "confidence", "probabilities", "num_cut"
 )  # fmt: skip
@@ -266,6 +271,13 @@ def read_request(body: bytes) -> ChatRequest:
         return ChatRequest.model_validate(content)
     except ValidationError as error:
         raise _explain(error) from None
+
+
+def describe_request(names: Iterable[str]) -> JSON:
+    """JSON schemas of ChatRequest and of all it holds, as OpenAPI names them: {"ChatRequest": {...}, "Turn": {...}}."""
+    schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema["properties"]["model"]["enum"] = [*names]
+    return {**schema.pop("$defs"), "ChatRequest": schema}
 
 
 def _explain(error: ValidationError) -> ApiError:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ from tests.serve.conftest import Running, run_server
 from tests.talk.conftest import Partner
 
 SECONDS = float(os.environ.get("FAULTS_SECONDS", "0"))  # of each; 0: a hundred inputs
+SCHEMATHESIS = os.environ.get("SCHEMATHESIS")  # it asks for other versions of half of what is installed here
 HANG_S = 60  # no input is to take as long, on however busy a machine
 ROUND = settings(
     max_examples=500 if SECONDS else 100,  # more rounds, not longer ones: one remembers every input it has tried
@@ -390,6 +392,41 @@ def test_a_request_that_is_sent_is_answered_or_refused_and_never_fails_the_serve
     headers = {"Authorization": "Bearer sk-tests", "Content-Type": "application/json"}
     with httpx.Client(base_url=server.url, headers=headers, timeout=HANG_S) as client:
         fuzz("requests, sent to a server", check, CHATS, REQUESTS, st.sampled_from([False, False, False, True]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SCHEMATHESIS is None, reason="SCHEMATHESIS=/its/own/venv/bin/schemathesis, version 4")
+def test_what_the_schema_allows_or_forbids_is_answered_as_it_documents(server, record_property):
+    seconds = round(max(30, SECONDS))
+    command = [
+        SCHEMATHESIS,
+        "run",
+        f"{server.url}/openapi.json",
+        "-H",
+        "Authorization: Bearer sk-tests",
+        "-n",
+        "100000",
+    ]
+    # What one field allows another may forbid, which no schema says: that it is refused is no fault.
+    command += [
+        "--exclude-checks",
+        "positive_data_acceptance",
+        "--request-timeout",
+        str(HANG_S),
+        "--max-time",
+        str(seconds),
+    ]
+    done = subprocess.run(
+        [*command, "--phases", "coverage,fuzzing"], capture_output=True, text=True, timeout=seconds + 300
+    )
+    tried = re.search(r"([\d,]+) generated", done.stdout)
+    assert tried, done.stdout + done.stderr
+    record_property("kind", "fuzzing")
+    record_property("tried", int(tried[1].replace(",", "")))
+    record_property(
+        "fuzzed", json.dumps(["the server's schema, by schemathesis", int(tried[1].replace(",", "")), seconds])
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_a_terminal_is_shown_nothing_that_steers_it(fuzz):

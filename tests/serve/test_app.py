@@ -18,7 +18,7 @@ from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
 from sft.runs.run import open_run
 from sft.serve.app import with_time_limit
-from sft.serve.protocol import ApiError
+from sft.serve.protocol import ApiError, ChatRequest
 from sft.serve.replies import Piece
 from tests.serve.conftest import KEY, run_server, wait_until
 
@@ -307,6 +307,24 @@ def test_without_the_key_nothing_but_health_is_answered(server):
         assert answer.json() == {"status": "ok", "running": 0, "waiting": 0, "step_age_s": 0.0}
     with pytest.raises(openai.AuthenticationError):
         server.client("sk-wrong").models.list()
+
+
+def test_the_schema_needs_the_key_and_names_models_fields_and_errors(server):
+    assert httpx.get(f"{server.url}/openapi.json").status_code == 401
+    found = httpx.get(f"{server.url}/openapi.json", headers=BEARER).json()
+    assert list(found["paths"]) == [
+        "/",
+        "/health",
+        "/metrics",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/chat/completions",
+    ]
+    asked = found["components"]["schemas"]["ChatRequest"]
+    assert asked["properties"].keys() == ChatRequest.model_fields.keys()
+    assert asked["properties"]["model"]["enum"] == ["tiny"]
+    answers = found["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert {"200", "400", "401", "404", "413", "415", "429", "503", "504"} <= answers.keys()
 
 
 @pytest.mark.parametrize(

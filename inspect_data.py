@@ -93,14 +93,16 @@ def report_problems(unusable: dict[str, str]) -> None:
 
 def check_page(path: Path) -> None:
     """Raise ConfigError where --html names a file that holds something else than a page, such as the rows."""
-    if path.is_file() and path.stat().st_size and not path.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+    if path.exists() and not (path.is_file() and path.read_bytes()[:14].lower() in (b"", b"<!doctype html")):
         raise ConfigError(f"--html {path}: holds something else than a page; name another file")
 
 
 def write_page(path: Path, page: str) -> None:
     """Write the page of --html. Raises ConfigError if that is not possible."""
+    from sft.runs.run import write_atomically  # after --help
+
     try:
-        path.write_text(page, encoding="utf-8")
+        write_atomically(path, page)
     except OSError as error:
         raise ConfigError(
             f"--html {path}: cannot be written ({error.strerror}); name a file in a folder of yours"

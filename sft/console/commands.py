@@ -32,6 +32,8 @@ def run_command(main: Callable[[], object]) -> None:
     """
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
+    if sys.flags.optimize > 1:
+        _end_with_error("Python's -OO (PYTHONOPTIMIZE=2) drops docstrings that transformers reads; use -O at most")
     if sys.stdout is None:
         _end_with_error("standard output is closed, and the result goes there; to drop it: > /dev/null")
     for stream in (sys.stdout, sys.stderr):

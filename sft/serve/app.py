@@ -43,6 +43,7 @@ from sft.serve.replies import Answer, Piece, decide_decoding, prepare_answer, re
 from sft.serve.served import Asked, Served, ask
 
 Read = TypeVar("Read")
+STEP_S = 30  # a step that is being computed cannot be left: seconds it has to come to its end
 ERROR: JSON = {"description": "an error in OpenAI's shape", "content": {"application/json": {"schema": ERROR_SCHEMA}}}
 REQUEST_BODY = {
     "required": True,
@@ -91,7 +92,7 @@ def build_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.engine.close, service.settings.shutdown_timeout_s)
+        await asyncio.to_thread(service.engine.close, service.settings.shutdown_timeout_s + STEP_S)
 
     app = FastAPI(title="qwen-sft", lifespan=lifespan, docs_url=None, redoc_url=None)  # /openapi.json: behind the key
     app.openapi = lambda: describe_api(app, service.served)  # type: ignore[method-assign]

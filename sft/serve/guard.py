@@ -8,6 +8,7 @@ is read from the environment alone: a flag would be in `ps` and in the log.
 """
 
 import hmac
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,11 @@ OPEN_PATHS = ("/health", "/")  # what a load balancer asks without a key, and th
 UNLOGGED = (*OPEN_PATHS, "/metrics", "other")  # asked all the time, or for what is not there by whoever likes
 KEY_VARIABLE = "QWEN_SFT_API_KEY"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+UNREAD = (413, 415)  # refused before the body is read, which costs a client nothing and would fill a disk with lines
 GONE = 499  # the client went away before it was answered
+
+
+logger = logging.getLogger("sft.serve")
 
 
 class Guard:
@@ -65,7 +70,9 @@ class Guard:
             path = getattr(scope.get("route"), "path", "other")
             duration_s = time.monotonic() - started
             self.metrics.count_request(path, status, duration_s)
-            if path not in UNLOGGED and status != GONE:  # thousands that hang up would fill a disk
+            if status in UNREAD:
+                logger.warning(f"{scope['method']} {path} {status}")  # a kind, so that it is told once a minute
+            elif path not in UNLOGGED and status != GONE:  # thousands that hang up would fill a disk
                 with suppress(OSError):  # nobody reads the log any more
                     say(f"{datetime.now():%H:%M:%S} {scope['method']} {path} {status} {duration_s:.2f} s")
 

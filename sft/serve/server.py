@@ -97,6 +97,9 @@ def serve_model(
         cut = service.num_cut_off
         fate = f"{cut:,} answers were cut off with an error" if cut else "answers that were running have been finished"
         say(f"ended; {fate}")
+        if engine.is_alive:  # a thread inside torch would abort the interpreter's own end
+            say("the model is still computing a step and is left alone")
+            os._exit(1)
 
 
 def configure(service: Service) -> uvicorn.Config:

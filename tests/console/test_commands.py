@@ -120,6 +120,13 @@ def test_closed_streams_end_a_command_before_it_begins():
     assert not Path("made").exists()
 
 
+def test_a_python_without_docstrings_is_refused_before_anything_is_imported():
+    code = "from sft.console import run_command\nrun_command(print)"
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: Python's -OO (PYTHONOPTIMIZE=2) drops docstrings")
+
+
 def test_a_reader_that_goes_away_ends_the_command_quietly():
     code = "from sft.console import run_command\nrun_command(lambda: [print('x' * 100) for _ in range(10000)])"
     command = f'"{sys.executable}" -c "$CODE" | head -n 1; echo "${{PIPESTATUS[0]}}"'

@@ -203,6 +203,14 @@ ATTACKS = [
     ),
     Attack(
         KIND,
+        "inspect_data --html: a page half of which there is room for",
+        prepare(),
+        PAGE + "y",
+        "large|room|full",
+        limits=Limits(file_bytes=5000),
+    ),
+    Attack(
+        KIND,
         "inference --text: standard output full",
         prepare(),
         ASK,

@@ -1,6 +1,9 @@
 import logging
 
+import httpx
+
 from sft.serve.log import MAX_KINDS, OneLinePerKind, one_line_per_kind
+from tests.serve.conftest import KEY
 
 logger = logging.getLogger("sft.serve")
 
@@ -50,3 +53,12 @@ def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch):
     monkeypatch.setattr("sft.serve.log.say", refuse)
     with one_line_per_kind():
         logger.warning("nobody reads this")
+
+
+def test_requests_that_are_refused_unread_share_a_line(server, capsys):
+    for _ in range(50):
+        answer = httpx.post(
+            f"{server.url}/v1/chat/completions", content=b"{", headers={"Authorization": f"Bearer {KEY}"}
+        )
+        assert answer.status_code == 415
+    assert capsys.readouterr().err.splitlines() == ["POST /v1/chat/completions 415"]

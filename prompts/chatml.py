@@ -140,7 +140,7 @@ class ChatFormat:
     def encode_batch(
         self, conversations: Iterable[Sequence[Message]], rules: Rules = NO_LIMIT
     ) -> Iterator[list[Encoded] | PromptError]:
-        """The examples that each conversation makes, in order, on all cores; an error is in its row's place.
+        """The training examples of each conversation, in order, computed on all cores; an error takes its row's place.
 
         Supervised are each answer (or the last) and its end token: one example holds all of them where each stands
         behind the prompt it is asked with, encode_prompt's; the others get one of their own.

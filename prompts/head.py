@@ -63,7 +63,7 @@ class Head:
 
 
 def answers_of(task: Task, row: Row, head: Head | None) -> tuple[str, ...]:
-    """What is chosen among: the answers a row allows, beside a head those whose classes it knows; () for free text.
+    """The candidate answers: those that a row allows, with a head those whose classes it has; () for free text.
 
     Raises PromptError if the head knows none.
     """

@@ -182,7 +182,7 @@ class Task:
         return tuple(self.class_of(answer, row) for answer in answers)
 
     def parse_answer(self, text: str, row: Row) -> Parsed | Unparseable:
-        """What an answer says: a class ("正面"), entities, or the text itself; Unparseable if it says none of it."""
+        """The value of an answer: a class ("正面"), entities, or the text itself; else Unparseable."""
         return self.read_answer(text, row)
 
     def _check(self, row: Row, fields: tuple[str, ...]) -> None:
@@ -220,7 +220,7 @@ def text_of(row: Row, field: str) -> str:
 
 
 def read_label(text: str, labels: Sequence[str]) -> str | Unparseable:
-    """The label an answer consists of, whatever is wrapped around it: `**“正面”**。` and `Answer: 正面` -> "正面".
+    """The label that an answer consists of, ignoring what surrounds it: `**“正面”**。` and `Answer: 正面` -> "正面".
 
     What may stand around a label: blanks, quotes, brackets, Markdown, a final stop or comma, and a heading such as
     `答案：`. A label that itself has such marks is read with them first, so "C." and "C" are two labels. Full-width

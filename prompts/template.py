@@ -117,7 +117,7 @@ def _read_family(template: str, special_tokens: tuple[tuple[str, str], ...]) -> 
 
 
 def _read_tool_form(family: Family, with_tools: Sequence[str | None]) -> Family:
-    """The family with the form of tools in which it writes every probe as its template does; or with what differs."""
+    """The family with the tool format that matches the template on every probe, or with the difference found."""
     blocks: tuple[ThinkBlock, ...] = ("last", "recent") if family.think_block == "last" else (family.think_block,)
     candidates = [replace(family, tool_form=form, think_block=block) for form in TOOL_FORMS for block in blocks]
     nearest = (-1, "it cannot render tools and calls")

@@ -1,4 +1,4 @@
-"""Tools: what a model is told of the functions it may call, how its calls are written, and how they are read back.
+"""Tools: how functions are described to a model, how its calls are written, and how they are parsed.
 
 Two forms are known, and a chat template is tried for which of them it writes (prompts.template):
 
@@ -191,7 +191,7 @@ def join_content(before: str, after: str) -> str:
 
 
 def spell_answer(content: str, calls: Sequence[ToolCall] = ()) -> str:
-    """An answer as one text, its calls as Hermes writes them: what reports show and scores are taken of."""
+    """An answer as one text with its calls in the Hermes format: used by reports and scores."""
     return content + "".join(span.text for span in write_calls("hermes", calls, content)) if calls else content
 
 

@@ -32,7 +32,7 @@ AMPERE = (8, 0)  # compute capability of the first cards with bf16 and PyTorch's
 
 
 def choose_backend(wanted: str, settings: "TrainSettings | None" = None) -> str:
-    """Unsloth where asked for, or on `auto` where it is likely to be the faster one; it is imported here and now.
+    """Unsloth if requested, or on `auto` if it is probably faster; it is imported immediately.
 
     Our own path over transformers was measured on H100 and H200 cards, with 7B QLoRA and random weights: 2.5 to 2.7
     times as fast as Unsloth (docs/results.md). It is taken on every card since Ampere; older ones lack the attention

@@ -86,7 +86,7 @@ def staged(folder: Path, *, num_bytes: int = 0) -> Iterator[Path]:
 
 
 def begin_stage(folder: Path, *, num_bytes: int = 0) -> Path:
-    """An empty folder beside the one to come; what a crash left of an earlier attempt is removed."""
+    """An empty staging folder next to the final one; leftovers of a crashed attempt are removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep(folder.parent)
     if shutil.disk_usage(folder.parent).free < num_bytes * CHECKPOINT_MARGIN:
@@ -128,7 +128,7 @@ def apply_umask(folder: Path) -> None:
 
 
 def publish(folder: Path, *, num_bytes: int = 0) -> None:
-    """Flush what was sealed to the disk, then give it its name: what has the name is there after a power cut, too.
+    """Flush a sealed folder to disk, then rename it: a folder with the final name survives a power cut.
 
     num_bytes: for the message of the DiskFullError that is raised where the disk, asked now, has no room after all.
     """
@@ -198,7 +198,7 @@ def remove(folder: Path) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what a crash left beside the whole folders."""
+    """Remove leftovers of a crash next to the complete folders."""
     for path in [*parent.glob(f"{STAGE_PREFIX}*"), *parent.glob(f"{DELETED_PREFIX}*")]:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -339,7 +339,7 @@ def held(path: Path, busy: str, advice: str, *, timeout_s: float = 0) -> Iterato
 
 
 def lock_of(target: Path) -> Path:
-    """The lock file beside what is written: data/mixed -> data/.mixed.lock, out.jsonl -> .out.jsonl.lock."""
+    """The lock file next to what is written: data/mixed -> data/.mixed.lock, out.jsonl -> .out.jsonl.lock."""
     return target.parent / f".{target.name}.lock"
 
 

@@ -1,4 +1,4 @@
-"""Holds off libraries that transformers and PEFT import at once, and need for parts of them that are seldom used.
+"""Delays libraries that transformers and PEFT import at once but need only for rarely used parts.
 
 Importing them takes half of the time to a first answer: scikit-learn (for assisted generation), scipy (for object
 detection), bitsandbytes with torch's compiler (for bases in 4 bits, which import it themselves), torch._dynamo (for

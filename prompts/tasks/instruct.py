@@ -7,7 +7,7 @@ INPUT_HEADING = "\n\n补充信息：\n"
 
 
 def build_prompt(row: Row) -> list[Message]:
-    """The instruction, and below it what it is about; the latter may be shortened, or all if there is none."""
+    """The instruction followed by its input; only the input may be shortened, or the instruction if there is none."""
     instruction, extra = text_of(row, "instruction"), text_of(row, "input")
     return ask(instruction + INPUT_HEADING, extra) if extra.strip() else [{"role": "user", "content": instruction}]
 

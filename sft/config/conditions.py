@@ -67,7 +67,7 @@ class Condition:
 
 
 def parse_condition(text: str) -> Condition:
-    """The condition a text spells; raises ValueError with the reason where it spells none."""
+    """The condition in a text; raises ValueError with the reason if it is invalid."""
     if len(text) > MAX_LENGTH:
         raise ValueError(f"is longer than {MAX_LENGTH} characters")
     try:

@@ -1,4 +1,4 @@
-"""How an answer is drawn from a model: named presets, and flags that change single values of them.
+"""How an answer is decoded: named presets, and flags that change single values.
 
 DECODING["precise"]                                      # greedy, without penalties: what evaluate.py measures
 choose_decoding("precise", max_new_tokens=64)            # the same, at most 64 tokens

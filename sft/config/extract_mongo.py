@@ -1,4 +1,4 @@
-"""Settings of extract_mongo.py. A password is none of them: it comes from MONGO_PASSWORD, a URI file or a prompt."""
+"""Settings of extract_mongo.py. A password is not a setting: it comes from MONGO_PASSWORD, a URI file or a prompt."""
 
 from pathlib import Path
 from typing import ClassVar, Literal

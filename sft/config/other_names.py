@@ -276,7 +276,7 @@ BY_SCRIPT: dict[str, dict[str, Twin | Unused]] = {
 
 
 def other_names(script: str, own: Mapping[str, object]) -> dict[str, Twin | Unused]:
-    """The names that a script takes beside its own; a twin that the script has no setting for is none."""
+    """The other names that a script accepts; names of settings that it does not have are left out."""
     return {
         name: meant
         for name, meant in BY_SCRIPT.get(script, {}).items()

@@ -1,4 +1,4 @@
-"""Settings of serve.py. The API key is no setting: it comes from QWEN_SFT_API_KEY alone, so that no log shows it."""
+"""Settings of serve.py. The API key is not a setting: it comes only from QWEN_SFT_API_KEY, so that no log shows it."""
 
 import re
 from typing import ClassVar, Literal

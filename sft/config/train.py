@@ -356,5 +356,5 @@ class TrainSettings(ResultSettings):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether the tuned weights are an adapter beside the base, not a model of their own."""
+        """Whether the tuned weights are an adapter, not a full model."""
         return self.method in ("lora", "qlora")

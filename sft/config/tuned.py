@@ -1,4 +1,4 @@
-"""Which tuned model a command is about: a run, or tuned weights alone, made here or elsewhere. The same flags for all.
+"""The tuned model of a command: a run, or only tuned weights, made here or elsewhere. All scripts share these flags.
 
 --run outputs/demo                          a run folder, which knows its base and its prompt
 --run saves/lora, --adapter saves/lora      an adapter by itself; --model names its base where its own files do not
@@ -41,7 +41,7 @@ class TunedSettings(Settings):
 
     @property
     def is_untuned(self) -> bool:
-        """Whether --model alone is given: a model as it is."""
+        """Whether only --model is given: an untuned model."""
         return self.model is not None and self.adapter is None
 
     @model_validator(mode="after")

@@ -80,7 +80,7 @@ def make_editor(prompt: str, history: Path | None) -> "PromptSession[str]":
 
 
 def can_keep(history: Path) -> bool:
-    """Whether a file of typed lines can be written; made now, for its owner alone to read."""
+    """Whether the history file can be written; it is created now, readable by its owner only."""
     try:
         history.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         history.touch(mode=0o600)
@@ -146,7 +146,7 @@ def on_interrupt(action: Callable[[], None]) -> Iterator[threading.Event]:
 
 @contextmanager
 def quiet_keyboard() -> Iterator[None]:
-    """Keys that are pressed inside this context are kept for later and not shown: they would tear an answer apart."""
+    """Keys pressed inside this context are kept for later and not echoed, so that they do not break up an answer."""
     try:
         import termios  # not on Windows
 

@@ -60,7 +60,7 @@ def find_breaks(line: str, width: int) -> list[int]:
 
 
 def find_units(line: str) -> list[tuple[int, int]]:
-    """Stretches that no line break divides; signs that close stay with what they close, those that open likewise."""
+    """Unbreakable stretches of text; closing and opening punctuation stays with its word."""
     units: list[tuple[int, int]] = []
     for match in UNIT.finditer(line):
         start, end = match.span()

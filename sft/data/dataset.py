@@ -291,7 +291,7 @@ def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[lis
 
 
 def part_document(row: Row, eval_ratio: float) -> tuple[Row, Row] | None:
-    """A document that stands alone, and its end, which is held out: parted at a line or sentence, if there is one.
+    """A single document and its held-out end, split at a line or sentence if there is one.
 
     None for a row that is no document, or a short one.
     """

@@ -1,4 +1,4 @@
-"""The dataset folder data/<name>/: staged beside its place, renamed when whole; checked against its manifest when read.
+"""The dataset folder data/<name>/: staged next to its final path, renamed when complete; checked against its manifest.
 
 train.jsonl  validation.jsonl  test.jsonl  ledger.jsonl  manifest.json (last; SHA-256 of the others)
 overlaps.jsonl, where sources come split by their publisher
@@ -89,7 +89,7 @@ class Staging(NamedTuple):
 
 @contextmanager
 def stage_folder(target: Path, *, resume: bool = False) -> Iterator[Staging]:
-    """Folders beside `target` to write into; one builder of a name at a time. Raises BusyError for a second.
+    """Staging folders next to `target`; only one builder per name. Raises BusyError for a second one.
 
     `sources` keeps what an interrupted build left where `resume` says so. A build that fails leaves both behind.
     """
@@ -128,7 +128,7 @@ def recover_folder(target: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a dataset folder; raises DataError where it is missing or no longer readable."""
+    """The manifest of a dataset folder; raises DataError if it is missing or unreadable."""
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder}: no {MANIFEST}, so no finished dataset; build it with: python build_dataset.py")

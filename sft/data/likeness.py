@@ -46,7 +46,7 @@ ROWS_AT_A_TIME = 65_536
 
 
 class SignatureFile:
-    """Signatures on disk, row after row; a context manager. Opens what is there, or begins an empty file."""
+    """Signatures on disk, one per row; a context manager. Opens the file or creates an empty one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -220,7 +220,7 @@ def explain(error: PyMongoError, address: Address, password: str | None) -> Conf
 
 
 def redact(text: str, password: str | None) -> str:
-    """Text without the password, as it is and as a URI spells it."""
+    """Text without the password, plain or URI-encoded."""
     for spelt in {password, quote(password), quote_plus(password)} if password else ():
         text = text.replace(spelt or "", "***")
     return text
@@ -243,7 +243,7 @@ def choose_database(address: Address, name: str | None) -> str:
 
 
 def choose_collection(client: Client, address: Address, database: str, name: str | None) -> Collection[Document]:
-    """The collection of that name; without a name the database's only one. Else ConfigError says what is there."""
+    """The named collection, or the database's only one. Otherwise ConfigError lists the collections."""
     there = sorted(found for found in client[database].list_collection_names() if not found.startswith("system."))
     if name is None and len(there) == 1:
         return client[database][there[0]]
@@ -256,7 +256,7 @@ def choose_collection(client: Client, address: Address, database: str, name: str
 
 
 class Retry(NamedTuple):
-    """How often a lost connection is taken up again, and how long the first wait is; every further one is doubled."""
+    """How often a lost connection is retried, and the length of the first wait, which doubles each time."""
 
     attempts: int = 5
     first_wait_s: float = 0.5

@@ -27,7 +27,7 @@ NO_ROWS = ("manifest.json", "dataset_info.json", "dataset_infos.json", "dataset_
 
 
 def names_files(spec: str | Path) -> bool:
-    """Whether this names files of rows that are there: no built dataset, no name of a registry."""
+    """Whether this names existing files of rows, not a built dataset or a name from a registry."""
     path = Path(spec)
     return is_modelscope(spec) or (not is_built(path) and (path.exists() or is_several(str(spec))))
 
@@ -98,7 +98,7 @@ def split_of_name(path: Path) -> str | None:
 
 
 def hash_files(parts: dict[str, list[Path]]) -> str:
-    """SHA-256 that identifies files and what they are for; of a single file of rows its own."""
+    """SHA-256 of files and their roles; for a single file of rows, that of the file."""
     files = [(split, path) for split, paths in parts.items() for path in paths]
     if len(files) == 1:
         return sha256_of(files[0][1])

@@ -1,4 +1,4 @@
-"""Did tuning help? A run and the model it was tuned from answer the same rows, and every figure is beside its like.
+"""Did tuning help? A run and its base model answer the same rows, and every figure is compared.
 
 rows       which rows, as token ids            (run folder, dataset)
 leaks      which of them are in the training data

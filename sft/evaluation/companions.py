@@ -69,7 +69,7 @@ def write_companions(
     robustness: RobustnessFigures | None,
     hard_answers: Sequence[HardAnswer],
 ) -> None:
-    """Write those that apply, and take away those of an earlier evaluation that do not."""
+    """Write the files that apply, and delete those of an earlier evaluation that do not."""
     content: dict[str, Json | None] = {
         BASELINE_FILE: compare_with_base(tuned, base) if base is not None else None,
         CONFIDENCE_FILE: describe_confidence(tuned),

@@ -65,7 +65,7 @@ class SliceFigures(TypedDict):
 
 
 class Comparison(TypedDict):
-    """The family of headline figures, with what was found over all of them.
+    """All headline figures, with the findings after correction over all of them.
 
     slices: kind -> slice -> figure: {"language": {"zh": {"sentiment accuracy": {...}}}}; kinds with one slice are left
     out.

@@ -93,7 +93,7 @@ class TemperatureFigures(TypedDict):
 
 
 class TaskCalibration(CalibrationFigures):
-    """Calibration of one task by label scoring or head; temperature is there where one was fitted (--calibrate)."""
+    """Calibration of one task by label scoring or head; temperature is present if one was fitted (--calibrate)."""
 
     temperature: NotRequired[TemperatureFigures]
 
@@ -300,7 +300,7 @@ class TextGroup(TextFigures):
 
 
 class GenerationGroup(GenerationFigures):
-    """Generated answers; unparseable_rate is over the label and entity rows, which alone have a form to miss.
+    """Generated answers; unparseable_rate covers label and entity rows only.
 
     text: where there are free-text rows. other: what --metric asked for, by its name.
     """

@@ -125,7 +125,7 @@ class Evaluation:
 
 
 def evaluate_run(run: Run, settings: EvaluateSettings) -> Evaluation:
-    """Measure a run, and unless --no-baseline what it is compared with, on the same rows.
+    """Measure a run and, unless --no-baseline, its baseline on the same rows.
 
     Answers are kept on the disk as they come; after an interruption the same call resumes after them. Raises
     UserErrors of the parts: data that changed, a split without rows, weights that do not fit the run.

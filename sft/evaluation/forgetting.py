@@ -48,7 +48,7 @@ def read_sample() -> list[Row]:
 
 
 def measure_forgetting(loaded: LoadedModel, run: Run, *, seed: int, max_tokens: int | None = None) -> ForgettingFigures:
-    """The sample's loss by the tuned model and by what it was tuned from. max_tokens: of a scoring batch.
+    """The sample's loss under the tuned model and its base. max_tokens: size of a scoring batch.
 
     Rows have LONGEST tokens whatever the run's were, so that all of the sample is measured.
     """

@@ -292,7 +292,7 @@ def divide(beside_weights: int, config: PretrainedConfig, dtype: torch.dtype, us
 
 
 def choose_classes(run: Run, baseline: Baseline | None) -> Head | None:
-    """The head whose classes both sides choose among, since one of them can do nothing else; None if both write."""
+    """The head whose classes both sides choose among, if one of them has a head; None if both generate."""
     return read_head(run.weights_dir) or (baseline.head if baseline else None)
 
 

@@ -309,7 +309,7 @@ def class_of(row: EvalRow, answer: str) -> str:
 
 
 def call_units(figure: str, outcomes: Sequence[Outcome]) -> tuple[list[int], Sums, Values]:
-    """The rows that a figure of calls is taken over, (N, 2) what each adds to it, and (N,) its own score.
+    """Rows of a tool-call metric, (N, 2) their contributions, and (N,) their scores.
 
     Which rows these are depends on their references alone. None if no row says anything of the figure.
     """
@@ -322,7 +322,7 @@ def call_units(figure: str, outcomes: Sequence[Outcome]) -> tuple[list[int], Sum
 
 
 def text_places(rows: Sequence[EvalRow], *, asked: bool = False) -> list[int]:
-    """Row numbers that text metrics are taken over: the free-text rows, for a label has no summary to overlap with.
+    """Row numbers used for text metrics: the free-text rows, because word overlap means nothing for labels.
 
     asked: if there is none, all rows, because the user named the metric.
     """

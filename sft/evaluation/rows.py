@@ -106,7 +106,7 @@ class EvalRow:
 
 @dataclass(frozen=True)
 class EvalRows:
-    """All rows of an evaluation; too_long: id -> why, of those that fit in no way."""
+    """All rows of an evaluation; too_long: id -> reason for rows that do not fit."""
 
     rows: list[EvalRow]
     too_long: dict[str, str]
@@ -377,7 +377,7 @@ class Context:
     max_tokens: int | None = None
 
     def prepare(self, rows: Sequence[Row], loaded: LoadedModel) -> list[EvalRow]:
-        """Rows as the model is asked them; those that do not fit are left out. Raises DataError if none fits."""
+        """Rows with their prompts; those that do not fit are left out. Raises DataError if none fits."""
         prepared = prepare_rows(rows, loaded.chat, self.system_prompt, self.trained, self.max_length, loaded.head)
         return prepared.rows
 

@@ -56,7 +56,7 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Yardsticks:
-    """All yardsticks of an evaluation, and why there is none: {"sentiment": "none of the training rows is of it"}."""
+    """All yardsticks, and why one is missing: {"sentiment": "none of the training rows is of it"}."""
 
     found: list[Yardstick] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -228,7 +228,7 @@ def summarise_yardsticks(
     seed: int,
     name: str = "tuned",
 ) -> YardstickGroup:
-    """Figures of the yardsticks over these rows, which may be a part of those they answered.
+    """Scores of the yardsticks on these rows, possibly a subset of those they answered.
 
     tuned: the model's outcomes, row by row; name: what the verdict calls it. Holm's correction is over all yardsticks.
     """

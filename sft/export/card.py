@@ -1,4 +1,4 @@
-"""The model card (README.md) of what is exported: where it comes from, how it is asked, what it was measured to do.
+"""The model card (README.md) of an export: its origin, its prompt and its measured results.
 
 build_card(run, "merged", title="ada/reviews")
 """

@@ -56,7 +56,7 @@ def prepare_push(run: Run, folder: Path, what: What, repo_id: str, stage: Path) 
 
 
 def send(push: Push, *, private: bool) -> str:
-    """Create the repository where it does not exist, upload in one commit; returns its address.
+    """Create the repository if it does not exist and upload in one commit; returns its address.
 
     Raises RunError without a token, for a repository that is public when it should be private, and for what the hub
     refuses.

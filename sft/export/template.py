@@ -62,7 +62,7 @@ def count_same_prompts(
 
 
 def build_modelfile(weights: str, system_prompt: str | None, chat: ChatFormat) -> str:
-    """The text of a Modelfile beside the file `weights`; the prompt it builds is the run's."""
+    """The text of a Modelfile next to the file `weights`; it builds the run's prompt."""
     system = system_prompt if system_prompt is not None else chat.family.default_system
     asked = lay_out(chat.family, chat.think, [{"role": "user", "content": ""}])
     place = max(index for index, piece in enumerate(asked) if piece == HEADER[0])

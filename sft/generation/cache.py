@@ -1,4 +1,4 @@
-"""Keys and values of a batch, in memory that is taken once: what is new is written into its place, nothing is copied.
+"""Keys and values of a batch, in memory allocated once: new ones are written in place, nothing is copied.
 
 transformers' own cache lays everything together anew with each token. At 64 rows that takes as long as reading it, and
 the ever larger pieces leave a CPU's memory in fragments: 4.7 GB where 1.3 are needed.
@@ -22,7 +22,7 @@ GROWTH = 256  # columns that are taken at least where there are too few, so that
 
 @dataclass
 class Memory:
-    """Keys and values of one layer, (num_rows, H, num_columns, D) each, taken when the first ones come.
+    """Keys and values of one layer, (num_rows, H, num_columns, D) each, allocated with the first ones.
 
     Zeros, for columns of padding are read, too: times a weight of zero, anything finite is nothing.
     """
@@ -80,7 +80,7 @@ class WrittenLayer(DynamicLayer):
         self.length += tokens_to_remove
 
     def keep(self, indices: torch.Tensor, padding: int = 0) -> None:
-        """Carry on these rows alone, without the first columns."""
+        """Keep only these rows, without the first columns."""
         old, length = self.memory, self.length
         self.length -= padding
         self.memory, self.first, self.last = Memory(len(indices), old.num_columns - padding), 0, len(indices)
@@ -138,7 +138,7 @@ class BatchCache(DynamicCache):
             layer.length, layer.is_initialized = num_columns, True
 
     def keep(self, indices: Sequence[int], padding: int = 0) -> None:
-        """Carry on these rows alone, without the first columns, if any (only where the cache keeps_all)."""
+        """Keep only these rows, without the first columns, if any (only if the cache keeps_all)."""
         rows = torch.tensor(indices)
         for layer in self.layers:
             layer.keep(rows, padding) if type(layer) is WrittenLayer else layer.reorder_cache(rows)

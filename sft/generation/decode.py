@@ -62,7 +62,7 @@ class Row:
 
 
 class RunningBatch:
-    """The rows being written and their key-value cache, in which all of them end in the same column.
+    """The rows being generated and their key-value cache, in which all of them end in the same column.
 
     Rows that have ended leave when they are a good part of the batch, or when others join.
     """

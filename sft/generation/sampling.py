@@ -1,4 +1,4 @@
-"""From the model's logits to the next token: penalties on the answer alone, then a draw that depends on the row alone.
+"""From logits to the next token: penalties on the answer only, then a draw that depends on the row only.
 
 transformers' own penalties count the prompt in, so that words of the question (and padding) are punished. And its draw
 takes random numbers for the whole batch at once, so that a row's answer depends on its neighbours. Here each row has a
@@ -36,7 +36,7 @@ GREEDY = Kind.of(DECODING["precise"])  # the scores are the logits
 
 
 class Sampler:
-    """How the tokens of one row are drawn: by its own settings, and its own random numbers where it needs some."""
+    """Sampling settings of one row, with its own random numbers if it needs any."""
 
     def __init__(self, decoding: Decoding, prompt_ids: Sequence[int], device: torch.device) -> None:
         self.kind = Kind.of(decoding)

@@ -1,4 +1,4 @@
-"""Answers in the making prove themselves: rows together and alone in our caches, beside stock attention without any.
+"""Self-check of generation: rows in a batch and alone with our caches, compared with stock attention without a cache.
 
 Keys and values of every token are what most layers keep; some keep a window or a state, and a few keep it elsewhere. So
 three short rows are read as prompts, padded on the left, and continued. Where they differ by more than rounding, rows

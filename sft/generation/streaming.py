@@ -74,7 +74,7 @@ class TextStream(Iterator[str]):
 
     @property
     def finished(self) -> bool:
-        """Whether the model ended the answer itself; False while it writes, and where it was cut off or stopped."""
+        """Whether the model ended the answer itself; False while it generates, or if it was cut off or stopped."""
         return self._written.finished
 
     @property

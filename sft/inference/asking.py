@@ -58,7 +58,7 @@ def describe_confidence(answer: Prediction) -> str:
 
 
 def answer_lines(predictor: Predictor, reader: LineReader, make: Callable[[str], Row], *, as_json: bool) -> None:
-    """Answer each line that is typed, by itself, until exit, quit or the end of the input; an error ends nothing."""
+    """Answer each typed line on its own until exit, quit or the end of the input; errors do not end the loop."""
     while (line := reader.read()) is not None:
         text = line.strip()
         if text.lower() in LEAVING:
@@ -110,6 +110,6 @@ def take_in_turn(rows: Sequence[Row]) -> list[Row]:
 
 
 def make_maker(settings: InferenceSettings, predictor: Predictor, tools: Sequence[Tool] = ()) -> Callable[[str], Row]:
-    """What turns a typed text into a row, with the fields given beside it."""
+    """The function that turns a typed text and the given fields into a row."""
     input, category = settings.input, settings.category
     return lambda text: make_row(predictor.task, text, input=input, category=category, tools=tools)

@@ -1,4 +1,4 @@
-"""A file of rows -> a file of answers, a line each, in the order of the rows; after a kill it continues where it was.
+"""A file of rows -> a file of answers, one line per row, in order; resumable after a kill.
 
 in.jsonl                   any file that read_records reads
 out.jsonl                  {"line": 17, "task": "sentiment", "answer": "正面", "label": "正面", ...}
@@ -110,7 +110,7 @@ def describe_source(path: Path, predictor: Predictor, settings: Mapping[str, obj
 
 
 def open_target(target: Path, made_from: Mapping[str, object], rows: Sequence[FileRow]) -> int:
-    """Make the output's folder and note what it is made from, or find out how many rows it holds already.
+    """Create the output's folder and record its inputs, or count the rows that it already has.
 
     A line that a kill left half written is cut off.
     """

@@ -26,7 +26,7 @@ MEANT_FOR = {"input": "instruct", "category": "news", "tools": "chat"}
 
 
 def choose_task(name: str | None, trained: Sequence[str], *, is_classifier: bool = False) -> Task:
-    """The task of a name; without one the task the run was trained on, where it is a single one, else instruct.
+    """The named task; without a name, the run's task if it has only one, else instruct.
 
     is_classifier: the run has a classification head, which knows its own tasks and no other (ConfigError).
     """
@@ -64,7 +64,7 @@ def make_row(
 
 
 def example_row(task: Task, *, input: str | None = None, category: Sequence[str] = ()) -> Row:
-    """The task's own example, with fields given beside it."""
+    """The task's own example, with the given fields."""
     given: dict[str, object] = {"input": input} if input is not None else {}
     return {**task.example, **given, **({"category": list(category)} if category else {}), "task": task.name}
 

@@ -26,7 +26,7 @@ class Verdict(TypedDict):
 
 
 class SentimentPredictor:
-    """A tuned model that says positive or negative, or another label where its run knows one label task alone."""
+    """A tuned model that returns positive or negative, or the label of its run's only label task."""
 
     def __init__(self, base_model_name: str | None = None, lora_path: str | Path | None = None) -> None:
         """Load a run, or an adapter on a base; without a path the latest run, on its own base. Raises as Predictor."""

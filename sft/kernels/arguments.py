@@ -1,4 +1,4 @@
-"""What models hand to an attention function beside queries, keys and values: what may be left alone, and what may not.
+"""Arguments of attention functions besides queries, keys and values: which may be ignored and which may not.
 
 transformers passes on whatever a layer wants (a window, a soft cap, sinks), and its functions swallow what they do not
 know. Ours refuse it: an argument that changes the result is computed, or it raises.

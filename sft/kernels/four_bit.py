@@ -1,4 +1,4 @@
-"""bitsandbytes, where it is: weights in 4 bits are there only in a process that has loaded it.
+"""bitsandbytes if it is loaded: 4-bit weights exist only in a process that has loaded it.
 
 Asking does not import it, which takes 1.4 s of CPU time that a model in 16 bits need not wait for.
 """

@@ -158,7 +158,7 @@ class MixedTokenizer:
 
 
 def rouge_signature() -> str:
-    """How the figures came about, to print beside them: two tools' ROUGE are comparable only where this agrees."""
+    """Signature of the figures, printed with them: two ROUGE values are comparable only if their signatures agree."""
     return f"rouge-score:{version('rouge-score')}|{WORDS_SIGNATURE}|stemmer:no|f-measure|mean-over-rows"
 
 

@@ -1,4 +1,4 @@
-"""Models: which weights a name means, where and how they are loaded, and what is beside them in memory.
+"""Models: which weights a name means, and where and how they are loaded.
 
 Import from the modules: sft.models.loading (load_base, load_run, ...), sft.models.source, sft.models.source. No model
 library is imported here, because sft.backend has to import unsloth before anything below imports transformers.

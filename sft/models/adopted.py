@@ -74,7 +74,7 @@ def open_tuned(named: TunedSettings, *, or_else: str = "") -> Run:
 
 
 def adopt(weights: ModelSource, base: str | None, system_prompt: str | None = None) -> Run:
-    """A run for tuned weights alone, an adapter or a whole model; base: None where its own files are to name it.
+    """A run made for tuned weights, an adapter or a full model; base: None if its own files name it.
 
     A whole model whose base nobody names is compared with nothing. Raises ModelError for an adapter that names none.
     """
@@ -200,7 +200,7 @@ def _weights_in(folder: Path) -> Path | None:
 
 
 def recorded_base(folder: Path) -> str | None:
-    """The base that the adapter in a folder names in its files; None for whole weights, and where it names none."""
+    """The base named in an adapter's files; None for full weights, or if it names none."""
     path = folder / ADAPTER_CONFIG
     return _base_in(read_json_object(path)) if path.is_file() else None
 

@@ -59,7 +59,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def check_weight_files(folder: Path) -> list[Path]:
-    """The *.safetensors of a folder in the order of their names, each readable to its end.
+    """The *.safetensors of a folder sorted by name, each checked to be complete.
 
     Raises ModelError for a folder that has none, for a file that is something else or is not whole, and for an index
     that names a file which is not there or lies elsewhere.

@@ -1,4 +1,4 @@
-"""Whether what is loaded is what a run was trained with: base, tokenizer, template, prompt, tasks, tuned weights.
+"""Checks that a loaded model matches its run: base, tokenizer, template, prompt, tasks, tuned weights.
 
 check_fingerprint(run, chat, source)      # RunError naming both values, where something differs
 """
@@ -36,7 +36,7 @@ def tokenizer_folder(run: Run, source: ModelSource) -> Path:
 
 
 def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_mismatch: bool = False) -> None:
-    """Refuse what differs from the run's record, naming both values; of weights without one, what is there counts.
+    """Refuse differences from the run's record, naming both values; weights without a record are accepted.
 
     Source: Fingerprint.differences.
     """

@@ -1,4 +1,4 @@
-"""A model in memory with everything one needs beside it: tokenizer, prompt format, identity, precision."""
+"""A loaded model with its tokenizer, prompt format, identity and precision."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,7 +66,7 @@ class LoadedModel:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether it is a run's: an adapter on its base, or weights that were trained themselves."""
+        """Whether the model is tuned: an adapter on its base, or fully trained weights."""
         return self.has_adapter or self.load_untuned is not None
 
     @property
@@ -144,7 +144,7 @@ class LoadedModel:
 
 @contextmanager
 def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Without dropout, also in the middle of a training; weights stay what they are inside."""
+    """Context without dropout, also during training; weights do not change inside."""
     was_training = model.training
     model.eval()
     try:

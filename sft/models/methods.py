@@ -34,7 +34,7 @@ EVERY_PART = "all"
 
 
 def apply_method(model: PreTrainedModel, settings: TrainSettings) -> PreTrainedModel | PeftModel:
-    """The model with exactly the weights trainable that the settings name; those are in fp32, whatever the base is.
+    """The model with exactly those weights trainable that the settings name; they are in fp32 whatever the base is.
 
     Raises ModelError for a module or a number of layers that the model does not have.
     """

@@ -1,4 +1,4 @@
-"""Whether saved weights are those of the model they are loaded into: names, number and shapes of all tensors.
+"""Checks that saved weights match the model they are loaded into: names, number and shapes of all tensors.
 
 The libraries fill in what is missing with random numbers, leave out what they do not know, and continue. Here either
 ends the load with the names.
@@ -70,7 +70,7 @@ def find_misfits(folder: Path, *, trust_remote_code: bool = False) -> Mapping[st
 
 
 def refuse_packed_unknown(source: ModelSource) -> None:
-    """Raises ModelError for weights that would be read as other numbers, from the headers of the files alone.
+    """Raises ModelError for weights that would be misread, judging by the headers of the files.
 
     Packed in a way that transformers does not know and so would not unpack, or in whole numbers of which the config
     does not say what they stand for.

@@ -1,4 +1,4 @@
-"""From hidden states to logits, as the model itself does it: by its output layer alone, or with what comes after it.
+"""From hidden states to logits as the model does it: by its output layer, and scaling or caps after it.
 
 Most families say logits = lm_head(hidden). Some cap them (Gemma 2), scale them (Granite, Cohere) or put more layers in
 between. Which of the two it is is tried, not looked up: the model's own forward is handed a few hidden states.

@@ -44,7 +44,7 @@ STRANGE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueE
 
 
 class Difference(NamedTuple):
-    """How far hidden states lie from those of stock attention, as shares of their size."""
+    """Distance of hidden states from those of stock attention, relative to their size."""
 
     mean: float  # root mean square over the tokens
     largest: float

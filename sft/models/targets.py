@@ -61,7 +61,7 @@ class Target(NamedTuple):
         return not self.is_expert and bool(ROUTER.search(self.path))
 
     def is_called(self, name: str) -> bool:
-        """Whether a user's name means it: its own, the end of its path, or `experts` for what lies in those."""
+        """Whether a user's name matches this layer: its name, its path's end, or `experts` for layers in experts."""
         path = self.path.rpartition(".")[0] if self.is_expert and name == EXPERTS else self._called
         return path == name or path.endswith(f".{name}")
 

@@ -45,7 +45,7 @@ def changed_rows(predictions: Sequence[Prediction], change: str) -> list[Predict
 
 
 def answers_of(row: Prediction) -> list[tuple[str, Markup]]:
-    """What is shown of a row: the question, the reference, what was scored, and what was written beside it.
+    """The shown parts of a row: question, reference, scored answer, and generated text.
 
     Of a row with a label that is the label each model chose; what it wrote is shown where it says something else.
     """

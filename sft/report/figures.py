@@ -113,7 +113,7 @@ def answers_table(metrics: Metrics) -> Table:
 
 
 def tool_table(metrics: Metrics) -> Table:
-    """How the calls of tools came out, over the rows that call and those that do not; no rows without tools."""
+    """Scores of tool calls, over rows that call and rows that do not; no rows without tools."""
     header = ["tool calls", "rows", *side_names(metrics)]
     if "tool_calls" not in metrics:
         return header, []
@@ -282,7 +282,7 @@ def worse_cells(content: Table, names: list[str]) -> list[tuple[int, int]]:
 
 
 def has_head(metrics: Metrics) -> bool:
-    """Whether one of the models has a classification head, so that both chose among the labels and wrote nothing."""
+    """Whether one of the models has a classification head, so that both chose labels and generated nothing."""
     return "chosen_by" in metrics["run"]
 
 

@@ -97,7 +97,7 @@ def plot_losses(train: Sequence[Point], validation: Sequence[Point]) -> Plot | N
 
 
 def plot_figures(curves: Mapping[str, Sequence[Point]]) -> Plot | None:
-    """Figures of the validations that are better the higher they are: {"eval_accuracy": [(50, 0.7), ...]}."""
+    """Validation metrics for which higher is better: {"eval_accuracy": [(50, 0.7), ...]}."""
     shown = {name: points for name, points in list(curves.items())[:2] if len(points) > 1}
     if not shown:
         return None

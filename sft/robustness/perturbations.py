@@ -1,4 +1,4 @@
-"""The same statement, written differently: nine ways that leave the label as it is.
+"""Rewrites of a statement in nine ways that keep its label.
 
 Each takes a text and a random generator and gives the text back unchanged where there is nothing it could change; such
 rows are left out of its test and counted. Negations and words of contrast are never touched (sft.robustness.lexicon).

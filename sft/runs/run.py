@@ -175,7 +175,7 @@ def _point_latest_at(run_dir: Path) -> None:
 
 
 def make_run_dir(recipe: str | None) -> Path:
-    """Make `outputs/20261122-153000-demo` for recipes/demo.yaml, or `...-demo-2` where that is there already.
+    """Make `outputs/20261122-153000-demo` for recipes/demo.yaml, or `...-demo-2` if that exists.
 
     Two commands in the same second get a folder each. Raises NotWritableError if none can be made.
     """

@@ -1,4 +1,4 @@
-"""Which system prompt a run is asked under: that of its rows, where all of them have the same.
+"""The system prompt of a run: that of its rows if they all have the same one.
 
     prompts = survey_system_prompts(dataset.train, settings.system_prompt)
     prompts.chosen, prompts.describe()

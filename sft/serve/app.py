@@ -82,12 +82,12 @@ class Service:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Names that this server may be asked by without a key: those of this machine, and --allowed_hosts."""
+        """Host names accepted without a key: those of this machine, and --allowed_hosts."""
         return (*LOCAL_HOSTS, self.settings.host, *self.settings.allowed_hosts)
 
 
 def build_app(service: Service) -> FastAPI:
-    """The application; its end waits for the engine to finish what it is at."""
+    """The application; on shutdown it waits for the engine to finish its current work."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

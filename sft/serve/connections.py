@@ -25,7 +25,7 @@ logger = logging.getLogger("sft.serve")
 
 
 class Connections:
-    """What the connections of one server have in common: limits, and which of them may be closed."""
+    """Shared state of a server's connections: limits, and which connections may be closed."""
 
     def __init__(self, *, max_connections: int, client_timeout_s: float) -> None:
         self.max_connections = max_connections
@@ -119,7 +119,7 @@ class LimitedProtocol(H11Protocol):
         self.transport.close()
 
     def abort(self) -> None:
-        """Close at once, whatever has not been read yet; the place is free from now on."""
+        """Close immediately, even with unread data; the slot is free from now on."""
         self._forget()
         self.transport.abort()
 

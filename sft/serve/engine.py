@@ -1,4 +1,4 @@
-"""The model's thread: requests come in from anywhere, one thread computes, tokens go back as they are drawn.
+"""The model's thread: requests arrive from any thread, one thread computes, tokens are returned as they are sampled.
 
 engine = Engine(loaded, max_batch=16, max_waiting=64)
 ticket = engine.submit(prompt_ids, decoding, max_new_tokens, deliver)     # deliver(token_id), ..., deliver(None)
@@ -46,7 +46,7 @@ class Ticket:
         self.leave_queue: Callable[[], None] = lambda: None
 
     def cancel(self) -> None:
-        """Stop writing this answer, or waiting for it; harmless where it has ended."""
+        """Stop generating this answer, or waiting for it; harmless if it has ended."""
         self._cancelled.set()
         self.leave_queue()
 
@@ -91,12 +91,12 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread is there to answer anything."""
+        """Whether the engine's thread is running."""
         return self._thread.is_alive()
 
     @property
     def step_age_s(self) -> float:
-        """Seconds that the step at work has taken so far; 0 if there is nothing to do."""
+        """Seconds that the current step has taken so far; 0 if the engine is idle."""
         return time.monotonic() - self._progressed_at if self._is_busy else 0.0
 
     def submit(
@@ -142,7 +142,7 @@ class Engine:
         return future
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Take no more requests, finish those there are, and end the thread; or give up on it after timeout_s."""
+        """Accept no more requests, finish the running ones and end the thread; give up after timeout_s."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()

@@ -27,7 +27,7 @@ class _Kind:
 
 
 class OneLinePerKind(logging.Handler):
-    """Says the first message of a kind, and then at most one a minute, with the number of those left out.
+    """Logs the first message of a kind, then at most one per minute, with the number of omitted ones.
 
     A kind is a logger, the first line of its message before the values are filled in, and the exception's class.
     """

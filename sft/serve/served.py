@@ -67,7 +67,7 @@ class Asked:
 
 
 def list_served(name: str, run: Run | None, *, with_base: bool = False) -> dict[str, Served]:
-    """Every model name. An untuned model (run None), or one of which no task is known, is offered every task.
+    """Every model name. An untuned model (run None), or one whose tasks are unknown, is offered every task.
 
     with_base: the untuned model under the same names with ":base" after the first part.
     """

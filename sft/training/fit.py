@@ -176,7 +176,7 @@ def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared
 
 
 def pack_documents(rows: EncodedRows, settings: TrainSettings) -> list[list[int]]:
-    """The rows of a step: documents are packed to max_seq_length, other rows stand alone. Says how many packs."""
+    """The rows of a step: documents are packed to max_seq_length, other rows are single. Prints the number of packs."""
     is_document = [get_task(row["task"]).kind == "document" for row in rows.rows]
     packs = pack_rows([len(row.input_ids) for row in rows.encoded], is_document, settings.max_seq_length)
     if count := sum(is_document):
@@ -330,7 +330,7 @@ def build_trainer(
 
 
 def choose_measures(settings: TrainSettings, prepared: Prepared, by_label: LabelMeasure | None) -> list[Measure]:
-    """What is measured at every validation beside the objective's own figures."""
+    """Metrics of every validation besides the objective's own."""
     measures: list[Measure] = [by_label] if by_label else []
     is_asked = settings.compute_accuracy or settings.metric_for_best_model in TokenAccuracy.figures
     if is_asked and not settings.is_classifier:

@@ -113,7 +113,7 @@ class StalledError(UserError):
 
 
 class StallGuard(TrainerCallback):
-    """Ends a run that has no gradient, and warns once of a loss that is where it began after a good many steps."""
+    """Ends a run without gradients, and warns once if the loss has not moved after many steps."""
 
     def __init__(self) -> None:
         self._losses: list[float] = []

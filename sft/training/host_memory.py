@@ -33,7 +33,7 @@ class _Waiting(NamedTuple):
 
 
 class HostStore:
-    """Tensors by places, taken back in the opposite order."""
+    """Tensors by index, returned in reverse order."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None

@@ -73,7 +73,7 @@ class LanguageModelling:
 
     @property
     def takes_hidden_states(self) -> bool:
-        """Whether the loss can be had from what the layers return, without the model's own output layer."""
+        """Whether the loss can be computed from the layers' output, without the model's own output layer."""
         head = self.loaded.causal_lm.get_output_embeddings()
         return is_frozen_linear(head) and not is_launched_sharded() and self.loaded.output_layer.is_plain
 

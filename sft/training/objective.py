@@ -1,4 +1,4 @@
-"""What a run learns from its rows: the seam between the trainer, which makes steps of them, and the loss.
+"""What a run learns from its rows: the interface between the trainer, which makes steps, and the loss.
 
 The trainer knows orders, micro-batches, processes, guards and checkpoints; an objective knows what a row's tensors are,
 what the loss of some rows is, and what a validation reports. sft.training.language_modelling is one.

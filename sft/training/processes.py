@@ -53,7 +53,7 @@ def join(on_cpu: bool) -> None:
 
 
 def from_first(compute: Callable[[], Value]) -> Value:
-    """What the first process computes, in all of them; its error is raised in all of them, too."""
+    """The first process's result in all processes; its error is raised in all of them, too."""
     if not are_joined():
         return compute()
     shared: list[object] = [None, None]

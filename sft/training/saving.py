@@ -1,4 +1,4 @@
-"""What a checkpoint is: whole or not there, whatever ends the run; the best and the newest are kept, and found again.
+"""Checkpoints: complete or absent, however the run ends; the best and the newest are kept and found again.
 
 These replace the stock trainer's, which writes into the final folder and may resume from one that was cut off. Training
 waits until a checkpoint is written and sealed, which is enough against a kill; flushing it to the disk is left to a

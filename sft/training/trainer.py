@@ -221,7 +221,7 @@ class RowTrainer(CheckpointedTrainer):
         return self.count_terms([place for step in batch_samples for place in step["places"]])
 
     def count_terms(self, places: Sequence[int]) -> torch.Tensor:
-        """Terms of the loss of a step of these rows, over all processes: what it is divided by."""
+        """Number of loss terms of a step of these rows over all processes: the divisor of the loss."""
         count = torch.tensor(sum(map(self.objective.count_terms, self._rows(places))), device=self.args.device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 

@@ -1,4 +1,4 @@
-"""Rows that passed the filters, of all sources: what choosing needs of them in memory, the rest on disk.
+"""Rows of all sources that passed the filters: the fields needed for choosing in memory, the rest on disk.
 
 In memory 38 bytes per row while rows are chosen; 5 million candidates are 190 MB.
 """

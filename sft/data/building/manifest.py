@@ -29,7 +29,7 @@ HEADER = ("source", "asked", "read", "kept", "dropped", "bad", "left out")
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What the user decides about a build beside the preset; each value can change the bytes that are written."""
+    """The user's settings of a build besides the preset; each can change the bytes that are written."""
 
     seed: int = 42
     on_bad_row: OnBadRow = "error"

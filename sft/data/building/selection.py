@@ -58,7 +58,7 @@ def find_held_out(group: np.ndarray, published: np.ndarray, alive: np.ndarray) -
 
 
 def find_conflicts(index: CandidateIndex, alive: np.ndarray) -> np.ndarray:
-    """Rows of one text that carry different labels of one task, all of them: which is right cannot be known.
+    """All rows of a text that has different labels in one task: which label is right cannot be known.
 
     (N,) bool -> (N,) bool
     """

@@ -1,4 +1,4 @@
-"""JSONL and JSON arrays: fast where a line is clean, strict and telling where it is not.
+"""JSONL and JSON arrays: fast for clean lines, strict and with precise errors for others.
 
 A row is an object; a list of turns is one, too: [{"role": "user", ...}, ...] is {"messages": [...]}.
 
@@ -147,7 +147,7 @@ class StrictDecoder:
         self._decoder = json.JSONDecoder(object_pairs_hook=self._make_object, parse_constant=self._note_constant)
 
     def decode(self, text: str, start: int) -> tuple[Json, int]:
-        """The value that begins at `start` and where it ends; raises RowError where it is no JSON."""
+        """The value that begins at `start` and its end; raises RowError if it is not JSON."""
         self._problem = None
         try:
             return self._decoder.raw_decode(text, start)

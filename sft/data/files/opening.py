@@ -56,7 +56,7 @@ def kind_of_bytes(start: bytes) -> str:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The file's bytes, unpacked on the way. Raises OSError, EOFError, zlib.error or LZMAError where it is damaged."""
+    """The file's bytes, unpacked on the way. Raises OSError, EOFError, zlib.error or LZMAError if it is damaged."""
     kind = path.suffix.lower()
     if kind == ".gz":
         import gzip

@@ -186,7 +186,7 @@ def _read_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def nearest_file(path: Path) -> str:
-    """What to say of a missing file: "; did you mean 'reviews.csv'?" for `reviews` beside it, "" if none is near."""
+    """The hint for a missing file: "; did you mean 'reviews.csv'?" for `reviews`, "" if no name is close."""
     if path.exists():
         return ", but a pipe, a socket or a device; give a file of rows"
     stems = {file.name: _stem(file) for file in path.parent.glob("*") if kind_of_file(file) in READABLE}

@@ -85,7 +85,7 @@ class Row(TypedDict):
 
 
 def refuse_endless(row: Row) -> None:
-    """Raise RowError for texts that no tokenizer is given, and for what a prompt takes quadratic time to be made of."""
+    """Raise RowError for texts too long for a tokenizer, and for content whose prompt would take quadratic time."""
     turns = row.get("messages", [])
     lengths = {name: len(value) for name, value in row.items() if isinstance(value, str)}
     lengths["messages"] = max((len(turn["content"]) for turn in turns), default=0)

@@ -69,7 +69,7 @@ class Context:
 
 
 class Dialect(NamedTuple):
-    """A way to write a row: the columns it must have, those it may have, and how it becomes a canonical row."""
+    """A row format: its required and optional columns, and its conversion to a canonical row."""
 
     name: str
     required: frozenset[str]

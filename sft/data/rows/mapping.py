@@ -88,7 +88,7 @@ class Tags(BaseModel):
 
 
 class Mapping(BaseModel):
-    """What a source that reads records may say about them; all empty: the record is read as it is."""
+    """A source's mapping of its records; if all is empty, records are read unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -183,7 +183,7 @@ NOTHING = Mapping()
 
 
 def find_value(record: Record, path: str) -> Json:
-    """The value of a column, or within it: "context.contexts". Raises RowError('missing_column') naming what is there.
+    """The value of a column, or within it: "context.contexts". Raises RowError('missing_column') with the existing names.
 
     A column that is there and empty (null) is no error here: whether a field may be empty is the reader's to say.
     """

@@ -137,7 +137,7 @@ def restore_tasks(definitions: Sequence[Table[str, object]]) -> None:
 
 
 def described_tasks(names: Sequence[str]) -> list[dict[str, object]]:
-    """The descriptions of those tasks that are described in words: what a run or dataset keeps."""
+    """The descriptions of YAML tasks, which a run or dataset keeps."""
     tasks = [get_task(name) for name in names]
     return [dict(task.definition) for task in tasks if task.definition is not None]
 

@@ -57,7 +57,7 @@ class Recognised:
 
 
 def check_columns(shown_as: str, columns: Mapping[str, str], recognised: Recognised) -> None:
-    """Raise DataError if a column that rows may lack, of those the user named, is in none of them: a slip."""
+    """Raise DataError if an optional column that the user named occurs in no row: probably a typo."""
     if not recognised.dialects:
         return
     for name in columns:

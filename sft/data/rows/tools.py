@@ -31,7 +31,7 @@ def read_tools(value: Json, where: str = "'tools'") -> list[Tool]:
 
 
 def load_tools(path: Path | None) -> list[Tool]:
-    """The functions of a JSON file (--tools), [] without one; raises ConfigError where it holds none."""
+    """The functions of a JSON file (--tools), [] without one; raises ConfigError if it has none."""
     try:
         return read_tools(path.read_text(encoding="utf-8-sig"), f"--tools {path}") if path else []
     except (OSError, UnicodeDecodeError) as error:
@@ -53,7 +53,7 @@ def has_tools(value: Json) -> bool:
 
 
 def read_calls(where: str, value: Json) -> list[ToolCall]:
-    """The calls of a turn: a list of them or one alone, nested as OpenAI has them or flat; raises RowError."""
+    """The calls of a turn: a list or a single call, nested as in OpenAI's format or flat; raises RowError."""
     found = _parse(where, value)
     listed = found if isinstance(found, list) else [found]
     if not listed:

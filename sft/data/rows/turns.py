@@ -1,4 +1,4 @@
-"""Conversations as files write them -> turns: whose words they are, what is learned of them, what was thought before.
+"""Conversations in files -> turns with role, content, whether it is learned, and thoughts.
 
     notes = Counter()
     make_chat_row([{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello", "weight": 1}], None, notes)

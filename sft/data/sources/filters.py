@@ -108,7 +108,7 @@ class RowFilter:
         self._exclude = _make_keywords(filters.exclude_keywords)
 
     def find_reason(self, row: Row) -> Reason | None:
-        """Why this row is left out, or None where it stays; the cheapest bounds come first."""
+        """The reason to leave a row out, or None to keep it; the cheapest checks come first."""
         question, answer = question_of(row), answer_of(row)
         return self._check_sizes(row, question, answer) or self._check_content(question, answer)
 

@@ -38,7 +38,7 @@ TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag", "o
 
 
 def find_registries(given: Path | None = None) -> list[Path]:
-    """The files that name data sets, those that are there; raises ConfigError where the one given is not."""
+    """The existing registry files; raises ConfigError if the given one does not exist."""
     if given is not None and not given.is_file():
         raise ConfigError(f"--registry {given}: no such file; give a datasets.yaml or a dataset_info.json")
     return [path for path in (SHIPPED, *OWN) if path.is_file()] + ([given] if given else [])

@@ -1,4 +1,4 @@
-"""Independent batches on a CPU, one to a core: a core alone multiplies faster than cores that meet after every product.
+"""Independent batches on a CPU, one per core: faster than cores that synchronise after every product.
 
 for scores in map_batches(score, batches, device):      # in the order of the batches
     ...

@@ -11,7 +11,7 @@ Exports are written aside, verified, then renamed; an exception leaves nothing b
 
     with staging(Path("outputs/demo/export")) as stage: ...      # write stage/merged/ and stage/gguf/*.gguf, verify
 
-A folder or file that a process writes is locked, and whoever comes second is told who holds it:
+A folder or file that a process writes is locked, and a second process gets an error that names the holder:
 
     with held(Path("outputs/demo/.lock"), "outputs/demo: another training is running", "wait for it"): ...
 

@@ -20,7 +20,7 @@ from sft.data.rows.canonical import Row
 from sft.encoding import encode_each
 from sft.pages import render
 
-LIMITS = (512, 1024, 2048, 4096)  # tokens; what truncation would cost is told for these
+LIMITS = (512, 1024, 2048, 4096)  # tokens; limits for which the cost of truncation is shown
 EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # of the histogram, inclusive
 CHUNK_ROWS = 2048  # rows whose conversations are held at once: memory does not grow with the dataset
 

@@ -22,7 +22,7 @@ EVERYTHING = "all"
 WIDEST = 110  # columns; longer lines of help are hard to read
 COLUMN = 27  # where descriptions begin
 LONGEST_DEFAULT = 40  # characters of a default that are shown
-# What stands for a value, by the last word of the setting's name: --chats_dir FOLDER.
+# Placeholders of values, by the last word of the setting's name: --chats_dir FOLDER.
 PLACEHOLDERS = {
     "config": "FILE", "data": "PATH", "dir": "FOLDER", "run": "FOLDER", "file": "FILE", "output": "FILE",
     "html": "FILE", "registry": "FILE", "checkpoint": "PATH", "prompt": "TEXT", "text": "TEXT", "input": "TEXT",

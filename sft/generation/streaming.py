@@ -172,7 +172,7 @@ def _read_pieces(
     tokens: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
 
     def hand_on(token_id: int | Exception | None) -> None:
-        if token_id is not None:  # the end is told below, when the lock is free again
+        if token_id is not None:  # the end is reported below, when the lock is free again
             tokens.put(token_id)
 
     def generate() -> None:

@@ -6,5 +6,5 @@ library is imported here, because sft.backend has to import unsloth before anyth
 
 import logging
 
-# On a CPU bitsandbytes warns, while it is imported, of kernels nobody needs; it cannot be told so afterwards.
+# On a CPU bitsandbytes warns, while it is imported, of kernels that are not needed; too late to switch off then.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -115,7 +115,7 @@ def adopt(weights: ModelSource, base: str | None, system_prompt: str | None = No
         weights=folder,
         has_base=base is not None,
     )
-    run.train_settings()  # what its configuration says, if it cannot be read, is told at once
+    run.train_settings()  # an unreadable configuration is reported at once
     say_once(_describe(run, weights, has_record=saved is not None, unknown=unknown), about=folder)
     return run
 

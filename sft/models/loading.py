@@ -234,7 +234,7 @@ def load_run(
     kind = f", head: {head.describe()}" if head else ""
     say(f"run {run.path.name}: {source.name}, {settings.method}, {precision}{kind}")
     if settings.has_adapter:
-        config = read_adapter_config(run.weights_dir)  # before the base is loaded: a fault in it is told at once
+        config = read_adapter_config(run.weights_dir)  # before the base is loaded: a fault in it is reported at once
         tuned = load_adapter(load(source, head), run.weights_dir, config)
         can_switch = config.bias == "none"  # biases that were tuned stay when PEFT switches an adapter off
     else:

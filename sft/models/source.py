@@ -84,7 +84,7 @@ def find_source(name: str, revision: str | None = None, *, tokenizer_only: bool 
             if (folder / ADAPTER_CONFIG).is_file():
                 raise ModelError(f"{name}: an adapter and no model; name it with --adapter (train.py: --init_adapter)")
             raise ModelError(f"{name}: no config.json in this folder; name a model folder, a hub id or `embedded`")
-        read_json_object(folder / "config.json")  # a damaged one is told before anything else is looked at
+        read_json_object(folder / "config.json")  # a damaged one is reported before anything else is read
         return ModelSource(str(folder.resolve()), folder.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(

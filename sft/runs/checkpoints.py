@@ -19,7 +19,7 @@ from sft.runs.run import COMPLETE, LATEST, OUTPUTS, RUN_FILE, Run, make_run_dir,
 NONE, AUTO = "none", "auto"
 STATE_FILE = "trainer_state.json"
 LOCK_FILE = ".training.lock"
-# What a step does, and what the optimizer's saved state belongs to; the other settings may change half-way.
+# What a step does, and what the optimizer's saved state belongs to; the other settings may change between sessions.
 KEPT = (
     "init_adapter", "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora",
     "use_rslora", "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules",

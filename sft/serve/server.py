@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
 def serve(settings: ServeSettings, run: Run | None) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises ConfigError for an address in use, and what load_run raises."""
     api_key = read_api_key(settings.host)
-    listener = listen(settings.host, settings.port)  # before the weights: a taken port is told at once
+    listener = listen(settings.host, settings.port)  # before the weights: a taken port is reported at once
     trusted = settings.trust_remote_code
     if run is not None:
         loaded = load_run(run, allow_mismatch=settings.allow_mismatch, trust_remote_code=trusted)

@@ -1,7 +1,7 @@
 """Stops a run in the step whose loss or gradient is no number any more, before the weights take it up.
 
 One infinite gradient makes every weight NaN, and the trainer would continue, save that, and call the run finished.
-A run that learns nothing at all (no gradient) is stopped, too, and one whose loss does not move is told of.
+A run that learns nothing at all (no gradient) is stopped, too, and a line reports one whose loss does not move.
 """
 
 import math

@@ -25,7 +25,7 @@ TURN_KEYS = {"role", "from"}  # of which every turn of a conversation has one
 KEY = re.compile(rb'"\s*:')  # one match for each key; more where a text holds the like
 BLANK_OR_COMMA = " \t\r\n,"
 SEVERAL = re.compile(r'\}[\s,]*\{"')  # objects after each other on a line, where they are not those of a list
-# What stands where JSON cannot continue, and what helps.
+# Text at which JSON cannot continue, and the advice for it.
 TELLING_STARTS = {
     ("//", "/*", "#"): "a comment, which JSON does not have",
     ("'",): "single quotes, as Python prints them: write the rows with json.dumps",

@@ -183,7 +183,7 @@ NOTHING = Mapping()
 
 
 def find_value(record: Record, path: str) -> Json:
-    """The value of a column, or within it: "context.contexts". Raises RowError('missing_column') with the existing names.
+    """The value at a path: "context.contexts". Raises RowError('missing_column') with the existing names.
 
     A column that is there and empty (null) is no error here: whether a field may be empty is the reader's to say.
     """

@@ -84,7 +84,7 @@ def answer_typed_lines(settings: InferenceSettings, run: Run | None) -> None:
     tools, predictor = load_tools(settings.tools), load(settings, run)
     reader = LineReader(f"{predictor.task.name}> ")
     if reader.is_terminal:
-        say("each line is answered by itself; exit, quit or Ctrl-D leaves")
+        say("each line is answered on its own; exit, quit or Ctrl-D leaves")
     answer_lines(predictor, reader, make_maker(settings, predictor, tools), as_json=settings.json_output)
 
 

@@ -70,7 +70,7 @@ class TextEncoder:
         try:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
-            raise PromptError("a text has a lone surrogate, which is no character; mend or drop the text") from None
+            raise PromptError("a text has a lone surrogate, which is not a character; fix or drop the text") from None
         rows = [encoding.ids for encoding in encodings]
         for index, ids in enumerate(rows):
             if not self.control_ids.isdisjoint(ids):

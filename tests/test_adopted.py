@@ -197,7 +197,7 @@ def test_weights_of_ours_alone_are_asked_as_they_were_trained(run: str, request,
     whole = open_as("--run", request.getfixturevalue(run))
     alone = shutil.copytree(whole.weights_dir, tmp_path / "weights")
     opened = open_as("--run", alone, *(["--base", whole.base["name"]] if run == "full_run" else []))
-    assert "asked as trained: 'Be brief.', tasks instruct" in capsys.readouterr().err
+    assert "prompted as in training: 'Be brief.', tasks instruct" in capsys.readouterr().err
     assert (opened.system_prompt, opened.tasks, opened.adapter) == ("Be brief.", ["instruct"], whole.adapter)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():

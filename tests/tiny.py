@@ -112,7 +112,7 @@ def make_reciting_model(folder: Path, text: str, *, ends: bool, max_context: int
     make_tiny_model(folder, max_context=max_context)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     said = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
-    assert len(set(said)) == len(said) <= 30, f"a byte stands twice in {text!r}, or it is too long"
+    assert len(set(said)) == len(said) <= 30, f"a byte occurs twice in {text!r}, or it is too long"
     followers = [*said, "<|im_end|>"] if ends else said
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():

@@ -30,7 +30,7 @@ def read_entities(row: Row) -> list[Entity]:
     for entity in entities:
         start, end, name = entity.get("start_idx"), entity.get("end_idx"), entity.get("entity_text")
         if not isinstance(start, int) or not isinstance(end, int) or text_of(row, "text")[start:end] != name:
-            raise PromptError(f"entity {name!r} is not what stands at {start}:{end} of the text; fix the row")
+            raise PromptError(f"entity {name!r} is not at {start}:{end} of the text; fix the row")
     ordered = sorted(entities, key=lambda entity: (entity["start_idx"], entity["end_idx"]))
     distinct = dict.fromkeys((one["start_idx"], one["end_idx"], text_of(one, "entity_label")) for one in ordered)
     return [Entity(text_of(row, "text")[start:end], label) for start, end, label in distinct]

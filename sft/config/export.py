@@ -32,7 +32,7 @@ class ExportSettings(ResultSettings, TunedSettings):
     gguf: tuple[GgufType, ...] = Field(
         (), description="write GGUF files for llama.cpp and Ollama; several types are separated by commas"
     )
-    modelfile: bool = Field(False, description="also write Ollama's Modelfile beside the GGUF file")
+    modelfile: bool = Field(False, description="also write Ollama's Modelfile next to the GGUF file")
     push: str | None = Field(
         None,
         pattern=r"^[\w][\w.-]*/[\w][\w.-]*$",

@@ -66,8 +66,7 @@ class ExtractSettings(ResultSettings):
     )
     on_shortage: Literal["error", "rescale", "upsample", "accept"] = Field(
         default="error",
-        description="what to do if a label has too few rows: stop, shrink the whole, repeat its training rows, or take "
-        "fewer",
+        description="what to do if a label has too few rows: stop, shrink all, repeat its training rows, or take fewer",
     )
     on_bad_row: Literal["error", "quarantine"] = Field(
         default="error",

@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
     def construct_document(self, node: yaml.Node) -> object:
         """Make values of nodes, unless their aliases multiply or turn in a circle."""
         if _count_values(node, {}) > MAX_VALUES:
-            raise _problem(f"its aliases stand for more than {MAX_VALUES:,} values", node.start_mark)
+            raise _problem(f"its aliases expand to more than {MAX_VALUES:,} values", node.start_mark)
         return super().construct_document(node)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
@@ -101,12 +101,12 @@ def read_yaml(path: Path) -> dict[str, object]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give a YAML file in UTF-8") from None
     except (ValueError, OverflowError) as error:  # pyyaml's scanner makes a character of "\\UFFFFFFFF"
-        raise ConfigError(f"{path}: not YAML ({one_line(error)}); mend the line") from None
+        raise ConfigError(f"{path}: not YAML ({one_line(error)}); fix the line") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = one_line(getattr(error, "problem", None) or error)
-        raise ConfigError(f"{where}: not YAML ({problem}); mend the line") from None
+        raise ConfigError(f"{where}: not YAML ({problem}); fix the line") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: has no settings; write `name: value` lines")
     return content

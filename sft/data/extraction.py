@@ -176,7 +176,7 @@ class ExtractPlan:
         return {split: [part[number] for part in parts] for number, split in enumerate(self.splits)}
 
     def cells(self) -> list[Cell]:
-        """A label is what a source is to a mixture."""
+        """Labels play the role that sources have in a mixture."""
         return [Cell(label, "", Fraction(1)) for label in self.quotas]
 
     def plans(self) -> list[SplitPlan]:
@@ -280,7 +280,7 @@ class _Books:
         """Note a document that cannot be used; raises DataError where that ends the extraction."""
         where = f"{self._name}: _id {document['_id']}: {error}"
         if self._plan.on_bad_row == "error":
-            raise DataError(f"{where}; mend the document, or pass --on_bad_row quarantine")
+            raise DataError(f"{where}; fix the document, or pass --on_bad_row quarantine")
         self.tallies[label].quarantined[error.reason] += 1
         if len(self.bad_rows) < SHOWN_BAD_ROWS:
             self.bad_rows.append(where)

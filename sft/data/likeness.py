@@ -257,5 +257,5 @@ _NONE = np.zeros(0, dtype=np.uint64)
 def _read_questions(name: str, path: Path) -> Iterator[tuple[str, str]]:
     for found in RowReader(path, shown_as=name):
         if isinstance(found, BadRow):
-            raise DataError(f"--decontaminate: {found.file}:{found.line}: {found.message}; mend the evaluation file")
+            raise DataError(f"--decontaminate: {found.file}:{found.line}: {found.message}; fix the evaluation file")
         yield f"{found.file}:{found.line}", question_of(found.row)

@@ -127,7 +127,7 @@ def _read_uri_file(name: str) -> str:
 
 
 def find_password(address: Address) -> str | None:
-    """The password of an address that names a user: of its URI file, of MONGO_PASSWORD, or typed at the terminal.
+    """The password for an address with a user: from its URI file, MONGO_PASSWORD, or typed at the terminal.
 
     Raises ConfigError if there is none and nobody to ask.
     """
@@ -210,7 +210,7 @@ def explain(error: PyMongoError, address: Address, password: str | None) -> Conf
             "check the user, --auth-database and the password"
         )
     if isinstance(error, OperationFailure) and error.code == UNAUTHORISED:
-        who = f"user {address.user!r} may not" if address.user else "nobody may without a login"
+        who = f"user {address.user!r} may not" if address.user else "anonymous users may not"
         return DataError(f"{where}: {who} do this ({text}); give -u and --auth-database of a user that may read")
     if isinstance(error, ServerSelectionTimeoutError):
         return DataError(f"{where}: the server cannot be reached ({text}); is it running, are host and port right?")

@@ -32,7 +32,7 @@ def largest_remainder(total: int, shares: Sequence[Fraction | int]) -> list[int]
 def parse_pairs(text: str, example: str) -> dict[str, str]:
     """The value given for each name: "正常:15000，a:b: 2" -> {"正常": "15000", "a:b": "2"}; full-width ： and ， too.
 
-    Raises ValueError, naming the example, where a part is no name:value, or a name stands twice.
+    Raises ValueError, naming the example, where a part is no name:value, or a name occurs twice.
     """
     pairs: dict[str, str] = {}
     for part in re.split("[,，]", text):

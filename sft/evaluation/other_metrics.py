@@ -77,7 +77,7 @@ class OtherMetric:
         try:
             found = self.module.compute(predictions=predictions, references=references)
         except Exception as error:  # any code may be in a metric; the user has to know that it was this one
-            raise ConfigError(f"--metric {self.name}: it failed ({_reason(error)}); mend or leave it out") from error
+            raise ConfigError(f"--metric {self.name}: it failed ({_reason(error)}); fix it or leave it out") from error
         return found if isinstance(found, Mapping) else {self.name: found}
 
 

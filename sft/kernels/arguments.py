@@ -19,7 +19,7 @@ IGNORABLE = {
     "cache_position": "where the cache writes",
     "past_key_values": "updated by the layer before attention",
     "use_cache": "whether the layer keeps keys and values",
-    "output_attentions": "asks for weights beside the result; the result is the same",
+    "output_attentions": "returns weights besides the result; the result is the same",
     "output_hidden_states": "asks for more outputs; the result is the same",
     "output_router_logits": "asks for more outputs of the experts",
     "return_dict": "the form of the model's output",

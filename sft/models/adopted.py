@@ -268,7 +268,7 @@ def _describe(run: Run, weights: ModelSource, *, has_record: bool, unknown: list
     if has_record:
         known = ", ".join(run.tasks) or "none that is known here"
         lost = f"; {', '.join(unknown)}: described in its run.json, which is not here" if unknown else ""
-        return f"{weights.name}: {what} without its run.json; asked as trained: {prompt}, tasks {known}{lost}"
+        return f"{weights.name}: {what} without its run.json; prompted as in training: {prompt}, tasks {known}{lost}"
     sets = " (--system_prompt sets another)" if run.system_prompt is None else ""
     return (
         f"{weights.name}: {what} without a run.json, so its prompt is assumed: the chat template, {prompt}{sets}, a "

@@ -34,7 +34,7 @@ def load_hard_cases() -> list[HardCase]:
         cases += [HardCase(f"{category}-{i}", category, text, label) for i, (label, text) in enumerate(pairs, 1)]
     repeated = [text for text, count in Counter(case.text for case in cases).items() if count > 1]
     if repeated:
-        raise ValueError(f"{FILE.name}: {repeated[0]!r} stands twice")
+        raise ValueError(f"{FILE.name}: {repeated[0]!r} occurs twice")
     return cases
 
 

@@ -82,7 +82,7 @@ def describe_differing(run: Run, how: str) -> str:
         return ""
     return (
         f"trained under {found['distinct']:,} different system prompts ({found['own']:,} of {found['rows']:,} rows "
-        f"brought their own); asked under {_show(run.system_prompt)} here, and {how}"
+        f"had their own); using {_show(run.system_prompt)} here, and {how}"
     )
 
 

@@ -141,7 +141,7 @@ class LimitedProtocol(H11Protocol):
         limit_s = self.limits.client_timeout_s
         if self.transport.is_closing() or self.conn.their_state is not h11.SEND_BODY:
             if not self.transport.is_closing() and self.conn.trailing_data[0]:
-                logger.warning("a request's headers were not whole within %g s: the connection is closed", limit_s)
+                logger.warning("a request's headers were not complete within %g s: the connection is closed", limit_s)
             self.abort()
             return
         logger.warning("a request's body was not complete within %g s: the connection is closed", limit_s)

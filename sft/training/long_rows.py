@@ -85,7 +85,7 @@ class LongRows:
         if loaded.backend == UNSLOTH:
             return "Unsloth has layers of its own; take --backend transformers"
         if is_sharded:
-            return "weights that lie in pieces are put together for a whole layer"
+            return "sharded weights are gathered for one layer at a time"
         if not loaded.layers.flat or loaded.layers.apart:
             return loaded.layers.why or "its layers carry a state from token to token"
         return find_difference(self.model, make_rows(loaded.tokenizer), self._in_small_pieces(), loaded.autocast)

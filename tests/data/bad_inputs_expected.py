@@ -12,7 +12,7 @@ HEADER = "if the first line is a row and no header, write one above it"
 NO_EXCEL = "not a sound Excel file"
 READABLE = ".jsonl, .json, .csv, .tsv, .parquet, .xlsx, .txt"
 NO_NAME = "not valid JSON: Expecting property name enclosed in double quotes at column"
-CUT_ARRAY = "(cut off?); mend the file, an array cannot be read past this"
+CUT_ARRAY = "(cut off?); fix the file, an array cannot be read past this"
 
 EXPECTED: dict[str, tuple[int, list[str]]] = {
     "cut.jsonl": (2, ["2: not_json: not valid JSON: Expecting ':' delimiter at column 43 (cut off?)"]),
@@ -112,7 +112,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
     "gb18030.jsonl": (1, []),
     "object.json": (
         1,
-        ["object.json:4: not valid JSON: Expecting value at column 1; mend the file, it cannot be read past this"],
+        ["object.json:4: not valid JSON: Expecting value at column 1; fix the file, it cannot be read past this"],
     ),
     "cut.json": (1, [f"cut.json:2: not valid JSON: Unterminated string starting at column 35 {CUT_ARRAY}"]),
     "open.json": (1, [f"open.json:2: not valid JSON: Expecting value at column 1 {CUT_ARRAY}"]),
@@ -125,7 +125,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
             "3: not_a_number: holds NaN, which JSON does not have; write null",
         ],
     ),
-    "open_quote.csv": (1, ["open_quote.csv:3: a quote opened here is never closed; mend the file"]),
+    "open_quote.csv": (1, ["open_quote.csv:3: a quote opened here is never closed; fix the file"]),
     "text_behind_quote.csv": (
         1,
         ["2: wrong_quotes: quotes are wrong (',' expected after '\"'); double those inside a cell"],

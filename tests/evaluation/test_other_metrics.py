@@ -75,7 +75,7 @@ def test_a_metric_that_wants_several_references_gets_a_list_of_one(rows, tmp_pat
 
 def test_a_metric_that_fails_is_named_in_one_line(rows, tmp_path):
     metric = load_metric(write_metric(tmp_path, "Broken", 'raise RuntimeError("two\\n lines")'))
-    with pytest.raises(ConfigError, match=r"--metric .*broken.py: it failed \(two lines\); mend or leave it out"):
+    with pytest.raises(ConfigError, match=r"--metric .*broken.py: it failed \(two lines\); fix it or leave it out"):
         metric.summarise(rows, ["x"] * len(rows), outcomes_of(rows))
 
 

@@ -275,7 +275,7 @@ def test_entities_are_answered_in_the_order_of_mention():
          "'category' is 'a', expected a list of labels; fix the row"),
         ("ner", {"text": "北京",
                  "entities": [{"start_idx": 0, "end_idx": 1, "entity_text": "北京", "entity_label": "GPE"}]},
-         "entity '北京' is not what stands at 0:1 of the text; fix the row"),
+         "entity '北京' is not at 0:1 of the text; fix the row"),
         ("ner", {"text": "北京", "entities": "北京"},
          "'entities' is no list of {start_idx, end_idx, entity_text, entity_label}; fix the row"),
         ("chat", {"messages": "hi"}, "'messages' is no list of {role, content}; fix the row"),

@@ -37,7 +37,7 @@ def test_a_character_without_bytes_in_the_vocabulary_becomes_a_replacement_and_n
 def test_a_lone_surrogate_is_refused(tiny_backend):
     with pytest.raises(PromptError) as caught:
         TextEncoder(tiny_backend).encode(["fine", "not\udc80"])
-    assert str(caught.value) == "a text has a lone surrogate, which is no character; mend or drop the text"
+    assert str(caught.value) == "a text has a lone surrogate, which is not a character; fix or drop the text"
 
 
 def test_a_vocabulary_that_writes_control_tokens_from_plain_text_is_refused():

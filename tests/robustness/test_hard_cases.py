@@ -43,7 +43,7 @@ def test_very_short_ones_are_short_and_very_long_ones_long_and_without_seams():
     ("content", "complaint"),
     [
         ("sarcasm: {正面: [好], 中性: [一般]}", "sarcasm must map 负面 and 正面 to lists of sentences"),
-        ("a: {正面: [好]}\nb: {负面: [好]}", "'好' stands twice"),
+        ("a: {正面: [好]}\nb: {负面: [好]}", "'好' occurs twice"),
     ],
 )
 def test_a_broken_suite_is_refused(content, complaint, tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def test_a_run_whose_rows_differ_says_so_wherever_it_is_asked(write_talks, train
     assert "have one of their own and keep it, 3 different ones in all" in capsys.readouterr().err
     assert run.system_prompt == "Be brief."
     assert describe_differing(run, "/system TEXT sets another") == (
-        "trained under 3 different system prompts (27 of 40 rows brought their own); asked under 'Be brief.' here, and "
+        "trained under 3 different system prompts (27 of 40 rows had their own); using 'Be brief.' here, and "
         "/system TEXT sets another"
     )
 

@@ -85,7 +85,9 @@ class Preset(BaseModel):
                 asked.update(split.labels(name))
             if asked.total():
                 if source.strata is not None and source.strata.by != "label":
-                    raise ValueError(f"sources.{name}: rows are asked by label, but strata are by {source.strata.by}")
+                    raise ValueError(
+                        f"sources.{name}: rows are requested by label, but strata are by {source.strata.by}"
+                    )
                 strata = Strata(by="label", rows=dict(asked))
                 self.sources[name] = source.model_copy(update={"strata": strata})
         return self

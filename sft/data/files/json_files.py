@@ -225,7 +225,7 @@ def read_array(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRec
             value, end = decoder.decode(text, start)
         except RowError as error:
             what = "an array" if is_array else "it"
-            raise DataError(f"{path}:{line}: {error}; mend the file, {what} cannot be read past this") from None
+            raise DataError(f"{path}:{line}: {error}; fix the file, {what} cannot be read past this") from None
         try:
             if not _is_encodable(text[start:end]):  # before escapes: bytes, not \ud83d
                 shown = "UTF-8" if encoding == UTF8 else encoding

@@ -81,7 +81,7 @@ def read_separated(path: Path, encoding: str) -> Iterator[GoodRecord | BadRecord
                 return
             except csv.Error as error:
                 if "unexpected end of data" in str(error):
-                    raise DataError(f"{path}:{line}: a quote opened here is never closed; mend the file") from None
+                    raise DataError(f"{path}:{line}: a quote opened here is never closed; fix the file") from None
                 until = f" up to line {lines.number}" if lines.number > line else ""
                 yield BadRecord(line, "wrong_quotes", f"quotes are wrong{until} ({error}); double those inside a cell")
                 continue

@@ -179,7 +179,7 @@ def stream_records(part: HubPart) -> Iterator[tuple[int, Record]]:
                 failed = error
             if tries == len(WAITS_S):
                 raise explain_silence(failed, part.name, number, tries + 1) from None
-            say(f"{part.name}: {name_trouble(failed)} after {number:,} rows; going on in {WAITS_S[tries]:g} s")
+            say(f"{part.name}: {name_trouble(failed)} after {number:,} rows; retrying in {WAITS_S[tries]:g} s")
             time.sleep(WAITS_S[tries])
             tries += 1
             stream.load_state_dict(state)
@@ -374,7 +374,9 @@ def explain_repository(error: BaseException, name: str, revision: str, page: str
     """The line for a repository that cannot be opened: unknown, gated, no such revision, wrong token, no network."""
     names = {kind for cause in _chain(error) for kind in _names_of(cause)}
     if "OfflineModeIsEnabled" in names:
-        return DataError(f"{name}: HF_HUB_OFFLINE is set, so the hub is not asked; unset it, or give a file instead")
+        return DataError(
+            f"{name}: HF_HUB_OFFLINE is set, so the hub is not contacted; unset it, or give a file instead"
+        )
     if "GatedRepoError" in names:
         return DataError(f"{name}: the hub asks for consent first; accept its terms at {page} and set HF_TOKEN")
     if "RevisionNotFoundError" in names:

@@ -66,7 +66,7 @@ def test_shares_are_the_decimals_that_were_written(tmp_path):
         (
             "splits: {train: {rows: {own: 'a:1'}}}\n"
             "sources: {own: {kind: file, path: a, strata: {by: language, shares: {zh: 1}}}}",
-            "sources.own: rows are asked by label, but strata are by language",
+            "sources.own: rows are requested by label, but strata are by language",
         ),
         (
             "splits: {train: {total: 1}}\nsources: {own: {kind: file, path: a, strata: {by: topic, shares: {a: 1}}}}",

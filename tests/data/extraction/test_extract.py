@@ -134,7 +134,7 @@ def test_what_cannot_be_used_is_counted_by_reason_and_named_by_id(tmp_path):
     ]
     with pytest.raises(DataError) as caught:
         run(documents, tmp_path / "b.xlsx", {"a": 2})
-    assert str(caught.value) == ("texts.rows: _id 2: no 'text_cn'; mend the document, or pass --on_bad_row quarantine")
+    assert str(caught.value) == ("texts.rows: _id 2: no 'text_cn'; fix the document, or pass --on_bad_row quarantine")
     with pytest.raises(DataError, match=r"more than 1 bad rows \(--max_bad_rows\); the first: texts\.rows: _id 2: no"):
         run(documents, tmp_path / "b.xlsx", {"a": 2}, on_bad_row="quarantine", max_bad_rows=1)
     assert [path.name for path in tmp_path.glob("*b.xlsx*")] == []

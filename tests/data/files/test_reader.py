@@ -155,10 +155,10 @@ BAD_FILES = {
     "twice.csv": (b"text,text\na,b\n", "column 'text' is there twice; rename one"),
     "object.json": (
         b'{\n "instruction": "Q",\n "output": "A"\n}\n]',
-        "not valid JSON: Expecting value at column 1; mend the file, it cannot be read past this",
+        "not valid JSON: Expecting value at column 1; fix the file, it cannot be read past this",
     ),
     "cut.json": (f"[{GOOD},\n{GOOD[:-9]}".encode(), "not valid JSON: "),
-    "open.json": (f"[{GOOD},\n".encode(), "not valid JSON: Expecting value at column 1 (cut off?); mend the file"),
+    "open.json": (f"[{GOOD},\n".encode(), "not valid JSON: Expecting value at column 1 (cut off?); fix the file"),
     "arrays.json": (f"[{GOOD}]\n  17".encode(), "more text after the array; keep one array in a file"),
     "zeros.jsonl": (bytes(500), "contains only zero bytes"),
     "sheet.csv": (b"PK\x03\x04\0\0", "is no .csv file, its bytes are those of .zip or .xlsx; rename it"),

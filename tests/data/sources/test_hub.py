@@ -57,7 +57,7 @@ def test_a_stream_is_opened_again_where_the_client_gives_up(part, hub, waits, ca
 
     assert found == [(n + 1, row) for n, row in enumerate(ROWS)]
     said = capsys.readouterr().err
-    assert "owner/rows: status 503 after 768 rows; going on in 2 s" in said
+    assert "owner/rows: status 503 after 768 rows; retrying in 2 s" in said
     assert "owner/rows: HTTP Error 503; retrying in 1s [Retry 1/5]." in said
     assert "http://" not in said
     assert clients_own.buffer == []
@@ -109,7 +109,7 @@ def test_offline_is_not_asked_at_all(hub, monkeypatch):
         find_commit("owner/offline", None)
 
     assert str(caught.value) == (
-        "owner/offline: HF_HUB_OFFLINE is set, so the hub is not asked; unset it, or give a file instead"
+        "owner/offline: HF_HUB_OFFLINE is set, so the hub is not contacted; unset it, or give a file instead"
     )
     assert hub.requests == []
 

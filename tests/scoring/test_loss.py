@@ -13,9 +13,11 @@ import torch
 from prompts import Encoded
 from sft.config.decoding import choose_decoding
 from sft.generation.batch import Room, generate_batch
+from sft.generation.cache import BatchCache
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
 from sft.runs.run import RUN_FILE, open_run
+from sft.scoring import labels
 from sft.scoring import loss as scoring
 from sft.scoring.labels import score_labels
 from sft.scoring.loss import RowScore, count_first_choices, score_rows, token_weighted_loss
@@ -136,14 +138,15 @@ def test_the_loss_weighs_tokens_not_rows():
     assert token_weighted_loss([RowScore(10.0, 1), RowScore(10.0, 9)]) == 2.0
 
 
-def test_labels_score_as_their_rows_do_with_the_prompt_computed_once(loaded):
+def test_labels_score_as_their_rows_do_with_the_prompt_computed_once(loaded, monkeypatch):
     options = [("正面", "负面"), ("a", "longer label", "中"), ("x",)]
     prompts = [loaded.chat.encode_prompt([{"role": "user", "content": "text " * n}]) for n in (1, 9, 4)]
     expected = []
-    for prompt, labels in zip(prompts, options, strict=True):
-        answers = [loaded.chat.encode_answer(label) for label in labels]
+    for prompt, allowed in zip(prompts, options, strict=True):
+        answers = [loaded.chat.encode_answer(label) for label in allowed]
         rows = [Encoded([*prompt, *ids], [0] * len(prompt) + [1] * len(ids)) for ids in answers]
         expected.append([-score.nll for score in score_rows(loaded, rows, shown=False)])
+    monkeypatch.setattr("sft.scoring.labels.score_rows", lambda *_, **__: pytest.fail("whole rows were computed"))
     found = score_labels(loaded, prompts, options, shown=False)
     assert [len(row) for row in found] == [2, 3, 1]
     for row, reference in zip(found, expected, strict=True):
@@ -159,6 +162,36 @@ def test_what_computes_in_its_own_way_scores_labels_by_whole_rows_alone(loaded, 
             patch.setattr(loaded, name, value)
             found = score_labels(loaded, prompts, [("正面", "负面")] * 2, shown=False)
         assert [pytest.approx(row, rel=1e-5) for row in expected] == found
+
+
+def test_a_model_that_forgets_old_positions_scores_labels_by_whole_rows(loaded, monkeypatch):
+    prompts = [loaded.chat.encode_prompt([{"role": "user", "content": "text"}])]
+    expected = score_labels(loaded, prompts, [("正面", "负面")], shown=False)
+    monkeypatch.setattr(BatchCache, "keeps_all", property(lambda self: False))
+    monkeypatch.setattr("sft.scoring.labels._score_batch", lambda *_: pytest.fail("our caches were used"))
+    assert [pytest.approx(row, rel=1e-5) for row in expected] == score_labels(
+        loaded, prompts, [("正面", "负面")], shown=False
+    )
+
+
+def test_a_batch_of_labels_holds_no_more_than_the_device_nor_the_caller_allows(loaded, monkeypatch):
+    prompts = [
+        loaded.chat.encode_prompt([{"role": "user", "content": word}]) for word in ("a", "b", "c", "d", "e", "f")
+    ]
+    sizes = []
+    real = labels._score_batch
+    monkeypatch.setattr(labels, "_score_batch", lambda *args: (sizes.append(len(args[2])), real(*args))[1])
+
+    def batches(max_tokens):
+        sizes.clear()
+        score_labels(loaded, prompts, [("x", "yes")] * 6, shown=False, max_tokens=max_tokens)
+        return sorted(sizes)
+
+    monkeypatch.setattr(labels, "share_of", lambda limit, device: limit)
+    assert max(batches(99)) > 1  # what all prompts begin with does not count
+    assert batches(1) == [1] * 6
+    monkeypatch.setitem(labels.TOKENS_PER_BATCH, "cpu", 1)
+    assert batches(10**6) == [1] * 6
 
 
 def test_scoring_leaves_a_model_in_training_mode_where_it_found_it_so(loaded, rows):

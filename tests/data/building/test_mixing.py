@@ -148,6 +148,14 @@ def test_rescaling_asks_for_fewer_again_where_groups_do_not_fill_the_last_places
     assert mixture.written == {"train": [0, 1], "validation": [0, 0], "test": [1, 0]}
 
 
+def test_rescaling_again_takes_nothing_from_a_source_that_was_not_short():
+    index = index_of(group=[4, 5, 4, 3, 4], cell=[0, 0, 0, 1, 1])
+
+    mixture = mix_sources(index, {"train": [6, 5], "test": [3, 2]}, "rescale")
+
+    assert mixture.written == {"train": [1, 1], "validation": [0, 0], "test": [1, 0]}
+
+
 def test_a_split_that_would_be_empty_is_an_error():
     with pytest.raises(DataError, match=r"test would have no rows \(s0: 3 rows asked, 1 found\)"):
         mix_sources(index_of([1], [0]), {"train": [2], "test": [1]}, "accept")

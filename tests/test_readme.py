@@ -43,7 +43,9 @@ RUN_BY: dict[str, str | tuple[str, str]] = {
     ),
     'python extract_mongo.py -u ada --auth-database texts -l "正常:15000,暴恐:6000" -f text_cn,n_labels --random '
     "--seed 123 -o out.xlsx": ("tests/test_extract_mongo.py", "-f text_cn,n_labels --random --seed 123 -o out.xlsx"),
-    "python inspect_data.py --data reviews.csv --labels bad,good -n 1": "tests/test_readme_commands.py",
+    "python inspect_data.py --config recipes/small-data.yaml --data reviews.csv --labels bad,good -n 1": (
+        "tests/test_readme_commands.py"
+    ),
     "python train.py --config recipes/small-data.yaml --data reviews.csv --labels bad,good": (
         "tests/test_readme_commands.py"
     ),

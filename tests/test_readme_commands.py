@@ -101,8 +101,11 @@ def test_a_csv_of_reviews_is_looked_at_trained_on_and_evaluated(newcomer, tiny_m
     ]
     (newcomer.clone / "reviews.csv").write_text("\n".join(["text,label", *rows, ""]), encoding="utf-8")
     small = {"SFT_MODEL": tiny_model_folder, "SFT_LORA_LAYERS": 1, "SFT_MAX_STEPS": 2}
-    newcomer.types("python inspect_data.py --data reviews.csv --labels bad,good -n 1", SFT_MODEL=tiny_model_folder)
-    assert "«" in capsys.readouterr().out
+    command = "python inspect_data.py --config recipes/small-data.yaml --data reviews.csv --labels bad,good -n 1"
+    newcomer.types(command, SFT_MODEL=tiny_model_folder)
+    shown = capsys.readouterr().out
+    assert "system\nYou are a helpful assistant." in shown
+    assert "«" in shown
     command = "python train.py --config recipes/small-data.yaml --data reviews.csv --labels bad,good"
     newcomer.types(command, **small, SFT_OUTPUT_DIR="outputs/csv")
     run = newcomer.read_run("outputs/csv")

@@ -8,6 +8,7 @@ called with one long row (1, T) and `cu_seq_lens_q`, the places where rows begin
 """
 
 import inspect
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
 from sft.kernels.arguments import UnknownArgument, refuse_unknown
 from sft.kernels.cpu import attend_blocks
@@ -157,6 +158,36 @@ class _Pick(torch.autograd.Function):
         total = grad.new_zeros(tokens + 1, *rest, dtype=torch.promote_types(grad.dtype, torch.float32))
         total.index_add_(0, places.remainder(tokens + 1), grad.to(total.dtype))  # -1: the last one, nobody's
         return total[:tokens].to(grad.dtype), None
+
+
+def time_attention(
+    config: PreTrainedConfig, length: int, device: torch.device, dtype: torch.dtype
+) -> tuple[float, float]:
+    """Seconds of attention, forward and backward, in one layer of such a model over one row of so many tokens."""
+    num_heads = int(getattr(config, "num_attention_heads", 0))
+    if not num_heads:
+        return 0.0, 0.0
+    num_keys = int(getattr(config, "num_key_value_heads", None) or num_heads)
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // num_heads)
+    query, key, value = (
+        torch.randn(1, heads, length, size, dtype=dtype, device=device).requires_grad_()
+        for heads in (num_heads, num_keys, num_keys)
+    )
+    bounds, layer, ended = torch.tensor([0, length], dtype=torch.int32, device=device), torch.nn.Module(), [0.0] * 3
+    for _ in range(2):  # the first time, libraries are loaded
+        ended[0] = _now(device)
+        mixed, _ = attend_flat(layer, query, key, value, None, cu_seq_lens_q=bounds, max_length_q=length)
+        ended[1] = _now(device)
+        torch.autograd.grad(mixed, (query, key, value), mixed.detach())
+        ended[2] = _now(device)
+    return ended[1] - ended[0], ended[2] - ended[1]
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 @contextmanager

@@ -5,7 +5,8 @@ of zero: checkpointing, noise and precision are those of the run. Nothing is lef
 states and counters are as before.
 
 A row of more than LONGEST_TRIED tokens would take minutes. Of such rows every second, third, ... token is tried, at two
-lengths: memory is a line through both, time a parabola, because attention grows with the square.
+lengths: memory is a line through both. Time grows with the tokens, and with their square in attention, whose kernel is
+timed by itself.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from sft.batches.layout import GIBIBYTE, num_tokens_at_once
 from sft.batches.prefixes import count_tokens
 from sft.console.narration import format_duration
 from sft.errors import ModelError, one_line
+from sft.kernels.attention import time_attention
 from sft.kernels.lora import unpacked_bytes
 from sft.models.precision import memory_of_machine
 from sft.training.log import peak_memory_gb
@@ -344,15 +346,25 @@ class _Trials:
             self._try_line(longest[:1])
         if len(self.trials) < 2:
             raise trainer.micro_batches.no_row_fits(trainer.lengths_of(longest)[0])
-        small, large = self.trials
-        squared = max(
-            0.0, (large.seconds / large.tokens - small.seconds / small.tokens) / (large.tokens - small.tokens)
-        )
+        large, squared = self.trials[-1], self._time_attention()
         linear = max(0.0, large.seconds / large.tokens - squared * large.tokens)
         step_s = sum(linear * length + squared * length**2 for length in trainer.lengths_of(usual))
         line = self._line_of(self.trials)
         tokens = num_tokens_at_once(trainer.lengths_of(longest), trainer.micro_batches.padded)
         return step_s, (torch.cuda.memory_allocated() + line.fixed + line.slope * tokens) / GIBIBYTE
+
+    def _time_attention(self) -> float:
+        """Seconds that attention takes in a step per squared token of a row, over all layers that see whole rows.
+
+        From the kernel alone: in a row of LONGEST_TRIED tokens it is too small a part of a step to be told from it.
+        """
+        loaded, plan = self.trainer.loaded, self.trainer.plan
+        config = loaded.causal_lm.config.get_text_config(decoder=True)
+        forward_s, backward_s = time_attention(config, LONGEST_TRIED, loaded.device, loaded.precision.dtype)
+        is_twice = plan.recomputed_layers > 0 or (plan.offloads and not self.trainer.long_rows.keeps_attention)
+        kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        num_layers = kinds[: config.num_hidden_layers].count("full_attention")
+        return num_layers * (forward_s * (1 + is_twice) + backward_s) / LONGEST_TRIED**2
 
     def _forward_and_backward(self, places: Sequence[int]) -> None:
         """One micro-batch, whatever it takes; processes do not wait for each other, one may run out of memory alone."""

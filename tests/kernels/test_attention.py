@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import MambaConfig, Qwen2Config
 
 from prompts import Encoded
 from sft.batches.layout import flatten_rows
 from sft.kernels import attention
 from sft.kernels.arguments import UnknownArgument
-from sft.kernels.attention import attend_flat
+from sft.kernels.attention import attend_flat, time_attention
 from sft.kernels.decode_attention import attend_shared
 from sft.models.loading import load_base
 
@@ -194,3 +195,10 @@ def test_what_says_nothing_of_attention_is_ignored():
     plain, _ = attend_flat(torch.nn.Module(), *heads, None, **layout)
     told, _ = attend_flat(torch.nn.Module(), *heads, None, **layout, softcap=None, position_ids=torch.arange(6))
     assert torch.equal(plain, told)
+
+
+def test_attention_is_timed_by_itself_and_a_model_without_any_takes_none():
+    config = Qwen2Config(hidden_size=64, num_attention_heads=4, num_key_value_heads=2)
+    short, long = (sum(time_attention(config, n, torch.device("cpu"), torch.float32)) for n in (64, 2048))
+    assert long > 4 * short > 0
+    assert time_attention(MambaConfig(), 64, torch.device("cpu"), torch.float32) == (0.0, 0.0)

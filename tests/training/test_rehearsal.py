@@ -141,11 +141,22 @@ def test_long_rows_are_rehearsed_thinned_out_and_computed_in_pieces_where_they_d
     monkeypatch.setattr(RowTrainer, "run_micro_batches", note)
     monkeypatch.setattr(rehearsal, "torch", card)
     monkeypatch.setattr(rehearsal, "free_bytes", lambda: 1_600_000.0)
+    foresee, foreseen = rehearsal._Trials.foresee, []
+
+    def watch(self, longest, usual):
+        found = foresee(self, longest, usual)
+        foreseen.append((found[0], sum(length**2 for length in self.trainer.lengths_of(usual))))
+        return found
+
+    monkeypatch.setattr(rehearsal._Trials, "foresee", watch)
+    monkeypatch.setattr(rehearsal, "time_attention", lambda *_: (1.0, 2.0))  # far more than all else takes
     monkeypatch.setattr(rehearsal, "LONGEST_TRIED", 40)
     monkeypatch.setattr(rehearsal, "NEVER_KEPT", 60)
     metrics = train("--dry_run", "--neftune_noise_alpha", "0", *flag).metrics
     assert [way for _, way in seen] == ways
     assert max(tokens for tokens, _ in seen) <= 40 < max(others)
     assert metrics["host_gb"] == host
+    ((step_s, squares),) = foreseen  # two layers; with checkpointing attention runs forward twice
+    assert step_s == pytest.approx(2 * (4.0 if host is None else 3.0) / 40**2 * squares)
     if host is not None:
         assert metrics["micro_batch_tokens"] >= max(others)

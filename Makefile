@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-faults licences check format mutants
+.PHONY: help demo test test-all test-faults fuzz licences check format mutants
 
 PYTHON ?=
 # `nvidia-smi -L` prints one line "GPU 0: …" a card, and nothing of the kind where there is none.
@@ -39,6 +39,9 @@ test-all: $(RUNTIME) $(DEV) ## run every test, the slow ones too
 
 test-faults: $(RUNTIME) $(DEV) ## attack every command (20 minutes, 2 cores) and write docs/reliability.md
 	$(RUN) -m pytest tests/faults --table docs/reliability.md
+
+fuzz: $(RUNTIME) $(DEV) ## feed every parser made-up input, MINUTES for each (6); tests/faults/fuzzed.json adds them up
+	FAULTS_SECONDS=$$(( $(or $(MINUTES),6) * 60 )) $(RUN) -m pytest tests/faults/test_fuzz.py
 
 licences: $(RUNTIME) ## list every installed package with its licence
 	$(RUN) -m benchmarks.licences

@@ -15,7 +15,15 @@ from trl import SFTConfig
 from sft.data import open_dataset
 from sft.errors import DataError
 from sft.runs.run import read_run
-from sft.training.guard import DivergedError, FiniteGuard, StalledError, StallGuard, name_rows
+from sft.training.guard import (
+    DivergedError,
+    FiniteGuard,
+    StalledError,
+    StallGuard,
+    check_kept,
+    check_validation,
+    name_rows,
+)
 from sft.training.log import read_log
 from sft.training.trainer import RowTrainer
 from tests.tiny import write_rows
@@ -118,6 +126,15 @@ def test_where_nobody_has_clipped_the_gradients_themselves_are_looked_at(gradien
         )
 
 
+def test_a_loss_that_is_no_number_in_another_process_ends_this_one_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("sft.training.guard.any_process", lambda is_here: True)  # there is one process here
+    arguments, model = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False), torch.nn.Linear(1, 1)
+    guard, state, optimizer = FiniteGuard(["a"]), TrainerState(global_step=6), torch.optim.SGD(model.parameters())
+    guard.note(torch.tensor(2.0), [0])
+    with pytest.raises(DivergedError, match=r"^step 7: the loss is not finite in another process, which names the"):
+        guard.on_pre_optimizer_step(arguments, state, TrainerControl(), model=model, optimizer=optimizer)
+
+
 def test_many_rows_are_named_by_the_first_ten():
     assert name_rows(["a"]) == "row a"
     assert name_rows([str(number) for number in range(12)]) == "rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
@@ -145,6 +162,32 @@ def test_a_loss_that_is_where_it_began_after_many_steps_is_told_of_once(last_los
         guard.on_log(arguments, state, TrainerControl(), logs={"loss": loss, "grad_norm": 0.5})
     said = capsys.readouterr().err
     assert said.count("WARNING the loss has not moved in 55 steps: 2.0000 at first") == int(warned)
+
+
+def test_steps_without_a_gradient_count_only_in_a_row(tmp_path):
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    guard, state = StallGuard(), TrainerState(max_steps=1000)
+
+    def log(*norms: float) -> None:
+        for norm in norms:
+            guard.on_log(arguments, state, TrainerControl(), logs={"loss": 2.0, "grad_norm": norm})
+
+    log(0, 0, 0.5, 0, 0)
+    guard.on_log(arguments, state, TrainerControl(), logs={"eval_loss": 2.0})  # a validation is no step
+    with pytest.raises(StalledError, match="no gradient for 3 steps"):
+        log(0)
+
+
+def test_as_many_dropped_rows_as_allowed_are_no_error():
+    check_kept(90, 100, 0.1, "10 too long")
+    with pytest.raises(DataError, match=r"^11 of 100 training rows were dropped, .* allows: 11 too long; raise"):
+        check_kept(89, 100, 0.1, "11 too long")
+
+
+def test_validation_rows_whose_loss_is_not_finite_are_named_and_finite_ones_are_not():
+    check_validation([1.0, 2.0], ["a", "b"], 7)
+    with pytest.raises(DivergedError, match=r"^validation after step 7: the loss is not finite on rows b, c; lower"):
+        check_validation([1.0, math.nan, math.inf], ["a", "b", "c"], 7)
 
 
 def test_more_dropped_rows_than_expected_are_an_error_that_names_them(train, tmp_path):

@@ -95,9 +95,9 @@ class SavedChats:
 
     def load(self, path: Path) -> Conversation:
         """The conversation of a file. Raises DataError if there is none."""
-        if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
-            raise DataError(f"{path}: no file; a conversation is a line of a .jsonl file")
         try:
+            if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
+                raise DataError(f"{path}: no file; a conversation is a line of a .jsonl file")
             with path.open(encoding="utf-8") as file:
                 fields = parse_json(file.readline())
             chat = Conversation.from_messages(fields["messages"])

@@ -13,7 +13,7 @@ from tests.house import Module, read_imports
 
 NOT_IMPORTED = "not imported:"
 # What code of ours works with where the user has installed it, and says so in one line where not.
-OPTIONAL = {"datatrove", "llama-cpp-python", "llama-cpp", "vllm"}
+OPTIONAL = {"datatrove", "llama-cpp-python", "llama-cpp", "triton", "vllm"}  # triton comes with torch for GPUs
 
 
 @dataclass(frozen=True)

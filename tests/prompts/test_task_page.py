@@ -132,6 +132,6 @@ def test_the_page_that_adds_a_task_can_be_followed_literally(project):
 
 def test_the_page_shows_a_task_in_thirty_lines():
     page = PAGE
-    steps = page[page.index("1. Write") : page.index("## What the parts mean")]
+    steps = page[page.index("1. Write") : page.index("## The fields of a task")]
 
     assert len([line for line in steps.splitlines() if line and not line.startswith("```")]) <= 30

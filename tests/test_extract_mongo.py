@@ -125,7 +125,7 @@ def test_a_failed_login_is_one_line(start_server, run_extract):
         "check the user, --auth-database and the password"
     )
     assert nobody.stderr.splitlines()[-1] == (
-        f"{where}not allowed without a login do this (Command listCollections requires authentication); "
+        f"{where}anonymous users may not do this (Command listCollections requires authentication); "
         "give -u and --auth-database of a user that may read"
     )
     assert silent.stderr.splitlines()[-1] == (

@@ -147,6 +147,7 @@ def test_a_dry_run_reports_memory_steps_and_time_and_writes_nothing(train, tmp_p
         "longest_batch_tokens",
         "recomputed_layers",
         "unpacks",
+        "host_gb",
         "tokens_per_second",
         "peak_gb",
         "step_s",

@@ -206,6 +206,7 @@ def test_a_connection_lost_midway_is_taken_up_behind_the_last_document(start_ser
     assert repeated == ["3 warnings, repeated here:", *(line.replace("warning: ", "  ") for line in lost)]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_given_up_with_one_line_and_nothing_is_written(start_server, run_extract, tmp_path):
     port = start_server(make_documents(300), batch=40, exit_at=3)
     (tmp_path / "out.csv").write_text("old", encoding="utf-8")
@@ -224,6 +225,7 @@ def test_a_server_that_dies_is_given_up_with_one_line_and_nothing_is_written(sta
     assert sorted(path.name for path in tmp_path.iterdir()) == ["documents-0.json", "out.csv"]
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_answering_is_told_from_a_slow_one(start_server, run_extract):
     slow = start_server(make_documents(30), batch=5, delay_s=0.3)
     silent = start_server(make_documents(30), batch=5, delay_s=2.5)

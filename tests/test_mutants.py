@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.mutants import choose_faults, find_faults, mirrored_test, put_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +59,7 @@ def test_a_module_has_its_test_at_the_same_place():
     assert mirrored_test(Path("prompts/tasks/ner.py")) == Path("tests/prompts/tasks/test_ner.py")
 
 
+@pytest.mark.slow
 def test_faults_that_no_test_notices_are_named_and_the_module_stays_as_it_is(tmp_path):
     (tmp_path / "sft").mkdir()
     (tmp_path / "tests").mkdir()

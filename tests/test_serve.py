@@ -63,7 +63,7 @@ def wait_for_address(server: subprocess.Popen) -> str:
 @pytest.mark.parametrize(
     "wishes",
     [
-        pytest.param((signal.SIGTERM, signal.SIGTERM), id="SIGTERM twice"),
+        pytest.param((signal.SIGTERM, signal.SIGTERM), marks=pytest.mark.slow, id="SIGTERM twice"),
         pytest.param((signal.SIGINT, signal.SIGINT), id="Ctrl-C twice", marks=pytest.mark.slow),
     ],
 )

@@ -101,6 +101,7 @@ def test_large_scaled_down_meets_every_quota_and_reads_stack_exchange_once(looka
     assert all(row["output"].startswith("Best answer") for row in slices)
 
 
+@pytest.mark.slow
 def test_more_processes_and_a_hub_that_failed_midway_give_the_same_bytes(tmp_path_factory, hub, workplace, monkeypatch):
     add_lookalikes(hub, tmp_path_factory.mktemp("lookalikes"))
     monkeypatch.setattr("time.sleep", lambda seconds: None)

@@ -120,6 +120,7 @@ def test_a_metric_of_numbers_without_label_rows_is_refused(rows, tmp_path):
         metric.summarise(texts, ["x"] * len(texts), [Outcome()] * len(texts))
 
 
+@pytest.mark.slow
 def test_what_a_metric_keeps_beside_it_is_gone_when_the_command_ends(tmp_path):
     path = write_metric(tmp_path, "Same", "return {}")
     (tmp_path / "temporary").mkdir()

@@ -148,6 +148,7 @@ def test_a_prompt_without_room_for_an_answer_is_refused_in_one_line(tiny):
         stream(tiny, prompts[0], DECODING["precise"])
 
 
+@pytest.mark.slow
 def test_two_hundred_left_padded_prompts_are_answered_as_each_alone(tiny):
     texts = [f"{'很好 ' * (number % 17)}question {number} {'x' * (number % 23)}" for number in range(208)]
     prompts = prompts_of(tiny, texts)

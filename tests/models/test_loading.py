@@ -75,7 +75,7 @@ def test_a_layer_the_model_does_not_have_is_refused_with_those_it_has(tiny_model
         )
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_qlora_on_a_cpu_has_all_its_gradients_also_after_an_evaluation(embedded_folder: Path, dtype: str):
     """bitsandbytes 0.50.2 repacks 4-bit weights at the first evaluation on AVX512-BF16 processors; after that
     15 of 21 lora_B got no gradient."""

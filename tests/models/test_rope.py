@@ -77,6 +77,7 @@ def test_a_run_is_not_resumed_with_other_positions(scaled_run, tiny_model_folder
         train(tiny_model_folder, rows_file, scaled_run, *again, "--rope_scaling", "linear:2")
 
 
+@pytest.mark.slow
 def test_rows_beyond_the_models_positions_are_told_and_scaled_ones_are_not(tiny_model_folder, tmp_path, capsys):
     rows = tmp_path / "long.jsonl"
     made = ({"instruction": f"hello {number} " * 70, "input": "", "output": "yes"} for number in range(20))

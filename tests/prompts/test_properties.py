@@ -19,7 +19,7 @@ SMOLLM2_TOKENS = ["<repo_name>", "<file_sep>", "<filename>", "<gh_stars>", "<jup
 TOKENS = QWEN3_TOKENS + SMOLLM2_TOKENS
 ASKED = [name for name in task_names() if get_task(name).kind != "document"]
 
-many = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 clean_words = st.sampled_from(

@@ -88,6 +88,7 @@ def test_both_languages_of_the_page_have_the_same_words():
     assert used - set(names[0]) == set()
 
 
+@pytest.mark.slow
 def test_a_visitor_gives_the_key_and_gets_streamed_answers_of_both_models_side_by_side(served, browser):
     page, create = browser.open(f"{served.url}/"), served.client().chat.completions.create
     page.wait_for("document.querySelector('dialog').open")

@@ -152,6 +152,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a run that failed left its log open
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "told"), [(0.5, 0.5), (1.04, 0)], ids=["before it writes", "while it writes"])
 def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_goes_on_with_room_again(room, told, train, small_disk):
     """room: what is left free, in checkpoints' tensors; told: what the message says is left."""

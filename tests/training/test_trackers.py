@@ -34,6 +34,7 @@ def test_none_is_nothing_and_a_missing_package_is_one_line(monkeypatch):
     assert str(caught.value) == "report_to wandb: the package is not installed; pip install wandb"
 
 
+@pytest.mark.slow
 def test_samples_are_answered_at_every_validation_and_change_nothing_of_the_run(train, tmp_path):
     flags = ("--max_steps", "4", "--eval_steps", "2", "--lora_dropout", "0.1")
     train(*flags, "--num_sample_predictions", "2", folder="told")

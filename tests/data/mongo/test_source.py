@@ -56,6 +56,7 @@ def test_a_dataset_is_built_from_a_collection_whose_connection_breaks(start_serv
         assert b"s3cret" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_ends_the_build_and_leaves_no_dataset(start_server, tmp_path):
     port = start_server(make_documents(60), batch=25, exit_at=2)
 

@@ -124,6 +124,18 @@ def in_16_bits(model: nn.Module) -> Iterator[None]:
             layer.is_exact = False
 
 
+def keep_from_broadcast(model: nn.Module) -> None:
+    """Tell DistributedDataParallel to leave FP8 weights alone: gloo and cards before Hopper cannot send them, and every
+    process has quantised the same ones."""
+    names = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, Fp8Linear)
+        for name in ("weight", "scale")
+    ]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+
+
 def check_card() -> None:
     """Raises ConfigError if there are no FP8 units, or weights lie sharded over several GPUs."""
     if is_launched_sharded():

@@ -38,7 +38,7 @@ from sft.errors import ModelError, RunError, one_line
 from sft.files import apply_umask
 from sft.kernels.experts import Nf4WithExperts, known_experts, use_packed_experts
 from sft.kernels.four_bit import no_other_kinds
-from sft.kernels.fp8 import check_card, use_fp8
+from sft.kernels.fp8 import check_card, keep_from_broadcast, use_fp8
 from sft.kernels.fuse import fuse_kernels
 from sft.kernels.lora import share_inputs, with_fused_layers
 from sft.lean_imports import without_compiler
@@ -177,6 +177,8 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
                 torch.nn.init.xavier_uniform_(model.get_submodule(SCORE).weight)
         init = open_init(settings)
         model = apply_method(model, settings) if init is None else go_on_from(init, model, source, settings)
+        if in_fp8:
+            keep_from_broadcast(model)
     say(describe_trainable(model))
     return LoadedModel(model, tokenizer, chat, source, precision, backend, head=head)
 

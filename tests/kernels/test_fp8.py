@@ -194,6 +194,20 @@ def test_layers_whose_sizes_the_units_do_not_take_stay_and_are_named(capsys):
     assert "1 layers odd stay in 16 bits" in capsys.readouterr().err
 
 
+def wrap_in_one_of_two_processes(rank: int, meeting: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    layer = fp8.Fp8Linear.of(torch.nn.Linear(32, 32, dtype=torch.bfloat16))
+    model = torch.nn.ModuleDict({"frozen": layer, "trained": torch.nn.Linear(32, 32)})
+    fp8.keep_from_broadcast(model)
+    torch.nn.parallel.DistributedDataParallel(model)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_several_processes_send_each_other_no_fp8_weights(tmp_path):
+    torch.multiprocessing.spawn(wrap_in_one_of_two_processes, (str(tmp_path / "meeting"),), nprocs=2)
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

@@ -31,7 +31,7 @@ demo: $(RUNTIME) ## build a dataset, fine-tune the embedded model, compare it wi
 	@echo "Next: $(RUN) chat.py"
 	@echo "Or your own rows: $(RUN) train.py --config recipes/demo.yaml --data examples/my_dataset.json"
 
-test: $(RUNTIME) $(DEV) ## run the tests that take seconds (6 minutes at most, 2 cores)
+test: $(RUNTIME) $(DEV) ## run the tests that take seconds (about 7 minutes, 2 cores)
 	$(RUN) -m pytest -m "not slow" $(PARALLEL)
 
 test-all: $(RUNTIME) $(DEV) ## run every test, the slow ones too

@@ -165,7 +165,7 @@ def _quantise(x: torch.Tensor, factor: torch.Tensor | None) -> Quantised:
 
 
 def multiply(x: Quantised, layer: Fp8Linear) -> torch.Tensor:
-    """x (T, I) times per layer's weight -> (T, O)."""
+    """x (T, I) times a layer's weight -> (T, O)."""
     return _product(x, layer.weight, layer.scale[None], layer.compute_dtype, fast=True)
 
 

@@ -118,10 +118,10 @@ class FrozenWeight:
     @property
     def spare_bytes(self) -> int:
         """What `keep` would take."""
+        if isinstance(self.layer, fp8.Fp8Linear):
+            return self.layer.weight.numel() if self.layer.kept is None else 0
         if self.kept is not None:
             return 0
-        if self.in_fp8:
-            return self.layer.weight.numel()
         return self.layer.weight.quant_state.shape.numel() * self.dtype.itemsize if self.is_packed else 0
 
     @property
@@ -143,15 +143,15 @@ class FrozenWeight:
 
     def keep(self) -> None:
         """Unpack once (2 bytes a value) or transpose once (1 byte): saves it in every pass."""
-        if self.in_fp8:
-            self.kept = self.layer.kept = self.layer.transposed()
+        if isinstance(self.layer, fp8.Fp8Linear):
+            self.layer.kept = self.layer.transposed()
         elif self.is_packed:
             self.kept = self.unpack()
 
     def drop(self) -> None:
         """Hold the weight alone."""
         self.kept = None
-        if self.in_fp8:
+        if isinstance(self.layer, fp8.Fp8Linear):
             self.layer.kept = None
 
 

@@ -198,14 +198,14 @@ def is_blank(text: str) -> bool:
 
 
 def label_key(written: object) -> str:
-    """How a label is looked up: 1, 1.0 and "1.0 " -> "1", True -> "true", "Positive" -> "positive"; "" for no label."""
+    """How a label is looked up: 1, 1.0 and "1.0 " -> "1", True -> "true", "Very  Good" -> "very good"; "" for none."""
     if isinstance(written, bool):
         return str(written).lower()
     if isinstance(written, float) and written.is_integer():
         return str(int(written))
     if not isinstance(written, str | int | float):
         return ""
-    bare = str(written).strip(BLANK).casefold()
+    bare = " ".join(str(written).strip(BLANK).casefold().split())
     return whole.group(1) if (whole := WHOLE.fullmatch(bare)) else bare
 
 

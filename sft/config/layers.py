@@ -9,6 +9,7 @@ accepted anywhere: a mistyped flag, recipe key or environment variable is refuse
     settings.origins["lora_r"]         # "flag"
 """
 
+import csv
 import json
 import os
 import pkgutil
@@ -183,10 +184,13 @@ def field_names(cls: type[Settings]) -> dict[str, str]:
 
 def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
     own, others = _take_other_names(cls, argv)
+    names = field_names(cls)
     try:
         words = _spell_out_booleans(cls, own)
         _refuse_two_names(cls, words)
-        return {**CliSettingsSource(cls, cli_parse_args=words, cli_prog_name=cls.prog or None)(), **others}
+        words, lists = _take_lists(cls, words)
+        flags = CliSettingsSource(cls, cli_parse_args=words, cli_prog_name=cls.prog or None)() | lists
+        return dict(sorted(flags.items(), key=lambda item: list(names).index(item[0]))) | others
     except SettingsError as error:
         text = " ".join(str(error).split(": ", 1)[-1].split())
     if not text.startswith(UNKNOWN_FLAG):
@@ -196,8 +200,8 @@ def _read_flags(cls: type[S], argv: list[str]) -> Mapping[str, object]:
     flag = next((word.partition("=")[0] for word in unknown.split() if word.startswith("-")), None)
     if flag is None:
         raise ConfigError(f"{unknown}: {cls.prog} takes flags only; {_flag_for(cls, unknown)}")
-    flags = [f"--{name}" if len(name) > 1 else f"-{name}" for name in field_names(cls)]
-    near = nearest_setting("--" + flag.lstrip("-").replace("-", "_").lower(), flags).replace("'", "")
+    known = [f"--{name}" if len(name) > 1 else f"-{name}" for name in names]
+    near = nearest_setting("--" + flag.lstrip("-").replace("-", "_").lower(), known).replace("'", "")
     raise ConfigError(f"{flag}: unknown flag{near or f'; see {cls.prog} --help all'}")
 
 
@@ -271,6 +275,26 @@ def _spell_out_booleans(cls: type[S], argv: list[str]) -> list[str]:
     return result
 
 
+def _take_lists(cls: type[S], argv: list[str]) -> tuple[list[str], dict[str, object]]:
+    """The words of a command line, and apart from them its lists: pydantic-settings takes `null`, `[a]` for JSON."""
+    names = {f"--{name}": field for name, field in field_names(cls).items() if _is_list(cls, field)}
+    words, lists = list[str](), dict[str, object]()
+    rest = list(argv)
+    while rest:
+        flag, equals, value = (word := rest.pop(0)).partition("=")
+        if flag not in names or (not equals and (not rest or rest[0].startswith("--"))):
+            words.append(word)  # without a value: argparse says so
+            continue
+        value = value if equals else rest.pop(0)
+        before = lists.get(names[flag])
+        lists[names[flag]] = f"{before},{value}" if before else value
+    return words, lists
+
+
+def _is_list(cls: type[Settings], field: str) -> bool:
+    return field in cls.model_fields and get_origin(cls.model_fields[field].annotation) is tuple
+
+
 def _is_boolean(cls: type[Settings], field: str) -> bool:
     annotation = cls.model_fields[field].annotation
     return annotation is bool or bool in get_args(annotation)
@@ -341,17 +365,30 @@ def _canonical(cls: type[S], values: Mapping[str, object], origin: str) -> dict[
         field = names.get(key, key)
         if field in result and result[field] != value:
             raise ConfigError(f"{key!r} and another name of {field!r} are both given ({origin}); keep one")
-        is_list = field in cls.model_fields and get_origin(cls.model_fields[field].annotation) is tuple
-        result[field] = _split_list(value) if is_list else value
+        result[field] = _split_list(value) if _is_list(cls, field) else value
         if result[field] == [] and value not in ("", [], [""]):  # ","; which lists may be empty their fields say
             raise ConfigError(f"{field} ({origin}): is empty; give a value, or leave it out")
     return result
 
 
 def _split_list(value: object) -> object:
-    """`q_proj, v_proj` -> ["q_proj", "v_proj"], in every layer; a recipe may also hold a list."""
-    parts = value.split(",") if isinstance(value, str) else value
-    return [str(part).strip() for part in parts if part != ""] if isinstance(parts, list) else value
+    """`q_proj, v_proj` -> ["q_proj", "v_proj"], in every layer; a part with a comma in it stands in double quotes.
+
+    A recipe may also hold a list, and so may JSON in any layer. Raises ConfigError for what YAML made of yes and null.
+    """
+    parts = value
+    if isinstance(value, str):
+        try:
+            parts = json.loads(value)
+        except ValueError:
+            parts = None
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            parts = next(csv.reader([value], skipinitialspace=True), []) if "\n" not in value else value.split(",")
+    if not isinstance(parts, list):
+        return value
+    if wrong := [part for part in parts if part is None or isinstance(part, bool)]:
+        raise ConfigError(f"{wrong[0]!r} in a list is no text (YAML reads yes, on and null so); write it in quotes")
+    return [str(part).strip() for part in parts if part != ""]
 
 
 def _merge(cls: type[S], layers: list[tuple[str, Mapping[str, object]]]) -> S:

@@ -295,6 +295,8 @@ class TrainSettings(ResultSettings):
     @classmethod
     def _write_pairs(cls, value: object) -> object:
         """A recipe may hold them as a mapping: {text: review} is text=review."""
+        if isinstance(value, dict) and any(isinstance(part, bool) for pair in value.items() for part in pair):
+            raise ValueError("holds true or false, which YAML makes of yes and no, too; write them in quotes")
         pairs = [f"{key}={meant}" for key, meant in value.items()] if isinstance(value, dict) else value
         if isinstance(pairs, list | tuple) and (wrong := [str(pair) for pair in pairs if "=" not in str(pair)]):
             raise ValueError(f"{wrong[0]!r} is no pair; write name=value")

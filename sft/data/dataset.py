@@ -5,9 +5,12 @@ len(dataset.train), dataset.train[0]["task"]         # 900, "sentiment"
 """
 
 import collections
+import csv
 import hashlib
+import io
 import itertools
 import random
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orjson
 
-from prompts.task import is_blank
+from prompts.task import is_blank, label_key
 from prompts.tasks import get_task
 from sft.console import say, warn
 from sft.data.building.candidates import join_sides
@@ -28,7 +31,7 @@ from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.named_files import by_split, find_files, hash_files, is_built, names_files
 from sft.data.rows.canonical import Row, asked_of, group_key, thread_of
 from sft.data.rows.reading import Reading, make_reading, restore_tasks, with_declared_labels
-from sft.data.rows.recognised import Recognised, check_numbers
+from sft.data.rows.recognised import LABELS_KEPT, Recognised, check_numbers
 from sft.data.sources.registry import known_names
 from sft.errors import ConfigError, DataError, nearest_name
 from sft.files import sha256_of
@@ -389,15 +392,32 @@ def _explain_labels(found: BadRow, recognised: Recognised) -> DataError:
     unknown = recognised.unknown_labels
     labels = list(unknown)
     shown = ", ".join(f"{label} ({count:,})" for label, count in unknown.most_common(SHOWN_LABELS))
-    shown += f", and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+    if len(labels) > SHOWN_LABELS:
+        shown += f", and {len(labels) - SHOWN_LABELS} more" + (" at least" if len(labels) == LABELS_KEPT else "")
     if recognised.dialects or not labels:  # others are known: one label among them, or a class more
         others = f"; labels that nothing knows here: {shown}" if len(labels) > 1 else ""
         return DataError(f"{found.file}:{found.line}: {found.message}{others}")
     if all(label.lstrip("+-").isdigit() or label in ("True", "False") for label in labels):
         example = ",".join(f"{label}=..." for label in labels[:2])
         return DataError(f"{found.file}: the labels are {shown}; say what they mean: --label_map {example}")
-    listed = ",".join(labels[:SHOWN_LABELS])
+    told = f"{found.file}: the labels are {shown}, which no task here has"
+    if len(labels) == LABELS_KEPT:
+        return DataError(
+            f"{told}; if they are classes, list all of them in a YAML file and pass it with --task (docs/tasks.md); if "
+            "they are free text, --columns instruction=text,output=label learns to write them"
+        )
+    classes = list({label_key(label): label for label in reversed(labels)}.values())[::-1]  # "Good" and "good" are one
+    if len(classes) == 1:
+        return DataError(f"{told}; one class leaves nothing to learn: add rows of another, then pass both by --labels")
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow([" ".join(label.split()) for label in classes])
     return DataError(
-        f"{found.file}: the labels are {shown}, which no task here has; if these are all, pass --labels {listed}; or "
-        "describe the task in a YAML file and pass it with --task (docs/tasks.md)"
+        f"{told}; if these are all, pass --labels {_quote(row.getvalue())}; or describe the task in a YAML file and "
+        "pass it with --task (docs/tasks.md)"
     )
+
+
+def _quote(word: str) -> str:
+    """A word as a shell takes it; shlex quotes all that is not ASCII, too."""
+    bare = "".join(filter(str.isascii, word))
+    return word if shlex.quote(bare) == bare else shlex.quote(word)

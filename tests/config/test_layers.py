@@ -13,6 +13,7 @@ from sft.config.inspect_data import InspectSettings
 from sft.config.layers import field_names, load_settings, restore_settings
 from sft.config.talk import ChatSettings, InferenceSettings
 from sft.config.train import TrainSettings
+from sft.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 ALL = (BuildSettings, ChatSettings, EvaluateSettings, InferenceSettings, InspectSettings, TrainSettings)
@@ -199,3 +200,28 @@ def test_use_qlora_as_a_flag_wins_over_the_method_of_a_recipe_and_the_other_way_
     settings = load_settings(TrainSettings, ["--config", recipe("use_qlora: true"), "--method", "lora"])
     assert (settings.method, settings.origins["method"]) == ("lora", "flag")
     assert restore_settings(TrainSettings, settings.model_dump(mode="json"), "run.json").method == "lora"
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        ("null,true,none", ("null", "true", "none")),
+        ('"food, drink",rooms', ("food, drink", "rooms")),
+        ('["food, drink", "rooms"]', ("food, drink", "rooms")),
+        ("[a],{b}", ("[a]", "{b}")),
+        ('a"b,c', ('a"b', "c")),
+        ("-1,1", ("-1", "1")),
+        ("a\nb,c", ("a\nb", "c")),
+    ],
+)
+def test_a_list_is_the_words_that_were_written_as_a_flag_and_in_the_environment(written, labels, monkeypatch):
+    assert load_settings(TrainSettings, ["--labels", written]).labels == labels
+    assert load_settings(TrainSettings, [f"--labels={written}"]).labels == labels
+    monkeypatch.setenv("SFT_LABELS", written)
+    assert load_settings(TrainSettings, []).labels == labels
+
+
+@pytest.mark.parametrize("line", ["labels: [yes, no]", "labels: [good, null]", "label_map: {yes: good, no: bad}"])
+def test_what_yaml_makes_of_yes_no_and_null_is_no_label(recipe, line):
+    with pytest.raises(ConfigError, match=r"YAML .* write .* in quotes"):
+        load_settings(TrainSettings, ["--config", recipe(line)])

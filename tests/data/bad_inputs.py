@@ -114,7 +114,7 @@ CONTENT: dict[str, bytes] = {
     "turns_as_text.jsonl": lines({"messages": "Hi"}),
     "unknown_label.jsonl": lines({"text": "S", "label": 7}),
     "null_label.jsonl": lines({"text": "S", "label": None}),
-    "wrong_span.jsonl": lines({"text": "北京", "entities": [BEIJING | {"end_idx": 1}]}),
+    "wrong_span.jsonl": lines({"text": "北京", "entities": [BEIJING | {"start_idx": 1}]}),
     "span_outside.jsonl": lines({"text": "北京", "entities": [BEIJING | {"end_idx": 9}]}),
     "unknown_option.jsonl": lines({"text": "S", "category": ["Art"], "output": "Sports"}),
     "unknown_task.jsonl": lines({"id": "1", "source": "s", "task": "nerr", "text": "S"}),

@@ -89,7 +89,7 @@ EXPECTED: dict[str, tuple[int, list[str]]] = {
         ],
     ),
     "null_label.jsonl": (2, ["2: empty_answer: label is missing"]),
-    "wrong_span.jsonl": (2, ["2: wrong_span: entities[0]: text[0:1] is '北', entity_text says '北京'"]),
+    "wrong_span.jsonl": (2, ["2: wrong_span: entities[0]: text[1:2] is '京', entity_text says '北京'"]),
     "span_outside.jsonl": (2, ["2: wrong_span: entities[0]: start_idx 0, end_idx 9 lie outside the 2 characters"]),
     "unknown_option.jsonl": (2, ["2: unknown_label: 'output' 'Sports' is none of the row's own options: Art"]),
     "unknown_task.jsonl": (

@@ -1,6 +1,6 @@
 """Parquet: rows per batch at a time, and the names that a schema declares for its classes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,16 +56,16 @@ def make_restorer(schema: "Schema") -> Callable[[dict[str, Json]], dict[str, Jso
 
     `datasets` keeps a column whose values differ in type as JSON texts (its Json type): "\\"6 x 7?\\"" is 6 x 7?
     """
-    names, feature = class_names(schema.metadata), _find_features(schema.metadata)
-    told = {name: decode for name, part in feature.items() if (decode := _decoder_of_feature(part))}
+    features = _find_features(schema.metadata)
+    told = {name: decode for name, part in features.items() if (decode := _decoder_of_feature(part))}
     typed = {field.name: decode for field in schema if (decode := _decoder_of_type(field.type))}
-    decoders = told | typed
+    decoders = typed | told
 
     def restore(row: dict[str, Json]) -> dict[str, Json]:
         for name, decode in decoders.items():
             if name in row:
                 row[name] = decode(row[name])
-        return name_classes(row, names)
+        return row
 
     return restore
 
@@ -80,6 +80,17 @@ def _decode_json(value: Any) -> Json:
         return orjson.loads(value)
     except orjson.JSONDecodeError:
         return value  # not written by `datasets`, which encodes every value
+
+
+def _name_class(names: Sequence[str]) -> Decoder:
+    """The declared name of a class number; -1, a test split's, is no class."""
+
+    def decode(value: Any) -> Json:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return value
+        return names[value] if 0 <= value < len(names) else None
+
+    return decode
 
 
 def _decode_list(inner: Decoder) -> Decoder:
@@ -101,6 +112,8 @@ def _decoder_of_type(kind: Any) -> Decoder | None:
 
     if getattr(kind, "extension_name", None) == "arrow.json":
         return _decode_json
+    if types.is_decimal(kind):  # what databases make of whole numbers, too
+        return lambda value: value if value is None else int(value) if value == int(value) else float(value)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         inner = _decoder_of_type(kind.value_type)
         return _decode_list(inner) if inner else None
@@ -118,6 +131,8 @@ def _decoder_of_feature(feature: Any) -> Decoder | None:
         return None
     if feature.get("_type") == "Json":
         return _decode_json
+    if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list) and feature["names"]:
+        return _name_class(feature["names"])
     if "feature" in feature and "_type" in feature:
         inner = _decoder_of_feature(feature["feature"])
         return _decode_list(inner) if inner else None
@@ -154,12 +169,3 @@ def _find_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         return {}
     return features if isinstance(features, dict) else {}
-
-
-def name_classes(row: dict[str, Json], names: Mapping[str, list[str]]) -> dict[str, Json]:
-    """A row with the declared names of its class numbers in their place; -1, a test split's, is no class."""
-    for column, listed in names.items():
-        number = row.get(column)
-        if isinstance(number, int) and not isinstance(number, bool):
-            row[column] = listed[number] if 0 <= number < len(listed) else None
-    return row

@@ -7,7 +7,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import date, datetime, time
 from typing import NamedTuple, NotRequired, TypedDict
 
 import orjson
@@ -219,6 +219,7 @@ KINDS: dict[type, str] = {
     dict: "an object",
     datetime: "a date",  # of Parquet
     date: "a date",
+    time: "a time of day",
     bytes: "bytes",
 }
 ANSWERS = ("output", "label", "response", "answer", "completion")  # columns whose being empty is an empty answer
@@ -258,34 +259,6 @@ def read_list(record: Mapping[str, Json], name: str) -> list[Json]:
     if not isinstance(value, list):
         raise RowError("wrong_type", f"{name!r} is {name_kind(value)}, expected a list")
     return value
-
-
-def read_entities(text: str, listed: list[Json]) -> list[Entity]:
-    """The entities of a text; a span that does not hold the text it claims is refused."""
-    return [_read_entity(text, number, found) for number, found in enumerate(listed)]
-
-
-def _read_entity(text: str, number: int, found: Json) -> Entity:
-    where = f"entities[{number}]"
-    if isinstance(found, list) and len(found) == 3:  # doccano, spaCy: [0, 2, "PER"]
-        found = {"start_idx": found[0], "end_idx": found[1], "entity_label": found[2]}
-    if not isinstance(found, dict):
-        raise RowError(
-            "wrong_type", f"{where} is {name_kind(found)}, expected start_idx, end_idx, entity_text, entity_label"
-        )
-    start, end = found.get("start_idx"), found.get("end_idx")
-    if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
-        raise RowError(
-            "wrong_span", f"{where}: start_idx {start!r}, end_idx {end!r} lie outside the {len(text)} characters"
-        )
-    claimed, label = found.get("entity_text", text[start:end]), found.get("entity_label")
-    if not isinstance(label, str) or not label:
-        raise RowError("empty_answer", f"{where}: no 'entity_label'")
-    if text[start:end] != claimed:
-        raise RowError(
-            "wrong_span", f"{where}: text[{start}:{end}] is {text[start:end]!r}, entity_text says {claimed!r}"
-        )
-    return {"start_idx": start, "end_idx": end, "entity_text": claimed, "entity_label": label}
 
 
 def name_kind(value: Json) -> str:

@@ -15,24 +15,27 @@ is asked of prompts.tasks; a task that is added there is recognised here.
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
 
 from prompts import PromptError
 from prompts.task import BLANK, Task, is_blank, label_key
 from prompts.tasks import get_task, task_names
+from prompts.tasks.ner import INSTRUCTION
 from sft.data.rows.canonical import (
+    Entity,
     Json,
     Record,
     Row,
     RowError,
     name_kind,
-    read_entities,
     read_list,
     read_optional_text,
     read_text,
     refuse_endless,
 )
+from sft.data.rows.entities import are_spans, read_entities, read_tags
 from sft.data.rows.mapping import MAY_BE_MISSING, find_value
 from sft.data.rows.pairs import BESIDE_PAIRS, PAIRS, USUAL, Pair, make_pair_row, refuse_rejected
 from sft.data.rows.reading import NO_GROUPS, Reading, known_task, word_tasks
@@ -41,9 +44,12 @@ from sft.data.rows.tools import TOOL_COLUMNS, find_tools
 from sft.data.rows.turns import is_chatml, make_chat_row, read_chatml
 from sft.errors import ConfigError, nearest_name
 
+TOKENS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels", "label", "ner_labels", "bio_tags")
+OTHER_LABELS = f"entities with labels that the question does not name ({INSTRUCTION.strip()})"
 NUMBERS_ARE = "sentiment"  # the task whose class numbers a bare 0, 1, true or false is: ChnSentiCorp's, R2's
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 PREFERRED, REJECTED = ("chosen", "chosen_messages"), ("rejected", "rejected_response", "rejected_messages")
+SPELLED_LABEL = "label_text"
 LABELS_REMEMBERED = 1000
 TABLES = (".csv", ".tsv", ".xlsx")
 
@@ -103,12 +109,12 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
     names = tuple([name for name, value in record.items() if value or value == 0])
     plan = context.plans.get(names)
     if plan is None:
-        plan = context.plans[names] = _make_plan(names, context)
+        plan = context.plans[names] = _make_plan(names, record, context)
     if plan.renamed:
         record = {plan.renamed.get(name, name): value for name, value in record.items()}
     dialect = _choose(plan, record)
     if dialect is None:  # what is empty may be what the row lacks: "'output' is empty" says more than "no form"
-        plan = _make_plan(tuple(record), context)
+        plan = _make_plan(tuple(record), record, context)
         dialect = _choose(plan, record) or next(iter(plan.dialects), None)
         if dialect is None or dialect.name == "text":  # which reads ready ChatML alone
             raise explain_unknown(record, context.task, is_table=is_table)
@@ -125,7 +131,7 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
     return row
 
 
-def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
+def _make_plan(names: tuple[str, ...], record: Record, context: Context) -> Plan:
     known = _known_columns(task_names())
     renamed = {}
     for name in names:
@@ -133,10 +139,10 @@ def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
         if name not in known and bare in known and bare not in names:
             renamed[name] = bare
     given = {renamed.get(name, name) for name in names}
-    if rejected := [name for name in REJECTED if name in given]:
+    is_chosen = not {column for _, column in context.reading.columns}.isdisjoint(PREFERRED)
+    if not is_chosen and (rejected := [name for name in REJECTED if name in given]):
         chosen = next((name for name in PREFERRED if name in given), "")
-        field = {"chosen": "output", "chosen_messages": "messages"}.get(chosen, "")
-        learns = f"; --columns {field}={chosen} learns the chosen ones" if chosen else ""
+        learns = f"; --columns {_field_of(record.get(chosen))}={chosen} learns the chosen ones" if chosen else ""
         raise RowError(
             "preference",
             f"{f'{chosen} and ' if chosen else ''}{rejected[0]}: this is preference data (DPO, ORPO), and only answers "
@@ -154,6 +160,13 @@ def _make_plan(names: tuple[str, ...], context: Context) -> Plan:
         fitting.sort(key=lambda dialect: dialect.name != "/".join(task.required))
     has_common = not given.isdisjoint({*COMMON, context.group})
     return Plan(tuple(fitting), renamed, set(), has_common)
+
+
+def _field_of(chosen: Json) -> str:
+    """The field that a chosen answer is read as: "messages" if it brings its question with it, else "output"."""
+    first = chosen[0] if isinstance(chosen, list) and chosen else None
+    is_answer = not isinstance(first, dict) or first.get("role", first.get("from")) in ("assistant", "gpt")
+    return "output" if is_answer else "messages"
 
 
 def _choose(plan: Plan, record: Record) -> Dialect | None:
@@ -247,7 +260,7 @@ def _read_fields(record: Record, task: Task, context: Context) -> Row:
         if name == "label" and task.is_of_one_label:
             row[name] = _read_label(record.get(name), task, context)
         elif name == "entities":
-            row[name] = read_entities(str(row.get("text", "")), read_list(record, name))
+            row |= _read_spans(str(row.get("text", "")), record, name, context)
         elif name in task.optional_fields:
             row[name] = read_optional_text(record, name)
         elif isinstance(task.example.get(name), list):
@@ -277,15 +290,44 @@ def _convert_labelled(record: Record, context: Context, names: Mapping[str, str]
         known = (type(label), label, fixed and fixed.name, record.get("task") if fixed is None else None)
         if type(known[3]) is not list and type(known[3]) is not dict and (found := context.labels_read.get(known)):
             return {"id": "", "source": "", "task": found[0], "text": text, "label": found[1]}
-    if isinstance(label, list) and label and all(isinstance(span, list) and len(span) == 3 for span in label):
-        entities = read_entities(text, label)  # doccano
-        return {"id": "", "source": "", "task": "ner", "text": text, "entities": entities}
+    if are_spans(label):  # doccano, CLUENER, Label Studio
+        return _read_spans(text, record, names["label"], context)
+    if names["text"] == "text_a" and record.get("text_b"):
+        raise RowError(
+            "unknown_dialect",
+            "text_b is not empty, so a row is a pair of texts: join them in one column (`templates` of a "
+            "datasets.yaml: docs/data_sets.md); --columns text=text_a reads the first alone",
+        )
     named = None if fixed is not None and context.reading.is_told_by_labels else context.task
+    if (spelled := record.get(SPELLED_LABEL)) and named is fixed is None and not context.label_map:
+        label, known = spelled, None  # a class number's own name beside it, as SetFit's data sets have it
     task = named or fixed or _find_owner(label, record, context)
     value = _read_label(label, task, context)
     if known is not None and len(context.labels_read) < LABELS_REMEMBERED:
         context.labels_read[known] = (task.name, value)
     return {"id": "", "source": "", "task": task.name, "text": text, "label": value}
+
+
+def _read_spans(text: str, record: Record, column: str, context: Context) -> Row:
+    value = record.get(column)
+    entities = read_entities(text, value if isinstance(value, dict) else read_list(record, column), context.notes)
+    return _make_entities_row(text, entities, context)
+
+
+def _convert_spans(record: Record, context: Context) -> Row:
+    return _read_spans(read_text(record, "text"), record, "spans", context)
+
+
+def _convert_tags(record: Record, context: Context, names: tuple[str, str]) -> Row:
+    text, entities = read_tags(*(read_list(record, name) for name in names))
+    return _make_entities_row(read_text({"text": text}, "text", names[0]), entities, context)
+
+
+def _make_entities_row(text: str, entities: list[Entity], context: Context) -> Row:
+    """A row of named entities; those with labels that the task does not ask for are counted."""
+    if others := sum(entity["entity_label"] not in INSTRUCTION for entity in entities):
+        context.notes[OTHER_LABELS] += others
+    return {"id": "", "source": "", "task": "ner", "text": text, "entities": entities}
 
 
 def make_labelled_row(task: Task, text: str, label: Json) -> Row:
@@ -412,8 +454,15 @@ def _make_task_form(task: Task) -> Dialect:
     return Dialect(name, frozenset(task.required), frozenset(task.optional_fields) | {"system"}, convert, accepts)
 
 
+def _make_tags_form(names: tuple[str, str]) -> Dialect:
+    def convert(record: Record, context: Context) -> Row:
+        return _convert_tags(record, context, names)
+
+    return Dialect("/".join(names), frozenset(names), frozenset(), convert, _holds_list(*names))
+
+
 def _make_label_form(task: Task | None, names: Mapping[str, str]) -> Dialect:
-    others = {column for form in task.columns for column in form.values()} if task else set()
+    others = {column for form in task.columns for column in form.values()} if task else {SPELLED_LABEL}
 
     def convert(record: Record, context: Context) -> Row:
         return _convert_labelled(record, context, names, task)
@@ -437,6 +486,8 @@ def _all_dialects(task_list: tuple[str, ...]) -> tuple[Dialect, ...]:
 
         forms.append(Dialect(column, frozenset((column,)), BESIDE_TURNS, convert, _holds_list(column)))
     forms += [_make_task_form(task) for task in tasks if task not in plain and task.kind != "document"]
+    forms += [_make_tags_form(names) for names in product(TOKENS, TAGS)]
+    forms.append(Dialect("text/spans", frozenset(("text", "spans")), frozenset(), _convert_spans, _holds_list("spans")))
     forms += [_make_pair(pair) for pair in PAIRS]
     forms += [_make_label_form(task, names) for task in tasks for names in task.columns]
     forms.append(_make_label_form(None, {"text": "text", "label": "label"}))

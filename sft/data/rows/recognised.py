@@ -81,9 +81,27 @@ COMMON = frozenset(("id", "group", "attribution"))  # columns that any row may h
 # Columns that people call otherwise, to be named where nothing fits.
 HINTS = {
     **dict.fromkeys(("文本", "评论", "内容", "正文", "句子", "review", "comment", "content", "sentence"), "text"),
-    **dict.fromkeys(("标签", "类别", "分类", "情感", "category", "class", "sentiment", "target", "labels"), "label"),
-    **dict.fromkeys(("问题", "提问", "指令"), "instruction"),
-    **dict.fromkeys(("回答", "答案", "输出", "回复"), "output"),
+    **dict.fromkeys(
+        (
+            "标签",
+            "类别",
+            "分类",
+            "情感",
+            "评分",
+            "星级",
+            "category",
+            "class",
+            "sentiment",
+            "target",
+            "labels",
+            "rating",
+            "stars",
+            "score",
+        ),
+        "label",
+    ),
+    **dict.fromkeys(("问题", "提问", "指令", "q", "source", "src", "document", "article"), "instruction"),
+    **dict.fromkeys(("回答", "答案", "输出", "回复", "a", "tgt", "summary", "translation"), "output"),
     "输入": "input",
 }
 
@@ -100,6 +118,7 @@ def explain_unknown(record: Record, task: Task | None, *, is_table: bool) -> Row
         return RowError("unknown_dialect", f"no 'text' among the columns ({shown}); perhaps --columns text={longest}")
     if problem := _explain_shape(record):
         return RowError("unknown_dialect", problem)
+    record = _name_inside(record)
     hints = _list_hints(record)
     if isinstance(record.get("text"), str) and not hints:
         others = sorted(name for name in record.keys() - COMMON - {"text"} if record[name])[:4]
@@ -131,24 +150,35 @@ def _explain_shape(record: Record) -> str:
     held = {name: value for name, value in record.items() if isinstance(value, dict | list)}
     if record.keys() & {"role", "from"} and record.keys() & {"content", "value"}:
         return 'turns, each a row of its own: a conversation is one row, {"messages": [...]}'
+    if {"annotations", "data"} <= record.keys():
+        return "Label Studio's full export; export it as JSON-MIN, whose rows are read"
     for name, value in held.items():
         if isinstance(value, list) and value and isinstance(value[0], dict) and not value[0].keys() & {"role", "from"}:
             return (
                 f"rows lie in {name!r}, a list of {len(value):,}: save that list as the file (with jq: "
                 f"jq .{name} a.json > b.json)"
             )
-    if held and len(held) == len(record):
-        kinds = {type(value) for value in held.values()}
-        if kinds == {dict} and not any(name in HINTS for name in record):
+    if len(held) == len(record) > 1:
+        keys = {frozenset(value) if isinstance(value, dict) else None for value in held.values()}
+        if len(keys) == 1 and None not in keys and not any(name in HINTS for name in record):
             return "an object of objects: save their list as the file (with jq: jq '[.[]]' a.json > b.json)"
     return ""
+
+
+def _name_inside(record: Record) -> Record:
+    """A record whose objects are taken apart, by the names that --columns takes: {"data.text": "..."}."""
+    return {
+        f"{name}.{key}" if key else name: inner
+        for name, value in record.items()
+        for key, inner in (value.items() if isinstance(value, dict) and value else (("", value),))
+    }
 
 
 def _list_hints(record: Record) -> list[str]:
     """The fields that columns are perhaps meant for: ["text=评论", "label=标签"]."""
     hints = []
     for name, value in record.items():
-        bare = name.strip(BLANK).casefold().lstrip("#")
+        bare = name.rpartition(".")[2].strip(BLANK).casefold().lstrip("#")
         if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].keys() & {"role", "from"}:
             hints.append(f"messages={name}")
         elif bare in HINTS and HINTS[bare] not in record:

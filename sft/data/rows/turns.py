@@ -30,7 +30,8 @@ ROLES = {
     **dict.fromkeys(("system", "developer", "系统"), "system"),
     **dict.fromkeys(("user", "human", "prompter", "用户"), "user"),
     **dict.fromkeys(
-        ("assistant", "gpt", "bot", "ai", "model", "chatgpt", "chatbot", "助手", *CALLING_ROLES), "assistant"
+        ("assistant", "gpt", "bot", "ai", "model", "chatgpt", "chatbot", "bing", "bard", "助手", *CALLING_ROLES),
+        "assistant",
     ),
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "tool_result", "ipython"), "tool"),
 }

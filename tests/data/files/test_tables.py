@@ -1,9 +1,12 @@
 """Parquet as `datasets` writes it: columns of JSON texts come back as the values that were written."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from sft.data import open_dataset
 from sft.data.files.reader import read_records
@@ -43,3 +46,20 @@ def test_json_texts_within_turns_are_decoded_and_the_odd_row_is_named(tmp_path):
         open_dataset(path)
     (row,) = open_dataset(path, eval_ratio=0, on_bad_row="quarantine").train
     assert row["messages"] == rows[0]["messages"]
+
+
+def test_class_numbers_in_a_list_have_their_declared_names(tmp_path):
+    names = datasets.ClassLabel(names=["O", "B-PER", "I-PER"])
+    features = datasets.Features({"tokens": [datasets.Value("string")], "ner_tags": [names]})
+    path = write(tmp_path / "rows.parquet", [{"tokens": ["张", "华", "笑"], "ner_tags": [1, 2, 0]}], features)
+
+    assert [record.fields["ner_tags"] for record in read_records(path)] == [["B-PER", "I-PER", "O"]]
+
+
+def test_decimal_numbers_are_numbers(tmp_path):
+    values = [Decimal("1"), Decimal("0.5"), None]
+    parquet.write_table(
+        pyarrow.table({"label": pyarrow.array(values, pyarrow.decimal128(10, 2))}), tmp_path / "a.parquet"
+    )
+
+    assert [record.fields["label"] for record in read_records(tmp_path / "a.parquet")] == [1, 0.5, None]

@@ -16,7 +16,6 @@ from sft.data.rows.canonical import (
     group_key,
     name_kind,
     question_of,
-    read_entities,
     read_list,
     read_optional_text,
     read_text,
@@ -189,32 +188,6 @@ def test_a_list_may_be_json_text():
 )
 def test_what_is_no_list_is_told_by_its_kind(value, message):
     assert refused(read_list, {"a": value}, "a") == ("wrong_type", message)
-
-
-def test_an_entity_is_a_span_of_the_text_as_an_object_or_a_list_of_three():
-    assert (
-        read_entities("北京", [SPAN, [0, 2, "GPE"], {"start_idx": 0, "end_idx": 2, "entity_label": "GPE"}])
-        == [SPAN] * 3
-    )
-
-
-@pytest.mark.parametrize(
-    ("found", "reason", "message"),
-    [
-        ("GPE", "wrong_type", "is text, expected start_idx, end_idx, entity_text, entity_label"),
-        ([0, 2], "wrong_type", "is a list, expected start_idx, end_idx, entity_text, entity_label"),
-        ([0, 3, "GPE"], "wrong_span", ": start_idx 0, end_idx 3 lie outside the 2 characters"),
-        ([-1, 2, "GPE"], "wrong_span", ": start_idx -1, end_idx 2 lie outside the 2 characters"),
-        ([1, 1, "GPE"], "wrong_span", ": start_idx 1, end_idx 1 lie outside the 2 characters"),
-        ([True, 2, "GPE"], "wrong_span", ": start_idx True, end_idx 2 lie outside the 2 characters"),
-        ([0, 2, ""], "empty_answer", ": no 'entity_label'"),
-        ([0, 2, 7], "empty_answer", ": no 'entity_label'"),
-        (SPAN | {"end_idx": 1}, "wrong_span", ": text[0:1] is '北', entity_text says '北京'"),
-    ],
-)
-def test_what_is_no_span_of_the_text_is_refused_with_its_index(found, reason, message):
-    joint = "" if message.startswith(":") else " "
-    assert refused(read_entities, "北京", [SPAN, found]) == (reason, f"entities[1]{joint}{message}")
 
 
 def test_kinds_of_values_have_words():

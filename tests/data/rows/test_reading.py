@@ -1,6 +1,7 @@
 """What a user says about his rows: their task, labels, columns, groups; and what is said where he says nothing."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow
@@ -8,6 +9,8 @@ import pytest
 from pyarrow import parquet
 
 from prompts.tasks import get_task
+from sft.config.layers import load_settings
+from sft.config.train import TrainSettings
 from sft.data import open_dataset
 from sft.data.building.build import build_dataset
 from sft.data.building.manifest import BuildOptions
@@ -378,3 +381,77 @@ def test_the_end_of_a_document_that_stands_alone_is_held_out(tmp_path, capsys):
     assert validation["id"] == "book-1.end"
     assert 0.1 < len(validation["text"]) / len(text) < 0.5
     assert "one document: its last" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "flag"),
+    [
+        (["food, drink", "rooms"], """--labels '"food, drink",rooms'"""),
+        (["Good", "good", "GOOD", "bad"], "--labels Good,bad"),
+        (["very good", "very  good ", "a\nb"], "--labels 'very good,a b'"),
+        (["(A)", "B"], "--labels '(A),B'"),
+        (["null", "yes"], "--labels null,yes"),
+    ],
+)
+def test_the_flag_that_a_message_names_for_labels_reads_the_file(tmp_path, labels, flag):
+    path = write(tmp_path, "a.jsonl", *({"text": f"t{n}", "label": label} for n, label in enumerate(labels)))
+
+    assert f"if these are all, pass {flag}; or describe" in refuse(path)
+    settings = load_settings(TrainSettings, shlex.split(flag))
+    assert len(read(path, labels=settings.labels)) == len(labels)
+
+
+def test_one_label_or_a_hundred_get_advice_that_can_be_followed(tmp_path):
+    one = write(tmp_path, "one.jsonl", *({"text": f"t{n}", "label": "spam"} for n in range(3)))
+    many = write(tmp_path, "many.jsonl", *({"text": f"t{n}", "label": f"c{n}"} for n in range(100)))
+
+    assert "one class leaves nothing to learn: add rows of another" in refuse(one)
+    assert "and 22 more at least" in refuse(many)
+    assert "list all of them in a YAML file" in refuse(many)
+    assert read(many, columns={"instruction": "text", "output": "label"})[0]["output"] == "c0"
+
+
+TURNS = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("record", "columns", "answer"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, {"output": "chosen"}, {"output": "A"}),
+        (
+            {"prompt": [TURNS[0]], "chosen": [TURNS[1]], "rejected": [TURNS[1]]},
+            {"output": "chosen"},
+            {"messages": TURNS},
+        ),
+        ({"prompt": "Q", "chosen": TURNS, "rejected": TURNS}, {"messages": "chosen"}, {"messages": TURNS}),
+    ],
+)
+def test_the_columns_that_a_message_names_for_preferences_learn_the_chosen_answer(tmp_path, record, columns, answer):
+    path = write(tmp_path, "a.jsonl", record)
+
+    (flag,) = columns.items()
+    assert f"; --columns {flag[0]}={flag[1]} learns the chosen ones" in refuse(path)
+    assert answer.items() <= read(path, columns=columns)[0].items()
+
+
+def test_names_inside_an_object_are_hinted_as_columns_takes_them(tmp_path):
+    path = write(tmp_path, "a.jsonl", {"data": {"instruction": "Q", "output": "A"}, "n": 1})
+
+    assert "perhaps --columns instruction=data.instruction,output=data.output" in refuse(path)
+    assert read(path, columns={"instruction": "data.instruction", "output": "data.output"})[0]["output"] == "A"
+
+
+def test_half_of_a_pair_of_texts_is_not_taken_for_a_row(tmp_path):
+    path = write(tmp_path, "a.jsonl", {"text_a": "a", "text_b": "b", "label": 1})
+
+    assert "text_b is not empty, so a row is a pair of texts" in refuse(path)
+    assert read(write(tmp_path, "b.jsonl", {"text_a": "a", "text_b": "", "label": 1}))[0]["text"] == "a"
+
+
+def test_the_name_of_a_class_beside_its_number_is_the_label(tmp_path):
+    mail = write(tmp_path, "mail.jsonl", {"text": "a", "label": 1, "label_text": "ham"})
+    upside_down = write(tmp_path, "b.jsonl", {"text": "a", "label": 0, "label_text": "positive"})
+
+    assert "the labels are ham (1)" in refuse(mail)
+    assert read(upside_down)[0]["label"] == "正面"
+    assert read(mail, label_map={"1": "spam", "0": "ham"})[0]["label"] == "spam"

@@ -22,9 +22,7 @@ from typing import NamedTuple
 from prompts import PromptError
 from prompts.task import BLANK, Task, is_blank, label_key
 from prompts.tasks import get_task, task_names
-from prompts.tasks.ner import INSTRUCTION
 from sft.data.rows.canonical import (
-    Entity,
     Json,
     Record,
     Row,
@@ -35,7 +33,7 @@ from sft.data.rows.canonical import (
     read_text,
     refuse_endless,
 )
-from sft.data.rows.entities import are_spans, read_entities, read_tags
+from sft.data.rows.entities import are_spans, read_spans, read_tagged
 from sft.data.rows.mapping import MAY_BE_MISSING, find_value
 from sft.data.rows.pairs import BESIDE_PAIRS, PAIRS, USUAL, Pair, make_pair_row, refuse_rejected
 from sft.data.rows.reading import NO_GROUPS, Reading, known_task, word_tasks
@@ -45,7 +43,6 @@ from sft.data.rows.turns import is_chatml, make_chat_row, read_chatml
 from sft.errors import ConfigError, nearest_name
 
 TOKENS, TAGS = ("tokens", "words"), ("ner_tags", "tags", "labels", "label", "ner_labels", "bio_tags")
-OTHER_LABELS = f"entities with labels that the question does not name ({INSTRUCTION.strip()})"
 NUMBERS_ARE = "sentiment"  # the task whose class numbers a bare 0, 1, true or false is: ChnSentiCorp's, R2's
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 PREFERRED, REJECTED = ("chosen", "chosen_messages"), ("rejected", "rejected_response", "rejected_messages")
@@ -260,7 +257,7 @@ def _read_fields(record: Record, task: Task, context: Context) -> Row:
         if name == "label" and task.is_of_one_label:
             row[name] = _read_label(record.get(name), task, context)
         elif name == "entities":
-            row |= _read_spans(str(row.get("text", "")), record, name, context)
+            row[name] = read_spans(record, name, context.notes)["entities"]
         elif name in task.optional_fields:
             row[name] = read_optional_text(record, name)
         elif isinstance(task.example.get(name), list):
@@ -291,7 +288,7 @@ def _convert_labelled(record: Record, context: Context, names: Mapping[str, str]
         if type(known[3]) is not list and type(known[3]) is not dict and (found := context.labels_read.get(known)):
             return {"id": "", "source": "", "task": found[0], "text": text, "label": found[1]}
     if are_spans(label):  # doccano, CLUENER, Label Studio
-        return _read_spans(text, record, names["label"], context)
+        return read_spans(record, names["label"], context.notes)
     if names["text"] == "text_a" and record.get("text_b"):
         raise RowError(
             "unknown_dialect",
@@ -306,28 +303,6 @@ def _convert_labelled(record: Record, context: Context, names: Mapping[str, str]
     if known is not None and len(context.labels_read) < LABELS_REMEMBERED:
         context.labels_read[known] = (task.name, value)
     return {"id": "", "source": "", "task": task.name, "text": text, "label": value}
-
-
-def _read_spans(text: str, record: Record, column: str, context: Context) -> Row:
-    value = record.get(column)
-    entities = read_entities(text, value if isinstance(value, dict) else read_list(record, column), context.notes)
-    return _make_entities_row(text, entities, context)
-
-
-def _convert_spans(record: Record, context: Context) -> Row:
-    return _read_spans(read_text(record, "text"), record, "spans", context)
-
-
-def _convert_tags(record: Record, context: Context, names: tuple[str, str]) -> Row:
-    text, entities = read_tags(*(read_list(record, name) for name in names))
-    return _make_entities_row(read_text({"text": text}, "text", names[0]), entities, context)
-
-
-def _make_entities_row(text: str, entities: list[Entity], context: Context) -> Row:
-    """A row of named entities; those with labels that the task does not ask for are counted."""
-    if others := sum(entity["entity_label"] not in INSTRUCTION for entity in entities):
-        context.notes[OTHER_LABELS] += others
-    return {"id": "", "source": "", "task": "ner", "text": text, "entities": entities}
 
 
 def make_labelled_row(task: Task, text: str, label: Json) -> Row:
@@ -456,7 +431,7 @@ def _make_task_form(task: Task) -> Dialect:
 
 def _make_tags_form(names: tuple[str, str]) -> Dialect:
     def convert(record: Record, context: Context) -> Row:
-        return _convert_tags(record, context, names)
+        return read_tagged(record, names, context.notes)
 
     return Dialect("/".join(names), frozenset(names), frozenset(), convert, _holds_list(*names))
 
@@ -487,7 +462,15 @@ def _all_dialects(task_list: tuple[str, ...]) -> tuple[Dialect, ...]:
         forms.append(Dialect(column, frozenset((column,)), BESIDE_TURNS, convert, _holds_list(column)))
     forms += [_make_task_form(task) for task in tasks if task not in plain and task.kind != "document"]
     forms += [_make_tags_form(names) for names in product(TOKENS, TAGS)]
-    forms.append(Dialect("text/spans", frozenset(("text", "spans")), frozenset(), _convert_spans, _holds_list("spans")))
+    forms.append(
+        Dialect(
+            "text/spans",
+            frozenset(("text", "spans")),
+            frozenset(),
+            lambda record, context: read_spans(record, "spans", context.notes),
+            _holds_list("spans"),
+        )
+    )
     forms += [_make_pair(pair) for pair in PAIRS]
     forms += [_make_label_form(task, names) for task in tasks for names in task.columns]
     forms.append(_make_label_form(None, {"text": "text", "label": "label"}))

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sft.data.rows.canonical import Entity, Json, RowError, name_kind
+from prompts.tasks.ner import INSTRUCTION
+from sft.data.rows.canonical import Entity, Json, Record, Row, RowError, name_kind, read_list, read_text
 from sft.data.rows.turns import Notes
 
 # Names of a span's parts; the first is the canonical one.
@@ -19,6 +20,7 @@ LABELS, MENTIONS = (
     ("entity_label", "label", "labels", "type", "entity_type"),
     ("entity_text", "text", "word", "mention"),
 )
+OTHER_LABELS = f"entities with labels that the question does not name ({INSTRUCTION.strip()})"
 TAG = re.compile(r"([BIEMSLU])[-_](\S+)")  # B-PER, of IOB, IOBES and BMES
 OUTSIDE = ("O", "")
 BEGINS, ENDS_HERE = "BSU", "ESLU"  # letters of tags at which an entity begins, and after which it is over
@@ -52,6 +54,27 @@ def read_entities(text: str, listed: Json, notes: Notes) -> list[Entity]:
     if not isinstance(listed, list):
         raise RowError("wrong_type", f"'entities' is {name_kind(listed)}, expected a list")
     return [entity for number, found in enumerate(listed) for entity in _read_entity(text, number, found, notes)]
+
+
+def read_spans(record: Record, column: str, notes: Notes) -> Row:
+    """A row of the column text and a column of spans."""
+    text, value = read_text(record, "text"), record.get(column)
+    return _make_row(
+        text, read_entities(text, value if isinstance(value, dict) else read_list(record, column), notes), notes
+    )
+
+
+def read_tagged(record: Record, names: tuple[str, str], notes: Notes) -> Row:
+    """A row of a column of tokens and a column of their tags."""
+    text, entities = read_tags(*(read_list(record, name) for name in names))
+    return _make_row(read_text({"text": text}, "text", names[0]), entities, notes)
+
+
+def _make_row(text: str, entities: list[Entity], notes: Notes) -> Row:
+    """A row of named entities; those with labels that the task does not ask for are counted."""
+    if others := sum(entity["entity_label"] not in INSTRUCTION for entity in entities):
+        notes[OTHER_LABELS] += others
+    return {"id": "", "source": "", "task": "ner", "text": text, "entities": entities}
 
 
 def are_spans(value: Json) -> bool:

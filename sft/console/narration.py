@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from tqdm import tqdm
 
@@ -93,6 +93,15 @@ def progress(
     return Progress(iterable, total=total, description=description, unit=unit, shown=shown, done=done)
 
 
+class _Bar(tqdm):
+    """tqdm's bar, whose slow rates read `2.14 s/step` instead of `2.14s/ steps`."""
+
+    @staticmethod
+    def format_meter(*sizes: Any, unit: str = "it", **more: Any) -> str:
+        """tqdm's line of a bar."""
+        return tqdm.format_meter(*sizes, unit=unit, **more).replace(f"s/{unit}", f" s/{unit.strip().removesuffix('s')}")
+
+
 class Progress(Generic[Item]):
     """One piece of long work; made by progress()."""
 
@@ -116,7 +125,7 @@ class Progress(Generic[Item]):
         )  # tenths that a line was printed for
         self._bar = None
         if shown and sys.stderr.isatty():
-            self._bar = tqdm(
+            self._bar = _Bar(
                 total=self._total,
                 initial=done,
                 desc=description,

@@ -23,6 +23,7 @@ from prompts.tasks import get_task
 from sft.backend import TRANSFORMERS, is_launched_sharded
 from sft.config.train import TrainSettings
 from sft.console import say
+from sft.console.narration import show_path
 from sft.data import Dataset
 from sft.data.dataset import SPLIT_RULE
 from sft.data.rows.reading import described_tasks
@@ -114,6 +115,8 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
             if has_nothing_left(before, run, prepared.num_steps):
                 say(f"{run_dir} is complete and has no step left to make; give it more with --max_steps")
                 return TrainResult(run_dir, before.metrics)
+        if checkpoint is not None:
+            say(f"resumes after step {step_of(checkpoint)} of {prepared.num_steps}: {show_path(checkpoint)}")
         with told_when_full(run_dir, continue_command(run_dir)):
             return train_and_finish(settings, prepared, run, checkpoint, stop)
 

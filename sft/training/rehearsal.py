@@ -54,9 +54,10 @@ FORWARD_SHARE = 1 / 3  # of a step's time per token: validation has no backward 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the longest micro-batch and a usual step took, and what a run of num_steps will."""
+    """What the longest micro-batch and a usual step took, and what the rest of a run of num_steps will."""
 
     num_steps: int
+    num_steps_done: int  # before a resume
     num_epochs: float  # 0 where a number of steps was asked for
     num_rows: int
     rows_per_step: int
@@ -82,13 +83,16 @@ class Rehearsal:
             f"plan: {self.rows_per_step} rows per step in micro-batches of at most {self.micro_batch_tokens:,} tokens "
             f"({self.micro_batches_per_step:.1f} per step), longest {self.longest_batch_tokens:,}; {self._savings()}"
             f"peak {'about ' if self.is_foreseen else ''}{self.peak_gb:.1f} of {self.total_gb:.1f} GB; "
-            f"{self.step_s:.2f} s per step, {self.num_steps:,} steps{self._epochs()} and {self._validations()} in "
+            f"{self.step_s:.2f} s per step, {self._steps()} and {self._validations()} in "
             f"about {format_duration(self.estimated_duration_s)}"
         )
 
-    def _epochs(self) -> str:
-        """` (20 epochs of 60 rows)`, or an empty text if max_steps is set."""
-        return f" ({self.num_epochs:g} epochs of {self.num_rows:,} rows)" if self.num_epochs else ""
+    def _steps(self) -> str:
+        """`152 steps (20 epochs of 60 rows)`, without epochs if max_steps is set; resumed, `10 of 40 steps left`."""
+        if self.num_steps_done:
+            return f"{self.num_steps - self.num_steps_done:,} of {self.num_steps:,} steps left"
+        epochs = f" ({self.num_epochs:g} epochs of {self.num_rows:,} rows)" if self.num_epochs else ""
+        return f"{self.num_steps:,} steps{epochs}"
 
     def _validations(self) -> str:
         """`a validation (4 s)`, `7 validations (4 s each)`."""
@@ -440,10 +444,12 @@ def _extrapolate(
     step_s = usual_s * (packs * sum(lengths) / len(trainer.packs)) / usual_tokens
     validation_tokens = sum(len(row.input_ids) for row in trainer.validation_rows)
     validation_tokens += sum(getattr(measure, "num_tokens", 0) for measure in trainer.measures)
-    num_validations = math.ceil(num_steps / args.eval_steps)
+    done = trainer.state.global_step
+    num_validations = math.ceil(num_steps / args.eval_steps) - done // int(args.eval_steps)
     validation_s = validation_tokens / args.world_size * FORWARD_SHARE * usual_s / usual_tokens
     return Rehearsal(
         num_steps=num_steps,
+        num_steps_done=done,
         num_epochs=0 if args.max_steps > 0 else args.num_train_epochs,
         num_rows=len(lengths),
         rows_per_step=trainer.rows_per_step,
@@ -463,7 +469,7 @@ def _extrapolate(
         step_s=round(step_s, 3),
         num_validations=num_validations,
         validation_s=round(validation_s, 1),
-        estimated_duration_s=round((num_steps - trainer.state.global_step) * step_s + num_validations * validation_s),
+        estimated_duration_s=round((num_steps - done) * step_s + num_validations * validation_s),
     )
 
 

@@ -65,6 +65,19 @@ def test_without_a_total_progress_tells_a_line_every_thirty_seconds(capsys, cloc
     ]
 
 
+def test_the_rate_of_a_resumed_bar_leaves_out_what_was_done_before(capsys, clock, monkeypatch):
+    with progress(total=40, unit="step", done=30) as bar:
+        clock.now += 20
+        bar.update(10)
+    assert capsys.readouterr().err == "100% 40/40 steps, 0.5 steps/s, 0:00:00 left\n"
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress(total=40, unit="step", done=30) as bar:
+        bar._bar.start_t -= 20
+        bar._bar.update(10)
+        bar._bar.refresh()
+        assert str(bar._bar).endswith("| 40/40 [00:20<00:00,  2.00 s/step]")
+
+
 def test_on_a_terminal_progress_is_a_bar_and_narration_stands_above_it(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with progress(total=4, description="score") as bar:

@@ -36,7 +36,7 @@ def settings_of(*flags: object) -> TrainSettings:
     return load_settings(TrainSettings, [str(flag) for flag in flags])
 
 
-def test_an_interrupted_run_goes_on_to_the_same_losses_and_weights(train, interrupt, tmp_path, capsys):
+def test_an_interrupted_run_resumes_to_the_same_losses_and_weights(train, interrupt, tmp_path, capsys):
     train(*SIX_STEPS, folder="whole")
     with interrupt(4), pytest.raises(KeyboardInterrupt):
         train(*SIX_STEPS)
@@ -49,6 +49,12 @@ def test_an_interrupted_run_goes_on_to_the_same_losses_and_weights(train, interr
 
     result = train(*SIX_STEPS, *CONTINUE)
 
+    said = capsys.readouterr().err.splitlines()
+    assert f"resumes after step 2 of 6: {run}/checkpoints/checkpoint-2" in said
+    plan = next(line for line in said if line.startswith("plan: "))
+    assert " s per step, 4 of 6 steps left and 2 validations (" in plan
+    bars = [line for line in said if line.startswith("train: ") and "steps/s" in line]
+    assert bars[0].startswith("train: 50% 3/6 steps, ")
     keys = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "num_tokens")
     logs = [
         [{key: line.get(key) for key in keys} for line in read_log(tmp_path / name / "log.jsonl")]

@@ -23,6 +23,7 @@ from sft.data.dataset import SPLIT_RULE, find_parts, reading_of, splits_as_befor
 from sft.data.named_files import hash_files, names_files
 from sft.data.quotas import largest_remainder
 from sft.data.rows.canonical import Turn, question_of
+from sft.data.sources.registry import known_names
 from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError, UserError
 from sft.models.loaded import LoadedModel
@@ -129,6 +130,8 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
             f"it is unknown which rows {run.path.name} was trained on; name the rows to score: --data rows.jsonl"
         )
     path = Path(settings.data or str(run.data["path"]))
+    if settings.data is None:
+        _check_there(path, "; run this in the folder where it was trained, or name the rows with --data")
     seed = trained.split_seed if settings.seed is None else settings.seed
     if settings.data is not None and names_files(path) and not _is_own(path, run):
         rows, split, sha256 = _read_new_file(path, settings, seed, run)
@@ -203,13 +206,17 @@ def _read_split(
 def _read_training_rows(run: Run, advice: str = "") -> list[Row]:
     """What the run was trained on; raises DataError, which ends in `advice`, where it is not there any more."""
     trained, path = run.train_settings(), Path(str(run.data["path"]))
-    if not path.exists() and not names_files(path):
-        raise DataError(f"{path}: what the run was trained on is gone{advice}")
+    _check_there(path, advice)
     dataset = _open_like(path, trained)
     if dataset.sha256 != run.data["sha256"]:
         raise DataError(f"{path}: changed since the run was trained{advice}")
     _check_split_rule(path, run, dataset)
     return dataset.train
+
+
+def _check_there(path: Path, advice: str) -> None:
+    if not path.exists() and not names_files(path) and str(path) not in known_names():
+        raise DataError(f"{path}: what the run was trained on is not found from here{advice}")
 
 
 def _read_earlier_rows(run: Run) -> list[Row]:

@@ -10,7 +10,7 @@ FORMS = (
 IN_A_PRESET = "(in a preset: columns)"
 HEADER = "if the first line is a row and no header, write one above it"
 NO_EXCEL = "not a sound Excel file"
-READABLE = ".jsonl, .json, .csv, .tsv, .parquet, .xlsx, .txt"
+READABLE = ".jsonl, .json, .csv, .tsv, .parquet, .xlsx, .txt, .conll"
 NO_NAME = "not valid JSON: Expecting property name enclosed in double quotes at column"
 CUT_ARRAY = "(cut off?); fix the file, an array cannot be read past this"
 

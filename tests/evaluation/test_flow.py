@@ -156,15 +156,22 @@ def test_rows_of_the_training_data_are_marked_and_every_score_is_told_without_th
     assert "without_overlaps" not in without.metrics
 
 
+def test_a_run_whose_data_lies_relative_to_another_folder_says_so(run):
+    away = replace(run, data={**run.data, "path": "../rows/nowhere.jsonl"})
+
+    with pytest.raises(DataError, match=r"nowhere.jsonl: .* not found from here; run this in the folder where it was"):
+        evaluate_run(away, settings_of(*LIMITS))
+
+
 def test_training_data_that_is_gone_is_an_error_that_names_the_way_out(run, mixed_file):
     gone = replace(run, data={**run.data, "path": "nowhere/rows.jsonl"})
-    with pytest.raises(DataError, match=r"nowhere/rows.jsonl: what the run was trained on is gone.*--no-leak_check"):
+    with pytest.raises(DataError, match=r"nowhere/rows.jsonl: what .* not found from here.*--no-leak_check"):
         evaluate_run(gone, settings_of("--data", mixed_file, *LIMITS))
     unchecked = evaluate_run(gone, settings_of("--data", mixed_file, "--no-leak_check", "--num_samples", 6, *LIMITS))
     assert (unchecked.metrics["leaks"]["checked"], unchecked.metrics["leaks"]["training_rows"]) == (False, 0)
     verdict = unchecked.metrics["yardsticks"]["verdict"]  # tasks of the six rows, in their order
     assert verdict.startswith("No yardstick for sentiment, ")
-    assert verdict.endswith(": nowhere/rows.jsonl: what the run was trained on is gone.")
+    assert verdict.endswith(": nowhere/rows.jsonl: what the run was trained on is not found from here.")
 
 
 def test_yardsticks_are_fitted_on_the_runs_own_rows_whatever_rows_are_scored(head_run, reviews_file, tmp_path):

@@ -185,10 +185,10 @@ def test_more_training_rows_than_can_be_fitted_in_seconds_are_fitted_where_it_is
 
 def test_rows_without_training_rows_say_why_they_have_no_yardstick(capsys):
     rows = as_asked(make_reviews(40, 2))
-    found = apply_yardsticks(rows, [], why_untrained="rows.jsonl: what the run was trained on is gone")
+    found = apply_yardsticks(rows, [], why_untrained="rows.jsonl: what the run was trained on is not found from here")
     group = summarise_yardsticks(found, rows, answers_of(rows, ["正面"] * 40), seed=0)
     assert group["by_task"] == {}
-    reason = "no yardstick for sentiment: rows.jsonl: what the run was trained on is gone"
+    reason = "no yardstick for sentiment: rows.jsonl: what the run was trained on is not found from here"
     assert reason in capsys.readouterr().err
     assert group["verdict"] == f"N{reason[1:]}."
     other = [{**row, "task": "sentiment_json", "label": 1} for row in make_reviews(5, 1)]

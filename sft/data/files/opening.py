@@ -22,7 +22,10 @@ from sft.console.narration import say_once
 from sft.errors import ConfigError, DataError
 
 PACKED = (".gz", ".zst", ".bz2", ".xz")
-OTHER_NAMES = {".ndjson": ".jsonl", ".jsonlines": ".jsonl", ".jl": ".jsonl", ".tab": ".tsv"}
+TAGGED = (".conll", ".bio", ".bioes", ".bmes", ".iob", ".iob2")  # a token and its tag per line
+OTHER_NAMES = {".ndjson": ".jsonl", ".jsonlines": ".jsonl", ".jl": ".jsonl", ".tab": ".tsv"} | dict.fromkeys(
+    TAGGED, ".conll"
+)
 # The first bytes of files that are no text, and what those are.
 FIRST_BYTES = {
     b"\x1f\x8b": ".gz",

@@ -13,6 +13,7 @@ the file is read as one. The reader says which it was.
 """
 
 import difflib
+import itertools
 import random
 import zlib
 from collections import Counter
@@ -21,6 +22,8 @@ from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+import orjson
 
 from prompts.task import is_blank
 from sft.console.narration import say_once
@@ -37,8 +40,9 @@ from sft.data.files.opening import (
 )
 from sft.data.files.separated import read_separated
 from sft.data.files.tables import read_parquet
-from sft.data.rows.canonical import BadRecord, GoodRecord, Row, RowError
+from sft.data.rows.canonical import BadRecord, GoodRecord, Json, Record, Row, RowError
 from sft.data.rows.dialects import TABLES, Context, convert_record
+from sft.data.rows.entities import TAG
 from sft.data.rows.reading import Reading
 from sft.data.rows.recognised import Recognised
 from sft.errors import DataError
@@ -142,7 +146,7 @@ def draw_sample(
 
 
 BLOCK_BYTES = 1 << 20
-READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt")
+READABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".conll")
 BINARY = (".parquet", ".xlsx")
 # What is not read, and what helps.
 REMEDIES = {
@@ -255,6 +259,8 @@ def _read_kind(path: Path, kind: str, encoding: str | None) -> Iterator[GoodReco
 
         return read_xlsx(path)
     codec = choose_encoding(path, encoding)
+    if kind == ".conll" or (kind in (".txt", ".tsv") and holds_tags(path, codec)):
+        return read_tagged(path, codec)
     if kind == ".txt":
         return read_plain_text(path, codec)
     return read_separated(path, codec) if kind in (".csv", ".tsv") else read_json(path, codec)
@@ -277,15 +283,50 @@ def read_plain_text(path: Path, encoding: str) -> Iterator[GoodRecord | BadRecor
     if is_corpus:
         say_once(f"{path}: {len(lines):,} documents, one per line; others are given as .jsonl", about=path)
     elif len(lines) > 1:
-        say_once(f"{path}: one document of {len(lines):,} lines; several are given as .jsonl", about=path)
+        is_table = len(widths := {line.count("\t") for _, line in lines}) == 1 and widths != {0}
+        table = "; it looks like a table of cells separated by tabs, which is named .tsv" if is_table else ""
+        say_once(f"{path}: one document of {len(lines):,} lines; several are given as .jsonl{table}", about=path)
     for number, document in lines if is_corpus else [(1, text.strip("\n"))]:
-        yield _check_bytes(number, document, encoding)
+        yield _check_bytes(number, {"text": document}, encoding)
 
 
-def _check_bytes(line: int, document: str, encoding: str) -> GoodRecord | BadRecord:
+SAMPLE_LINES = 200
+TELLING_SHARE = 0.95  # of lines that end in a tag, from which on a file is one of tokens and tags
+DOCUMENT_MARK = "-DOCSTART-"  # a line of CoNLL 2003 that is no token
+
+
+def holds_tags(path: Path, encoding: str) -> bool:
+    """Whether a file has a token and its tag per line, as CoNLL 2003 and its like do: "北 B-LOC"."""
+    with open_text(path, encoding, newline=None) as file:
+        lines = [line.split() for line in itertools.islice(file, SAMPLE_LINES) if line.strip()]
+    tags = [cells[-1] for cells in lines if len(cells) > 1 or cells == ["O"]]  # a token that is a space shows none
+    num_tagged = sum(tag == "O" or TAG.fullmatch(tag) is not None for tag in tags)
+    return num_tagged >= TELLING_SHARE * len(lines) and any(TAG.fullmatch(tag) for tag in tags)
+
+
+def read_tagged(path: Path, encoding: str) -> Iterator[GoodRecord | BadRecord]:
+    """The sentences of a file of tokens and tags, which blank lines part: {"tokens": [...], "ner_tags": [...]}.
+
+    The tag is the last of a line's columns, the token the first, or a space where none is seen; a record's line is that
+    of its first token.
+    """
+    with open_text(path, encoding, newline=None) as file:
+        numbered = enumerate(itertools.chain(file, [""]), start=1)
+        for is_sentence, lines in itertools.groupby(numbered, key=lambda line: bool(line[1].strip())):
+            sentence = [(number, line.strip("\r\n")) for number, line in lines if not line.startswith(DOCUMENT_MARK)]
+            if not is_sentence or not sentence:
+                continue
+            tokens: list[Json] = [
+                " " if line[:1].isspace() or line.split() == ["O"] else line.split()[0] for _, line in sentence
+            ]
+            tags: list[Json] = [line.split()[-1] for _, line in sentence]
+            yield _check_bytes(sentence[0][0], {"tokens": tokens, "ner_tags": tags}, encoding)
+
+
+def _check_bytes(line: int, fields: Record, encoding: str) -> GoodRecord | BadRecord:
     try:
-        document.encode()
-    except UnicodeEncodeError:
+        orjson.dumps(fields)
+    except orjson.JSONEncodeError:  # a lone surrogate
         shown = "UTF-8 (--encoding names another)" if encoding == UTF8 else encoding
         return BadRecord(line, "invalid_utf8", f"contains bytes that are not {shown}")
-    return GoodRecord(line, {"text": document})
+    return GoodRecord(line, fields)

@@ -311,3 +311,38 @@ def test_a_text_file_of_json_lines_is_told_to_be_named_so(tmp_path):
 
     with pytest.raises(DataError, match=r"its lines are JSON objects, so rows; name it \.jsonl"):
         list(read_records(tmp_path / "rows.txt"))
+
+
+TAGGED = "张 B-PER\n华 E-PER\n \tO\n笑 O\n\n北 B-LOC\n京 E-LOC\n\n"
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.bio", "a.bmes", "a.txt", "a.tsv", "a.conll.gz"])
+def test_a_file_of_tokens_and_tags_is_read_by_its_sentences(name, tmp_path):
+    path = tmp_path / name
+    data = ("-DOCSTART- -X- O\n\n" + TAGGED * 20).encode()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+
+    assert list(read_records(path))[:3] == [
+        GoodRecord(3, {"tokens": ["张", "华", " ", "笑"], "ner_tags": ["B-PER", "E-PER", "O", "O"]}),
+        GoodRecord(8, {"tokens": ["北", "京"], "ner_tags": ["B-LOC", "E-LOC"]}),
+        GoodRecord(11, {"tokens": ["张", "华", " ", "笑"], "ner_tags": ["B-PER", "E-PER", "O", "O"]}),
+    ]
+    found = list(RowReader(path))
+    assert {type(row) for row in found} == {FoundRow}
+    assert found[0].row["text"] == "张华 笑"
+
+
+def test_a_text_with_a_word_like_a_tag_at_some_ends_of_lines_stays_a_text(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("vitamin B-12\nand so on\nblood of type O\n")
+
+    assert [list(record.fields) for record in read_records(path)] == [["text"]]
+
+
+def test_a_table_called_txt_is_told_its_name(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_text("text\tlabel\ngood\t1\n")
+
+    list(read_records(path))
+
+    assert "it looks like a table of cells separated by tabs, which is named .tsv" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The report's first screen: a card for each headline figure, and what the run was."""
 
+import re
 from dataclasses import dataclass, field
 
 from sft.evaluation.flow import Metrics
@@ -8,7 +9,10 @@ from sft.report.words import english_and_chinese
 
 ROOM = 0.92  # share of half a bar that the farthest end of an interval takes
 SPLITS_ZH = {"validation": "验证部分", "test": "测试部分"}
-METHODS = {"lora": "LoRA", "qlora": "QLoRA (4 bits)", "freeze": "freeze", "full": "full"}
+FACTS_ZH = {  # of method and hardware, as describe_training writes them
+    r",? last (\d+) layers": r"，最后 \1 层", r"^，": "", r" \(4 bits\)": "（4 比特）", "all weights": "全部权重",
+    ", classification head": "，分类头", r", (\d+) threads?": r"，\1 线程",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,14 @@ def list_facts(metrics: Metrics) -> list[tuple[str, object]]:
     if trained := run.get("training"):
         facts = [
             ("model", trained["model"]),
-            ("method", trained["method"]),
+            ("method", _fact(trained["method"])),
             ("training data", english_and_chinese(*_count(trained["data"], trained["rows"]))),
             ("length of training", _length(trained["epochs"], trained["steps"])),
             ("learning rate", f"{trained['learning_rate']:g}"),
             ("rows per step", f"{trained['rows_per_step']:,}"),
         ]
         if trained["hardware"]:
-            facts.append(("hardware", trained["hardware"]))
+            facts.append(("hardware", _fact(trained["hardware"])))
         if trained["duration_s"] is not None:
             minutes = f"{trained['duration_s'] / 60:,.1f}"
             facts.append(("training time", english_and_chinese(f"{minutes} minutes", f"{minutes} 分钟")))
@@ -124,6 +128,14 @@ def list_facts(metrics: Metrics) -> list[tuple[str, object]]:
     if stats["dropped_too_long"]:
         facts.append(("too long, left out", f"{stats['dropped_too_long']:,}"))
     return facts
+
+
+def _fact(english: str) -> object:
+    """`LoRA r 16, last 10 layers` in both languages: `LoRA r 16，最后 10 层`."""
+    chinese = english
+    for pattern, replacement in FACTS_ZH.items():
+        chinese = re.sub(pattern, replacement, chinese)
+    return english_and_chinese(english, chinese) if chinese != english else english
 
 
 def _count(data: str, rows: int) -> tuple[str, str]:

@@ -45,7 +45,7 @@ from sft.report.figures import (
     yardstick_sentence,
     yardstick_table,
 )
-from sft.report.words import NOTES, Language, both, english_and_chinese, translate
+from sft.report.words import NOTES, Language, both, both_sentences, english_and_chinese, translate
 
 KINDS = {"source": "by source", "task": "by task", "length": "by length in tokens", "language": "by language"}
 WAYS = {"classification head": "head", "label scoring": "label_scoring", "generated": "generation"}
@@ -92,7 +92,7 @@ def render_report(evaluation: Evaluation, language: Language = "en") -> str:
         examples=_list_examples(predictions, metrics["run"]["seed"]),
         provenance=_provenance(metrics),
         both=both,
-        either=english_and_chinese,
+        either=both_sentences,
         translate=translate,
         notes=NOTES,
         worse_cells=lambda content: worse_cells(content, side_names(metrics)),
@@ -232,7 +232,10 @@ def _list_slices(metrics: Metrics) -> Iterator[tuple[Markup, Table]]:
             yield both(title), content
     for kind, title in KINDS.items():
         if len((content := loss_table(metrics, f"by_{kind}"))[1]) > 1:
-            yield both("Loss by slice") + ", " + both(title), content
+            yield (
+                english_and_chinese(f"Loss by slice, {title}", f"{translate('Loss by slice')}，{translate(title)}"),
+                content,
+            )
 
 
 def _list_examples(predictions: Sequence[Prediction], seed: int) -> list[dict[str, object]]:

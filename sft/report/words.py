@@ -203,6 +203,11 @@ def english_and_chinese(english: object, chinese: object) -> Markup:
     )
 
 
+def both_sentences(english: str, chinese: str) -> Markup:
+    """Sentences that the terminal prints too, with the page's arrows: `0.333 -> 0.900` reads `0.333 → 0.900`."""
+    return english_and_chinese(english.replace(" -> ", " → "), chinese.replace(" -> ", " → "))
+
+
 def translate(english: str) -> str:
     """The Chinese label; `sentiment accuracy` -> `sentiment 准确率`, `ner, generated` -> `ner，自由生成`."""
     if english in ZH:

@@ -102,7 +102,7 @@ def test_a_line_says_which_prompt_is_assumed(foreign: Path, tmp_path: Path, caps
     assert "the chat template, 'Be kind.', a text as it stands" in capsys.readouterr().err
 
 
-def test_an_adapter_made_elsewhere_is_asked_evaluated_merged_and_trained_on(
+def test_an_adapter_made_elsewhere_can_answer_be_evaluated_merged_and_trained_on(
     foreign: Path, tiny_model_folder: Path, rows_file: Path, in_clone: Path, capsys
 ):
     adapter = shutil.copytree(foreign, in_clone / "lora")
@@ -129,7 +129,7 @@ def test_an_adapter_made_elsewhere_is_asked_evaluated_merged_and_trained_on(
     assert [(step["adapter"], step["data"]) for step in record["lineage"]] == [(str(adapter), None)]
 
 
-def test_training_begins_with_the_weights_of_the_adapter(foreign: Path, rows_file: Path, in_clone: Path):
+def test_training_starts_from_the_weights_of_the_adapter(foreign: Path, rows_file: Path, in_clone: Path):
     """One step at a rate of almost nothing leaves them where they were; a fresh adapter would begin elsewhere."""
     from safetensors.torch import load_file
 
@@ -184,7 +184,7 @@ def test_what_does_not_fit_the_adapter_is_refused(
         call("train.py", "--init_adapter", tiny_run, "--data", rows_file, "--max_steps", 1, *words)
 
 
-def test_whole_weights_are_no_adapter_to_go_on_from(full_run: Path, rows_file: Path, in_clone: Path):
+def test_whole_weights_cannot_be_continued_as_an_adapter(full_run: Path, rows_file: Path, in_clone: Path):
     with pytest.raises(ModelError, match="full weights, not an adapter; continue from them with --model"):
         call("train.py", "--init_adapter", full_run, "--data", rows_file)
 
@@ -193,7 +193,7 @@ def test_whole_weights_are_no_adapter_to_go_on_from(full_run: Path, rows_file: P
 
 
 @pytest.mark.parametrize("run", ["tiny_run", "full_run"])
-def test_weights_of_ours_alone_are_asked_as_they_were_trained(run: str, request, tmp_path: Path, capsys):
+def test_our_weights_without_a_run_answer_as_they_were_trained(run: str, request, tmp_path: Path, capsys):
     whole = open_as("--run", request.getfixturevalue(run))
     alone = shutil.copytree(whole.weights_dir, tmp_path / "weights")
     opened = open_as("--run", alone, *(["--base", whole.base["name"]] if run == "full_run" else []))

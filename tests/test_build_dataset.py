@@ -89,7 +89,7 @@ def test_the_mixture_has_no_text_on_two_sides_and_no_id_twice(chinese):
     assert len(ids) == len(set(ids))
 
 
-def test_every_entity_of_the_mixture_stands_where_it_says(chinese):
+def test_every_entity_of_the_mixture_is_at_its_offsets(chinese):
     dataset = open_dataset(chinese[1])
 
     found = [(row, entity) for row in dataset.train + dataset.test for entity in row.get("entities", [])]

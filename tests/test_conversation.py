@@ -42,7 +42,7 @@ def test_undo_forgets_the_last_exchange_and_clear_all_of_them():
     assert chat.num_asked == 3
 
 
-def test_a_question_asked_again_replaces_its_answer_or_gets_it_back():
+def test_a_retried_question_replaces_its_answer_or_restores_it():
     chat = Conversation()
     chat.ask("a")
     chat.keep_answer("first")
@@ -104,7 +104,7 @@ def test_a_prompt_that_fits_is_sent_whole(tiny_chat):
     assert (fitted.ids, fitted.num_cut) == (tiny_chat.encode_prompt(messages), 0)
 
 
-def test_the_oldest_exchanges_go_where_the_answer_needs_room(tiny_chat):
+def test_the_oldest_exchanges_are_dropped_when_the_answer_needs_room(tiny_chat):
     messages = talk_of("a" * 150, "b" * 150, "c" * 40, "d" * 40, "e")
     fitted = fit_prompt(tiny_chat, messages, Rules(max_length=512, answer_room=200))
     assert fitted.ids == tiny_chat.encode_prompt(messages[2:])
@@ -134,7 +134,7 @@ CALL = {"name": "get_weather", "arguments": {"city": "Rome"}}
 TOOLS = [{"type": "function", "function": {"name": "get_weather"}}]
 
 
-def test_what_functions_returned_stands_in_the_place_of_a_question():
+def test_what_functions_returned_takes_the_place_of_a_question():
     chat = Conversation("Be brief.", TOOLS)
     chat.ask("Rome and Oslo?")
     chat.keep_answer("", calls=[CALL, CALL])

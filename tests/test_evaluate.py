@@ -74,7 +74,7 @@ def test_a_condition_that_holds_ends_in_1_with_one_line_after_the_results_are_wr
 
 
 @pytest.mark.slow
-def test_a_misspelt_figure_is_told_before_anything_is_measured(tiny_run):
+def test_a_misspelt_figure_is_refused_before_anything_is_measured(tiny_run):
     result = run_script("--run", tiny_run, "--fail_if", "teacher_forcing.evalloss > 0.1")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
         (["--push", "a/b/c"], r"push .*'a/b/c'"),
     ],
 )
-def test_settings_that_ask_for_nothing_or_the_impossible_are_refused(flags, message):
+def test_empty_or_impossible_settings_are_refused(flags, message):
     with pytest.raises(ConfigError, match=message):
         load_settings(ExportSettings, flags)
 

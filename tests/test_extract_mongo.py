@@ -144,7 +144,7 @@ def test_a_failed_login_is_one_line(start_server, run_extract):
     ],
     ids=["right", "wrong", "empty", "Ctrl-D", "Ctrl-C"],
 )
-def test_the_password_is_asked_for_at_a_terminal_and_not_shown(keys, code, says, start_server):
+def test_the_password_is_prompted_for_at_a_terminal_and_not_shown(keys, code, says, start_server):
     port = start_server(make_documents(9), user="ada", password=PASSWORD)
     where = ("--port", str(port), "--database", "texts", "--collection", "rows")
     terminal = Terminal("extract_mongo.py", *LOGIN, *where, "--list-labels")
@@ -226,7 +226,7 @@ def test_a_server_that_dies_is_given_up_with_one_line_and_nothing_is_written(sta
 
 
 @pytest.mark.slow
-def test_a_server_that_stops_answering_is_told_from_a_slow_one(start_server, run_extract):
+def test_a_server_that_stops_answering_is_distinguished_from_a_slow_one(start_server, run_extract):
     slow = start_server(make_documents(30), batch=5, delay_s=0.3)
     silent = start_server(make_documents(30), batch=5, delay_s=2.5)
     wanted = ["--database", "texts", "-l", "正常:5", "--random", "--timeout_s", 1, "--max_retries", 0, "-o", "out.csv"]

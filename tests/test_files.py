@@ -104,7 +104,7 @@ def test_damage_is_found_and_named(damage, found, tmp_path):
     assert find_damage(folder) == found
 
 
-def test_too_little_room_is_told_in_bytes_before_anything_is_written(tmp_path):
+def test_too_little_room_is_reported_in_bytes_before_anything_is_written(tmp_path):
     write(tmp_path / "checkpoint-1")
     with pytest.raises(DiskFullError) as caught, staged(tmp_path / "checkpoint-2", num_bytes=10**18):
         pass
@@ -127,7 +127,7 @@ def test_the_words_of_torch_and_safetensors_for_a_full_disk_are_known():
     assert not is_full(OSError(errno.EACCES, "denied"))
 
 
-def test_a_folder_half_deleted_never_stands_under_its_name(tmp_path, monkeypatch):
+def test_a_half_deleted_folder_never_has_its_final_name(tmp_path, monkeypatch):
     folder = write(tmp_path / "checkpoint-1")
     monkeypatch.setattr("sft.files.shutil.rmtree", lambda *args, **kwargs: None)  # killed while deleting
     remove(folder)
@@ -194,7 +194,7 @@ def test_files_get_the_permissions_of_the_umask_whatever_wrote_them(tmp_path, um
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "folder").iterdir()} == {mode}
 
 
-def test_what_was_staged_takes_the_place_of_what_was_there(tmp_path):
+def test_the_staged_folder_replaces_the_old_one(tmp_path):
     target = tmp_path / "export"
     for content in ("old", "new"):
         with staging(target) as stage:
@@ -267,7 +267,7 @@ def test_one_at_a_time_and_the_next_one_after_it(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_who_comes_second_is_told_who_holds_it_since_when(holder, tmp_path):
+def test_a_second_process_learns_who_holds_the_lock_since_when(holder, tmp_path):
     with pytest.raises(BusyError) as caught, held(tmp_path / "new" / ".lock", *BUSY):
         pass
     who = f"process {holder.pid} on {re.escape(socket.gethostname())}"
@@ -285,7 +285,7 @@ def test_a_killed_holder_locks_nobody_out(holder, tmp_path):
 
 
 @pytest.mark.parametrize("host", ["ada", socket.gethostname()])
-def test_a_lock_that_another_machine_signed_and_does_not_hold_is_told(host, tmp_path, capsys):
+def test_a_lock_left_by_another_machine_is_reported(host, tmp_path, capsys):
     path = tmp_path / ".lock"
     path.write_text(json.dumps({"pid": 7, "host": host, "since": "2026-12-01 10:00:00"}))
     with held(path, *BUSY):
@@ -317,7 +317,7 @@ def test_who_is_willing_to_wait_gets_it_when_it_is_free_and_never_two_hold_it(tm
     assert (len(done), most) == (4, 1)
 
 
-def test_a_place_where_no_file_can_be_made_is_named(tmp_path):
+def test_a_folder_where_no_file_can_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / ".lock", tmp_path / "file" / "below" / ".lock", Path("/proc/nowhere/.lock")):
         line = r": cannot be written to \(.*\); free it, or name another place$"
@@ -325,7 +325,7 @@ def test_a_place_where_no_file_can_be_made_is_named(tmp_path):
             pass
 
 
-def test_a_file_system_without_locks_is_told_of_and_the_work_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_gives_a_warning_and_the_work_continues(tmp_path, monkeypatch, capsys):
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 

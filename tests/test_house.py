@@ -83,7 +83,7 @@ def test_no_model_is_loaded_without_saying_whether_its_own_code_may_run():
     assert find_silent_trust([module for module in MODULES if module.area != "tests"]) == []
 
 
-def test_every_room_has_its_place_in_the_order_and_every_place_its_room():
+def test_the_list_of_rooms_is_complete_and_names_no_other():
     parts = {m.path.with_suffix("").parts[1:] for m in MODULES if m.area == "sft" and m.path.name != "__init__.py"}
     of_prompts = {m.path.with_suffix("").parts[1] for m in MODULES if m.area == "prompts"} - {"__init__"}
     assert sorted(of_prompts ^ set(PROMPTS)) == []
@@ -255,7 +255,7 @@ def test_a_script_of_121_lines_and_a_module_of_501_are_too_long():
     ]
 
 
-def test_a_load_that_leaves_trust_open_is_found_in_whatever_expression_it_stands():
+def test_a_load_that_leaves_trust_open_is_found_in_any_expression():
     source = "(AutoX if head else AutoY).from_pretrained(f)\nAutoConfig.from_config(c, trust_remote_code=False)"
     assert find_silent_trust([module("sft/a.py", source), module("sft/b.py", "LoraConfig.from_pretrained(f)")]) == [
         "sft/a.py:1: (AutoX if head else AutoY).from_pretrained without trust_remote_code"

@@ -171,7 +171,7 @@ def test_a_file_that_another_command_writes_is_refused_before_a_model_is_loaded(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_told_before_a_model_is_loaded(infer, rows_file, tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(infer, rows_file, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotWritableError, match=r"/file: cannot be written to \(.*\); free it, or name another place$"):
         infer("--file", str(rows_file), "--output", str(tmp_path / "file" / "x"), model=Path("no/such/model"))

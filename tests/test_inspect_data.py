@@ -72,7 +72,7 @@ def test_rows_of_all_sources_are_shown_in_turn(inspect):
     assert [title.split()[1] for title in titles] == ["a-1", "b-1", "a-2", "b-2"]
 
 
-def test_a_row_can_be_asked_for_by_its_id(inspect):
+def test_a_row_can_be_shown_by_its_id(inspect):
     assert inspect("--row", "a-1")[0] == FIRST + "\n"
 
 

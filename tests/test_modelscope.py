@@ -66,7 +66,7 @@ def test_a_data_set_is_read_in_its_splits_and_with_the_flags_of_files(hub, tmp_p
     assert {row["instruction"] for row in (*part.train, *part.validation)} == {"Q8", "Q9"}
 
 
-def test_a_long_list_of_files_is_asked_page_by_page(hub, tmp_path, monkeypatch):
+def test_a_long_list_of_files_is_read_page_by_page(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(modelscope, "PAGE_SIZE", 3)
     add(hub, "datasets", "owner/many", tmp_path / "many", **{f"part-{n}.jsonl": [ROWS[n]] for n in range(10)})
 
@@ -104,7 +104,7 @@ def test_what_came_otherwise_than_listed_is_not_kept(hub, tmp_path):
     assert not list((tmp_path / "cache").rglob("a.jsonl"))
 
 
-def test_without_a_network_what_was_fetched_is_used_and_else_told(hub, tmp_path, monkeypatch, capsys):
+def test_without_a_network_what_was_fetched_is_used_and_anything_else_is_an_error(hub, tmp_path, monkeypatch, capsys):
     add(hub, "datasets", "owner/qa", tmp_path / "qa", **{"a.jsonl": ROWS})
     open_dataset("modelscope:owner/qa")
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")

@@ -202,7 +202,9 @@ def test_a_printed_line_of_the_five_systems_says_here_what_it_says_there(printed
     assert {name: getattr(settings, name) for name in expected} == expected
 
 
-def test_the_names_of_a_llama_factory_recipe_are_told_in_one_line_and_what_has_no_twin_with_the_reason(clone: Path):
+def test_the_names_of_a_llama_factory_recipe_are_listed_in_one_line_with_a_reason_for_those_without_a_counterpart(
+    clone: Path,
+):
     first, *_ = load_settings(settings_class_of("train.py"), ["--config", FREEZE]).describe()
     assert first == (
         f"{FREEZE}: model_name_or_path is model here; stage is not used: supervised fine-tuning is all there is; "

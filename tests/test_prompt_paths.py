@@ -115,7 +115,7 @@ def test_a_head_reads_the_same_in_training_and_inference(head_run):
     assert len(asked.ids) == trained.max_seq_length
 
 
-def test_inference_reads_more_than_the_run_where_it_is_asked_to(run, predictor):
+def test_inference_reads_more_than_the_run_on_request(run, predictor):
     row = {"task": "instruct", "instruction": "Why?", "input": LONG}
     longer = Predictor(run, max_seq_length=500)
     as_trained, more = predictor._ask(row), longer._ask(row)

@@ -217,7 +217,7 @@ def test_words_are_the_same_in_a_shell_line_and_in_a_list_of_arguments():
         ("make test", "make test-all", False),
     ],
 )
-def test_a_command_is_run_where_its_words_stand_together(command, text, runs):
+def test_a_command_counts_as_run_where_its_words_are_adjacent(command, text, runs):
     assert is_run_in(command, text) is runs
 
 

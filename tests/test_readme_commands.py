@@ -166,7 +166,7 @@ def test_a_dry_run_of_the_demo_reports_and_writes_nothing(newcomer, tiny_model_f
     assert sorted(newcomer.clone.rglob("run.json")) == before
 
 
-def test_a_copied_preset_gives_as_many_rows_as_its_page_tells_and_is_trained_on(newcomer, tiny_model_folder):
+def test_a_copied_preset_gives_as_many_rows_as_its_page_says_and_can_be_trained_on(newcomer, tiny_model_folder):
     subprocess.run(["cp", "recipes/data/demo.yaml", "my_mixture.yaml"], cwd=newcomer.clone, check=True)
     newcomer.types("python build_dataset.py --preset my_mixture.yaml --name mine --on_bad_row quarantine")
     dataset = open_dataset(newcomer.clone / "data" / "mine")

@@ -67,7 +67,7 @@ def wait_for_address(server: subprocess.Popen) -> str:
         pytest.param((signal.SIGINT, signal.SIGINT), id="Ctrl-C twice", marks=pytest.mark.slow),
     ],
 )
-def test_answers_that_do_not_end_in_time_are_told_so_and_nothing_is_claimed_to_be_finished(wishes):
+def test_answers_cut_off_by_a_shutdown_get_an_error_and_the_log_does_not_call_them_finished(wishes):
     patience = "0.1" if wishes[0] is signal.SIGTERM else "60"
     server = start("--model", "embedded", "--port", "0", "--name", "m", "--shutdown_timeout_s", patience)
     try:
@@ -109,7 +109,7 @@ def test_sigterm_while_the_model_loads_ends_it_in_a_line():
 
 
 @pytest.mark.slow
-def test_an_open_address_needs_a_key_and_a_taken_port_is_told_before_anything_is_loaded(tiny_run):
+def test_an_open_address_needs_a_key_and_a_taken_port_is_refused_before_anything_is_loaded(tiny_run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         busy = start("--run", str(tiny_run), "--port", port)

@@ -196,7 +196,7 @@ def asked_files(clone: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("answers", "options"), [("exit 0", "--extra-index-url {index} "), ("exit 1", "")])
-def test_only_torch_is_asked_from_pytorchs_index_and_only_where_that_answers(clone, answers, options):
+def test_only_torch_comes_from_pytorchs_index_and_only_if_that_index_answers(clone, answers, options):
     make_venv_by_hand(clone)
     put_program(clone, "uname", "echo Linux")
     put_program(clone, "noting-python", f'if [ "$1" = -c ]; then {answers}; fi; echo "$@" >> {clone}/asked')

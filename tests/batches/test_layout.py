@@ -29,7 +29,7 @@ def test_a_supervised_first_token_is_not_predicted_from_the_row_before_it():
     assert batch["logits_to_keep"].tolist() == [0, 1, 3]
 
 
-def test_a_beginning_in_common_stands_there_once_and_every_row_sees_it(monkeypatch):
+def test_a_shared_prefix_is_stored_once_and_every_row_sees_it(monkeypatch):
     monkeypatch.setattr(prefixes, "FEWEST_TOKENS", 3)
     rows = [Encoded([1, 2, 3, 4, 5], [0, 0, 0, 0, 1]), Encoded([1, 2, 3, 6, 7, 8, 9], [0, 0, 0, 0, 0, 0, 1])]
     batch = flatten_rows(rows, shares=True)

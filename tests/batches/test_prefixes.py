@@ -79,7 +79,7 @@ def test_rows_of_one_prompt_share_all_of_it_but_the_token_that_predicts_the_answ
     assert find_segments(rows) == [Segment(0, 0, 3, ()), Segment(0, 3, 5, (0,)), Segment(1, 3, 6, (0,))]
 
 
-def test_rows_that_begin_differently_or_agree_in_a_few_tokens_stay_whole():
+def test_rows_without_a_prefix_worth_sharing_stay_whole():
     rows = [answered(1, 2, 3, prompt=2), answered(1, 4, 5, prompt=2), answered(6, 7, 8, prompt=2)]
     assert find_segments(rows) == [Segment(row, 0, 3, ()) for row in range(3)]
 

@@ -123,7 +123,7 @@ def test_names_are_checked_against_the_declared_shape_before_there_are_figures()
         ('comparison.outcome != "x"', "is never 'x'; it is one of helped, hurt, mixed, loss_only, unclear, too_few"),
     ],
 )
-def test_what_metrics_json_cannot_hold_is_told_before_anything_is_measured(text, message):
+def test_a_name_that_metrics_json_cannot_contain_is_refused_before_anything_is_measured(text, message):
     from sft.evaluation import Metrics
 
     with pytest.raises(ConfigError) as caught:
@@ -148,7 +148,7 @@ def test_what_metrics_json_cannot_hold_is_told_before_anything_is_measured(text,
         ("--no-leak_check", "without_overlaps.ner.f1 < 0.9", "without_overlaps needs the leak check"),
     ],
 )
-def test_a_group_that_the_flags_leave_out_is_told_before_anything_is_measured(flags, text, message):
+def test_a_group_that_the_flags_leave_out_is_refused_before_anything_is_measured(flags, text, message):
     from sft.evaluation import Metrics
 
     condition = parse_condition(text)

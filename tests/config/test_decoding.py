@@ -27,7 +27,7 @@ def test_impossible_values_are_refused():
         load_settings(InferenceSettings, ["--top_p", "2"])
 
 
-def test_only_chat_draws_with_penalties_unless_it_is_asked_for():
+def test_chat_samples_and_the_other_scripts_are_greedy_by_default():
     defaults = [load_settings(settings, []).decoding for settings in (ChatSettings, InferenceSettings, ServeSettings)]
     assert defaults == ["chat", "precise", "precise"]
     asked = load_settings(InferenceSettings, ["--temperature", "0.7"])

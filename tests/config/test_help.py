@@ -87,7 +87,7 @@ def test_help_of_a_group_or_a_setting_shows_that_alone(help_of):
     assert help_of(train, "-h") == help_of(train, "--dry_run", "--help")
 
 
-def test_an_unknown_topic_of_help_is_told_the_nearest_or_all_there_are():
+def test_an_unknown_help_topic_gets_the_nearest_one_or_the_whole_list():
     train = settings_class_of("train.py")
     with pytest.raises(ConfigError, match="--help adapte: no such topic; did you mean 'adapter'"):
         load_settings(train, ["--help", "adapte"])

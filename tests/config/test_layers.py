@@ -38,7 +38,7 @@ def test_a_flag_wins_over_the_environment_that_over_the_recipe_and_that_over_the
     }
 
 
-def test_only_values_that_are_not_a_default_have_an_origin_and_are_told_as_one_would_write_them(recipe):
+def test_only_values_that_differ_from_the_default_have_an_origin_and_print_as_one_would_write_them(recipe):
     path = recipe("lora_r: 16\nlora_rank: 16\nsystem_prompt: |\n  a\n  b\n")
     flags = ["--config", path, "--target_modules", "q_proj, v_proj", "--learning_rate", "0.0002", "--dry_run"]
     assert load_settings(TrainSettings, flags).describe() == [
@@ -49,7 +49,7 @@ def test_only_values_that_are_not_a_default_have_an_origin_and_are_told_as_one_w
     assert load_settings(TrainSettings, ["--config", recipe("lora_r: 16")]).describe() == [f"flags: config={path}"]
 
 
-def test_paths_are_told_plainly():
+def test_paths_print_plainly():
     assert load_settings(BuildSettings, ["--data_dir", "my/data"]).describe() == ["flags: data_dir=my/data"]
     assert load_settings(EvaluateSettings, ["--metric", "a", "--metric", "b.py"]).describe() == ["flags: metric=a,b.py"]
 
@@ -61,7 +61,7 @@ def test_the_recipe_may_be_named_in_the_environment_and_a_flag_names_another(rec
     assert load_settings(TrainSettings, ["--config", str(tmp_path / "other.yaml")]).lora_r == 3
 
 
-def test_a_layer_of_saved_values_lies_between_default_and_recipe(recipe):
+def test_saved_values_come_between_default_and_recipe(recipe):
     saved = {"lora_r": 2, "lora_alpha": 2, "use_qlora": None, "target_modules": ["q_proj"]}
     settings = load_settings(TrainSettings, ["--config", recipe("lora_r: 3")], below=("x/run.json", saved))
     assert (settings.lora_r, settings.lora_alpha, settings.target_modules) == (3, 2, ("q_proj",))
@@ -114,7 +114,7 @@ def test_a_number_is_a_number_wherever_it_stands(text, recipe, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["lora_rank", "lora_r"])
-def test_an_alias_stands_for_its_field_in_every_layer(name, recipe, monkeypatch):
+def test_an_alias_works_in_every_layer(name, recipe, monkeypatch):
     assert load_settings(TrainSettings, [f"--{name}", "4"]).lora_r == 4
     assert load_settings(TrainSettings, ["--config", recipe(f"{name}: 4")]).lora_r == 4
     monkeypatch.setenv(f"SFT_{name.upper()}", "4")
@@ -162,7 +162,7 @@ def test_a_list_is_separated_by_commas_in_every_layer_and_a_recipe_may_write_yam
     assert load_settings(TrainSettings, ["--target_modules", "q_proj"]).target_modules == ("q_proj",)
 
 
-def test_text_is_taken_as_it_stands():
+def test_text_is_taken_literally():
     for text in ('{"a": 1}', "[1, 2]", "a, b", "true", "null", '"quoted"', "- x", "你好，世界"):
         assert load_settings(InferenceSettings, ["--text", text]).text == text
     assert load_settings(InferenceSettings, ["--text=--rouge"]).text == "--rouge"

@@ -45,11 +45,11 @@ def refusal(cls: type[Settings], *argv: str) -> str:
         ("hello", "hello: train.py takes flags only; see train.py --help"),
     ],
 )
-def test_a_mistyped_flag_is_told_the_nearest_name(words, message):
+def test_a_mistyped_flag_gets_the_nearest_name(words, message):
     assert refusal(TrainSettings, *words.split()) == message
 
 
-def test_a_mistyped_recipe_key_is_told_the_nearest_name_and_the_file(recipe):
+def test_a_mistyped_recipe_key_gets_the_nearest_name_and_the_file(recipe):
     path = recipe("learning_rte: 1e-4")
     expected = f"{path}: 'learning_rte' is no setting of train.py; did you mean 'learning_rate'?"
     assert refusal(TrainSettings, "--config", path) == expected
@@ -60,7 +60,7 @@ def test_a_mistyped_recipe_key_is_told_the_nearest_name_and_the_file(recipe):
 
 
 @pytest.mark.parametrize("name", ["SFT_LEARNING_RTE", "SFT_learning_rate"])
-def test_a_mistyped_variable_is_told_the_nearest_name(name, monkeypatch):
+def test_a_mistyped_variable_gets_the_nearest_name(name, monkeypatch):
     monkeypatch.setenv(name, "1")
     expected = f"environment variable {name}: no such setting; did you mean SFT_LEARNING_RATE?"
     assert refusal(TrainSettings) == expected
@@ -93,7 +93,7 @@ def test_an_empty_list_where_one_is_needed_is_refused():
     assert refusal(TrainSettings, "--target_modules", "").startswith("target_modules (flag): []")
 
 
-def test_all_ill_typed_values_are_told_at_once_each_with_its_own_origin(recipe, monkeypatch):
+def test_all_ill_typed_values_are_reported_at_once_each_with_its_origin(recipe, monkeypatch):
     monkeypatch.setenv("SFT_EVAL_RATIO", "1.5")
     path = recipe("seed: many")
     line = refusal(TrainSettings, "--config", path, "--lora_r", "x")
@@ -162,7 +162,7 @@ def test_two_names_of_one_setting_are_a_conflict_and_one_name_given_twice_is_not
 
 
 @pytest.mark.parametrize("flag", ["--model", "--data", "--output_dir", "--revision"])
-def test_an_empty_value_is_none_of_a_name(flag):
+def test_an_empty_value_is_not_a_name(flag):
     for value in ("", "  "):
         assert refusal(TrainSettings, flag, value) == f"{flag[2:]} (flag): is empty; give a value, or leave it out"
 
@@ -191,7 +191,7 @@ def test_a_recipe_may_merge_an_anchor(recipe):
     assert load_settings(TrainSettings, ["--config", recipe("<<: &small {lora_r: 4, seed: 1}\nseed: 2")]).seed == 2
 
 
-def test_a_recipe_that_is_not_there_is_told_what_is(recipe, tmp_path):
+def test_a_missing_recipe_gets_the_list_of_existing_ones(recipe, tmp_path):
     path = recipe("lora_r: 4")
     near = path.replace("recipe.yaml", "recpe.yaml")
     assert refusal(TrainSettings, "--config", near) == f"{near}: no such file; did you mean {path!r}?"
@@ -210,16 +210,16 @@ def test_a_recipe_that_is_not_there_is_told_what_is(recipe, tmp_path):
         (BuildSettings, ["my_mixture.yaml"], "write --preset my_mixture.yaml"),
     ],
 )
-def test_a_word_without_a_flag_is_told_the_flag_it_needs(cls, words, advice):
+def test_a_word_without_a_flag_gets_the_flag_it_needs(cls, words, advice):
     assert refusal(cls, *words).endswith(f"takes flags only; {advice}")
 
 
-def test_a_run_folder_without_a_flag_is_told_the_flag_it_needs(tmp_path):
+def test_a_run_folder_without_a_flag_gets_the_flag_it_needs(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     assert refusal(InferenceSettings, str(tmp_path)).endswith(f"; write --run {tmp_path}")
 
 
-def test_a_recipe_named_without_folder_and_ending_is_told_its_path(tmp_path, monkeypatch):
+def test_a_recipe_named_without_folder_and_ending_gets_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert refusal(TrainSettings, "--config", "demo") == "--config demo: no such file; did you mean recipes/demo.yaml?"
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,7 @@
 from sft.console import AnswerWriter
 
 
-def test_the_answer_goes_to_stdout_and_the_thought_before_it_to_stderr_marked(capsys):
+def test_the_answer_goes_to_stdout_and_its_thought_to_stderr_marked(capsys):
     writer = AnswerWriter()
     for piece, is_thought in [("\n2 +", True), (" 2\x1b\n", True), ("\n", False), ("\n4", False), ("\n!", False)]:
         writer.write(piece, is_thought=is_thought)

@@ -109,7 +109,7 @@ def test_a_result_that_cannot_be_printed_is_one_line_and_exit_code_2(unbuffered,
     assert (done.returncode, done.stderr) == (2, line)
 
 
-def test_closed_streams_end_a_command_before_it_begins():
+def test_closed_streams_end_a_command_before_it_starts():
     code = PRINT.replace("print('the result')", "open('made', 'w')")
     for closing, said in ((">&-", True), (">&- 2>&-", False)):
         command = f'"{sys.executable}" -c "$CODE" {closing}'
@@ -127,7 +127,7 @@ def test_a_python_without_docstrings_is_refused_before_anything_is_imported():
     assert done.stderr.startswith("error: Python's -OO (PYTHONOPTIMIZE=2) drops docstrings")
 
 
-def test_a_reader_that_goes_away_ends_the_command_quietly():
+def test_a_reader_that_closes_the_pipe_ends_the_command_quietly():
     code = "from sft.console import run_command\nrun_command(lambda: [print('x' * 100) for _ in range(10000)])"
     command = f'"{sys.executable}" -c "$CODE" | head -n 1; echo "${{PIPESTATUS[0]}}"'
     done = subprocess.run(

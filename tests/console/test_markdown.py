@@ -141,7 +141,7 @@ def test_no_line_is_wider_than_the_terminal_whatever_the_script():
     assert "".join(lines).replace("•", "").replace(" ", "") == text.replace("\n\n- ", "")
 
 
-def test_a_thought_stands_before_the_answer_dim_and_indented():
+def test_a_thought_precedes_the_answer_dim_and_indented():
     output = write(["4"], thought="\n2 + 2\n**is** 4\n")
     assert screen_of(output) == ["  2 + 2", "  **is** 4", "", "4"]
     assert "\x1b[2;3m2 + 2" in output
@@ -187,7 +187,7 @@ def test_blocks_joined_are_the_text(text):
     assert "".join(split_blocks(text)) == text
 
 
-def test_two_texts_stand_side_by_side_or_below_each_other_where_it_is_narrow(monkeypatch):
+def test_two_texts_are_side_by_side_or_below_each_other_on_a_narrow_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     stream = io.StringIO()
     show_columns(stream, [("base", "**中文** answer"), ("tuned", "one\n\ntwo")])
@@ -204,7 +204,7 @@ def test_two_texts_stand_side_by_side_or_below_each_other_where_it_is_narrow(mon
     assert stream.getvalue() == "base:\na\ntuned:\nb␛\n"
 
 
-def test_without_colours_there_are_none(monkeypatch):
+def test_without_colours_no_escape_codes_are_printed(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     (line,) = Renderer(io.StringIO(), 40).render("# Title")
     assert re.findall(r"\x1b\[[0-9;]*(3[0-7]|38)", line) == []

@@ -30,7 +30,7 @@ def test_narration_goes_to_stderr_and_cannot_steer_the_terminal(capsys):
     assert capsys.readouterr() == ("", "reading ␛[2Jfile\n")
 
 
-def test_what_is_told_is_wrapped_at_a_terminal_alone(capsys, monkeypatch):
+def test_narration_in_a_chat_is_wrapped_only_at_a_terminal(capsys, monkeypatch):
     tell("one two three")
     assert capsys.readouterr().err == "one two three\n"
     monkeypatch.setenv("COLUMNS", "9")
@@ -48,7 +48,7 @@ def test_without_a_terminal_progress_is_a_line_per_ten_percent_with_rate_and_tim
     assert lines[-1] == "score: 100% 40/40 rows, 2.0 rows/s, 0:00:00 left"
 
 
-def test_a_large_update_tells_one_line_with_the_note(capsys, clock):
+def test_a_large_update_prints_one_line_with_the_note(capsys, clock):
     with progress(total=100, unit="step") as bar:
         clock.now += 10
         bar.note("loss 1.342")
@@ -56,7 +56,7 @@ def test_a_large_update_tells_one_line_with_the_note(capsys, clock):
     assert capsys.readouterr().err == "50% 50/100 steps, 5.0 steps/s, 0:00:10 left, loss 1.342\n"
 
 
-def test_without_a_total_progress_tells_a_line_every_thirty_seconds(capsys, clock):
+def test_without_a_total_progress_prints_a_line_every_thirty_seconds(capsys, clock):
     for _ in progress(iter(range(7)), description="read"):
         clock.now += 10
     assert capsys.readouterr().err.splitlines() == [
@@ -78,7 +78,7 @@ def test_the_rate_of_a_resumed_bar_leaves_out_what_was_done_before(capsys, clock
         assert str(bar._bar).endswith("| 40/40 [00:20<00:00,  2.00 s/step]")
 
 
-def test_on_a_terminal_progress_is_a_bar_and_narration_stands_above_it(monkeypatch):
+def test_on_a_terminal_progress_is_a_bar_and_narration_appears_above_it(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with progress(total=4, description="score") as bar:
         bar.update(1)

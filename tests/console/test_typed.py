@@ -57,7 +57,7 @@ def test_an_empty_pipe_is_an_error_and_not_an_example(pipe_in):
         read_standard_input()
 
 
-def test_other_encodings_are_named_with_the_place(pipe_in):
+def test_other_encodings_are_named_with_the_position(pipe_in):
     pipe_in("ab你好".encode("gb18030"))
     with pytest.raises(DataError, match=r"^standard input: byte 3 is not UTF-8; convert it first, e.g. iconv"):
         read_standard_input()

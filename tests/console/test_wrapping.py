@@ -18,7 +18,7 @@ def test_words_break_at_blanks_and_chinese_behind_any_character():
     assert wrap("带有 代码，以及很长的一行", 10) == ["带有 代", "码，以及很", "长的一行"]
 
 
-def test_a_closing_sign_begins_no_line_and_an_opening_one_ends_none():
+def test_no_line_starts_with_a_closing_sign_or_ends_with_an_opening_one():
     assert wrap("中文中文。", 8) == ["中文中", "文。"]
     assert wrap("中文中（文）", 8) == ["中文中", "（文）"]
 
@@ -38,21 +38,21 @@ def test_what_follows_the_break_of_a_line_is_indented_and_the_next_line_is_not()
 
 
 @given(st.text(alphabet="ab中文，。（） x-\n", max_size=60), st.integers(8, 20), st.integers(0, 3))
-def test_no_folded_line_is_wider_than_asked_and_nothing_but_blanks_is_lost(text, width, indent):
+def test_no_folded_line_is_wider_than_requested_and_only_spaces_are_lost(text, width, indent):
     folded = fold(text, width, indent=indent)
     assert max(map(cell_len, folded.split("\n"))) <= width
     assert "".join(folded.split()) == "".join(text.split())
 
 
 @given(TEXT, st.integers(4, 20))
-def test_no_line_is_wider_than_asked_and_nothing_but_blanks_is_lost(text, width):
+def test_no_line_is_wider_than_requested_and_only_spaces_are_lost(text, width):
     lines = wrap(text, width)
     assert max(map(cell_len, lines)) <= width
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 @given(TEXT, st.integers(4, 20))
-def test_breaks_are_ascending_places_inside_the_line(text, width):
+def test_breaks_are_ascending_positions_inside_the_line(text, width):
     breaks = find_breaks(text, width)
     assert breaks == sorted(set(breaks))
     assert all(0 < place < len(text) for place in breaks)

@@ -49,7 +49,7 @@ def test_a_changed_file_is_refused(folder):
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"format": 9}', b'{"format": 1, "files": {"../x": {}}}'])
-def test_a_manifest_that_is_none_is_refused(folder, content):
+def test_an_invalid_manifest_is_refused(folder, content):
     (folder / "manifest.json").write_bytes(content)
 
     with pytest.raises(DataError, match="not a dataset's manifest"):
@@ -83,7 +83,7 @@ def test_missing_data_says_what_to_run_first(path, command, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("asked", ["reviews", "Reviews.csv", "review.csv", "reviews.jsonl", "other.csv,reviews"])
-def test_data_named_without_its_ending_or_mistyped_is_told_the_file_beside_it(asked, tmp_path, monkeypatch):
+def test_data_named_without_its_ending_or_mistyped_gets_the_file_beside_it(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("reviews.csv", "other.csv", "notes.txt"):
         Path(name).write_text("text,label\ngood,1\nbad,0\n", encoding="utf-8")
@@ -91,7 +91,7 @@ def test_data_named_without_its_ending_or_mistyped_is_told_the_file_beside_it(as
         open_dataset(asked)
 
 
-def test_a_file_to_answer_that_is_mistyped_is_told_the_nearest(tmp_path):
+def test_a_mistyped_file_to_answer_gets_the_nearest_name(tmp_path):
     (tmp_path / "reviews.csv").write_text("text\ngood\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no such file; did you mean '.*/reviews\.csv'\?$"):
         list(read_records(tmp_path / "reviews"))
@@ -167,7 +167,7 @@ def test_two_rows_leave_one_to_train_on_and_one_row_is_refused(write_rows):
         open_dataset(write_rows("one.jsonl", *instruct_rows(1)))
 
 
-def test_a_split_far_larger_than_asked_for_is_told(write_rows, capsys):
+def test_a_split_far_larger_than_requested_is_warned_of(write_rows, capsys):
     rows = [{"group": "a" if number < 9 else str(number), **row} for number, row in enumerate(instruct_rows(12))]
 
     for seed in range(20):

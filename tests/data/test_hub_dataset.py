@@ -193,7 +193,7 @@ def test_files_are_read_in_the_order_of_the_patterns_and_a_limit_ends_early(hub,
     assert [row.row["text"] for row in rows_of(source)] == ["b 0", "b 1", "b 2", "a1 0", "a1 1"]
 
 
-def test_a_row_that_lacks_something_is_a_bad_row_with_its_place(hub, tmp_path):
+def test_a_row_that_lacks_something_is_a_bad_row_with_its_file_and_line(hub, tmp_path):
     rows = [{"q": "a?", "a": "b"}, {"q": "c?", "a": ""}]
     hub.add("datasets", "owner/rows", jsonl(tmp_path / "d", rows))
 
@@ -266,7 +266,7 @@ def test_what_cannot_be_read_is_one_line_that_says_what_to_do(hub: HubServer, tm
     )
 
 
-def test_a_token_is_sent_to_the_hub_and_stands_in_no_message_and_no_file(hub, tmp_path, monkeypatch, capsys):
+def test_a_token_is_sent_to_the_hub_and_is_in_no_message_and_no_file(hub, tmp_path, monkeypatch, capsys):
     token = "hf_aVerySecretToken"
     monkeypatch.setenv("HF_TOKEN", token)
     hub.add("datasets", "owner/gated", make_slimorca(tmp_path / "d"), token=token, gated=True)

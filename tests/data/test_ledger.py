@@ -53,5 +53,5 @@ def test_the_ledger_takes_over_the_lines_of_a_source_and_adds_what_is_left_out_l
     ]
 
 
-def test_books_begin_empty():
+def test_a_new_ledger_is_empty():
     assert Tally() == Tally(0, 0, Counter(), Counter(), {})

@@ -148,7 +148,7 @@ def test_names_of_files_say_their_split():
         by_split([Path("train.jsonl"), Path("test.jsonl"), Path("more.jsonl")])
 
 
-def test_a_file_in_two_splits_is_refused_and_rows_in_two_are_told(capsys):
+def test_a_file_in_two_splits_is_refused_and_rows_in_two_are_reported(capsys):
     write("a.jsonl", "a", "b")
     write("b.jsonl", "b", "c")
 

@@ -149,7 +149,7 @@ def test_news_and_entities_build(lookalikes, workplace):
     assert news_manifest["sources"]["fudan"]["id"] == "swift/zh_cls_fudan-news"
 
 
-def test_moderation_takes_the_rows_asked_of_every_label(workplace):
+def test_moderation_takes_the_requested_rows_of_every_label(workplace):
     labels = ("正常", "歧视", "违法违规", "政治安全", "暴恐", "色情低俗")
     rows = [
         {"text_cn": f"{label}文本{words_of(n)}{label}", "extracted_label": label} for label in labels for n in range(34)

@@ -29,7 +29,7 @@ def test_parts_sum_to_the_total_and_differ_from_the_ideal_by_less_than_one(total
     assert all(abs(size - Fraction(total * part, sum(parts))) < 1 for size, part in zip(result, parts, strict=True))
 
 
-def test_equal_remainders_go_to_the_first():
+def test_ties_between_remainders_go_to_the_first():
     assert largest_remainder(10, [1, 1, 1]) == [4, 3, 3]
     assert largest_remainder(2000, [Fraction("0.5"), Fraction("0.25"), Fraction("0.25")]) == [1000, 500, 500]
     assert largest_remainder(7, [0, 0]) == [0, 0]

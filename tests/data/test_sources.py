@@ -215,7 +215,7 @@ def test_bounds_include_their_ends(filters, expected):
     assert (reason and reason.name) == expected
 
 
-def test_strata_tell_rows_apart_by_label_entities_or_language():
+def test_strata_are_by_label_entities_or_language():
     place = (0, 2, "北京", "LOC")
 
     assert StratumFinder(Strata(by="label", shares={"正面": 1})).find(sentiment_row("很好")) == "正面"
@@ -225,7 +225,7 @@ def test_strata_tell_rows_apart_by_label_entities_or_language():
     assert StratumFinder(Strata(by="language", shares={"zh": 1})).find(instruct_row("What is AI", "x")) == "en"
 
 
-def test_topics_are_told_by_their_terms_and_a_changed_list_of_terms_is_read_anew(write_rows, tmp_path, monkeypatch):
+def test_topics_are_recognised_by_their_terms_and_a_changed_list_is_read_again(write_rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = write_rows("own.jsonl", *({"instruction": f"{word}?", "output": "A"} for word in ("gan", "organ", "fpga")))
     bad = write_rows("bad.jsonl", "{")

@@ -18,13 +18,13 @@ from tests.tiny import make_tiny_model
 SOME = ("--num_samples", 6, *LIMITS)
 
 
-def test_the_model_tuned_from_is_the_default_and_nothing_can_be_asked_for(run):
+def test_the_base_is_compared_by_default_and_the_comparison_can_be_turned_off(run):
     assert find_baseline(run, settings_of()).kind == "base"
     assert find_baseline(run, settings_of("--no-baseline")) is None
     assert find_baseline(run, settings_of("--no_baseline")) is None
 
 
-def test_what_cannot_be_compared_with_is_told_before_anything_is_measured(run):
+def test_an_impossible_baseline_is_refused_before_anything_is_measured(run):
     with pytest.raises(ConfigError, match="is the run itself; name another run or a model"):
         find_baseline(run, settings_of("--baseline", run.path))
     with pytest.raises(ModelError, match="no such folder"):
@@ -85,7 +85,7 @@ def number_bytes_backwards(tokenizer_file: Path) -> None:
     tokenizer_file.write_text(json.dumps(content), encoding="utf-8")
 
 
-def test_across_tokenizers_bits_per_byte_stand_in_the_place_of_the_loss_per_token(run, mixed_file, tmp_path):
+def test_across_tokenizers_bits_per_byte_replace_the_loss_per_token(run, mixed_file, tmp_path):
     other = make_tiny_model(tmp_path / "other", seed=1, texts=["An adapter. 正面负面 hello 很好"] * 9)
     number_bytes_backwards(other / "tokenizer.json")  # the ids of one tokenizer are something else to the other
     found = evaluate_run(run, settings_of("--data", mixed_file, "--baseline", other, *LIMITS))

@@ -87,7 +87,7 @@ def test_answers_that_cannot_be_read_are_wrong_and_counted(rows, wrong, loaded):
     assert (figures["ner"]["f1"], figures["ner"]["unparseable_rate"], figures["ner"]["not_in_text_rate"]) == (0, 0.5, 1)
 
 
-def test_the_loss_is_weighted_by_tokens_and_told_by_source_and_task(rows, right, loaded):
+def test_the_loss_is_weighted_by_tokens_and_reported_by_source_and_task(rows, right, loaded):
     loss = summarise_model(rows, right, loaded.chat)["teacher_forcing"]
     tokens = {row.row["id"]: sum(piece.num_supervised for piece in row.encoded) for row in rows}
     assert loss["supervised_tokens"] == sum(tokens.values())
@@ -142,7 +142,7 @@ def _many(rows, chat, texts: dict[str, str], *, labels_right: bool, nll: float):
     return many, _measure(many, chat, given, labels_right=labels_right, nll=nll)
 
 
-def test_of_forty_rows_each_what_got_worse_is_told(rows, loaded):
+def test_with_forty_rows_each_what_got_worse_is_named(rows, loaded):
     some = [row for row in rows if row.task.name in ("sentiment", "ner")]
     many, right = _many(some, loaded.chat, RIGHT, labels_right=True, nll=2.0)
     _, wrong = _many(some, loaded.chat, WRONG, labels_right=False, nll=4.0)

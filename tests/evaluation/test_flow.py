@@ -92,7 +92,7 @@ def test_the_base_figures_are_those_of_the_untuned_model(evaluation, run, mixed_
     assert evaluation.metrics["teacher_forcing"]["eval_loss"] != pytest.approx(loss, abs=1e-3)
 
 
-def test_every_row_has_a_prediction_with_what_was_asked_and_what_both_models_said(evaluation):
+def test_every_row_has_a_prediction_with_its_question_and_both_answers(evaluation):
     assert [row["id"] for row in evaluation.predictions] == [*(row["id"] for row in ROWS), "c1"]
     sentiment, question = evaluation.predictions[0], evaluation.predictions[8]
     assert set(sentiment) == {
@@ -135,7 +135,7 @@ def test_the_folder_holds_metrics_predictions_and_reports_that_need_nothing_else
     assert Path(folder / "report.html").stat().st_size < 250_000
 
 
-def test_rows_of_the_training_data_are_marked_and_every_score_is_told_without_them(run, tmp_path):
+def test_rows_of_the_training_data_are_marked_and_every_score_is_also_reported_without_them(run, tmp_path):
     trained_on = open_dataset(str(run.data["path"])).train
     copied = [{**row, "id": f"copy-{number}"} for number, row in enumerate(trained_on[:2])]
     rows = write_jsonl(tmp_path / "rows.jsonl", [*copied, *ROWS[:4]])
@@ -194,7 +194,7 @@ class Stop(Exception):
     """In the place of a kill: nothing of ours catches it."""
 
 
-def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_file(run, mixed_file, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_evaluation_resumes_and_writes_the_same_file(run, mixed_file, tmp_path, monkeypatch, capsys):
     copy = replace(run, path=Path(shutil.copytree(run.path, tmp_path / "run")))
     settings = settings_of("--data", mixed_file, *LIMITS)
     write_evaluation(evaluate_run(copy, settings), tmp_path / "whole")

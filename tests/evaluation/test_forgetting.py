@@ -19,7 +19,7 @@ def test_the_sample_has_both_languages_and_chat():
     assert Counter(row["source"] for row in read_sample()) == {"Chinese text": 12, "English text": 12, "chat": 12}
 
 
-def test_both_sides_are_measured_on_the_whole_sample_and_told(tiny_run):
+def test_both_sides_are_measured_on_the_whole_sample_and_reported(tiny_run):
     settings = load_settings(
         EvaluateSettings, ["--run", str(tiny_run), "--max_new_tokens", "2", "--num_samples", "4", "--forgetting"]
     )

@@ -91,7 +91,7 @@ def test_calibration_area_and_confusion_are_those_of_every_label_task(evaluation
     assert 0.5 <= evaluation.metrics["calibration"]["by_task"]["sentiment"]["avg_confidence"] <= 1.0
 
 
-def test_yardsticks_stand_beside_the_model_in_every_report(evaluation):
+def test_yardsticks_are_beside_the_model_in_every_report(evaluation):
     metrics = evaluation.metrics
     found = metrics["yardsticks"]["by_task"]["sentiment"]
     assert set(found) == {"majority", "bag_of_words"}
@@ -218,7 +218,7 @@ def test_a_condition_may_name_the_heads_figures(evaluation):
         (("--generator", "vllm"), "--generator"),
     ],
 )
-def test_what_is_asked_of_written_answers_is_refused(run, flags, named, monkeypatch):
+def test_settings_for_written_answers_are_refused(run, flags, named, monkeypatch):
     monkeypatch.setattr("sft.evaluation.flow.check_generator", lambda *_: None)  # vllm is not installed here
     monkeypatch.setattr("sft.evaluation.flow.load_metric", lambda name: name)
     with pytest.raises(ConfigError, match=f"^{named}: a classification head writes no answers; leave it out$"):

@@ -48,7 +48,7 @@ def test_answers_of_other_settings_are_not_taken_over_and_a_line_says_so(tmp_pat
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
-def test_a_line_torn_by_a_crash_is_left_out_and_the_file_goes_on_sound(tmp_path, cut):
+def test_a_line_torn_by_a_crash_is_left_out_and_later_lines_are_intact(tmp_path, cut):
     fill(tmp_path)
     path = tmp_path / PARTIAL_FILE
     path.write_bytes(path.read_bytes()[:-cut])

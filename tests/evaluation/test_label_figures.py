@@ -54,7 +54,7 @@ def test_label_scoring_brings_areas_and_generation_none(sides):
     assert sides["base"]["classification"]["by_task"]["news"]["label_scoring"]["roc_auc"]["macro"] is None  # one row
 
 
-def test_calibration_is_told_by_task_with_the_rows_that_were_unsure(sides):
+def test_calibration_is_reported_by_task_with_the_rows_that_were_unsure(sides):
     found = sides["base"]["calibration"]["by_task"]["sentiment"]
     assert (found["num_rows"], found["accuracy"]) == (3, pytest.approx(2 / 3))
     assert [row["id"] for row in found["low_confidence"]["rows"]] == ["s2"]

@@ -53,7 +53,7 @@ def test_labels_are_scored_with_their_end_token(loaded, rows):
         assert scores == pytest.approx(expected, abs=1e-4)
 
 
-def test_answers_are_greedy_and_stand_in_the_order_of_the_rows(loaded, rows):
+def test_answers_are_greedy_and_in_the_order_of_the_rows(loaded, rows):
     some = [rows[0], rows[6], rows[1], rows[9]]
     answers = answer_rows(loaded, some, {row.task.name: 6 for row in some}, "tuned")
     for row, text, finished in zip(some, answers.texts, answers.finished, strict=True):

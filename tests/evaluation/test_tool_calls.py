@@ -62,7 +62,7 @@ def test_a_row_that_calls_nothing_is_right_where_the_answer_calls_nothing_and_tr
     }  # fmt: skip
 
 
-def test_the_figures_are_over_the_rows_that_can_tell_them():
+def test_figures_cover_only_the_rows_that_can_show_them():
     outcomes = [
         score([call(a=1, b=2)], [call(a=1, b=3)]),
         score([call(a=1)], "No."),

@@ -102,7 +102,7 @@ def test_the_figures_do_not_depend_on_the_number_of_threads():
     assert found[0] == found[1]
 
 
-def test_a_model_that_is_worse_than_the_bag_of_words_is_told_so():
+def test_a_model_worse_than_the_bag_of_words_is_reported_as_worse():
     training, rows = make_reviews(400, 1), as_asked(make_reviews(300, 2))
     found = apply_yardsticks(rows, training)
     always = answers_of(rows, ["正面"] * len(rows))
@@ -118,7 +118,7 @@ def test_a_model_that_is_worse_than_the_bag_of_words_is_told_so():
     assert group["verdict_zh"].startswith(f"微调后的模型不如词袋模型，低 {difference:.1f} 个百分点")
 
 
-def test_a_model_that_is_better_is_told_by_how_much_and_one_that_is_neither_is_not_called_better():
+def test_a_better_model_is_reported_with_its_margin_and_an_unclear_one_is_not_called_better():
     training, rows = make_reviews(400, 1), as_asked(make_reviews(300, 2))
     found = apply_yardsticks(rows, training)
     right = summarise_yardsticks(found, rows, answers_of(rows, [row.reference for row in rows]), seed=0, name="mine")
@@ -169,7 +169,7 @@ def test_training_rows_of_one_class_leave_a_majority_and_no_bag():
     assert found.left_out == {"sentiment, bag of words": "all training rows are 正面"}
 
 
-def test_more_training_rows_than_can_be_fitted_in_seconds_are_fitted_where_it_is_asked_for(monkeypatch, capsys):
+def test_more_training_rows_than_fit_in_seconds_are_fitted_on_request(monkeypatch, capsys):
     training, asked = make_reviews(60, 1), as_asked(make_reviews(40, 2))
     for name, limit in (("MAX_ROWS", 59), ("MAX_CHARACTERS", 719)):
         with monkeypatch.context() as patched:

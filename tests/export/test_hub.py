@@ -107,7 +107,7 @@ def test_a_hub_that_does_not_answer_is_one_line(hub, push):
         send(push, private=True)
 
 
-def test_a_dry_run_lists_what_would_be_sent_and_asks_the_hub_for_nothing(hub, strong_run, capsys):
+def test_a_dry_run_lists_what_would_be_sent_and_contacts_no_hub(hub, strong_run, capsys):
     flags = ["--run", str(strong_run), "--push", "ada/reviews", "--dry_run"]
     runpy.run_path(str(ROOT / "export.py"))["main"](flags)
     assert capsys.readouterr().out == "ada/reviews would get the files listed above.\n"

@@ -16,7 +16,7 @@ def render(template: str, messages: list[dict[str, str]], **values: object) -> s
 
 
 @given(system=PLAIN, question=PLAIN)
-def test_any_system_prompt_stands_before_the_question_character_for_character(system, question):
+def test_any_system_prompt_precedes_the_question_character_for_character(system, question):
     user = {"role": "user", "content": question}
     template = build_template(CHATML, system, "auto", has_think_block=False)
     assert render(template, [user]) == render(CHATML, [{"role": "system", "content": system}, user])
@@ -33,14 +33,14 @@ def test_without_a_system_prompt_the_template_stays_as_it_is():
 
 
 @pytest.mark.parametrize(("think", "block"), [("auto", True), ("off", True), ("keep", False)])
-def test_a_model_that_was_asked_with_an_empty_think_block_still_is(think, block):
+def test_a_model_trained_with_an_empty_think_block_still_gets_one(think, block):
     template = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
     built = build_template(template, None, think, has_think_block=True)
     assert (render(built, [{"role": "user", "content": ""}]) == "<think></think>") is block
 
 
 @pytest.mark.parametrize(("think", "is_true"), [("auto", False), ("off", False), ("keep", True)])
-def test_a_template_that_thinks_only_when_told_is_told_by_the_policy(think, is_true):
+def test_a_template_that_thinks_only_on_request_follows_the_policy(think, is_true):
     template = (
         "{% if enable_thinking is defined and enable_thinking is true %}<think>{% else %}<think></think>{% endif %}"
     )

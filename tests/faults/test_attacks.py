@@ -19,7 +19,7 @@ def _mark(index: int, attack: Attack) -> object:
 
 
 @pytest.mark.parametrize("attack", [_mark(index, attack) for index, attack in enumerate(ATTACKS)])
-def test_it_ends_in_one_line_or_is_used_as_it_stands(
+def test_it_ends_in_one_line_or_is_used_unchanged(
     attack: Attack, sources: dict[str, Path], runner: Runner, tmp_path: Path, record_property
 ):
     record_property("kind", attack.kind)

@@ -315,7 +315,7 @@ TYPED = st.lists(
     ).map(lambda pair: f"/{pair[0]}{pair[1]}"), max_size=8)  # fmt: skip
 
 
-def test_whatever_is_typed_into_a_chat_it_goes_on_to_its_end(fuzz, tiny_model_folder, tmp_path, monkeypatch):
+def test_whatever_is_typed_into_a_chat_it_continues(fuzz, tiny_model_folder, tmp_path, monkeypatch):
     from sft.models.loading import load_base
 
     monkeypatch.chdir(tmp_path)

@@ -62,7 +62,7 @@ def vllm(monkeypatch) -> list[dict]:
     return calls
 
 
-def test_vllm_is_asked_for_greedy_answers_to_the_same_ids_with_the_same_ends(tiny, vllm, tmp_path, monkeypatch):
+def test_vllm_gets_the_same_ids_and_end_tokens_and_answers_greedily(tiny, vllm, tmp_path, monkeypatch):
     monkeypatch.setattr(backends_module, "VLLM_CHUNK", 2)
     check_generator("vllm", "precise")
     prompts, seen = prompts_of(tiny, ["a", "bb", "ccc", "dddd"]), []

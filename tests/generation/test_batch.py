@@ -55,7 +55,7 @@ def test_an_answer_ends_at_any_end_token_and_says_whether_it_ended(tiny, say_wit
     ]
 
 
-def test_an_end_token_in_the_last_place_still_ends_the_answer(tiny, say_with):
+def test_an_end_token_in_the_last_position_still_ends_the_answer(tiny, say_with):
     hello, im_end = tiny.chat.encode_text("hello"), tiny.tokenizer.convert_tokens_to_ids("<|im_end|>")
     say_with([[*hello, im_end]])
     decoding = DECODING["precise"].model_copy(update={"max_new_tokens": len(hello) + 1})

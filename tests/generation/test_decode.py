@@ -44,7 +44,7 @@ def test_rows_that_are_through_leave_the_batch_and_every_answer_is_that_of_gener
     assert rows[-1] < 10 < rows[0]
 
 
-def test_progress_tells_of_answers_in_the_making(brief, capsys):
+def test_progress_shows_answers_that_are_being_written(brief, capsys):
     generate_batch(brief, prompts_of(brief, 10), LONG["chat"], progress="tuned: answers")
     lines = capsys.readouterr().err.splitlines()
     shares = [int(line.split("%")[0].rsplit(" ", 1)[1]) for line in lines]
@@ -71,7 +71,7 @@ def test_rows_that_join_and_leave_between_two_tokens_write_what_each_writes_alon
     assert any(after < before / 2 for before, after in pairwise(widths) if after)  # padding goes
 
 
-def test_a_cancelled_row_is_told_its_end_and_the_others_go_on(brief):
+def test_a_cancelled_row_ends_and_the_others_continue(brief):
     first, second = prompts_of(brief, 2)
     told, is_cancelled = [], [False]
     batch = RunningBatch(brief)

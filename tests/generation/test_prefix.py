@@ -12,7 +12,7 @@ PROMPTS = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=8), min_size
 
 
 @given(PROMPTS)
-def test_the_shared_part_is_the_longest_common_beginning_and_leaves_a_token_of_each(prompts):
+def test_the_shared_part_is_the_longest_common_prefix_and_leaves_a_token_of_each(prompts):
     length = shared_length(prompts)
     assert all(prompt[:length] == prompts[0][:length] and len(prompt) > length for prompt in prompts)
     longer = length + 1
@@ -20,7 +20,7 @@ def test_the_shared_part_is_the_longest_common_beginning_and_leaves_a_token_of_e
 
 
 @given(PROMPTS)
-def test_padding_stands_behind_the_shared_part_and_the_mask_leaves_every_prompt_as_it_was(prompts):
+def test_padding_follows_the_shared_part_and_the_mask_leaves_every_prompt_unchanged(prompts):
     ids, mask = pad_behind(prompts, shared_length(prompts), 0)
     assert [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)] == prompts
     assert ids.shape == mask.shape == (len(prompts), max(map(len, prompts)))

@@ -41,7 +41,7 @@ def test_an_answer_that_is_cut_off_is_not_finished(tiny, say_with):
     assert ("".join(answer), len(answer.token_ids), answer.finished) == ("xxx", 3, False)
 
 
-def test_nothing_happens_before_the_first_piece_is_asked_for(tiny, say_with):
+def test_nothing_happens_before_the_first_piece_is_read(tiny, say_with):
     head = say_with([tiny.chat.encode_text("x")])
     stream(tiny, prompt_of(tiny), LONG)
     assert (head.num_calls, generating_threads()) == (0, 0)
@@ -92,7 +92,7 @@ def test_an_error_of_the_model_is_raised_where_the_text_is_read(tiny, say_with):
     assert generating_threads() == 0
 
 
-def test_what_stands_in_a_think_block_is_said_to_be_a_thought(tiny, say_with):
+def test_the_content_of_a_think_block_is_reported_as_a_thought(tiny, say_with):
     encoder, ids = tiny.chat.encoder, tiny.chat.encode_text("<hm>4")
     encoder.control_tokens |= {"<think>": ids[0], "</think>": ids[3]}
     encoder.control_ids |= {ids[0], ids[3]}
@@ -102,7 +102,7 @@ def test_what_stands_in_a_think_block_is_said_to_be_a_thought(tiny, say_with):
     assert pieces.message == {"role": "assistant", "content": "4", "reasoning_content": "hm"}
 
 
-def test_a_stream_can_be_told_to_stop_and_ends_as_any_other(tiny, say_with):
+def test_a_stream_can_be_stopped_and_ends_like_any_other(tiny, say_with):
     head = say_with([tiny.chat.encode_text("x")])
     write = head.forward
     head.forward = lambda hidden: (time.sleep(0.02), write(hidden))[1]
@@ -113,7 +113,7 @@ def test_a_stream_can_be_told_to_stop_and_ends_as_any_other(tiny, say_with):
     assert (len(pieces.token_ids) < 50, pieces.finished) == (True, False)
 
 
-def test_one_who_waits_for_the_model_can_be_told_to_stop_and_never_asks_it(tiny, say_with):
+def test_a_cancelled_request_that_waits_for_the_model_never_reaches_it(tiny, say_with):
     head, lock = say_with([tiny.chat.encode_text("x")]), threading.Lock()
     pieces, found = stream(tiny, prompt_of(tiny), LONG, lock=lock), []
     with lock:

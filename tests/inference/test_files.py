@@ -88,7 +88,7 @@ def test_bad_rows_end_the_command_or_get_a_line_that_says_why(predictor, tmp_pat
     assert (summary.rows, summary.problems) == (5, 3)
 
 
-def test_a_row_that_does_not_fit_the_model_has_a_problem_in_its_place(predictor, tmp_path):
+def test_a_row_that_does_not_fit_the_model_has_an_error_in_its_position(predictor, tmp_path):
     source = tmp_path / "in.jsonl"
     rows = [{"text": "好"}, {"task": "ner", "text": "x" * 900}, {"text": "差"}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -18,7 +18,7 @@ def test_scores_become_probabilities_among_the_labels_and_the_mass_of_all():
     assert found.show() == "正面"
 
 
-def test_labels_so_unlikely_that_their_probability_is_zero_are_still_told_apart():
+def test_labels_whose_probability_rounds_to_zero_are_still_ranked():
     found = read_scores(SENTIMENT, ROW, [-2000.0, -2001.0], num_tokens=[1, 1], num_cut=0)
     assert found.confidence == pytest.approx(1 / (1 + math.exp(-1)))
     assert found.label_mass == 0.0
@@ -35,7 +35,7 @@ def test_scores_that_are_no_numbers_are_an_error_and_no_answer(scores):
         read_scores(SENTIMENT, ROW, scores, num_tokens=[1, 1], num_cut=0)
 
 
-def test_entities_have_their_places_in_the_text_where_it_holds_them():
+def test_entities_have_offsets_if_the_text_contains_them():
     row = {"task": "ner", "text": "北京人爱北京"}
     answer = "".join(f'{{"entity_text": "{name}", "entity_label": "GPE"}}' for name in ("北京", "北京", "上海"))
     found = read_text(NER, row, {"role": "assistant", "content": answer}, finished=True, num_tokens=9, num_cut=0)

@@ -91,7 +91,7 @@ def test_texts_are_put_into_the_task_of_the_run_unless_another_is_named(tiny_run
     assert Predictor(tiny_run, task="sentiment").predict("好").task == "sentiment"
 
 
-def test_questions_that_cannot_be_asked_are_refused(predictor):
+def test_unanswerable_questions_are_refused(predictor):
     with pytest.raises(PromptError, match=r"^there is no task 'nothing'"):
         predictor.predict({"task": "nothing", "text": "x"})
     with pytest.raises(PromptError, match="'text' is empty"):

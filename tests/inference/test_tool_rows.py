@@ -31,7 +31,7 @@ RESULT = {"role": "tool", "content": "18"}
          [HI, CALLING, RESULT]),
     ],
 )  # fmt: skip
-def test_a_row_of_a_file_is_asked_up_to_its_last_question_or_result(turns, asked):
+def test_the_prompt_of_a_row_ends_at_its_last_question_or_result(turns, asked):
     row = row_of_record({"messages": turns, "tools": json.dumps([FUNCTION])}, get_task("chat"))
 
     assert (row["messages"], row["tools"]) == (asked, [TOOL])

@@ -84,7 +84,7 @@ TREE = [[1] * 20 + [2] * 15 + [3, 4, 5], [1] * 20 + [2] * 15 + [6, 7], [1] * 20 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("rows", [TREE, TREE[:2], [TREE[0]] * 3], ids=["tree", "one beginning", "equal rows"])
-def test_rows_with_beginnings_in_common_are_attended_to_as_if_each_were_alone(rows, dtype, tolerance):
+def test_rows_with_a_shared_prefix_are_attended_to_as_if_each_were_alone(rows, dtype, tolerance):
     for ours, wanted in zip(*in_common(rows, dtype), strict=True):
         torch.testing.assert_close(ours.double(), wanted, atol=tolerance, rtol=tolerance)
 
@@ -92,7 +92,7 @@ def test_rows_with_beginnings_in_common_are_attended_to_as_if_each_were_alone(ro
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch's kernel for rows of any length")
 @pytest.mark.parametrize("rows", [TREE, TREE[:2], [TREE[0]] * 3], ids=["tree", "one beginning", "equal rows"])
-def test_rows_with_beginnings_in_common_are_attended_to_as_if_each_were_alone_on_a_gpu(rows):
+def test_rows_with_a_shared_prefix_are_attended_to_as_if_each_were_alone_on_a_gpu(rows):
     for ours, wanted in zip(*in_common(rows, torch.bfloat16, "cuda"), strict=True):
         torch.testing.assert_close(ours.cpu().double(), wanted, atol=2e-2, rtol=2e-2)
 

@@ -224,7 +224,7 @@ def test_what_fp8_is_not_made_for_is_named(flags, named):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
-def test_a_machine_without_fp8_units_is_told_before_the_model_is_loaded(tiny_model_folder, capsys):
+def test_a_machine_without_fp8_units_is_refused_before_the_model_is_loaded(tiny_model_folder, capsys):
     flags = ["--model", str(tiny_model_folder), "--method", "lora", "--base_dtype", "fp8"]
     with pytest.raises(ConfigError, match="needs an NVIDIA GPU with FP8 units"):
         load_for_training(load_settings(TrainSettings, flags), "transformers")

@@ -154,7 +154,7 @@ def test_threads_that_use_one_model_get_each_its_own_outputs():
     assert not model.base_model.model.q_proj.siblings._waiting
 
 
-def test_what_is_cast_at_once_counts_for_the_adapter_of_the_moment_and_is_gone_afterwards():
+def test_adapters_cast_together_count_for_the_current_adapter_and_are_gone_afterwards():
     model = build_attention(fused=True, dtype=torch.bfloat16)
     q_proj, x = model.base_model.model.q_proj, torch.randn(3, 6, dtype=torch.bfloat16)
     plain = Attention().to(torch.bfloat16)

@@ -66,6 +66,6 @@ def test_flat_batches_name_the_row_of_each_token_where_layers_carry_a_state():
     assert "key_places" not in batch
 
 
-def test_the_kernel_is_asked_for_on_a_gpu_alone(monkeypatch):
+def test_the_kernel_is_requested_only_on_a_gpu(monkeypatch):
     monkeypatch.setattr(capabilities, "find_spec", lambda name: object())
     assert not capabilities.read_layers(build("qwen3_5")).flat

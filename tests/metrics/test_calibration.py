@@ -162,7 +162,7 @@ def test_the_floor_is_what_calibrated_models_show_and_their_p_values_are_spread_
     assert kstest(p_values, "uniform").pvalue > 0.01
 
 
-def test_a_model_that_is_too_sure_is_told_from_a_calibrated_one():
+def test_an_overconfident_model_is_distinguished_from_a_calibrated_one():
     rng = np.random.default_rng(12)
     honest, boastful = [], []
     for number in range(600):

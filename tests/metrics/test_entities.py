@@ -22,7 +22,7 @@ def test_a_mention_inside_a_longer_name_is_not_mistaken_for_it():
     assert place_mentions(text, [("北京", "GPE"), ("北京大学", "ORG")], gold) == [gold[1], gold[0]]
 
 
-def test_a_mention_takes_the_gold_place_of_its_own_type_though_another_stands_before_it():
+def test_a_mention_takes_the_gold_occurrence_of_its_own_type_even_after_another_type():
     text, gold = "北京队在北京赢了", [Span(0, 2, "ORG"), Span(4, 6, "GPE")]
     placed = place_mentions(text, [("北京", "GPE"), ("北京", "ORG")], gold)
     assert placed == [Span(4, 6, "GPE"), Span(0, 2, "ORG")]
@@ -87,7 +87,7 @@ def test_a_row_is_judged_by_its_own_f1_and_an_unreadable_answer_is_the_worst():
     }
 
 
-def test_repeated_mentions_take_one_place_each_and_those_beyond_the_text_have_none():
+def test_repeated_mentions_take_one_occurrence_each_and_surplus_ones_have_none():
     text, gold = "小王和小王", [Span(0, 2, "PER"), Span(3, 5, "PER")]
     placed = place_mentions(text, [("小王", "PER")] * 3, gold)
     assert placed == [*gold, Span(-1, -1, "PER")]
@@ -95,7 +95,7 @@ def test_repeated_mentions_take_one_place_each_and_those_beyond_the_text_have_no
     assert (counts.totals, counts.nowhere) == ((2, 3, 2), 1)
 
 
-def test_a_mention_of_another_type_stands_on_the_gold_place_but_is_not_found():
+def test_a_mention_of_another_type_on_the_gold_span_is_not_found():
     placed = place_mentions("去北京", [("北京", "ORG")], [Span(1, 3, "GPE")])
     assert placed == [Span(1, 3, "ORG")]
     assert count_entities([Span(1, 3, "GPE")], placed).totals == (0, 1, 1)
@@ -237,7 +237,7 @@ def test_partial_figures_equal_nervaluate_on_250_generated_corpora():
     assert num_partial > 500  # the cases do hold what is tested
 
 
-def test_answers_without_offsets_score_as_nervaluate_scores_their_places_on_250_generated_rows():
+def test_answers_without_offsets_score_as_nervaluate_scores_their_spans_on_250_generated_rows():
     rng = random.Random(6)
     for _ in range(250):
         text = "".join(rng.choices("甲乙丙", k=rng.randrange(1, 15)))

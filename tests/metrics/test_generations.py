@@ -72,7 +72,7 @@ def test_empty_references_give_no_length_ratio():
     assert summarise_generations(["x"], [True], [1], [0])["len_ratio_pred_over_ref"] == 0.0
 
 
-def test_no_answers_are_refused():
+def test_measuring_no_answers_is_refused():
     with pytest.raises(ValueError, match="no generated answers"):
         summarise_generations([], [], [], [])
 

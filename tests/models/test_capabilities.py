@@ -18,7 +18,7 @@ from sft.models.capabilities import read_layers
         ("deepseek_v4", "are not known here"),
     ],
 )
-def test_what_stands_against_flat_rows_is_named(family, why):
+def test_what_prevents_flat_rows_is_named(family, why):
     found = read_layers(build(family))
     assert (found.flat, found.shares, found.records) == (False, False, False)
     assert why in found.why

@@ -52,5 +52,5 @@ def test_every_family_of_transformers_is_computed_as_stock_computes_it(family):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(NAMED))
-def test_families_that_users_are_told_of_can_be_built(family):
+def test_families_that_users_are_offered_can_be_built(family):
     assert measure(family, make_random_tokenizer()).is_built

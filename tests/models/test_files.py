@@ -141,7 +141,7 @@ def test_a_header_whose_length_begins_like_a_pickle_is_no_pickle(tmp_path: Path)
 
 @given(content=st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
-def test_whatever_stands_in_a_file_is_read_or_one_line(content: bytes, tmp_path_factory):
+def test_any_content_of_a_file_is_read_or_is_one_line(content: bytes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("any")
     (folder / "model.safetensors").write_bytes(content)
     (folder / "config.json").write_bytes(content)

@@ -182,7 +182,7 @@ def test_an_adapter_with_its_head_comes_back_with_identical_logits(
     assert torch.equal(probe(loaded), kept["before"])
 
 
-def test_the_labels_stand_in_config_and_run_in_their_order(head_run):
+def test_config_and_run_have_the_labels_in_their_order(head_run):
     run = open_run(head_run)
     config = json.loads((run.weights_dir / "config.json").read_text(encoding="utf-8"))
     names = {"id2label": {"0": "负面", "1": "正面"}, "label2id": {"负面": 0, "正面": 1}}
@@ -283,7 +283,7 @@ def test_weights_with_a_head_are_no_language_model(tied_model_folder, tmp_path):
         load_base(str(folder))
 
 
-def test_a_head_may_begin_with_xaviers_weights(tied_model_folder):
+def test_a_head_can_start_from_xavier_weights(tied_model_folder):
     flags = ["--model", str(tied_model_folder), "--method", "lora", "--head", "classification", "--dtype", "fp32"]
     settings = load_settings(TrainSettings, [*flags, "--head_init", "xavier"])
     weight = head_weight(load_for_training(settings, "transformers", Head(("负面", "正面"))).model)

@@ -171,7 +171,7 @@ def test_the_adapter_of_another_run_is_refused(tiny_run: Path, tmp_path: Path):
         load_run(open_run(copy))
 
 
-def test_any_byte_of_an_adapter_that_changed_is_told(tmp_path: Path, tiny_run: Path):
+def test_any_changed_byte_of_an_adapter_is_reported(tmp_path: Path, tiny_run: Path):
     """The hash that people compare looks at three samples of a tensor; in between nothing may change either."""
     wide = make_tiny_model(tmp_path / "wide", hidden_size=1024)
     flags = settings_for(wide, "--method", "lora", "--target_modules", "q_proj", "--lora_r", "64")
@@ -254,7 +254,7 @@ def test_what_answers_on_a_cpu_computes_in_fp32_where_it_fits(monkeypatch):
     assert precision_for_answers("auto", 7_000_000_000) == Precision("cpu", torch.bfloat16, reason)
 
 
-def test_a_type_that_is_asked_for_is_taken(tiny_model_folder: Path):
+def test_a_requested_dtype_is_used(tiny_model_folder: Path):
     assert load_base(str(tiny_model_folder), dtype="bf16").causal_lm.dtype is torch.bfloat16
     assert load_base(str(tiny_model_folder)).causal_lm.dtype is torch.float32
 

@@ -129,7 +129,7 @@ def test_the_report_of_an_adapter_names_what_it_sits_on(three_layers: Path):
     assert describe_trainable(model).endswith(": LoRA on attention (q_proj, v_proj) in layers 0-2")
 
 
-def test_weights_in_four_bits_are_counted_as_what_they_stand_for(embedded_folder: Path):
+def test_weights_in_four_bits_count_as_their_unpacked_number(embedded_folder: Path):
     flags = ["--target_modules", "q_proj", "--lora_layers", "1"]
     settings = load_settings(TrainSettings, ["--model", str(embedded_folder), "--method", "qlora", *flags])
     line = describe_trainable(load_for_training(settings, "transformers").model)

@@ -99,7 +99,7 @@ def test_they_are_refused_before_unsloth_sees_them(kind: str, folder: Path, monk
 
 
 @pytest.mark.parametrize("head", ["lm", "classification"])
-def test_training_refuses_them_too(head: str, folder: Path, tiny_run: Path):
+def test_training_refuses_misfit_weights_too(head: str, folder: Path, tiny_run: Path):
     edit(folder, without(UP))
     flags = ["--model", str(folder), "--method", "lora", "--head", head]
     from prompts import Head
@@ -121,7 +121,7 @@ def test_tied_weights_and_buffers_that_are_computed_are_no_misfits(tmp_path: Pat
         load_base(str(tied))
 
 
-def test_towers_of_a_multimodal_checkpoint_are_told_and_not_used(folder: Path, capsys):
+def test_towers_of_a_multimodal_checkpoint_are_reported_and_not_used(folder: Path, capsys):
     edit(folder, lambda tensors: tensors | {"model.visual.blocks.0.norm.weight": torch.ones(2)})
     load_base(str(folder))
     told = "1 tensors are not for text and are not used: model.visual.blocks.0.norm.weight"
@@ -194,7 +194,7 @@ def test_an_adapter_that_does_not_fit_is_refused_whatever_mismatch_is_allowed(ki
         ('{"peft_type": "LORA", "r": "many"}', "fit its base|cannot be used"),
     ],
 )
-def test_a_configuration_of_an_adapter_that_is_none_is_one_line(content: str, words: str, tiny_run: Path, tmp_path):
+def test_a_config_that_is_no_adapters_is_one_line(content: str, words: str, tiny_run: Path, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     (run / "adapter" / "adapter_config.json").write_text(content)
     with pytest.raises(ModelError, match=words) as caught:

@@ -23,7 +23,7 @@ def test_logits_are_those_of_the_whole_model(family, is_plain):
     torch.testing.assert_close(found, wanted)
 
 
-def test_gradients_go_through_it():
+def test_gradients_flow_through_the_output_layer():
     model = build("granite")
     hidden = torch.randn(3, 64, requires_grad=True)
     OutputLayer(model)(hidden).sum().backward()

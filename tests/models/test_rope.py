@@ -78,7 +78,7 @@ def test_a_run_is_not_resumed_with_other_positions(scaled_run, tiny_model_folder
 
 
 @pytest.mark.slow
-def test_rows_beyond_the_models_positions_are_told_and_scaled_ones_are_not(tiny_model_folder, tmp_path, capsys):
+def test_rows_beyond_the_models_positions_are_warned_of_unless_rope_is_scaled(tiny_model_folder, tmp_path, capsys):
     rows = tmp_path / "long.jsonl"
     made = ({"instruction": f"hello {number} " * 70, "input": "", "output": "yes"} for number in range(20))
     rows.write_text("\n".join(map(json.dumps, made)), encoding="utf-8")

@@ -124,7 +124,7 @@ def test_a_dense_family_of_old_has_the_seven_projections(family: str):
     )
 
 
-def test_kinds_are_told_apart_in_the_words_of_the_field():
+def test_kinds_of_layers_have_the_names_of_the_field():
     assert describe_targets(choose_targets(build_on_meta("qwen3_next"), ("all-linear",))) == (
         "linear attention (in_proj_qkvz, in_proj_ba, out_proj), experts (gate_up_proj, down_proj), "
         "shared expert (gate_proj, up_proj, down_proj), attention (q_proj, k_proj, v_proj, o_proj)"
@@ -178,7 +178,7 @@ def test_names_mean_linear_layers_and_experts_alike(mixture: Path):
     ]
 
 
-def test_what_is_adapted_is_told_by_kind_and_what_is_not_too(mixture: Path, capsys: pytest.CaptureFixture[str]):
+def test_adapted_and_skipped_layers_are_listed_by_kind(mixture: Path, capsys: pytest.CaptureFixture[str]):
     model = load(mixture)
     assert describe_trainable(model).endswith(
         "LoRA on attention (q_proj, k_proj, v_proj, o_proj), MLP (gate_proj, up_proj, down_proj), "
@@ -192,7 +192,7 @@ def test_what_is_adapted_is_told_by_kind_and_what_is_not_too(mixture: Path, caps
     ) in capsys.readouterr().err
 
 
-def test_weights_that_no_adapter_fits_are_told():
+def test_weights_that_no_adapter_fits_are_listed():
     from transformers import DbrxConfig
 
     sizes = {"d_model": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 64}
@@ -238,7 +238,7 @@ def test_an_output_layer_by_another_name_is_refused_too():
         choose_targets(model, ("embed_out",))
 
 
-def test_auto_stands_alone():
+def test_auto_cannot_be_combined_with_names():
     with pytest.raises(ConfigError, match="auto and all-linear cannot be combined with names"):
         load_settings(TrainSettings, ["--target_modules", "auto,q_proj"])
 

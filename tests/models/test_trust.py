@@ -76,7 +76,7 @@ def test_a_tokenizer_with_code_of_its_own_runs_none(tiny_model_folder: Path, tmp
 
 
 @pytest.mark.parametrize("name", TRAPS)
-def test_the_flag_runs_it(name: str, tiny_model_folder: Path, tmp_path):
+def test_the_flag_runs_the_models_own_code(name: str, tiny_model_folder: Path, tmp_path):
     folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
     mark = booby_trap(folder, name)
     load_base(str(folder), trust_remote_code=True)

@@ -120,7 +120,7 @@ def test_decoding_leaves_control_tokens_out(formats):
     assert chat.decode([*chat.encode_answer("你好 hi"), chat.pad_id]) == "你好 hi"
 
 
-def test_a_batch_gives_each_row_or_its_error_in_its_place(formats):
+def test_a_batch_gives_each_row_or_its_error_at_its_index(formats):
     chat = formats["smollm2"]
     rows = [
         [QUESTION, ANSWER],
@@ -182,7 +182,7 @@ def test_a_prompt_must_end_with_the_user(formats):
     assert str(caught.value) == "the last turn is 'assistant', expected 'user'; fix the row"
 
 
-def test_a_row_that_is_too_long_is_dropped_or_an_error_as_asked(formats):
+def test_a_row_that_is_too_long_is_dropped_or_is_an_error_as_requested(formats):
     chat = formats["smollm2"]
     messages = [{"role": "user", "content": "long " * 100}, ANSWER]
     length = len(chat.encode(messages).input_ids)

@@ -78,7 +78,7 @@ def test_tools_calls_and_results_have_the_ids_of_the_reference_template(golden, 
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3.5"])
-def test_kept_thoughts_have_the_ids_of_the_reference_template_told_to_think(golden, name):
+def test_kept_thoughts_have_the_ids_of_the_reference_template_with_thinking_on(golden, name):
     chat = ChatFormat(read_family(golden[name]["template"]), RecordedEncoder(golden[name]), think="keep")
     recorded = golden[name]["thinking_conversations"]
     conversations = [offer(row["messages"], golden[name]["tools"]) for row in recorded]

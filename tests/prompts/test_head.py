@@ -11,7 +11,7 @@ HEAD = Head(("负面", "正面"))
 NEWS_ROW = {"id": "n1", "text": "三比一", "category": ["体育", "经济", "文化"], "output": "经济"}
 
 
-def test_a_rows_class_is_what_its_answer_stands_for():
+def test_the_class_of_a_row_is_what_its_answer_means():
     assert HEAD.class_of_row(SENTIMENT, {"text": "好", "label": "正面"}) == 1
     assert HEAD.class_of_row(JSON, {"text": "好", "label": 0}) == 0
     assert Head(("经济", "体育")).class_of_row(NEWS, NEWS_ROW) == 0
@@ -35,7 +35,7 @@ def test_a_row_it_has_no_class_for_is_refused_by_name():
         HEAD.class_of_row(get_task("instruct"), {"id": "q1", "instruction": "Why?", "output": "正面"})
 
 
-def test_the_classes_of_rows_stand_in_the_order_of_their_first_mention():
+def test_the_classes_of_rows_are_in_the_order_of_their_first_mention():
     other = {"text": "x", "category": ["科技", "体育"], "output": "科技"}
     assert classes_of_rows([(NEWS, NEWS_ROW), (NEWS, other)]) == ("体育", "经济", "文化", "科技")
     assert classes_of_rows([(JSON, {"text": "好"}), (SENTIMENT, {"text": "好"})]) == ("负面", "正面")
@@ -73,7 +73,7 @@ def test_a_conversation_with_an_answer_is_no_prompt(formats):
         (None, "now nothing of the kind"),
     ],
 )
-def test_the_fingerprint_tells_labels_their_order_and_the_pooling_apart(formats, head, line):
+def test_the_fingerprint_depends_on_labels_their_order_and_the_pooling(formats, head, line):
     trained, now = (
         Fingerprint.of(formats["qwen2.5"], None, ["sentiment"], {"weights": "sha256 1"}, one) for one in (HEAD, head)
     )

@@ -37,7 +37,7 @@ def test_a_file_s_task_keeps_its_name():
         add_task(make_label_task(make_definition("sentiment", {"labels": ["a", "b"]})))
 
 
-def test_a_system_prompt_of_the_task_goes_before_the_run_s_and_behind_the_row_s(formats):
+def test_a_system_prompt_of_the_task_overrides_the_run_s_and_yields_to_the_row_s(formats):
     definition = make_definition("with_system", {"labels": ["a", "b"], "system": "Sort."})
     add_task(make_label_task(definition))
     row = {"task": "with_system", "text": "x", "label": "a"}

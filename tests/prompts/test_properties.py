@@ -271,7 +271,7 @@ def test_the_answer_never_shapes_the_prompt(formats, rows, max_length, answer_ro
 
 @many
 @given(conversations(hostile_text), st.integers(30, 300), st.integers(1, 100))
-def test_each_answer_of_a_conversation_is_learned_once_behind_the_prompt_it_is_asked_with(
+def test_each_answer_of_a_conversation_is_learned_once_after_the_prompt_of_inference(
     formats, messages, max_length, answer_room
 ):
     how = {"max_length": max_length, "answer_room": answer_room}

@@ -33,7 +33,7 @@ def test_an_empty_system_prompt_is_one():
     assert conversation_of(ROW, "") == [system(""), USER, ANSWER]
 
 
-def test_supplementary_information_stands_below_the_instruction():
+def test_supplementary_information_follows_the_instruction():
     row = {**ROW, "input": "LoRA: 2106.09685"}
     content = "What is LoRA?\n\n补充信息：\nLoRA: 2106.09685"
 
@@ -52,7 +52,7 @@ def test_the_rows_own_system_prompt_wins():
     assert conversation_of(chat, None, with_answer=False) == [system("Mine."), USER]
 
 
-def test_reasoning_goes_with_its_answer():
+def test_reasoning_stays_with_its_answer():
     thought = {**ANSWER, "reasoning_content": "Hm."}
 
     assert conversation_of({**ROW, "reasoning_content": "Hm."}, None) == [USER, thought]

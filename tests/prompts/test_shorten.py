@@ -35,7 +35,7 @@ def user_text(chat, encoded) -> str:
     return next(piece.text for piece in chat.show(encoded) if piece.text.startswith("user\n")).removeprefix("user\n")
 
 
-def test_the_middle_of_the_document_goes_and_all_else_stays(formats):
+def test_only_the_middle_of_the_document_is_cut(formats):
     chat = formats["smollm2"]
     document = "".join(f" word{number}" for number in range(400))
     encoded = chat.encode([SYSTEM, question(document, "Sports", "Economy"), ANSWER], Rules(max_length=100))
@@ -49,7 +49,7 @@ def test_the_middle_of_the_document_goes_and_all_else_stays(formats):
 
 
 @pytest.mark.parametrize(("head_share", "starts", "ends"), [(1.0, True, False), (0.0, False, True), (0.5, True, True)])
-def test_the_share_of_the_head_is_as_asked(formats, head_share, starts, ends):
+def test_a_long_document_keeps_the_requested_share_of_its_head(formats, head_share, starts, ends):
     chat = formats["smollm2"]
     document = "first " + "x " * 500 + "last"
     encoded = chat.encode([SYSTEM, question(document), ANSWER], Rules(max_length=100, head_share=head_share))
@@ -95,7 +95,7 @@ def test_a_document_is_not_cut_to_a_meaningless_rest(formats):
         chat.encode(messages, Rules(max_length=frame + MIN_DOCUMENT_TOKENS - 1))
 
 
-def test_the_shortest_rest_that_is_kept_has_exactly_so_many_tokens(formats):
+def test_the_shortest_kept_document_has_exactly_the_minimum_number_of_tokens(formats):
     kept = set()
     for max_length in range(30, 80):
         with contextlib.suppress(TooLong):
@@ -134,7 +134,7 @@ def turns(count: int, length: int = 20) -> list[dict]:
     ]
 
 
-def test_the_oldest_exchanges_go_first_and_whole(formats):
+def test_the_oldest_exchanges_are_dropped_first_and_whole(formats):
     chat = formats["smollm2"]
     messages = [SYSTEM, *turns(6), {"role": "user", "content": "and now?"}]
     length = (
@@ -167,7 +167,7 @@ def test_room_is_left_for_the_longest_label_and_not_for_the_right_one(formats):
         assert len(prompt) == 120 - len(chat.encode_answer(options[-1])) - 1  # the line break behind the end token
 
 
-def test_room_for_free_text_is_what_was_asked_or_half_of_what_is_left(formats):
+def test_room_for_free_text_is_what_was_requested_or_half_of_what_is_left(formats):
     chat = formats["smollm2"]
     messages = [SYSTEM, question("x " * 400)]
     fixed = len(chat.encode_prompt([SYSTEM, question("")]))

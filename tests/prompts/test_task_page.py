@@ -64,7 +64,7 @@ print([(row["task"], row["label"]) for row in open_dataset("plain.csv", eval_rat
 
 
 @pytest.mark.slow
-def test_the_added_task_is_inspected_trained_evaluated_and_asked(project, tiny_model_folder):
+def test_an_added_task_works_in_inspect_train_evaluate_and_inference(project, tiny_model_folder):
     model = ("--model", str(tiny_model_folder), "--max_steps", "1", "--method", "lora")
     shown = run(project, "inspect_data.py", "tickets.jsonl", "--model", str(tiny_model_folder), "--n", "1").stdout
     assert "How urgent is this ticket, low or high?" in shown

@@ -289,7 +289,7 @@ def test_a_row_that_cannot_be_used_is_refused_by_name(task, row, reason):
     assert str(caught.value) == reason
 
 
-def test_a_row_without_its_answer_can_still_be_asked():
+def test_a_row_without_its_answer_still_makes_a_prompt():
     for name in ASKED:
         task = get_task(name)
         question = {field: task.example[field] for field in task.prompt_fields}

@@ -92,7 +92,7 @@ def test_another_template_is_refused_with_what_is_missing(name):
          "where '<|im_end|>\\n<|im_start|>assistant\\nprobe a' was expected"),
     ],
 )  # fmt: skip
-def test_a_template_that_deviates_is_refused_with_the_place(old, new, difference):
+def test_a_template_that_deviates_is_refused_with_the_position(old, new, difference):
     with pytest.raises(PromptError) as caught:
         read_family(PLAIN_CHATML.replace(old, new))
     assert str(caught.value) == (
@@ -182,7 +182,7 @@ def test_a_template_that_takes_too_much_is_one_line(name, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_template_is_read_once_however_often_it_is_asked_for(monkeypatch):
+def test_a_template_is_read_once_however_often_it_is_used(monkeypatch):
     template = PLAIN_CHATML + "{# once #}"
     family = read_family(template)
     monkeypatch.setattr("prompts.template.render_apart", lambda *_: pytest.fail("rendered again"))

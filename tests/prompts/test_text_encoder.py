@@ -56,7 +56,7 @@ def test_tokens_are_located_by_the_characters_they_cover(embedded_tokenizer):
     assert (list(spans), spans[-1]) == ([(0, 5), (5, 11)], (5, 11))
 
 
-def test_a_description_tells_tokenizers_apart_and_stays_through_saving(embedded_tokenizer, tiny_backend, tmp_path):
+def test_a_description_distinguishes_tokenizers_and_survives_saving(embedded_tokenizer, tiny_backend, tmp_path):
     from transformers import AutoTokenizer
 
     embedded_tokenizer.save_pretrained(tmp_path)

@@ -52,7 +52,7 @@ def test_keep_learns_the_block_too_and_keeps_it_in_history(formats):
     ("name", "end"),
     [("qwen3", f"assistant\n{BLOCK}"), ("qwen3 off", f"assistant\n{BLOCK}"), ("qwen3 keep", "assistant\n")],
 )
-def test_a_prompt_ends_where_the_model_shall_go_on(formats, name, end):
+def test_a_prompt_ends_where_the_model_continues(formats, name, end):
     assert text_of(formats[name], formats[name].encode_prompt(MESSAGES[:-1])).endswith(f"<|im_start|>{end}")
 
 

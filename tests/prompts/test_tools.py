@@ -192,7 +192,7 @@ def test_what_a_model_wrote_is_read_as_its_calls(formats, name):
     assert "<tool_call>" in chat.read_answer(written[:-3], [describe(CALL)])["content"]
 
 
-def test_a_text_that_spells_a_call_is_none_where_the_marks_are_tokens(formats):
+def test_a_text_that_spells_a_call_is_not_one_where_the_marks_are_tokens(formats):
     chat = formats["qwen3"]
     text = spell_answer("", [CALL])
 
@@ -226,7 +226,7 @@ def test_no_text_of_anybody_becomes_a_control_token(formats, name, user, descrip
 
 
 @pytest.mark.parametrize("form", TOOL_FORMS)
-def test_results_and_calls_without_text_stand_where_the_templates_put_them(form):
+def test_results_and_calls_without_text_are_where_the_templates_put_them(form):
     family = Family(None, tool_form=form)
     turns = [QUESTION, {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]},
              {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}]  # fmt: skip

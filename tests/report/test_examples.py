@@ -62,7 +62,7 @@ def test_without_a_baseline_the_least_likely_references_are_the_worst():
     assert [row["id"] for row in worst_rows(rows, 2)] == ["3", "2"]
 
 
-def test_rows_at_random_depend_on_the_seed_alone_and_stand_in_their_order():
+def test_random_rows_depend_on_the_seed_alone_and_keep_their_order():
     rows = [make_prediction(str(number)) for number in range(100)]
     chosen = [int(row["id"]) for row in random_rows(rows, 1)]
     assert chosen == sorted(chosen) == [int(row["id"]) for row in random_rows(rows, 1)]

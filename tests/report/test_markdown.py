@@ -72,7 +72,7 @@ def test_nothing_becomes_a_mention_or_a_link(evaluation):
     assert [sign for sign in ("@", "://", "www.", "[a](b)", "<b>") if sign in text] == []
 
 
-def test_what_markdown_does_not_read_stands_as_it_is(evaluation):
+def test_text_that_is_not_markdown_stays_unchanged(evaluation):
     evaluation.predictions[:] = [
         make_prediction("x", prediction="eval_loss: -3.66 [a, b] (c) {d} 1. #2 it's > 1", changes={"a": "broken"})
     ]

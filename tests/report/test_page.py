@@ -29,7 +29,7 @@ def test_the_verdict_comes_before_every_table_and_picture(evaluation):
     assert page.index("Tuning helped.") < min(page.index("<table"), page.index("<svg"))
 
 
-def test_every_label_stands_in_both_languages_and_one_is_chosen_without_a_script(full_evaluation):
+def test_every_label_is_in_both_languages_and_one_is_chosen_without_a_script(full_evaluation):
     page = render_report(full_evaluation, "zh")
     english = re.findall(r'<span class=en lang="en">(.*?)</span><span class=zh lang="zh">(.*?)</span>', page)
     assert len(english) > 50
@@ -123,7 +123,7 @@ def test_a_bar_shows_the_interval_with_better_to_the_right(evaluation):
     assert (make_cards(evaluation.metrics)[0].span, make_cards(evaluation.metrics)[0].word) == (None, "too few rows")
 
 
-def test_a_yardstick_stands_in_the_card_of_its_figure(evaluation):
+def test_a_yardstick_is_in_the_card_of_its_figure(evaluation):
     one = {"figure": "sentiment accuracy", "value": 0.95, "low": 0.9, "high": 1.0}
     one["comparison"] = evaluation.metrics["comparison"]["metrics"]["sentiment accuracy"] | {"finding": "worse"}
     evaluation.metrics["yardsticks"] = {
@@ -135,7 +135,7 @@ def test_a_yardstick_stands_in_the_card_of_its_figure(evaluation):
     assert page.index("Tuned does not beat a bag of words.") < page.index("class=cards")
 
 
-def test_base_stands_beside_tuned_in_matrices_and_figures_and_what_is_worse_is_marked(evaluation):
+def test_base_is_beside_tuned_in_matrices_and_figures_and_what_is_worse_is_marked(evaluation):
     per_class = evaluation.metrics["classification"]["by_task"]["sentiment"]["label_scoring"]["per_class"]
     evaluation.metrics["base"]["classification"]["by_task"]["sentiment"]["label_scoring"]["per_class"] = {
         name: {**one, "recall": 0.9} for name, one in per_class.items()

@@ -42,7 +42,7 @@ def test_the_raw_losses_lie_under_their_running_mean_and_the_validation_has_poin
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=200))
-def test_a_running_mean_begins_with_the_first_value_and_stays_between_the_extremes(values):
+def test_a_running_mean_starts_at_the_first_value_and_stays_between_the_extremes(values):
     smooth = [y for _, y in smooth_out(list(enumerate(values)))]
     assert smooth[0] == values[0]
     assert min(values) - 1e-9 <= min(smooth) <= max(smooth) <= max(values) + 1e-9

@@ -15,7 +15,7 @@ def test_the_table_shows_base_tuned_and_difference_with_its_interval_and_then_th
     ]
 
 
-def test_scores_without_rows_of_the_training_data_stand_below_their_count(full_evaluation):
+def test_scores_without_rows_of_the_training_data_are_below_their_count(full_evaluation):
     text = render_table(full_evaluation.metrics)
     assert (
         "1 of these rows occur in the 1,092 training rows, and 1 nearly (50.0% in all).\n\n"
@@ -44,7 +44,7 @@ def test_gains_calibration_and_robustness_have_tables_of_their_own(full_evaluati
         assert line in lines
 
 
-def test_another_run_stands_in_a_column_that_is_not_called_base(evaluation):
+def test_another_run_has_a_column_that_is_not_called_base(evaluation):
     evaluation.metrics["run"]["baseline"] = {"kind": "run", "name": "earlier"}
     assert render_table(evaluation.metrics).split()[:4] == ["metric", "baseline", "this", "run"]
 

@@ -26,7 +26,7 @@ def test_a_fixed_set_of_labels_is_taken_whole_in_the_tasks_order():
     )
 
 
-def test_labels_asked_for_are_taken_in_their_order_and_may_be_fewer():
+def test_requested_labels_are_taken_in_their_order_and_may_be_fewer():
     rows = [row("moderation", label="正常")]
     assert choose_head(settings_of("--labels", "暴恐, 正常"), rows) == Head(("暴恐", "正常"))
 

@@ -147,7 +147,7 @@ def test_latest_is_the_newest_finished_run_and_nothing_else_is_left_beside_it():
     assert os.listdir("outputs/a") == ["run.json"]
 
 
-def test_latest_follows_a_run_that_lies_elsewhere(tmp_path):
+def test_latest_follows_a_run_in_another_folder(tmp_path):
     make_run("outputs/a").finish({})
     make_run("elsewhere/b").finish({})
     assert os.readlink("outputs/latest") == str(tmp_path / "elsewhere/b")
@@ -180,7 +180,7 @@ def test_a_new_folder_is_named_after_date_and_recipe():
     assert name.name.endswith("-demo")
 
 
-def test_runs_that_begin_in_the_same_second_get_a_folder_each(monkeypatch):
+def test_runs_that_start_in_the_same_second_get_a_folder_each(monkeypatch):
     class StoppedClock(datetime):
         """A clock that stands still."""
 
@@ -248,7 +248,7 @@ def test_a_reader_never_sees_half_a_file():
     assert seen
 
 
-def test_what_a_kill_left_of_an_atomic_write_goes_with_the_next_and_what_is_being_written_stays(tmp_path):
+def test_leftovers_of_a_killed_write_are_removed_by_the_next_and_files_being_written_stay(tmp_path):
     import fcntl
 
     left, busy = (tmp_path / f".a.json.{letter * 32}" for letter in "ab")

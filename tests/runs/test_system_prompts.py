@@ -67,7 +67,7 @@ def instruct(number: int, **more: str) -> dict:
         ),
     ],
 )
-def test_what_all_rows_stand_behind_is_chosen_and_one_line_says_what_they_bring(rows, asked_for, chosen, line):
+def test_the_system_prompt_of_the_rows_is_chosen_and_one_line_explains_it(rows, asked_for, chosen, line):
     found = survey_system_prompts(rows, asked_for)
     assert (found.chosen, found.describe()) == (chosen, line)
 
@@ -116,7 +116,7 @@ def train(tiny_model_folder, tmp_path):
     return run
 
 
-def test_a_run_is_asked_under_the_system_prompt_that_all_of_its_rows_have(write_talks, train, capsys):
+def test_a_run_answers_under_the_system_prompt_that_all_of_its_rows_have(write_talks, train, capsys):
     from sft.inference import Predictor
 
     run = train(write_talks([SUPPORT]), "--system_prompt", "Be brief.")
@@ -131,7 +131,7 @@ def test_a_run_is_asked_under_the_system_prompt_that_all_of_its_rows_have(write_
     assert asked == f"system\n{SUPPORT}\nuser\nhello\nassistant\n"
 
 
-def test_a_run_whose_rows_differ_says_so_wherever_it_is_asked(write_talks, train, capsys):
+def test_a_run_whose_rows_differ_says_so_in_every_script(write_talks, train, capsys):
     run = train(write_talks([SUPPORT, SALES, None]), "--system_prompt", "Be brief.")
 
     assert "have one of their own and keep it, 3 different ones in all" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_the_official_client_gets_the_runs_own_answer_with_the_runs_own_prompt(s
     }
 
 
-def test_a_system_message_of_the_clients_own_takes_the_place_of_the_runs(server, loaded):
+def test_a_clients_own_system_message_replaces_the_runs(server, loaded):
     turns = [{"role": "system", "content": "Be loud."}, *HI]
     found = server.client().chat.completions.create(model="tiny", messages=turns)
     assert found.choices[0].message.content == answer_alone(loaded, turns)[0].text
@@ -382,7 +382,7 @@ def slow_steps(monkeypatch):
     return slow
 
 
-def test_a_client_that_goes_away_frees_its_place(server, slow_steps):
+def test_a_client_that_disconnects_frees_its_slot(server, slow_steps):
     slow_steps(server)
     stream = server.client().chat.completions.create(**SLOW, stream=True)
     next(iter(stream))
@@ -407,7 +407,7 @@ def gate(monkeypatch):
     opened.set()
 
 
-def test_too_many_at_once_are_told_to_come_back(loaded, tiny_run, gate):
+def test_too_many_requests_at_once_get_a_retry(loaded, tiny_run, gate):
     with run_server(loaded, open_run(tiny_run), max_batch=1, max_waiting=0) as server:
         opened = gate(server)
         create = server.client().chat.completions.create
@@ -421,7 +421,7 @@ def test_too_many_at_once_are_told_to_come_back(loaded, tiny_run, gate):
             assert first.result().usage.completion_tokens > 0
 
 
-def test_an_answer_that_takes_too_long_is_cut_off_and_its_place_is_free_again(loaded, tiny_run, gate):
+def test_an_answer_that_takes_too_long_is_cut_off_and_frees_its_slot(loaded, tiny_run, gate):
     with run_server(loaded, open_run(tiny_run), max_batch=1, timeout_s=0.5) as server:
         opened = gate(server)
         with pytest.raises(openai.InternalServerError, match=r"no complete answer within 0\.5 s") as late:

@@ -58,7 +58,7 @@ def collect_base(engine, prompt):
     return received
 
 
-def test_a_base_that_needs_no_second_model_in_memory_is_listed_and_asked_like_the_run(far, tiny_run):
+def test_a_base_that_needs_no_second_model_in_memory_is_listed_and_answers_like_the_run(far, tiny_run):
     assert far.holds_base
     system, text = {"role": "system", "content": "Be brief."}, [{"role": "user", "content": "房间很干净"}]
     prompt = far.chat.encode_prompt([system, *text])

@@ -52,7 +52,7 @@ def test_a_text_longer_than_it_was_trained_on_is_shortened_as_in_training_and_it
     assert fields["confidence"] == pytest.approx(expected.confidence, abs=1e-6)
 
 
-def test_a_conversation_is_refused(server):
+def test_a_classifier_refuses_a_conversation(server):
     turns = [{"role": role, "content": "hi"} for role in ("user", "assistant", "user")]
     with pytest.raises(openai.BadRequestError, match="tiny answers one text: send one user message"):
         server.client().chat.completions.create(model="tiny", messages=turns)

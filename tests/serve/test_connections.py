@@ -72,7 +72,7 @@ def test_three_times_the_allowed_connections_that_never_finish_a_request_keep_no
     assert capfd.readouterr().err.count("\n") <= 2  # one line a kind, not one a connection
 
 
-def test_a_body_that_does_not_come_whole_in_time_is_told_so_and_closed(loaded, tiny_run):
+def test_a_body_that_arrives_too_slowly_is_answered_and_closed(loaded, tiny_run):
     with run_server(loaded, open_run(tiny_run), client_timeout_s=0.5) as server, ExitStack() as stack:
         opened = connect(stack, server.url, UNFINISHED_BODY)
         began = time.monotonic()
@@ -110,7 +110,7 @@ async def answer_much(scope, receive, send):
     await send({"type": "http.response.body", "body": b""})
 
 
-def test_a_client_that_does_not_read_its_answer_is_let_go(capfd):
+def test_a_client_that_does_not_read_its_answer_is_disconnected(capfd):
     with serve_app(answer_much, client_timeout_s=0.5) as (server, url), ExitStack() as stack:
         connect(stack, url, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_until(lambda: len(server.server_state.connections) == 1)

@@ -43,7 +43,7 @@ def prompts_of(loaded, count):
     ]
 
 
-def test_answers_that_come_and_go_in_one_batch_are_those_each_would_get_alone(loaded):
+def test_answers_joining_and_leaving_a_batch_equal_those_given_alone(loaded):
     rng = random.Random(1)
     prompts = prompts_of(loaded, 12)
     decodings = [rng.choice([GREEDY, choose_decoding("chat", seed=n)]) for n in range(12)]
@@ -85,7 +85,7 @@ def test_a_request_too_many_is_refused_and_room_comes_back(loaded, engine):
     assert read(collect(engine, prompt, GREEDY, 2)[1])
 
 
-def test_a_cancelled_answer_leaves_the_batch_and_the_others_go_on(loaded, engine):
+def test_a_cancelled_answer_leaves_the_batch_and_the_others_continue(loaded, engine):
     first, second = prompts_of(loaded, 2)
     never_ends = choose_decoding("chat", max_new_tokens=400, seed=3)
     ticket, received = collect(engine, first, never_ends, 400)
@@ -98,7 +98,7 @@ def test_a_cancelled_answer_leaves_the_batch_and_the_others_go_on(loaded, engine
     wait_until(lambda: engine.num_running == 0)
 
 
-def test_a_fault_of_the_model_is_told_to_its_requests_and_the_next_ones_are_answered(loaded, monkeypatch, capsys):
+def test_a_fault_of_the_model_fails_its_own_requests_and_the_next_ones_are_answered(loaded, monkeypatch, capsys):
     engine = Engine(loaded, max_batch=2, max_waiting=2)
     prompt = prompts_of(loaded, 1)[0]
     with one_line_per_kind(), monkeypatch.context() as broken:
@@ -227,7 +227,7 @@ def test_an_engine_that_ends_all_the_same_leaves_nobody_waiting(loaded, monkeypa
     assert "error: the engine has ended, restart the server: RuntimeError: CUDA" in capsys.readouterr().err
 
 
-def test_the_age_of_a_step_grows_while_it_lasts(loaded, engine):
+def test_the_age_of_a_step_grows_while_it_runs(loaded, engine):
     prompt = prompts_of(loaded, 1)[0]
     assert engine.step_age_s == 0
     may_go = hold_the_engine(engine, prompt)
@@ -236,7 +236,7 @@ def test_the_age_of_a_step_grows_while_it_lasts(loaded, engine):
     wait_until(lambda: engine.step_age_s == 0)
 
 
-def test_closing_finishes_what_was_asked_and_takes_no_more(loaded):
+def test_closing_finishes_accepted_requests_and_takes_no_more(loaded):
     engine = Engine(loaded, max_batch=1, max_waiting=5)
     asked = [collect(engine, prompt, GREEDY, 5)[1] for prompt in prompts_of(loaded, 3)]
     engine.close()

@@ -63,7 +63,7 @@ def test_the_page_needs_no_key_and_its_policy_allows_its_own_script_and_style_al
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_page_stands_alone_and_parses_no_text_as_markup():
+def test_the_page_needs_nothing_else_and_parses_no_text_as_markup():
     html = PAGE.read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", html.replace('xmlns="http://www.w3.org/2000/svg"', ""))
     for way_in in (

@@ -115,7 +115,7 @@ OPENAIS_FIELDS = """
 """
 
 
-def test_every_field_may_be_null_which_asks_for_nothing():
+def test_every_field_may_be_null_and_then_means_nothing():
     bare = read_request(json.dumps(MINIMAL).encode())
     nulls = dict.fromkeys([*OPENAIS_FIELDS.split(), *(ChatRequest.model_fields.keys() - MINIMAL.keys())])
     assert read_request(json.dumps(nulls | MINIMAL).encode()) == bare

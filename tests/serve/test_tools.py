@@ -99,7 +99,7 @@ def test_calls_come_back_as_openai_has_them_whole_and_streamed(server, says, con
     assert prompts == [chat.encode_prompt(told)] * 2
 
 
-def test_results_go_back_and_are_answered(server, says):
+def test_tool_results_are_sent_back_and_answered(server, says):
     prompts = says(server.service.engine.loaded.chat.encode_text(spell_answer("", CALLS)))
     called = ask(server).choices[0].message
     says(server.service.engine.loaded.chat.encode_text("18 °C."))
@@ -122,7 +122,7 @@ def test_what_is_no_readable_call_is_text_with_nothing_of_it_lost(server, says):
         assert streamed(server) == (text, [], "length")
 
 
-def test_without_tools_or_with_none_chosen_the_model_is_told_of_none_and_a_call_is_text(server, says):
+def test_without_tools_or_with_tool_choice_none_the_prompt_has_no_tools_and_a_call_is_text(server, says):
     chat = server.service.engine.loaded.chat
     text = spell_answer("", CALLS)
     prompts = says(chat.encode_text(text))

@@ -17,7 +17,7 @@ def test_a_single_word_behind_a_slash_is_a_command_and_anything_else_a_question(
     assert read_line(" \t") is None
 
 
-def test_a_command_takes_what_stands_behind_it():
+def test_a_command_takes_the_words_after_it():
     assert read_line("/set temperature 0.7") == Command("set", "temperature 0.7")
     assert read_line("/system 你是\n一位医生 ") == Command("system", "你是\n一位医生")
 

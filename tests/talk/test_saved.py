@@ -74,7 +74,7 @@ def test_what_was_cut_off_is_offered_once_its_process_is_gone(chats, ended_proce
     assert chats.load(found.path).open_question == "b?"
 
 
-def test_a_conversation_that_is_taken_up_is_written_under_the_new_chat_before_its_old_file_goes(chats, ended_process):
+def test_a_resumed_conversation_is_saved_as_the_new_chat_before_its_old_file_is_deleted(chats, ended_process):
     path = chat_of_another_process(chats, talk_of("a"), process=ended_process)
     chats.take_up(path, chats.load(path), FACTS)
     (left,) = chats.folder.glob("unsaved-*")
@@ -117,6 +117,6 @@ def test_a_conversation_is_described_in_one_line(chats):
 @pytest.mark.parametrize(
     ("name", "problem"), [("n" * 300, "File name too long"), ("~nobody-of-this-name/chat", "no such user")]
 )
-def test_a_name_that_the_disk_cannot_hold_is_told_in_one_line(tmp_path, name, problem):
+def test_a_name_that_the_disk_refuses_is_one_line(tmp_path, name, problem):
     with pytest.raises(DataError, match=rf"{problem}.*choose another name"):
         SavedChats(tmp_path).save(name, Conversation(), {}, own=None)

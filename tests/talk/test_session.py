@@ -14,7 +14,7 @@ from sft.talk import session as session_module
 from sft.talk.saved import SavedChats
 
 
-def test_the_model_sees_the_whole_conversation_each_time_and_answers_alone_go_to_stdout(partner, turns, capsys):
+def test_the_model_sees_the_whole_conversation_each_time_and_only_answers_go_to_stdout(partner, turns, capsys):
     partner.answers = [["Hel", "lo!"], ["4", ".\x1b[2J"]]
     partner.talk("hello", "", "2 + 2?", "exit", "never read")
     assert partner.prompts == [

@@ -31,7 +31,7 @@ OWN_RANGES = {"sft/text/words.py", "sft/data/files/opening.py", "prompts/task.py
         ("12 + 7 = ?", ""),
     ],
 )
-def test_filters_strata_and_slices_tell_one_language(text, language):
+def test_filters_strata_and_slices_agree_on_the_language(text, language):
     row = {"task": "instruct", "instruction": text, "input": "", "output": "1"}
     assert detect_language(text) == language
     assert StratumFinder(Strata(by="language", shares={"zh": 1})).find(row) == language

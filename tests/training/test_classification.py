@@ -55,7 +55,7 @@ def rows_of(file: Path, count: int) -> list[dict]:
 # Loss
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_rows_however_they_are_cut(train_head, tmp_path):
+def test_the_loss_of_a_step_is_the_mean_over_its_rows_however_they_are_split(train_head, tmp_path):
     quiet = ("--head_dropout", "0", "--neftune_noise_alpha", "0", *SIX_STEPS, "--eval_steps", "6")
     cuts = {"whole": (8, 1, 10_000), "each": (1, 8, 1), "some": (4, 2, 200)}
     for name, (rows, times, tokens) in cuts.items():
@@ -210,7 +210,7 @@ def test_macro_f1_chooses_the_best_checkpoint_where_loss_and_accuracy_would_take
     assert not torch.equal(last["base_model.model.score.weight"], best["base_model.model.score.weight"])
 
 
-def test_a_figure_of_heads_is_none_of_a_model_that_writes(train):
+def test_a_metric_of_heads_is_refused_for_a_model_that_writes(train):
     with pytest.raises(ConfigError, match="no validation of this run reports 'eval_macro_f1'; take eval_loss"):
         train("--max_steps", "1", *BY_F1)
 
@@ -252,7 +252,7 @@ def test_an_interrupted_run_goes_on_to_the_same_losses_and_weights(train_head, i
         (("--head", "lm"), "head: began with classification, now lm"),
     ],
 )
-def test_another_head_cannot_go_on_where_this_one_was(train, copy_of_head_run, flags, difference):
+def test_a_run_with_another_head_cannot_resume_this_one(train, copy_of_head_run, flags, difference):
     from sft.errors import RunError
 
     run = read_run(copy_of_head_run)

@@ -68,7 +68,7 @@ def test_an_interrupted_run_resumes_to_the_same_losses_and_weights(train, interr
     assert finished.metrics["eval_loss"] == open_run(tmp_path / "whole").metrics["eval_loss"]
 
 
-def test_a_run_interrupted_before_its_first_checkpoint_begins_again(train, interrupt, tmp_path):
+def test_a_run_interrupted_before_its_first_checkpoint_starts_over(train, interrupt, tmp_path):
     with interrupt(1), pytest.raises(KeyboardInterrupt):
         train("--max_steps", "2")
     train("--max_steps", "2", *CONTINUE)
@@ -76,7 +76,7 @@ def test_a_run_interrupted_before_its_first_checkpoint_begins_again(train, inter
     assert open_run(tmp_path / "run").metrics["steps"] == 2
 
 
-def test_a_finished_run_goes_on_where_it_is_given_more_steps(train, copy):
+def test_a_finished_run_continues_with_more_steps(train, copy):
     assert train("--max_steps", "5", *CONTINUE).metrics["steps"] == 5
     assert [line["step"] for line in read_log(copy / "log.jsonl") if "loss" in line] == [1, 2, 3, 4, 5]
 
@@ -126,7 +126,7 @@ def test_another_prompt_base_data_set_split_or_recipe_is_refused_naming_both_val
     assert open_run(copy) == began  # nothing was touched
 
 
-def test_allow_mismatch_goes_on_and_says_what_differs(train, copy, capsys):
+def test_allow_mismatch_continues_and_says_what_differs(train, copy, capsys):
     train("--max_steps", "5", *CONTINUE, "--system_prompt", "Sing.", "--allow_mismatch")
     assert "WARNING --allow_mismatch: system prompt: trained with 'Be brief.', now 'Sing.'" in capsys.readouterr().err
     assert open_run(copy).system_prompt == "Sing."
@@ -183,7 +183,7 @@ def test_a_named_checkpoint_of_another_run_does_not_overwrite_this_one(copy, tmp
     assert find_checkpoint(settings, tmp_path / "new") == copy / "checkpoints/checkpoint-2"
 
 
-def test_auto_without_a_checkpoint_begins_but_not_over_a_finished_run(copy, tmp_path):
+def test_auto_without_a_checkpoint_starts_a_run_but_not_over_a_finished_one(copy, tmp_path):
     settings = settings_of("--output_dir", tmp_path / "new", *CONTINUE)
     assert (find_checkpoint(settings, tmp_path / "new"), run_to_continue(settings)) == (None, None)
     shutil.rmtree(copy / "checkpoints")
@@ -200,7 +200,7 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_loaded(tmp_path, mo
         assert str(caught.value) == line
 
 
-def test_auto_begins_a_run_where_none_is_unfinished(tmp_path, monkeypatch):
+def test_auto_starts_a_run_if_none_is_unfinished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = settings_of(*CONTINUE)
     assert (find_run_dir(settings), run_to_continue(settings)) == (None, None)

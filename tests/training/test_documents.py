@@ -75,7 +75,7 @@ def test_a_step_over_packed_documents_has_the_loss_of_a_stock_loop_over_their_to
     assert run.data["train"]["split_documents"] > 0
 
 
-def test_evaluate_tells_loss_and_perplexity_per_token_with_their_intervals_and_writes_nothing(
+def test_evaluate_reports_loss_and_perplexity_per_token_with_intervals_and_generates_nothing(
     trained, tiny_model_folder
 ):
     run, dataset = trained

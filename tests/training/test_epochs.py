@@ -24,7 +24,7 @@ def test_a_run_takes_enough_steps_or_as_many_epochs_as_help(num_rows, rows_per_s
     assert epochs == USUAL_EPOCHS or steps < 2 * ENOUGH_STEPS
 
 
-def test_the_plan_tells_the_epochs_and_the_run_keeps_them(train, tmp_path, capsys):
+def test_the_plan_prints_the_epochs_and_the_run_keeps_them(train, tmp_path, capsys):
     metrics = train("--dry_run").metrics  # 36 rows, 8 a step
     assert metrics["steps"] == 5 * MOST_EPOCHS
     said = capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_a_gradient_that_is_no_number_stops_the_step_before_the_weights_take_it_
 
 
 @pytest.mark.parametrize("of_clipping", [torch.tensor, float])  # as torch and as DeepSpeed tell the norm
-def test_the_norm_that_whoever_clipped_the_gradients_has_told_is_enough(of_clipping, tmp_path):
+def test_the_norm_reported_by_whatever_clipped_the_gradients_is_used(of_clipping, tmp_path):
     arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
     guard, state = FiniteGuard(["a", "b"]), TrainerState(global_step=6)
 
@@ -153,7 +153,7 @@ def test_a_run_without_any_gradient_ends_after_three_steps(train, monkeypatch):
 
 
 @pytest.mark.parametrize(("last_loss", "warned"), [(2.0, True), (2.015, True), (1.9, False), (2.5, False)])
-def test_a_loss_that_is_where_it_began_after_many_steps_is_told_of_once(last_loss, warned, tmp_path, capsys):
+def test_a_loss_that_has_not_moved_after_many_steps_is_warned_of_once(last_loss, warned, tmp_path, capsys):
     arguments = SFTConfig(output_dir=str(tmp_path), warmup_steps=5, use_cpu=True, bf16=False)
     guard, state = StallGuard(), TrainerState(max_steps=1000)
     for step in range(1, 200):

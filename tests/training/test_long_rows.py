@@ -206,7 +206,7 @@ def test_no_tensor_as_wide_as_the_mlp_has_all_tokens(monkeypatch):
     assert max(seen) <= 32  # the MLP's weights themselves have 32 rows
 
 
-def test_a_second_pass_before_the_first_is_differentiated_is_told_not_computed_wrongly():
+def test_a_second_pass_before_the_first_is_differentiated_is_refused_not_computed_wrongly():
     store = HostStore(torch.device("cpu"))
     store.put(0, torch.zeros(1))
     store.put(1, torch.ones(1))
@@ -270,7 +270,7 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     assert free_host_bytes() > 1e6
 
 
-def test_layer_inputs_go_to_main_memory_only_where_nothing_else_has_room():
+def test_layer_inputs_go_to_main_memory_only_if_nothing_else_fits():
     step = {"most_tokens": 80_000, "longest_tokens": 80_000, "num_layers": 28}
     recomputed, offloaded = MemoryLine(2e9, 0.5e6), MemoryLine(2e9, 0.07e6)
     assert choose_plan(None, recomputed, offloaded, room=16e9, **step) == MemoryPlan(80_000, offloads=True)
@@ -285,6 +285,6 @@ def test_a_row_is_thinned_out_with_its_share_of_supervised_tokens():
     assert rehearsal.thin_out(row, 100).input_ids == row.input_ids
 
 
-def test_the_setting_is_recorded(train, tmp_path):
+def test_the_offloading_setting_is_recorded(train, tmp_path):
     train(*FLAGS, "--activation_offloading")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["activation_offloading"] is True

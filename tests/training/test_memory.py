@@ -57,7 +57,7 @@ def test_memory_is_spent_on_what_saves_most_time(room, unpacked, plan):
     assert chosen.micro_batch_tokens == pytest.approx(plan.micro_batch_tokens, rel=0.1)
 
 
-def test_what_the_user_asked_for_holds():
+def test_explicit_settings_win():
     always = choose_plan(None, RECOMPUTED, room=70e9, unpacked=13e9, spares_memory=True, **STEP)
     assert always == MemoryPlan(4096, recomputed_layers=28)
     never = choose_plan(KEPT, None, room=5e9, **STEP)

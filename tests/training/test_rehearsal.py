@@ -43,7 +43,7 @@ def test_the_plan_is_said_before_the_first_step(train, capsys):
     assert plan < next(number for number, line in enumerate(lines) if line.startswith("train: ") and "steps/s" in line)
 
 
-def test_the_plan_tells_how_much_of_the_rows_is_computed_once(train, capsys):
+def test_the_plan_says_how_much_of_the_rows_is_computed_once(train, capsys):
     train("--max_steps", "2", "--eval_steps", "2", "--neftune_noise_alpha", "0")
     plan = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: "))
     found = re.search(r"longest [0-9]+; ([0-9]+)% of the tokens in shared prefixes, computed once; peak", plan)
@@ -51,7 +51,7 @@ def test_the_plan_tells_how_much_of_the_rows_is_computed_once(train, capsys):
     assert 5 < int(found[1]) < 90
 
 
-def test_it_goes_through_the_trainers_own_step_with_the_longest_rows_and_the_optimizer(train, monkeypatch):
+def test_the_rehearsal_uses_the_trainers_own_step_with_the_longest_rows_and_the_optimizer(train, monkeypatch):
     seen, steps = [], []
     training_step = RowTrainer.training_step
 

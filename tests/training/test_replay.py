@@ -53,7 +53,7 @@ def test_a_batch_that_does_not_fit_is_refused():
         fill_up(batch, 5, 4, pad_id=0, num_keys=4)
 
 
-def test_a_filled_batch_of_rows_with_a_beginning_in_common_has_keys_of_a_fixed_number(monkeypatch):
+def test_a_padded_batch_with_a_shared_prefix_has_a_fixed_number_of_keys(monkeypatch):
     monkeypatch.setattr(prefixes, "FEWEST_TOKENS", 2)
     rows = [Encoded([1, 2, 3, 4], [0, 0, 0, 1]), Encoded([1, 2, 5, 6, 7], [0, 0, 0, 0, 1])]
     filled = fill_up(flatten_rows(rows, shares=True), 10, 4, pad_id=9, num_keys=20)

@@ -43,7 +43,7 @@ def test_a_folder_that_a_training_writes_is_refused_to_a_second_one(train, tmp_p
     assert files_of(tmp_path / "run") == {}  # the first one's lock, which is gone with it, was all there was
 
 
-def test_trainings_without_a_folder_of_their_own_that_begin_at_once_do_not_share_one(tmp_path, monkeypatch):
+def test_trainings_that_start_in_the_same_second_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings, barrier, taken = settings_of(), threading.Barrier(4), []
 
@@ -62,7 +62,7 @@ def test_trainings_without_a_folder_of_their_own_that_begin_at_once_do_not_share
     assert list((tmp_path / "outputs").iterdir()) == []  # nothing was written to them
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_loaded(tmp_path, rows_file):
+def test_a_folder_that_cannot_be_made_is_refused_before_the_model_is_loaded(tmp_path, rows_file):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/run")):
         settings = settings_of("--data", rows_file, "--model", "no/such/model", "--output_dir", folder)
@@ -133,7 +133,7 @@ def test_a_finished_run_with_no_step_left_keeps_every_file_and_figure(train, tmp
     assert files_of(tmp_path / "run") == before
 
 
-def test_a_run_that_stopped_early_has_nothing_left_but_goes_on_where_it_is_to_be_more_patient(train, tmp_path):
+def test_a_run_that_stopped_early_resumes_only_with_more_patience(train, tmp_path):
     flags = ("--max_steps", "8", "--eval_steps", "1", "--learning_rate", "1e-9", "--early_stopping_threshold", "1")
     first = train(*flags, "--early_stopping_patience", "2")
     assert first.metrics["steps"] < 8
@@ -146,7 +146,7 @@ def test_a_run_that_stopped_early_has_nothing_left_but_goes_on_where_it_is_to_be
 # Said before it is too late
 
 
-def test_few_steps_and_a_warm_up_longer_than_the_run_are_told_before_the_first_step(train, capsys):
+def test_few_steps_and_a_warm_up_longer_than_the_run_are_warned_of_before_the_first_step(train, capsys):
     train("--max_steps", "3", "--dry_run", "--warmup_steps", "5")
     assert warnings(capsys) == [
         "only 3 optimizer steps, and in fewer than about 50 a model learns little: raise --num_train_epochs, or lower "
@@ -157,7 +157,7 @@ def test_few_steps_and_a_warm_up_longer_than_the_run_are_told_before_the_first_s
     assert warnings(capsys) == []
 
 
-def test_a_split_whose_answers_are_all_the_same_is_told(train, tmp_path, capsys):
+def test_a_split_whose_answers_are_all_the_same_is_warned_of(train, tmp_path, capsys):
     rows = [{"text": f"第{number}间房很好", "label": "正面"} for number in range(40)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     train("--max_steps", "60", "--dry_run", "--data", tmp_path / "rows.jsonl")

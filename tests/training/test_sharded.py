@@ -92,7 +92,7 @@ def test_a_setting_that_needs_whole_weights_is_refused(launcher, flags, message,
     assert str(caught.value).startswith(message)
 
 
-def test_pieces_that_were_asked_for_and_not_made_are_told_of(train, monkeypatch, capsys):
+def test_missing_weight_sharding_is_warned_of(train, monkeypatch, capsys):
     told = "WARNING weights are sharded over several GPUs only: here each process has all of them"
     train("--max_steps", "1", folder="whole")
     assert told not in capsys.readouterr().err

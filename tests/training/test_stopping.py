@@ -97,7 +97,7 @@ def test_a_model_that_writes_labels_is_chosen_by_their_macro_f1_as_evaluate_has_
     assert evaluated[1] > 0
 
 
-def test_a_validation_tells_the_accuracy_of_label_rows_unasked(train, reviews_file, tmp_path, monkeypatch, capsys):
+def test_every_validation_reports_the_accuracy_of_label_rows(train, reviews_file, tmp_path, monkeypatch, capsys):
     flags = ("--data", reviews_file, "--eval_ratio", "0.3", "--max_steps", "2", "--eval_steps", "1")
     result = train(*flags)
     told = [line["eval_accuracy"] for line in read_log(tmp_path / "run/log.jsonl") if "eval_loss" in line]

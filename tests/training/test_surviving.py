@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_thirty_points_of_saving_goes_on_to_the_same_weights(tmp_path):
+def test_a_run_killed_at_thirty_points_of_saving_resumes_to_the_same_weights(tmp_path):
     words = [sys.executable, "benchmarks/kill_sweep.py", "--folder", str(tmp_path), "--points", "30"]
     done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stdout + (tmp_path / "said.txt").read_text()[-3000:]
@@ -154,7 +154,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("room", "told"), [(0.5, 0.5), (1.04, 0)], ids=["before it writes", "while it writes"])
-def test_a_disk_that_is_really_full_keeps_the_old_checkpoint_and_goes_on_with_room_again(room, told, train, small_disk):
+def test_a_full_disk_keeps_the_old_checkpoint_and_the_run_resumes_once_there_is_room(room, told, train, small_disk):
     """room: what is left free, in checkpoints' tensors; told: what the message says is left."""
     output = small_disk / "run"
     train("--max_steps", "2", folder=str(output))
@@ -211,7 +211,7 @@ def test_a_disk_that_is_full_when_the_weights_are_saved_is_one_line_too(train, s
         (3, 10, True, [10, 40, 50]),
     ],
 )
-def test_at_most_so_many_are_kept_the_best_and_the_newest_always_among_them(limit, best, is_complete, kept, tmp_path):
+def test_save_total_limit_keeps_the_best_and_the_newest_checkpoint(limit, best, is_complete, kept, tmp_path):
     for step in (10, 20, 30, 40, 50):
         (tmp_path / f"checkpoint-{step}").mkdir()
     best_one = tmp_path / f"checkpoint-{best}" if best else None

@@ -125,7 +125,7 @@ def test_a_tracker_gets_figures_and_samples_offline_and_no_secret(name, tiny_mod
     assert [name for name, secret in SECRETS.items() if secret in done.stdout + done.stderr] == []
 
 
-def test_a_tracker_that_cannot_begin_is_one_line_with_what_helps():
+def test_a_tracker_that_cannot_start_is_one_line_with_the_remedy():
     class WandbCallback(TrainerCallback):
         def setup(self, *arguments: object) -> None:
             raise ValueError("No API key configured.\nUse `wandb login` to log in.")

@@ -58,7 +58,9 @@ def train(folder: Path, output: Path, *flags: str, steps: int = 6) -> tuple[list
 
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
-def test_eight_rows_a_step_give_the_same_losses_however_they_are_cut(method, tiny_model_folder: Path, tmp_path: Path):
+def test_eight_rows_per_step_give_the_same_losses_however_they_are_split(
+    method, tiny_model_folder: Path, tmp_path: Path
+):
     def train_in(tokens: int, *recipe: str) -> tuple[list[float], dict[str, torch.Tensor]]:
         flags = ["--micro_batch_tokens", str(tokens), "--method", method, *recipe]
         return train(tiny_model_folder, tmp_path / str(tokens), *flags, steps=30)
@@ -108,7 +110,7 @@ def test_flat_and_padded_batches_give_the_same_loss_and_gradients(tiny_model_fol
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_beginnings_in_common_are_computed_once_for_the_same_loss_and_gradients(
+def test_shared_prefixes_are_computed_once_with_the_same_loss_and_gradients(
     method, tiny_model_folder: Path, tmp_path: Path
 ):
     settings, loaded = load(tiny_model_folder, "--method", method)
@@ -190,7 +192,7 @@ def test_labels_reach_the_batch_as_the_rows_have_them(tiny_model_folder: Path, t
     assert int(trainer._get_num_items_in_batch([{"places": [0, 1, 2, 3, 4]}], "cpu")) == len(supervised)
 
 
-def test_trl_gets_no_copy_of_the_tokens_but_a_stand_in_of_as_many_rows(tiny_model_folder: Path, tmp_path: Path):
+def test_trl_gets_a_placeholder_of_as_many_rows_and_no_copy_of_the_tokens(tiny_model_folder: Path, tmp_path: Path):
     settings, loaded = load(tiny_model_folder)
     rows = make_rows(loaded, 5)
     trainer = RowTrainer(loaded, rows, rows[:2], build_arguments(settings, loaded.precision, tmp_path, num_steps=1))

@@ -48,7 +48,7 @@ def assert_balanced(folder: Path, manifest: Manifest) -> None:
             assert len(rows) == entry["written"][split]
 
 
-def test_every_row_read_is_kept_or_stands_in_the_ledger_with_its_line(write_rows, tmp_path):
+def test_every_row_read_is_kept_or_is_in_the_ledger_with_its_line(write_rows, tmp_path):
     rows = write_rows(
         "own.jsonl",
         GOOD_ROW,
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_choice(writ
     }
 
 
-def test_texts_that_differ_in_width_case_or_punctuation_stand_on_one_side(write_rows, tmp_path):
+def test_texts_that_differ_in_width_case_or_punctuation_stay_on_one_side(write_rows, tmp_path):
     forms = ("{n} What is LoRA?", "{n} what is ＬＯＲＡ", "{n}, what is “LoRA”")
     rows = [
         {"instruction": form.format(n=number), "input": "", "output": f"answer {position}"}
@@ -153,7 +153,7 @@ def test_texts_that_differ_in_width_case_or_punctuation_stand_on_one_side(write_
     assert {len(side) for side in sides.values()} == {1}
 
 
-def test_no_text_of_one_source_stands_on_another_side_in_another_source(write_rows, tmp_path):
+def test_no_text_of_one_source_is_on_another_side_in_another_source(write_rows, tmp_path):
     first = write_rows("a.jsonl", *instruct_rows(40))
     second = write_rows("b.jsonl", *(row | {"output": "other"} for row in instruct_rows(40)))
     quotas = {"train": {"a": 20, "b": 20}, "test": {"a": 10, "b": 10}}
@@ -212,7 +212,7 @@ def test_upsampled_rows_get_ids_of_their_own_and_stay_out_of_the_test_split(writ
     assert_balanced(tmp_path / "mixed", manifest)
 
 
-def test_the_manifest_tells_the_books_and_the_hashes(write_rows, tmp_path):
+def test_the_manifest_has_the_counts_and_the_hashes(write_rows, tmp_path):
     rows = write_rows("own.jsonl", *instruct_rows(5))
     preset = preset_of({"train": {"own": 3}, "validation": {"own": 1}}, own={"path": str(rows)})
 

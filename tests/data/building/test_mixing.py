@@ -46,9 +46,7 @@ three_quotas = st.lists(st.integers(0, 15), min_size=3, max_size=3)
 
 @settings(max_examples=150)
 @given(candidates, three_quotas, three_quotas, three_quotas, st.sampled_from(["accept", "rescale", "upsample"]))
-def test_no_quota_is_exceeded_no_text_stands_on_two_sides_and_the_same_comes_out_twice(
-    rows, train, validation, test, on_shortage
-):
+def test_quotas_hold_no_text_is_in_two_splits_and_a_build_is_repeatable(rows, train, validation, test, on_shortage):
     index = index_of([group for group, _ in rows], [cell for _, cell in rows])
     quotas = {"train": train, "validation": validation, "test": test}
     try:
@@ -82,7 +80,7 @@ def test_quotas_are_met_to_the_row_where_there_is_just_enough(train, validation,
     assert chosen == list(range(len(cells)))
 
 
-def test_a_group_that_does_not_fit_into_test_as_a_whole_goes_to_train_as_a_whole():
+def test_a_group_too_large_for_test_goes_to_train_as_a_whole():
     index = index_of([5, 5, 5, 9], [0, 0, 0, 0])
 
     mixture = mix_sources(index, {"train": [3], "test": [1]})
@@ -140,7 +138,7 @@ def test_rescaling_keeps_the_shares_exact():
     assert mixture.written["train"] == [5, 15]
 
 
-def test_rescaling_asks_for_fewer_again_where_groups_do_not_fill_the_last_places():
+def test_rescaling_lowers_the_quotas_again_if_groups_leave_rows_unfilled():
     index = index_of([3, 4, 2, 3, 3, 3], [0, 1, 1, 1, 0, 0])  # four rows that go to one split together
 
     mixture = mix_sources(index, {"train": [1, 4], "test": [3, 0]}, "rescale")

@@ -123,7 +123,7 @@ def test_rows_of_other_sources_give_way_to_a_published_test_split(tmp_path):
     assert manifest["splits"] == {"train": 1, "validation": 0, "test": TEST}
 
 
-def test_a_published_split_cannot_be_asked_for_another(tmp_path):
+def test_rows_of_a_published_split_cannot_be_used_for_another_split(tmp_path):
     preset = {
         "splits": {"train": {"rows": {"own": 3}}, "test": {"rows": {"own": 2}}},
         "sources": {"own": {"kind": "file", "path": "own.csv", "split": "test"}},

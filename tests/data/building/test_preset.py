@@ -94,7 +94,7 @@ def test_shares_are_the_decimals_that_were_written(tmp_path):
         ),
     ],
 )
-def test_a_mistake_in_a_preset_is_one_line_that_names_the_place(text, message, tmp_path):
+def test_a_mistake_in_a_preset_is_one_line_that_names_the_key(text, message, tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
 
@@ -102,7 +102,7 @@ def test_a_mistake_in_a_preset_is_one_line_that_names_the_place(text, message, t
     assert "\n" not in str(caught.value)
 
 
-def test_rows_can_be_asked_of_every_label(tmp_path):
+def test_a_number_of_rows_per_label_can_be_requested(tmp_path):
     preset = load(
         tmp_path,
         "splits: {train: {rows: {own: '正常:150，暴恐:60'}}, test: {rows: {own: {暴恐: 5, 歧视: 1}}}}\n"
@@ -137,7 +137,7 @@ def test_a_preset_takes_a_named_data_set_and_its_own_keys_win(tmp_path):
     assert source == {"kind": "hub", "id": "Open-Orca/SlimOrca", "share": 1, "revision": "main"}
 
 
-def test_a_mistyped_preset_is_told_the_nearest_name():
+def test_a_mistyped_preset_gets_the_nearest_name():
     with pytest.raises(ConfigError) as caught:
         load_preset("demmo")
 

@@ -69,7 +69,7 @@ def test_without_random_the_first_rows_by_id_are_taken_and_reading_stops_there(t
     assert manifest["labels"]["正常"]["read"] == 3
 
 
-def test_splits_are_exact_per_label_and_no_text_stands_in_two(tmp_path):
+def test_splits_are_exact_per_label_and_no_text_is_in_two(tmp_path):
     """Every text is there three times: again, in another width and case, and under another label."""
     documents: list[dict[str, object]] = []
     for number in range(300):

@@ -215,7 +215,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     assert "-fold to 315 MB, which no sheet of texts does (a zip bomb?); write the rows as .csv" in str(caught.value)
 
 
-def test_a_strict_workbook_is_told_to_be_saved_as_the_usual_kind(tmp_path):
+def test_a_strict_workbook_gets_the_advice_to_save_it_as_the_usual_kind(tmp_path):
     path = tmp_path / "strict.xlsx"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("xl/workbook.xml", '<workbook xmlns="http://purl.oclc.org/ooxml/spreadsheetml/main"/>')

@@ -40,7 +40,7 @@ def chinese_reviews() -> list[str]:
     return [line for line in text.split("\n") if len(line) > 8]
 
 
-def test_a_few_chinese_reviews_tell_gb18030_and_one_nearly_always_does(tmp_path):
+def test_a_few_chinese_reviews_identify_gb18030_and_one_nearly_always_does(tmp_path):
     reviews = [review for review in chinese_reviews() if not review.isascii()]
     rng = random.Random(0)
 
@@ -101,7 +101,7 @@ def test_how_an_encoding_was_decided_is_said_once(tmp_path, capsys):
     assert capsys.readouterr().err == said
 
 
-def test_chinese_far_behind_a_beginning_in_english_is_found(tmp_path):
+def test_chinese_far_into_a_file_that_starts_in_english_is_found(tmp_path):
     path = write(tmp_path / "rows.csv", "text,label\n" + "good,1\n" * 300_000 + "房间很干净，服务也好,1\n", "gbk")
 
     assert choose_encoding(path) == "gb18030"
@@ -137,7 +137,7 @@ def test_an_encoding_given_wrongly_is_refused(tmp_path):
     assert choose_encoding(path, "utf8") == UTF8
 
 
-def test_text_that_was_decoded_wrongly_before_is_told(tmp_path, capsys):
+def test_text_that_was_decoded_wrongly_before_is_reported(tmp_path, capsys):
     path = tmp_path / "rows.csv"
     rows = ["很好，推荐", "太差了", "还可以"]
     path.write_text(

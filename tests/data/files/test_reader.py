@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_read_is_one_line_that_says_why(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_a_line_is_taken_for_an_array_and_told_so(tmp_path):
+def test_a_list_per_line_is_read_as_an_array_and_reported(tmp_path):
     with pytest.raises(DataError, match="more text after the array"):
         read_bytes(tmp_path, "rows.jsonl", BAD_LINES["a list in place of an object"][0])
 
@@ -306,7 +306,7 @@ def test_a_text_file_is_a_document_or_one_a_line(text, documents, said, tmp_path
     assert said in capsys.readouterr().err
 
 
-def test_a_text_file_of_json_lines_is_told_to_be_named_so(tmp_path):
+def test_a_text_file_of_json_lines_gets_the_advice_to_be_renamed(tmp_path):
     (tmp_path / "rows.txt").write_text(f"{GOOD}\n{GOOD}\n", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"its lines are JSON objects, so rows; name it \.jsonl"):

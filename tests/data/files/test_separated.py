@@ -29,7 +29,7 @@ def cells(path: Path, content: str) -> list[list[object]]:
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 @pytest.mark.parametrize(("delimiter", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
-def test_the_delimiter_is_told_by_the_content_and_said(suffix, delimiter, name, tmp_path, capsys):
+def test_the_delimiter_is_recognised_by_the_content_and_printed(suffix, delimiter, name, tmp_path, capsys):
     path = tmp_path / f"rows.{suffix}"
     content = 'text;label\n"good, really";1\n"a;b";0\nno, never;0\n'.replace(";", delimiter)
 
@@ -153,7 +153,7 @@ def test_single_quotes_enclose_cells_where_nearly_all_rows_have_them(tmp_path, c
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
-def test_a_cell_of_lines_that_hold_the_delimiter_stays_one_where_their_labels_are_none(suffix, tmp_path, capsys):
+def test_a_multiline_cell_with_delimiters_stays_one_cell_if_its_lines_end_in_no_label(suffix, tmp_path, capsys):
     content = 'text;label\n"first;then\nsecond";1\nbad;0\ngood;1\nfine;1\n'.replace(
         ";", "," if suffix == "csv" else "\t"
     )
@@ -163,7 +163,7 @@ def test_a_cell_of_lines_that_hold_the_delimiter_stays_one_where_their_labels_ar
     assert f"rows.{suffix}:2: read as one row up to line 3, as its quotes say" in capsys.readouterr().err
 
 
-def test_a_quote_that_may_have_swallowed_free_text_is_told_with_its_lines(tmp_path, capsys):
+def test_a_quote_that_may_have_swallowed_free_text_is_reported_with_its_lines(tmp_path, capsys):
     content = 'question,answer\nfirst,one\n"How long,A metre\nWhat is 24",A size\nlast,one\n'
 
     assert len(read(tmp_path / "rows.csv", content)) == 3

@@ -9,7 +9,7 @@ from sft.data.mongo import Address, find_password, make_address, redact
 from sft.errors import ConfigError
 
 
-def test_a_uri_is_taken_apart_so_that_its_password_stands_alone(tmp_path, capsys):
+def test_a_uri_is_split_so_that_its_password_is_separate(tmp_path, capsys):
     path = tmp_path / "uri"
     path.write_text(
         "mongodb+srv://ada%40x:p%3Aw@a.example,b.example/texts?authSource=staff&tls=true\n", encoding="utf-8"

@@ -87,7 +87,7 @@ def test_all_that_a_row_asks_has_its_system_prompt_its_tools_and_what_they_retur
     assert asked_of(chat(("user", "a"), ("assistant", "b"))) == "a"
 
 
-def test_a_conversation_and_its_continuation_share_a_thread_and_a_named_group_goes_before_it():
+def test_a_conversation_and_its_continuation_share_a_thread_and_a_named_group_takes_precedence():
     first = chat(("system", "s"), ("user", "a"), ("assistant", "b"))
     longer = chat(("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
     other = chat(("system", "s"), ("user", "a"), ("assistant", "x"))
@@ -163,7 +163,7 @@ def test_more_turns_or_entities_than_are_read_are_counted(name, most, monkeypatc
         ({"output": 7}, "output", None, ("wrong_type", "'output' is a number, expected text")),
     ],
 )
-def test_a_text_that_is_missing_empty_or_none_is_told_by_the_name_of_its_column(record, name, called, problem):
+def test_a_missing_or_empty_text_is_reported_with_the_name_of_its_column(record, name, called, problem):
     assert refused(read_text, record, name, called) == problem
 
 
@@ -186,7 +186,7 @@ def test_a_list_may_be_json_text():
         (None, "'a' is missing, expected a list"),
     ],
 )
-def test_what_is_no_list_is_told_by_its_kind(value, message):
+def test_what_is_not_a_list_is_reported_with_its_type(value, message):
     assert refused(read_list, {"a": value}, "a") == ("wrong_type", message)
 
 

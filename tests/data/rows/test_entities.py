@@ -55,7 +55,7 @@ def test_what_is_no_span_of_the_text_is_refused_with_its_index(found, reason, me
         (4, 10, "entities with offsets in bytes"),
     ],
 )
-def test_offsets_that_count_otherwise_are_told_by_the_text_that_a_span_claims(start, end, note):
+def test_other_offset_conventions_are_recognised_by_the_text_that_a_span_claims(start, end, note):
     notes = Counter()
     span = {"start": start, "end": end, "text": "张华", "label": "PER"}
 

@@ -223,7 +223,7 @@ def test_a_form_is_chosen_where_rows_fit_two(tmp_path):
     assert refuse(path, form="mesages").startswith("--form mesages; did you mean 'messages'?")
 
 
-def test_a_built_dataset_refuses_what_only_a_file_can_be_told(tmp_path):
+def test_a_built_dataset_refuses_flags_that_only_files_take(tmp_path):
     write(tmp_path, "a.jsonl", {"text": "a", "label": 1}, {"text": "b", "label": 0})
     source = {"kind": "file", "path": str(tmp_path / "a.jsonl")}
     preset = Preset.model_validate({"splits": {"train": {"rows": {"own": 2}}}, "sources": {"own": source}})
@@ -295,7 +295,7 @@ def test_what_a_question_is_about_is_read_whatever_the_answer_is_called(tmp_path
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
-def test_the_thought_before_an_answer_may_stand_in_a_column(tmp_path, name):
+def test_the_thought_before_an_answer_can_be_in_a_column(tmp_path, name):
     (row,) = read(write(tmp_path, "a.jsonl", {"question": "Q", "answer": "A", name: "Hm."}))
 
     assert (row["output"], row["reasoning_content"]) == ("A", "Hm.")
@@ -369,7 +369,7 @@ def test_a_conversation_of_one_answer_is_a_document_where_the_task_says_so(tmp_p
     )
 
 
-def test_the_end_of_a_document_that_stands_alone_is_held_out(tmp_path, capsys):
+def test_a_single_document_is_split_and_its_end_is_held_out(tmp_path, capsys):
     text = "\n".join(f"Line {number} of a book." for number in range(40))
     (tmp_path / "book.txt").write_text(text, encoding="utf-8")
 

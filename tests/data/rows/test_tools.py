@@ -133,7 +133,7 @@ def test_what_a_template_wrote_is_read_as_what_it_was_made_of(form):
     assert notes[SPELLED] == notes[OFFERED] == 1
 
 
-def test_calls_that_an_answer_spells_are_calls_and_told():
+def test_calls_spelled_out_in_an_answer_become_calls_and_are_reported():
     spelled = f"Let me see.\n<tool_call>\n{dumps(CALL)}\n</tool_call>"
     turns = [HI, {"role": "assistant", "content": spelled}, RESULT, ANSWER]
 
@@ -184,7 +184,7 @@ def test_calls_that_cannot_be_learned_are_refused_by_name(turns, reason, message
         ([TOOL, {"name": "a b"}], "'tools', tool 2 has the name 'a b', expected a function's name"),
     ],
 )
-def test_tools_that_are_none_are_refused_by_name(tools, message):
+def test_invalid_tools_are_refused_by_name(tools, message):
     with pytest.raises(RowError) as caught:
         read_tools(tools)
     assert str(caught.value)[: len(message)] == message
@@ -234,7 +234,7 @@ def test_a_row_of_a_dataset_folder_is_read_back_as_it_was_written():
     assert again == row
 
 
-def test_what_a_table_filled_with_null_is_left_out_and_told():
+def test_cells_that_a_table_filled_with_null_are_left_out_and_counted():
     city, days = {"type": "string"}, {"type": "integer", "enum": None}
     properties = {"city": city, "days": days, "note": {"type": ["string", "null"], "default": None}, "zone": None}
     tool = {"type": "function", "function": {"name": "f", "strict": None, "parameters": {"properties": properties}}}

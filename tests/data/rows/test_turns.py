@@ -32,14 +32,14 @@ def read(*turns: object, system: str | None = None) -> tuple[list[dict[str, obje
 
 @pytest.mark.parametrize("key", ["supervised", "weight", "train", "loss", "loss_scale", "loss_weight", "trainable"])
 @pytest.mark.parametrize("value", [0, 0.0, False, "0", "false"])
-def test_an_answer_of_weight_0_is_context_and_told_in_every_spelling(key, value):
+def test_an_answer_of_weight_0_is_context_and_reported_in_every_spelling(key, value):
     turns, notes = read(HI, HELLO | {key: value}, HI, HELLO | {key: 1})
 
     assert turns == [HI, HELLO | {"supervised": False}, HI, HELLO]
     assert notes == {UNLEARNED: 1}
 
 
-def test_what_follows_the_last_learned_answer_is_left_out_and_told():
+def test_what_follows_the_last_learned_answer_is_left_out_and_counted():
     turns, notes = read(HI, HELLO, HI, HELLO | {"weight": 0})
 
     assert turns == [HI, HELLO]
@@ -94,7 +94,7 @@ def test_what_cannot_be_learned_as_it_was_meant_is_refused_by_name(turns, reason
         {"content": [{"type": "thinking", "thinking": "6 x 7"}, {"type": "text", "text": "42"}]},
     ],
 )
-def test_a_thought_is_found_wherever_it_stands_and_told(answer):
+def test_a_thought_is_found_wherever_it_is_and_reported(answer):
     turns, notes = read(HI, {"role": "assistant", **answer})
 
     assert turns == [HI, {"role": "assistant", "content": "42", "reasoning_content": "6 x 7"}]
@@ -120,7 +120,7 @@ def test_parts_of_text_are_joined_and_speakers_have_many_names():
 
 
 @given(st.dictionaries(st.sampled_from(["name", "id", "lang", "refusal", "train_detail"]), st.integers(1, 9)))
-def test_every_key_of_a_turn_is_read_or_told(extra):
+def test_every_key_of_a_turn_is_read_or_counted(extra):
     notes = read(HI | extra, HELLO | {"weight": 1}, HI | {"weight": 1}, HELLO)[1]
 
     assert notes == {**{IGNORED_KEY.format(key): 1 for key in extra}, WEIGHED_QUESTION: 1}
@@ -168,7 +168,7 @@ def test_a_thought_that_the_prompt_opened_is_the_thought_as_the_template_parses_
         ("Use <think>.", LATE),
     ],
 )
-def test_a_mark_of_thinking_that_opens_no_block_is_text_and_told(content, note):
+def test_a_think_tag_that_opens_no_block_is_text_and_reported(content, note):
     turns, notes = read(HI, {"role": "assistant", "content": content})
 
     assert turns == [HI, {"role": "assistant", "content": content}]
@@ -235,7 +235,7 @@ def test_what_a_turn_says_twice_and_differently_is_counted():
     assert +notes == {"turns whose 'value' is not read": 1, "turns whose 'from' is not read": 1}
 
 
-def test_the_place_of_a_picture_in_a_text_is_told():
+def test_a_picture_placeholder_in_a_text_is_reported():
     notes: Counter[str] = Counter()
 
     make_chat_row([{"role": "user", "content": "<image>What is this?"}, HELLO], None, notes)

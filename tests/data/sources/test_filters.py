@@ -99,7 +99,7 @@ def test_a_loop_repeats_itself_and_prose_does_not(answer, low, high):
         ("", ""),
     ],
 )
-def test_languages_are_told_by_script_and_common_words(text, language):
+def test_languages_are_recognised_by_script_and_common_words(text, language):
     assert detect_language(text) == language
 
 
@@ -126,7 +126,7 @@ def test_languages_are_told_by_script_and_common_words(text, language):
         ("", None),
     ],
 )
-def test_latin_terms_are_words_and_chinese_ones_stand_anywhere(text, found):
+def test_latin_terms_match_whole_words_and_chinese_ones_match_anywhere(text, found):
     keywords = KeywordSet(["gan", "人工智能", "RISC-V", "neural network", "C++"])
 
     assert keywords.find(text) == (found if text != "C++is" else "C++")
@@ -199,7 +199,7 @@ def test_the_shipped_keywords_find_the_sentences_of_their_domain_and_of_no_other
         assert [name for name, keywords in lists.items() if keywords.find(sentence)] == [domain], sentence
 
 
-def test_a_latin_term_stands_for_its_plural_and_its_hyphens_and_no_other_word():
+def test_a_latin_term_matches_its_plural_and_hyphenated_form_and_no_other_word():
     keywords = KeywordSet(["gan", "antibody", "gene", "box", "machine learning", "state-of-the-art", "人工智能", "go"])
 
     found = ["GANs", "antibodies", "genes", "boxes", "machine-learning", "state of the art", "他用人工智能s"]

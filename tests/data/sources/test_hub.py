@@ -88,7 +88,7 @@ def test_a_slow_hub_is_waited_for(part, hub):
     assert len(list(stream_records(part))) == 2000
 
 
-def test_no_network_is_told_within_seconds(hub, monkeypatch, tmp_path):
+def test_a_missing_network_is_reported_within_seconds(hub, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     started = time.monotonic()
 
@@ -102,7 +102,7 @@ def test_no_network_is_told_within_seconds(hub, monkeypatch, tmp_path):
     )
 
 
-def test_offline_is_not_asked_at_all(hub, monkeypatch):
+def test_offline_makes_no_request_at_all(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     with pytest.raises(DataError) as caught:
@@ -114,7 +114,7 @@ def test_offline_is_not_asked_at_all(hub, monkeypatch):
     assert hub.requests == []
 
 
-def test_a_hub_that_fails_at_the_start_is_asked_again(hub, tmp_path, waits):
+def test_a_hub_that_fails_at_the_start_is_retried(hub, tmp_path, waits):
     write_jsonl(tmp_path / "d" / "a.jsonl", [{"text": "x"}])
     commit = hub.add("datasets", "owner/rows", tmp_path / "d")
     hub.fail("api/datasets/owner/rows", "503", times=2)

@@ -28,7 +28,7 @@ def test_every_shipped_name_is_a_source(name):
     assert source.revision is None or len(source.revision) == 40
 
 
-def test_ones_own_names_go_before_the_shipped_ones_and_files_lie_beside_their_registry(folder):
+def test_your_own_names_take_precedence_and_files_are_relative_to_their_registry(folder):
     write_jsonl(folder / "rows.jsonl", [{"text": "好", "label": 1}])
     (folder / "datasets.yaml").write_text("slimorca: {kind: file, path: rows.jsonl}\n", encoding="utf-8")
     (folder / "far").mkdir()
@@ -41,7 +41,7 @@ def test_ones_own_names_go_before_the_shipped_ones_and_files_lie_beside_their_re
     assert known_names() == list(read_yaml(SHIPPED))
 
 
-def test_an_unknown_name_is_told_the_nearest(folder):
+def test_an_unknown_name_gets_the_nearest(folder):
     (folder / "datasets.yaml").write_text("mine: {kind: file, path: a.jsonl}\nbare: {id: x}\n", encoding="utf-8")
 
     with pytest.raises(ConfigError) as caught:
@@ -96,7 +96,7 @@ def test_a_sharegpt_entry_without_tags_has_the_usual_ones(folder):
     assert found.row["messages"] == [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
 
 
-def test_the_hub_goes_before_the_file_as_in_llama_factory(folder):
+def test_the_hub_takes_precedence_over_the_file_as_in_llama_factory(folder):
     write_info(
         folder,
         mine={"hf_hub_url": "owner/rows", "ms_hub_url": "a/b", "file_name": "x.json", "subset": "zh", "split": "test",

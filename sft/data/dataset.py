@@ -29,7 +29,7 @@ from sft.data.files.reader import READABLE, BadRow, FoundRow, OnBadRow, RowReade
 from sft.data.files.tables import declared_classes
 from sft.data.folder import MANIFEST, read_manifest, read_split, recover_folder
 from sft.data.named_files import by_split, find_files, hash_files, is_built, names_files
-from sft.data.rows.canonical import Row, asked_of, group_key, thread_of
+from sft.data.rows.canonical import Row, answer_of, asked_of, group_key, thread_of
 from sft.data.rows.reading import Reading, make_reading, restore_tasks, with_declared_labels
 from sft.data.rows.recognised import LABELS_KEPT, Recognised, check_numbers
 from sft.data.sources.registry import known_names
@@ -110,6 +110,7 @@ def open_dataset(
         split: [row for file in files for row in _read_file(file, on_bad_row, reading, ids)]
         for split, files in parts.items()
     }
+    _warn_of_conflicts(path, rows["train"], seed)
     how = f"by content hash, eval_ratio {eval_ratio:g}, seed {seed}"
     if "validation" in rows:
         train, validation, how = rows["train"], rows["validation"], "as given"
@@ -190,6 +191,19 @@ def _warn_of_repeats(train: list[Row], others: dict[str, list[Row]], seed: int) 
     for split, rows in others.items():
         if count := sum(group_key(asked_of(row), seed) in asked for row in rows):
             warn(f"{count:,} of {len(rows):,} {split} rows ask the same as a training row; their scores mean little")
+
+
+def _warn_of_conflicts(path: Path, rows: list[Row], seed: int) -> None:
+    """Say how many texts have different labels of one task, of which only one can be right."""
+    labels: dict[tuple[str, int], set[str]] = {}
+    for row in rows:
+        if get_task(row["task"]).is_of_one_label:
+            labels.setdefault((row["task"], group_key(asked_of(row), seed)), set()).add(answer_of(row))
+    if count := sum(len(found) > 1 for found in labels.values()):
+        warn(
+            f"{path}: {count:,} texts have different labels in different rows, which no model can learn; a dataset of "
+            "build_dataset.py leaves them out"
+        )
 
 
 def reading_of(settings: "TrainSettings") -> Reading:
@@ -287,7 +301,8 @@ def split_by_content(rows: list[Row], eval_ratio: float, seed: int) -> tuple[lis
             what = f"{what} or prefixes of conversations"
         told = f"{len(rows):,} rows of {len(sizes):,} {what}"
         if taken == len(rows):
-            raise DataError(f"{told} leave none to train on; add rows, or name others with --validation_data")
+            apart = "" if what == "different texts" else "; --group_by names a column whose values may be parted"
+            raise DataError(f"{told} leave none to train on; add rows, or name others with --validation_data{apart}")
         warn(f"{told}: whole ones are held out, {taken:,} rows where {wanted:,} were asked for (--validation_data)")
     train = [row for row, key in zip(rows, keys, strict=True) if key not in held_out]
     return train, [row for row, key in zip(rows, keys, strict=True) if key in held_out]

@@ -21,8 +21,14 @@ from sft.errors import DataError
 from sft.files import PROJECT_ROOT, sha256_of
 from sft.modelscope import fetch, is_modelscope
 
-SPLIT_WORDS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
-               "dev": "validation", "eval": "validation", "test": "test"}  # fmt: skip
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "训练", "训练集"), "train"),
+    **dict.fromkeys(
+        ("validation", "valid", "val", "dev", "eval", "development", "evaluation", "验证", "验证集", "开发集"),
+        "validation",
+    ),
+    **dict.fromkeys(("test", "testing", "测试", "测试集"), "test"),
+}
 NO_ROWS = ("manifest.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 

@@ -206,3 +206,12 @@ def test_a_line_above_the_header_of_a_csv_file_is_named():
 
     with pytest.raises(DataError, match="the first line names one column; it must name all: remove lines above it"):
         open_dataset("rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("my_training_set.csv", "train"), ("训练集.csv", "train"), ("testing.csv", "test"), ("测试集_2.csv", "test"),
+     ("development.csv", "validation"), ("验证.csv", "validation"), ("latest.csv", None)],
+)  # fmt: skip
+def test_a_split_is_named_by_the_words_people_use(name, split):
+    assert split_of_name(Path(name)) == split

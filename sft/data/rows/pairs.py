@@ -55,7 +55,7 @@ PAIRS = tuple(
     Pair(question, answer, ("context",) if question == "input" else ("context", "input"))
     for question, answer in dict.fromkeys((*USUAL, *product(QUESTIONS, ANSWERS), *SPEAKERS))
 )
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "rationale", "cot", "complex_cot")
 BESIDE_PAIRS = frozenset(("system", "system_prompt", "history", *TOOL_COLUMNS, *THOUGHTS))
 
 

@@ -100,8 +100,10 @@ HINTS = {
         ),
         "label",
     ),
-    **dict.fromkeys(("问题", "提问", "指令", "q", "source", "src", "document", "article"), "instruction"),
-    **dict.fromkeys(("回答", "答案", "输出", "回复", "a", "tgt", "summary", "translation"), "output"),
+    **dict.fromkeys(("问题", "提问", "指令", "问", "q", "source", "src", "document", "article"), "instruction"),
+    **dict.fromkeys(
+        ("回答", "答案", "输出", "回复", "答", "a", "tgt", "summary", "translation", "highlights"), "output"
+    ),
     "输入": "input",
 }
 
@@ -185,4 +187,9 @@ def _list_hints(record: Record) -> list[str]:
             hints.append(f"{HINTS[bare]}={name}")
         elif bare != name and bare in ("text", "label", "instruction", "output"):
             hints.append(f"{bare}={name}")
-    return hints
+    there = {hint.partition("=")[0] for hint in hints} | record.keys()
+    if "output" in there and "text" in record and there.isdisjoint(("instruction", "label")):
+        hints.insert(0, "instruction=text")
+        there.add("instruction")
+    pairs = (("instruction", "output"), ("output", "instruction"), ("label", "text"))  # neither is of use alone
+    return hints and [*hints, *(f"{other}=..." for one, other in pairs if one in there and other not in there)]

@@ -6,9 +6,11 @@
 Every key of a turn is read, or counted in `notes`: nothing in a row is dropped silently.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from prompts.family import TEXT_END, THINK_END, THINK_START, TURN_END, TURN_START
 from prompts.messages import Tool
@@ -61,6 +63,7 @@ FILLED = "arguments of calls that are null and may not be, left out (a table fil
 UNREADABLE = "answers with <tool_call> in their text that is no readable call, as ordinary text"
 MEDIA_TAGS = "texts with <image>, <img>..., as ordinary text"
 IGNORED_KEY = "turns whose {!r} is not read"
+TWO_SYSTEMS = "rows with a system column beside a system turn that says something else; the turn's is read"
 WEIGHED_QUESTION = "turns by user or system with a weight of 1, though only answers are learned"
 
 RESULTS = re.compile(rf"{RESULT}\n(.*?)\n{RESULT_END}", re.DOTALL)
@@ -84,7 +87,7 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
         return {"id": "", "source": "", "task": "chat", "messages": plain}
     offered, turns = _find_tools(tools, turns, notes)
     messages: list[Turn] = []
-    for number, said in enumerate(turns):
+    for number, said in enumerate(_order_results(turns)):
         for turn in _read_turns(number, said, notes, offered):
             if messages and _continues(messages[-1], turn, said):
                 messages[-1] = _join_calls(number, messages[-1], turn)
@@ -94,6 +97,8 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
         raise RowError("wrong_type", f"'system' is {name_kind(system)}, expected text")
     if system and (not messages or messages[0]["role"] != "system"):
         messages.insert(0, {"role": "system", "content": system})
+    elif system:
+        notes[TWO_SYSTEMS] += messages[0]["content"] != system
     if messages and messages[0]["role"] == "system" and is_blank(messages[0]["content"]):
         del messages[0]  # SlimOrca marks "no system prompt" so
     _check_order(messages[1:] if messages and messages[0]["role"] == "system" else messages, asks=asks)
@@ -102,6 +107,19 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
     if offered:
         row["tools"] = offered
     return row
+
+
+def _order_results(turns: list[Json]) -> list[Json]:
+    """The turns with results in the order of the calls whose ids they name: templates write results without ids."""
+    ordered, ids = list[Json](), list[Json]()
+    for is_result, group in itertools.groupby(turns, lambda said: isinstance(said, dict) and "tool_call_id" in said):
+        said: list[Any] = list(group)
+        if is_result and all(result["tool_call_id"] in ids for result in said):
+            said.sort(key=lambda result: ids.index(result["tool_call_id"]))
+        ordered += said
+        calls = said[-1].get("tool_calls") if isinstance(said[-1], dict) else None
+        ids = [call.get("id") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return ordered
 
 
 def read_plain_turns(turns: list[Json]) -> list[Turn] | None:
@@ -392,6 +410,7 @@ def split_thought(where: str, answer: str, thought: str | None, notes: Notes) ->
         raise RowError("two_thoughts", f"{where} has a {THINK_START} block and another thought in a key of its own")
     thought = thought or ("" if is_blank(inside) else inside)
     notes[THOUGHTS] += bool(thought)
+    notes[LATE] += THINK_START in rest
     return rest, thought
 
 

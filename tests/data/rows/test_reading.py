@@ -455,3 +455,32 @@ def test_the_name_of_a_class_beside_its_number_is_the_label(tmp_path):
     assert "the labels are ham (1)" in refuse(mail)
     assert read(upside_down)[0]["label"] == "正面"
     assert read(mail, label_map={"1": "spam", "0": "ham"})[0]["label"] == "spam"
+
+
+@pytest.mark.parametrize(
+    ("record", "columns"),
+    [
+        ({"text": "a", "output": "b"}, "instruction=text"),
+        ({"text": "a", "summary": "b"}, "instruction=text,output=summary"),
+        ({"article": "a", "highlights": "b"}, "instruction=article,output=highlights"),
+        ({"问": "a", "答": "b"}, "instruction=问,output=答"),
+    ],
+)
+def test_the_hint_for_columns_is_one_that_reads_them(tmp_path, record, columns):
+    path = write(tmp_path, "a.jsonl", record)
+
+    assert f"perhaps --columns {columns} (" in refuse(path)
+    assert read(path, columns=dict(pair.split("=") for pair in columns.split(",")))[0]["output"] == "b"
+
+
+def test_a_column_without_its_other_half_is_hinted_with_a_gap(tmp_path):
+    assert "perhaps --columns output=summary,instruction=... (" in refuse(write(tmp_path, "a.jsonl", {"summary": "b"}))
+
+
+def test_texts_with_two_labels_are_told_and_texts_of_two_tasks_are_not(tmp_path, capsys):
+    said = [{"text": "a", "label": 1}, {"text": "a！", "label": 0}, {"text": "b", "label": 0}]
+    tasks = [{"text": "c", "label": 1}, {"text": "c", "label": "正常"}]
+
+    read(write(tmp_path, "a.jsonl", *said, *tasks))
+
+    assert "a.jsonl: 1 texts have different labels in different rows" in capsys.readouterr().err

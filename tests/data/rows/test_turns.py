@@ -12,6 +12,7 @@ from sft.data.rows.turns import (
     LATE,
     LONE_END,
     THOUGHTS,
+    TWO_SYSTEMS,
     UNLEARNED,
     UNOPENED,
     WEIGHED_QUESTION,
@@ -242,3 +243,27 @@ def test_a_picture_placeholder_in_a_text_is_reported():
     make_chat_row([{"role": "user", "content": "an <imagined> x < y"}, HELLO], None, notes)
 
     assert +notes == {"texts with <image>, <img>..., as ordinary text": 1}
+
+
+def test_results_stand_in_the_order_of_the_calls_that_they_name():
+    calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")]
+    asked = [HI, {"role": "assistant", "content": "", "tool_calls": calls}]
+    results = [{"role": "tool", "tool_call_id": name, "content": f"of {name}"} for name in ("b", "a")]
+    stray = [{**result, "tool_call_id": "c"} for result in results]
+
+    assert [turn["content"] for turn in read(*asked, *results, HELLO)[0][2:4]] == ["of a", "of b"]
+    assert [turn["content"] for turn in read(*asked, *stray, HELLO)[0][2:4]] == ["of b", "of a"]
+
+
+def test_a_system_column_beside_another_system_turn_is_told():
+    turn = {"role": "system", "content": "Be kind."}
+
+    assert read(turn, HI, HELLO, system="Be brief.") == ([turn, HI, HELLO], {TWO_SYSTEMS: 1})
+    assert read(turn, HI, HELLO, system="Be kind.") == ([turn, HI, HELLO], {})
+
+
+def test_a_second_block_of_thinking_is_text_and_told():
+    messages, notes = read(HI, {"role": "assistant", "content": "<think>a</think><think>b</think>Hello"})
+
+    assert (messages[1]["reasoning_content"], messages[1]["content"]) == ("a", "<think>b</think>Hello")
+    assert notes == {THOUGHTS: 1, LATE: 1}

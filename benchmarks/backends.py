@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def run_script(script: str, flags: list[object], stdin: str = "") -> float:
-    """Run one of the project's scripts as a user does; returns its seconds, ends the benchmark where it fails."""
+    """Run one of the project's scripts as a user does and return its seconds; a failure ends the benchmark."""
     started = time.monotonic()
     command = [sys.executable, str(ROOT / script), *map(str, flags)]
     done = subprocess.run(command, input=stdin, text=True, stdout=sys.stderr, check=False)

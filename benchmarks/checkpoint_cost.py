@@ -1,9 +1,9 @@
-"""What safe checkpoints cost the run: ours (staged, sealed, flushed, renamed) against the stock trainer's.
+"""What safe checkpoints cost a run: ours (staged, sealed, flushed, renamed) against the stock trainer's.
 
     python benchmarks/checkpoint_cost.py --method full      # last line: {"stock_s": 0.97, "safe_s": 0.8, "ratio": 0.83}
 
-Seconds for which the steps wait, stock and safe in turn, each beginning with nothing left to write to the disk. The
-stock trainer never waits for the disk; ours does it beside the steps that follow: on_disk_s tells how long that takes.
+Seconds that training waits per save, stock and safe in turn, each starting with nothing left to write to the disk. The
+stock trainer never waits for the disk; ours writes to it during the next steps, and on_disk_s is how long that takes.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Did tuning help in the demo? The three figures that have to move, each with a paired 95 % interval without 0.
+"""Did tuning help in the demo? Three figures have to improve, each with a paired 95 % interval that excludes 0.
 
-Reads evaluation/metrics.json of a run. Prints a line for each figure, then one JSON line; ends in 1 where one did not
-move.
+Reads evaluation/metrics.json of a run. Prints a line per figure, then one JSON line; exit code 1 if one did not
+improve.
     python benchmarks/demo_helped.py
     python benchmarks/demo_helped.py outputs/demo
 """
@@ -19,7 +19,7 @@ def has_helped(figures: dict[str, float]) -> bool:
 
 
 def main(run: Path) -> int:
-    """Print what became of each figure; 0 where all of them moved, else 1."""
+    """Print each figure; 0 if all of them improved, else 1."""
     path = run / "evaluation" / "metrics.json"
     if not path.is_file():
         sys.exit(f"error: {path}: no such file; run `python evaluate.py` first, or name a run folder")

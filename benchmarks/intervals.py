@@ -1,11 +1,12 @@
-"""How often the intervals hold the true figure, and how often equal models are called different.
+"""How often the intervals contain the true figure, and how often equal models are called different.
 
 The rows of an evaluation (`make demo` makes one, of packaged texts) are the population: each trial draws rows from it,
-with replacement, and asks whether the interval holds the figure of all of them. `old` is the plain bootstrap (expanded
-percentiles; for the ECE the basic interval), `new` what evaluate.py prints. Confidences are drawn from the reliability
-bins of metrics.json, once as right as the model was and once as right as it said. Wanted: at least 93 % from 50 rows
-on. Simulated rows in groups stand for conversations; A/A compares a model with another that is as good on average,
-where at most 5 % of the comparisons may call one better or worse. Prints a table, and one JSON line last.
+with replacement, and checks whether the interval contains the figure of all of them. `old` is the plain bootstrap
+(expanded percentiles; for the ECE the basic interval), `new` what evaluate.py prints. Confidences are drawn from the
+reliability bins of metrics.json, once as accurate as the model was and once as accurate as it claimed. The aim is at
+least 93 % from 50 rows on. Simulated rows in groups stand for conversations; A/A compares a model with another that is
+as good on average, where at most 5 % of the comparisons may call one better or worse. Prints a table, and one JSON line
+last.
     python -m benchmarks.intervals --evaluation outputs/latest/evaluation
 """
 
@@ -38,12 +39,12 @@ class Case(NamedTuple):
 
     draw: Callable[[np.random.Generator, int], object]
     truth: float
-    old: Callable[[object, np.random.Generator], Span95] | None  # where there was one
+    old: Callable[[object, np.random.Generator], Span95] | None  # None if there was none
     new: Callable[[object, np.random.Generator], Span95]
 
 
 def percentile_interval(units: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> Span95:
-    """The expanded percentile interval (Hesterberg 2015), which stood here before."""
+    """The expanded percentile interval (Hesterberg 2015), used before."""
     num_units = len(units)
     drawn = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=NUM_RESAMPLES)
     sums = (drawn @ units.reshape(num_units, -1)).reshape(NUM_RESAMPLES, *units.shape[1:])
@@ -52,7 +53,7 @@ def percentile_interval(units: np.ndarray, weights: np.ndarray, rng: np.random.G
 
 
 def basic_interval_of_ece(confidence: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> Span95:
-    """The basic bootstrap interval of the ECE, which stood here before."""
+    """The basic bootstrap interval of the ECE, used before."""
     num_rows, num_bins = len(confidence), choose_num_bins(len(confidence))
     found, resampled = measure_ece(confidence, right, num_bins), []
     for _ in range(NUM_RESAMPLES // 5):
@@ -235,7 +236,7 @@ def cases_of_groups(rows_per_group: int = 8) -> Iterable[tuple[str, Case]]:
 
 
 def measure_coverage(case: Case, num_units: int, num_trials: int, seed: int) -> tuple[float, float]:
-    """Share of the old and the new intervals that hold the truth; nan where there was no old one."""
+    """Share of the old and of the new intervals that contain the truth; nan if there was no old one."""
     rng, held = np.random.default_rng(seed), [0.0, 0.0] if case.old else [np.nan, 0.0]
     for _ in range(num_trials):
         sample = case.draw(rng, num_units)
@@ -271,7 +272,7 @@ def measure_false_findings(num_trials: int, seed: int, num_groups: int, rows_per
 
 
 def main() -> None:
-    """Every figure in turn, a line each, then all of them as JSON."""
+    """Print every figure, a line each, then all of them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--evaluation", type=Path, help="folder with predictions.jsonl and metrics.json; of two models")
     parser.add_argument("--trials", type=int, default=1_000)

@@ -1,11 +1,10 @@
-"""A run that is killed at chosen points of writing its checkpoints, and goes on by `auto`.
+"""Kill a run at chosen points while it writes its checkpoints, and resume it with `auto`.
 
     python benchmarks/kill_sweep.py --points 200      # last line: {"points": 200, "survived": 200, ...}
 
-A run on a tiny model comes to each of its checkpoints and forks there: the child writes the checkpoint into a copy of
-the run folder and is killed, SIGKILL, before one of the system calls that change files; every such call has its turn
-where there are points enough. Each folder is then continued by `auto`, to the log and the weights of the run that
-nobody killed.
+A run on a tiny model forks at each of its checkpoints: the child writes the checkpoint into a copy of the run folder
+and is killed (SIGKILL) before one of the system calls that change files; with enough points, before every such call.
+Each folder is then resumed with `auto`, and has to reach the log and the weights of the run that was not killed.
 """
 
 import argparse
@@ -32,7 +31,7 @@ FIGURES = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "num_token
 
 @dataclass
 class Sweep:
-    """What became of the killed runs; `most_steps_lost`: steps of a log that no whole checkpoint held."""
+    """What became of the killed runs; `most_steps_lost`: logged steps that no complete checkpoint contained."""
 
     points: int
     survived: int
@@ -86,7 +85,7 @@ def train_and_die(model: Path, rows: Path, folder: Path, num_points: int) -> Non
 
 
 def sweep(model: Path, rows: Path, folder: Path, num_points: int) -> Sweep:
-    """Kill at num_points points, spread evenly over all calls of saving; see what became of each."""
+    """Kill at num_points points, spread evenly over all calls of a save, and resume each run."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
@@ -124,10 +123,10 @@ def ends_well(pid: int) -> bool:
 
 
 def main() -> None:
-    """Kill at many points; what the runs said is in <folder>/said.txt."""
+    """Kill at many points; the output of the runs is in <folder>/said.txt."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=200)
-    parser.add_argument("--folder", type=Path, help="where the runs lie; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder of the runs; default: a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

@@ -1,7 +1,7 @@
-"""Licences of all that is installed beside the scripts, as the packages' own metadata says: one line each.
+"""List the licence of every installed package, as its metadata names it.
 
     python -m benchmarks.licences            # or: make licences
-Exit code 1 where a package names none.
+Exit code 1 if a package names none.
 """
 
 import sys
@@ -11,7 +11,7 @@ UNKNOWN = "UNKNOWN"
 
 
 def licence_of(package: Distribution) -> str:
-    """An SPDX expression, a trove classifier or the first line of the licence field; UNKNOWN where there is none."""
+    """An SPDX expression, a trove classifier or the first line of the licence field; UNKNOWN if there is none."""
     metadata = package.metadata
     if expression := metadata.get("License-Expression"):
         return expression

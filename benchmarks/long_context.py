@@ -1,14 +1,14 @@
-"""Long rows under a card's limit: tokens/s, peak memory and loss of one row a step, QLoRA on random weights.
+"""Long rows under a memory limit: tokens/s, peak memory and loss of one row per step, QLoRA on random weights.
 
 A case is `who:gb:tokens`, `who:gb:tokens:layers` or `who:gb:tokens:layers:steps` (layers may be empty). who: ours
 (train.py's own plan), short (plain gradient checkpointing), long (layers in pieces, their inputs in main memory), twice
-(the same, attention computed again in the backward pass whatever main memory has room for), or unsloth
-(use_gradient_checkpointing="unsloth"). gb: the limit by which a larger card counts as one of that size. layers: only so
-many layers are computed and the weights of the others stay in memory as ballast, because a step of 350,000 tokens
-through all of them takes minutes; tokens/s are then of those layers alone, and main memory holds their inputs alone.
+(the same, but attention is always recomputed in the backward pass), or unsloth
+(use_gradient_checkpointing="unsloth"). gb: the memory limit that makes a larger card count as one of that size. layers:
+the number of layers that are computed; the weights of the others stay in memory as ballast, because a step of 350,000
+tokens through all of them takes minutes. Tokens/s and main memory are then those of the computed layers.
 
-Needs an NVIDIA GPU. Cases of one kind that follow each other share a process and a model. Prints a JSON line for each
-case at once; exit code 1 where one failed.
+Needs an NVIDIA GPU. Consecutive cases of one kind share a process and a model. Prints a JSON line after each case; exit
+code 1 if one failed.
     python -m benchmarks.long_context
     python -m benchmarks.long_context --steps 3 --cases short:24:32768,long:24:32768,unsloth:24:32768
     python -m benchmarks.long_context --lora_r 32 --cases ours:24:160000,long:80:350000:2
@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    """Run every case; 0 where all ended well."""
+    """Run every case; 0 if all succeeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default=CASES)
-    parser.add_argument("--size", default="7b", help="of benchmarks/random_models.py")
-    parser.add_argument("--steps", type=int, default=2, help="of each case; the first one is not timed")
+    parser.add_argument("--size", default="7b", help="model size: a name of benchmarks/random_models.py")
+    parser.add_argument("--steps", type=int, default=2, help="steps per case; the first one is not timed")
     parser.add_argument("--lora_r", type=int, default=16)
     parser.add_argument("--work", type=Path, default=Path("/tmp/long_context"))
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def run_cases(cases, options):  # type: ignore[no-untyped-def]
-    """Measure cases of one kind on one model, a JSON line each."""
+    """Measure cases of one kind on one model and print a JSON line each."""
     from sft.backend import TRANSFORMERS, UNSLOTH, choose_backend
 
     backend = choose_backend(UNSLOTH if cases[0].startswith("unsloth") else TRANSFORMERS)

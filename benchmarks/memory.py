@@ -1,8 +1,8 @@
 """Does a recipe for a card fit the card? train.py with each of recipes/cards under a limit, on random weights.
 
-Needs an NVIDIA GPU; a larger card counts as a smaller one through --max_memory_gb, above which everything is out of
-memory. Rows have log-normal lengths, up to the recipe's 2,048 tokens. Besides: QLoRA of a 1.5B model, 8 rows of 256
-tokens, within 4 GB. Prints one JSON line last; exit code 1 where a command did not end well.
+Needs an NVIDIA GPU; --max_memory_gb makes a larger card behave like a smaller one. Rows have log-normal lengths, up to
+the recipe's 2,048 tokens. Also: QLoRA of a 1.5B model, 8 rows of 256 tokens, within 4 GB. Prints one JSON line last;
+exit code 1 if a command failed.
     python -m benchmarks.memory
     python -m benchmarks.memory --only 24gb --steps 24 --cuda_graphs       # as runs of 200 steps and more are computed
 """
@@ -26,9 +26,9 @@ CASES: dict[str, tuple[str, list[str]]] = {  # size of the model, flags
 
 
 def main() -> int:
-    """Train each case a few steps; 0 where all ended well."""
+    """Train each case a few steps; 0 if all succeeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(CASES), help="comma-separated, of " + ", ".join(CASES))
+    parser.add_argument("--only", default=",".join(CASES), help="comma-separated names from " + ", ".join(CASES))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--cuda_graphs", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("/tmp/memory"))

@@ -1,7 +1,7 @@
-"""Does an evaluation need more memory than the training before it? Both commands on one recipe, and the peak of each.
+"""Does an evaluation need more memory than its training? Runs both with one recipe and prints the peak of each.
 
 On a CPU the peak is the resident size of the process (getrusage), on a GPU what PyTorch allocated. The training runs
-for a few steps, its longest batch among them. What it does not know is passed on to train.py. One JSON line last.
+for a few steps, its longest batch among them. Unknown flags are passed on to train.py. Prints one JSON line last.
     python -m benchmarks.memory_evaluate --work /tmp/memory
     python -m benchmarks.memory_evaluate --work /tmp/memory --size 7b --method qlora --max_seq_length 1024      # a GPU
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.random_models import make_apart
 
 ROOT = Path(__file__).resolve().parent.parent
-# Runs a script as `python script.py` does, then writes the peak of its memory in GB to a file.
+# Runs a script as `python script.py` does, then writes its peak memory in GB to a file.
 MEASURED = """
 import json, resource, runpy, sys
 script, out = sys.argv[1:3]
@@ -33,7 +33,7 @@ finally:
 
 
 def measure(work: Path, script: str, *flags: object) -> dict[str, float | None]:
-    """Peak memory of one command: {"resident_gb": 1.2, "gpu_gb": None}; ends the benchmark where it fails."""
+    """Peak memory of one command: {"resident_gb": 1.2, "gpu_gb": None}; a failure ends the benchmark."""
     out = work / f"{script}.memory.json"
     command = [sys.executable, "-c", MEASURED, str(ROOT / script), str(out), *map(str, flags)]
     done = subprocess.run(command, cwd=work, stdout=sys.stderr, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -47,12 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data and run")
     parser.add_argument("--config", default="recipes/demo.yaml")
-    parser.add_argument(
-        "--size", default="", help="0.5b, 1.5b or 7b: random weights in the place of the recipe's model"
-    )
+    parser.add_argument("--size", default="", help="0.5b, 1.5b or 7b: random weights instead of the recipe's model")
     parser.add_argument("--data", type=Path, help="default: the demo's data, built below --work")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--num_samples", type=int, default=10_000, help="rows evaluated; default: all there are")
+    parser.add_argument("--num_samples", type=int, default=10_000, help="rows to evaluate; default: all")
     options, more = parser.parse_known_args()
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Every method on both backends: what is trained, how fast, in how much memory, and whether the loss goes down.
 
-Each backend runs in a process of its own, the methods it supports one after the other, on random weights and the same
-rows in the same order. Prints a table on stderr and one JSON line last; exit code 1 where a method ended badly.
+Each backend runs its methods in its own process, one after the other, on random weights and the same rows in the same
+order. Prints a table on stderr and one JSON line last; exit code 1 if a method failed.
     python -m benchmarks.methods --size 0.5b                     # an NVIDIA GPU
     python -m benchmarks.methods --backends transformers         # a laptop: SmolLM2-135M
 """
@@ -32,7 +32,7 @@ ROWS_PER_STEP = 8
 
 
 def main() -> int:
-    """Run the backends; 0 where every method ended with a finite loss and gradients."""
+    """Run the backends; 0 if every method ended with a finite loss and gradients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="", help="0.5b, 1.5b or 7b: random weights; default: the embedded model")
     parser.add_argument("--backends", default="transformers,unsloth")
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def run_methods(backend: str, model: str, steps: int) -> dict[str, dict[str, object]]:
-    """A few steps of every method that the backend supports; an error is a result, too."""
+    """Train a few steps with every method that the backend supports; an error is recorded as a result."""
     from sft.backend import UNSLOTH, choose_backend
 
     choose_backend(backend)  # unsloth has to be imported first

@@ -1,8 +1,8 @@
-"""QLoRA of a mixture of experts with the experts in 4 bits: what memory it takes, how long a step is, and the losses.
+"""QLoRA of a mixture of experts with the experts in 4 bits: memory, seconds per step, and losses.
 
 Random weights in the geometry of Qwen3-30B-A3B are made on the device layer by layer and packed at once, so that at
-most one layer is ever there in 16 bits; the steps are train.py's. Prints a JSON line; exit code 1 where a loss is not
-finite, a gradient is missing, or experts lie in more than 4 bits.
+most one layer is in 16 bits at a time; the steps are train.py's. Prints a JSON line; exit code 1 if a loss is not
+finite, a gradient is missing, or experts take more than 4 bits.
 
     python -m benchmarks.moe_qlora                                       # an H200: 20 steps of 8 rows
     python -m benchmarks.moe_qlora --size tiny --steps 4 --longest 128   # a laptop
@@ -113,7 +113,7 @@ def build_packed(size: str, precision):  # type: ignore[no-untyped-def]
 
 
 def measure(options: argparse.Namespace) -> dict:  # type: ignore[type-arg]
-    """The steps of train.py over rows of random tokens."""
+    """Train with train.py's steps on rows of random tokens."""
     import torch
     from transformers import TrainerCallback
 

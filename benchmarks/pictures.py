@@ -1,6 +1,6 @@
-"""The pictures of the documents, from a real run: docs/pictures/report.png and chat.svg.
+"""Make the pictures of the documents from a real run: docs/pictures/report.png and chat.svg.
 
-Takes a picture of the first screen of the run's report with Chromium (asked for by `chromium`), and records a chat.
+Photographs the first screen of the run's report with `chromium`, and records a chat.
     python benchmarks/pictures.py
     python benchmarks/pictures.py outputs/demo "What is a bag of words?"
 """
@@ -25,7 +25,7 @@ QUESTIONS = [f"{ASKED}Phone makers agree on one charger", "/compare", f"{ASKED}S
 
 
 def take_report(run: Path) -> Path:
-    """The first screen of report.html as PNG, made small with fewer colours where Pillow is there."""
+    """Save the first screen of report.html as PNG, with fewer colours if Pillow is installed."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("error: no Chromium; install it, e.g. apt install chromium")
@@ -42,7 +42,7 @@ def take_report(run: Path) -> Path:
 
 
 def record_chat(run: Path, questions: list[str]) -> Path:
-    """chat.py asked through a pipe, its answers and its words drawn as a terminal would show them."""
+    """Send a question to chat.py through a pipe and draw the conversation as a terminal shows it."""
     command = [sys.executable, "chat.py", "--run", str(run), "--max_new_tokens", "48", "--decoding", "precise"]
     process = subprocess.run(
         command, cwd=ROOT, input="".join(f"{question}\n" for question in [*questions, "exit"]),

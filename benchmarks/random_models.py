@@ -1,4 +1,4 @@
-"""Models of real geometry with random weights, and rows of real lengths: speed and memory need no trained weights.
+"""Models with random weights in real geometries, and rows of real lengths: enough to measure speed and memory.
 
 make_random_model("7b", Path("/tmp/qwen2.5-7b-random"))     # 15 GB, half a minute on a GPU
 random_rows(600)                                             # token ids, log-normal lengths, mean about 490
@@ -68,7 +68,7 @@ PROMPT_SHARE = 0.4
 
 
 def make_random_model(size: str, folder: Path) -> Path:
-    """Random bf16 weights in the geometry of that size, with a byte-level ChatML tokenizer. Made once a folder."""
+    """Random bf16 weights in the geometry of that size, with a byte-level ChatML tokenizer. Made once per folder."""
     if (folder / "tokenizer.json").exists():  # written last
         return folder
     import torch
@@ -109,7 +109,7 @@ def make_random_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 def make_apart(size: str, folder: Path) -> Path:
-    """As make_random_model, in a process of its own: the GPU is free afterwards."""
+    """make_random_model in a new process, so that the GPU is free afterwards."""
     make = f"from benchmarks.random_models import *; make_random_model({size!r}, Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", make], cwd=Path(__file__).parents[1], check=True)
     return folder

@@ -2,8 +2,8 @@
 
 ChnSentiCorp (train.parquet and validation.parquet in a folder), ccfbdci (one JSONL file of entities; every tenth text
 is held out, by its hash) and the demo's rows (a dataset folder) are written as the sweep reads them, trained as
-benchmarks/studies/real_data.yaml says, and told as a table on stderr: mean and range over the seeds, time and memory.
-One JSON line for each training on stdout. Test splits are not read: settings are chosen on these rows.
+benchmarks/studies/real_data.yaml says, and reported as a table on stderr: mean and range over the seeds, time and
+memory. Stdout has one JSON line per training. Test splits are not read, because settings are chosen on these rows.
     python -m benchmarks.real_data --chnsenticorp data/chnsenticorp --ccfbdci data/ccfbdci.jsonl --demo data/mixed
     python -m benchmarks.real_data --demo data/mixed --workers 3 --seconds 600
 """
@@ -30,15 +30,15 @@ FIGURES = ("accuracy", "accuracy_clean", "macro_f1", "ner_f1", "rougeL", "majori
 
 
 def main() -> int:
-    """Write the rows, train, print the table; 0 where every training ended well."""
+    """Write the rows, train, print the table; 0 if every training succeeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chnsenticorp", type=Path, help="folder with train.parquet and validation.parquet")
     parser.add_argument("--ccfbdci", type=Path, help="JSONL file of text and entities")
     parser.add_argument("--demo", type=Path, help="folder that build_dataset.py --preset demo made")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=math.inf)
-    parser.add_argument("--rows", type=int, help="of training, to try it out")
-    parser.add_argument("--max_steps", type=int, help="of every training, to try it out")
+    parser.add_argument("--rows", type=int, help="training rows, to try it out")
+    parser.add_argument("--max_steps", type=int, help="steps per training, to try it out")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -82,12 +82,12 @@ def write_rows(folder: Path, chnsenticorp: Path | None, ccfbdci: Path | None, de
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """One row a line."""
+    """Write one row per line."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def table_of(lines: Iterable[dict[str, Any]]) -> str:
-    """Markdown: a line for each method of each study, its figures as the mean and the range of the seeds."""
+    """A Markdown table: per study and method, the mean and the range of the figures over the seeds."""
     by_method: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
         by_method[line["study"], line["method"]].append(line)

@@ -13,7 +13,7 @@ from sft.models.loading import load_chat_format
 
 
 def read_rows(settings: TrainSettings, count: int) -> list[Encoded]:
-    """So many rows, drawn with a fixed seed."""
+    """`count` training rows, drawn with a fixed seed."""
     dataset = open_dataset(
         settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed, on_bad_row=settings.on_bad_row
     )

@@ -1,7 +1,8 @@
-"""Several GPUs against one: train.py under torchrun on random weights, with as many rows a process; seconds and tokens.
+"""Several GPUs against one: seconds per step and tokens/s of train.py under torchrun, on random weights.
 
-Steps in the second half of each run count. With --same_rows the rows of a step are shared out instead, and the losses
-of all runs have to agree. Prints one JSON line last; exit code 1 where they do not.
+Each process gets the same number of rows, and the second half of each run is timed. With --same_rows the rows of a step
+are divided among the processes instead, and the losses of all runs have to agree. Prints one JSON line last; exit code
+1 if they do not.
     python -m benchmarks.scaling --size 7b --processes 1,2
     python -m benchmarks.scaling --size 0.5b --processes 1,2 --same_rows --steps 20
 """
@@ -21,12 +22,12 @@ LOSS_TOLERANCE = 1e-2
 
 
 def main() -> int:
-    """Train with each number of processes; 0 where all ended well."""
+    """Train with each number of processes; 0 if all succeeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="7b", help="0.5b, 1.5b or 7b")
     parser.add_argument("--method", default="lora")
     parser.add_argument("--processes", default="1,2")
-    parser.add_argument("--same_rows", action="store_true", help="8 rows a step in all, not for each process")
+    parser.add_argument("--same_rows", action="store_true", help="8 rows per step in all, not per process")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--work", type=Path, default=Path("/tmp/scaling"))
     options = parser.parse_args()
@@ -75,7 +76,7 @@ def read_losses(run: Path) -> list[float]:
 
 
 def read_speed(run: Path, number: int) -> dict[str, float]:
-    """Tokens/s of all processes, which have about as many tokens each, and seconds a step."""
+    """Tokens/s of all processes, which have about equally many tokens, and seconds per step."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     half = steps[len(steps) // 2 :]

@@ -1,10 +1,10 @@
-"""1,000 requests of 32 clients at once: none lost, how fast, and whether the server's memory stays where it was.
+"""Send 1,000 requests from 32 clients at once: is any lost, how fast are they, and does memory grow?
 
     python -m benchmarks.serve_memory --model embedded
     python -m benchmarks.serve_memory --run outputs/demo
 
-Starts serve.py as a process and talks to it with OpenAI's client. Ends in 1 where an answer is missing, or where memory
-grew by more than 5 % after the first 200 requests.
+Starts serve.py as a process and uses OpenAI's client. Exit code 1 if an answer is missing, or if memory grew by more
+than 5 % after the first 200 requests.
 """
 
 import json
@@ -22,7 +22,7 @@ ALLOWED_GROWTH = 0.05
 
 
 def main(flags: list[str]) -> int:
-    """Run it; 0 where memory was steady and nothing was lost."""
+    """Run it; 0 if memory was steady and nothing was lost."""
     command = [sys.executable, "serve.py", *flags, "--port", "0", "--decoding", "precise", "--name", "bench"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None

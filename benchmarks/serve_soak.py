@@ -3,9 +3,9 @@
     python -m benchmarks.serve_soak --model embedded
     python -m benchmarks.serve_soak --run outputs/demo --seconds 60
 
-Starts serve.py as a process on 127.0.0.1 and prints one JSON line. Exit code 1 where a request was answered with 5xx,
-/health took longer than two seconds, anything still ran three seconds after the last client hung up, or memory grew by
-more than 10 % after the first fifth of the time.
+Starts serve.py as a process on 127.0.0.1 and prints one JSON line. Exit code 1 if a request got a 5xx answer, /health
+took longer than two seconds, anything still ran three seconds after the last client left, or memory grew by more than
+10 % after the first fifth of the time.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LONG = "Tell me why, in the end, all of it came to this. " * 20
 
 
 def main() -> int:
-    """Run it; 0 where the server held."""
+    """Run it; 0 if the server passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--long", type=int, default=4, help="copies of a text of about 240 tokens in a long prompt")
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def soak(url: str, process: psutil.Process, options: argparse.Namespace) -> dict:
-    """All clients until the time is up: {"statuses": {"200": 812, "429": 3}, "hung_up": 90, ...}."""
+    """Run all clients until the time is up: {"statuses": {"200": 812, "429": 3}, "hung_up": 90, ...}."""
     began, counts, hung_up = time.monotonic(), Counter[str](), Counter[str]()
     health_s, memory = [], []
 
@@ -94,7 +94,7 @@ def soak(url: str, process: psutil.Process, options: argparse.Namespace) -> dict
                     hung_up[way] += 1
 
     def stall() -> None:
-        """Connections that stop in the middle of a body, more than the server takes."""
+        """Open more connections than the server accepts, each stopping in the middle of a body."""
         host, port = url.removeprefix("http://").split(":")
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n{"
         while not is_over():

@@ -1,19 +1,19 @@
-"""Are recorded passes right, step after step, beside other programs on the card?
+"""Do recorded passes stay correct over thousands of steps, beside other programs on the card?
 
 The loss of every micro-batch of a run is computed twice from the same weights, inputs and random state: by the
-recording, and launched kernel by kernel without one. The two have to agree to the last bit. Every so many passes
-(--gradients_every) the whole pass is repeated both ways and the gradients are compared, too. Validation and label
-scoring run in between as in any training. All combinations of data, method and noise run one after the other, or with
---together all at once: each is then the others' neighbour on the card.
+recording, and launched kernel by kernel without one. Both have to be bit-identical. Every --gradients_every passes the
+whole pass is repeated both ways and the gradients are compared, too. Validation and label scoring run in between as in
+any training. All combinations of data, method and noise run one after the other, or, with --together, all at once on
+the same card.
 
     python -m benchmarks.soak --data reviews.jsonl,entities.jsonl --steps 2000
     python -m benchmarks.soak --data reviews.jsonl --method lora --noise 0 --together --busy 1
 
-Gradients cannot agree to the last bit: attention's backward pass adds in whatever order its blocks end, launched as
-well as replayed. So the report counts how often two launches differ beside how often two replays do, and how far a
-replay lies from a launch.
+Gradients cannot be bit-identical: attention's backward pass sums in the order in which its blocks end, launched or
+replayed. So the report counts how often two launches differ and how often two replays do, and how far a replay is from
+a launch.
 
-Prints a JSON line for each run; exit code 1 where one ended early, a loss differed, or gradients by more than
+Prints a JSON line per run; exit code 1 if one ended early, a loss differed, or gradients differed by more than
 rounding.
 """
 
@@ -40,7 +40,7 @@ BUSY = "import torch; a = torch.randn(4096, 4096, device='cuda', dtype=torch.bfl
 
 
 def main() -> int:
-    """Run every combination; 0 where all of them are right."""
+    """Run every combination; 0 if all of them pass."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="files of rows, separated by commas")
     parser.add_argument("--model", default="embedded")
@@ -48,12 +48,10 @@ def main() -> int:
     parser.add_argument("--noise", default="0,5", help="NEFTune's alpha")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--max_seq_length", type=int, default=256)
-    parser.add_argument(
-        "--gradients_every", type=int, default=20, help="passes from one check of gradients to the next"
-    )
+    parser.add_argument("--gradients_every", type=int, default=20, help="check the gradients of every N-th pass")
     parser.add_argument("--together", action="store_true", help="all runs at once")
-    parser.add_argument("--busy", type=int, default=0, help="so many processes beside them that multiply matrices")
-    parser.add_argument("--seconds", type=int, help="end a run after so many seconds, however far it is")
+    parser.add_argument("--busy", type=int, default=0, help="processes on the card that multiply matrices meanwhile")
+    parser.add_argument("--seconds", type=int, help="time limit per run")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # the runs that this command starts
     options = parser.parse_args()
     if options.one:
@@ -94,7 +92,7 @@ def _report(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def soak(options: argparse.Namespace) -> dict[str, object]:
-    """One run, every pass of it checked: {"steps": 2000, "fault": None, "unequal_losses": 0, ...}."""
+    """Run one combination and check every pass: {"steps": 2000, "fault": None, "unequal_losses": 0, ...}."""
     from transformers import TrainerCallback
 
     from sft.config.layers import load_settings
@@ -143,7 +141,7 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
             return loss
 
         def _launch(self, batch: Batch, loss_of_hidden: Callable[[torch.Tensor, Batch], torch.Tensor]) -> torch.Tensor:
-            """The same pass from the same static inputs, launched kernel by kernel; the same kernels are chosen."""
+            """Repeat the pass from the same static inputs, launched kernel by kernel; the same kernels are chosen."""
             num_tokens = tensor_of(batch["input_ids"]).shape[1]
             recorded = self._sizes[Size.of_batch(batch)]
             with products_as_recorded():

@@ -52,7 +52,7 @@ def make_rows(count: int, short: bool, rng: random.Random) -> Iterator[bytes]:
 
 
 def make_keywords(rng: random.Random) -> list[str]:
-    """Terms of both kinds; about one row in twenty holds one."""
+    """English and Chinese keywords; about one row in twenty contains one."""
     reviews = read_reviews()
     letters = "abcdefghijklmnopqrstuvwxyz"
     latin = ["".join(rng.choices(letters, k=rng.randint(4, 10))) for _ in range(NUM_KEYWORDS // 2)]
@@ -86,11 +86,11 @@ if __name__ == "__main__":
 
 
 def main() -> None:
-    """Make the rows, build the dataset in a process of its own, tell its rate and its peak of resident memory."""
+    """Make the rows, build the dataset in a new process, print its rate and its peak resident memory."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=300_000)
     parser.add_argument("--num_proc", type=int, default=2)
-    parser.add_argument("--near", action="store_true", help="look for near duplicates among all rows, too")
+    parser.add_argument("--near", action="store_true", help="also search all rows for near duplicates")
     parser.add_argument("--short", action="store_true", help="rows of about 50 characters")
     arguments = parser.parse_args()
     rng = random.Random(0)

@@ -1,12 +1,11 @@
-"""How much faster the evaluation asks a model than a loop of one `generate` a row, and whether it hears the same.
+"""How much faster evaluation generates answers than one `generate` per row, and whether the answers are equal.
 
 Rows are those `evaluate.py` asks after `make demo`: reviews, newspaper sentences and questions in their tasks' prompts,
-each task with the room that its longest reference leaves. With --size they are random tokens of real lengths for a
-model of random weights, which never ends an answer: 256 prompts of 200 tokens on average, 256 new tokens each.
+each task with the length of its longest reference. With --size they are random tokens of real lengths for a model with
+random weights, which never ends an answer: 256 prompts of 200 tokens on average, 256 new tokens each.
 
 One by one: transformers' own model and `generate`, greedy, a row at a time, as the five systems this project replaces
-call it; of --sample rows of each task, spread over their lengths, and the time of the rest by their number. Prints one
-JSON line last.
+call it; --sample rows of each task, spread over their lengths, extrapolated to all. Prints one JSON line last.
     python -m benchmarks.speed_generate --dtype fp32            # a laptop: the embedded model
     python -m benchmarks.speed_generate --size 7b               # a GPU
 """
@@ -42,7 +41,7 @@ SYSTEM_PROMPT = "You are a helpful assistant."  # the demo's
 
 
 class Asked(NamedTuple):
-    """Prompts that may have answers of so many tokens."""
+    """Prompts and the maximum length of their answers, in tokens."""
 
     prompts: list[list[int]]
     max_new_tokens: int
@@ -88,7 +87,7 @@ def generate_one_by_one(
 
 
 def clock(work: Callable[[], Result]) -> tuple[Result, float]:
-    """What the work gives, and its seconds: the processor's own where there is one thread, whatever runs beside it."""
+    """Result and seconds of `work`: CPU time with one thread, so that other programs do not count."""
     is_alone = not torch.cuda.is_available() and torch.get_num_threads() == 1
     now = time.process_time if is_alone else time.perf_counter
     if torch.cuda.is_available():
@@ -101,14 +100,14 @@ def clock(work: Callable[[], Result]) -> tuple[Result, float]:
 
 
 def main() -> None:
-    """Warm up, then each way once, task by task."""
+    """Warm up, then time each way once, task by task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--size", default="", help="0.5b, 1.5b or 7b: random weights in the geometry of Qwen2.5")
     parser.add_argument("--work", type=Path, default=Path("/tmp/speed_generate"))
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--rows", type=int, help="default: the demo's 200, or 256 random ones")
-    parser.add_argument("--sample", type=int, help="of each task one by one; default: 8, or 4 random ones")
+    parser.add_argument("--sample", type=int, help="rows per task for the slow way; default: 8, or 4 random ones")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="of random rows")
     options = parser.parse_args()
     name = str(make_apart(options.size, options.work / options.size)) if options.size else options.model

@@ -1,12 +1,12 @@
-"""Scoring without generating: teacher-forced loss against what the machine multiplies, label scoring against a loop.
+"""Speed of scoring: teacher-forced loss against the machine's matrix products, label scoring against a loop.
 
 Loss: tokens/s of sft.scoring.loss over rows of random tokens (about 490 each, 60 % supervised), and their share of the
 ceiling: 2 floating-point operations for each weight a token passes through (the output layer's where it is supervised),
 at the rate of one large matrix product measured beside it. With --lora through an adapter on all projections.
 
 Labels: reviews (with --size: characters at random) in the sentiment prompt, both labels. The naive loop is a forward
-pass of transformers' own model for each label of each row, all logits, as one writes it down; of --sample rows. The
-scores are compared. One JSON line last.
+pass of transformers' own model for each label of each row with all logits, timed on --sample rows. The scores are
+compared. Prints one JSON line last.
     python -m benchmarks.speed_score --labels 1200 --rows 24          # a laptop: the embedded model
     python -m benchmarks.speed_score --size 7b --lora                 # a GPU
 """
@@ -38,7 +38,7 @@ SIDE = {"cuda": 8192, "cpu": 2048}  # of the matrix product that tells the ceili
 
 
 def measure_products(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product."""
+    """Floating-point operations per second of a large matrix product."""
     side = SIDE[device.type]
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     best = min(clock(lambda: a @ b)[1] for _ in range(10))
@@ -83,7 +83,7 @@ def score_naively(
 
 
 def choose_texts(count: int, longest: int, *, at_random: bool) -> list[str]:
-    """Reviews of at most so many characters; or as many characters at random, where no package of texts is needed."""
+    """Reviews of at most that many characters, or random characters, which need no package of texts."""
     rng = random.Random(0)
     if at_random:
         return ["".join(rng.choices(CHARACTERS, k=rng.randint(4, longest))) for _ in range(count)]
@@ -91,7 +91,7 @@ def choose_texts(count: int, longest: int, *, at_random: bool) -> list[str]:
 
 
 def measure_labels(loaded: LoadedModel, texts: Sequence[str], sample: int) -> dict[str, float]:
-    """Seconds of score_labels and of the naive loop, by its sample."""
+    """Seconds of score_labels, and of the naive loop extrapolated from its sample."""
     count = len(texts)
     labels = get_task("sentiment").allowed_labels({})  # type: ignore[typeddict-item]
     prompts = [
@@ -133,10 +133,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/speed_score"))
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--lora", action="store_true", help="through an adapter of rank 16 on all projections")
-    parser.add_argument("--rows", type=int, default=256, help="whose loss is taken")
+    parser.add_argument("--rows", type=int, default=256, help="rows whose loss is computed")
     parser.add_argument("--labels", type=int, default=1200, help="rows whose labels are scored")
-    parser.add_argument("--sample", type=int, default=24, help="of them in the naive loop")
-    parser.add_argument("--max_characters", type=int, default=32, help="of a review; the demo's are at most so long")
+    parser.add_argument("--sample", type=int, default=24, help="rows timed in the naive loop")
+    parser.add_argument("--max_characters", type=int, default=32, help="longest review; the demo's limit")
     options = parser.parse_args()
     name = str(make_apart(options.size, options.work / options.size)) if options.size else options.model
     if options.lora:

@@ -2,20 +2,19 @@
 
 A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch x accumulated), unsloth-lora-8x1, each
 with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the reference recipe is stock-qlora-2x4-8bit),
--fp32 for everything in fp32 (4-bit weights are unpacked to it), against which losses are held where it comes first, or
--fp32adapter for what TRL turns into bf16 beside 4-bit weights, where small updates are lost; ours with -fp8 for frozen
-layers in FP8, with -whole, without computing once what rows begin with in common, or -padded. Tokens are those of the
-rows, however they are computed.
+-fp32 for everything in fp32 (4-bit weights are unpacked), the reference for losses if it comes first, or -fp32adapter
+to keep in fp32 what TRL turns into bf16 beside 4-bit weights. Ours also takes -fp8 (frozen layers in FP8), -whole
+(without shared prefixes) and -padded. Tokens are those of the rows, however they are computed.
 
 `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come, with its default, autocast; `unsloth`
 is its model in the same SFTTrainer. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
-Triton: there `stock` is transformers' Trainer with TRL's collator, which TRL's was until then, in bf16 throughout, or
-with -autocast over fp32 weights, as TRL's default has it.
+Triton: there `stock` is transformers' Trainer with TRL's collator, which TRL used until then, in bf16 throughout, or
+with -autocast over fp32 weights, TRL's default.
 
-Each path trains in a process of its own, one after the other, --repeats times in turn; the timed steps count as three
-windows, whose median is the speed. Prints a table on stderr and a JSON line after each path, the last one of all; exit
-code 1 where losses or gradient norms of ours disagree with those of a stock path in fp32 (-fp32, -fp32adapter): in 16
-bits the stock trainer's own are further away than ours.
+Each path trains in a new process, --repeats times in turn; the speed is the median of three windows of the timed steps.
+Prints a table on stderr and a JSON line after each path, the last one with all; exit code 1 if losses or gradient norms
+of ours differ from those of a stock path in fp32 (-fp32, -fp32adapter). In 16 bits the stock trainer is further from
+fp32 than ours.
     python -m benchmarks.speed_train                                                    # a laptop: SmolLM2-135M, bf16
     python -m benchmarks.speed_train --size 7b --steps 30 --repeats 1 --paths \
         ours-qlora,ours-lora,stock-qlora-2x4-fp32,stock-qlora-2x4-8bit,stock-lora-2x4-fp32,unsloth-qlora-8x1    # a GPU
@@ -56,8 +55,8 @@ class Way:
     keeps_adapter: bool  # in fp32, beside 4-bit weights
     in_8_bits: bool  # the optimizer
     autocasts: bool  # fp32 weights on a CPU
-    is_whole: bool  # rows whose beginnings are in common
-    is_padded: bool  # rows, whatever layers can do
+    is_whole: bool  # without shared prefixes
+    is_padded: bool  # even if the layers take flat rows
     in_fp8: bool  # products of frozen layers
 
     @classmethod
@@ -91,7 +90,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """One path once: tokens/s of the windows after the warm-up; most memory in use and held, GB; loss, norm a step."""
+    """One path once: tokens/s of the windows after the warm-up; peak memory used and held, GB; loss, norm per step."""
 
     windows: list[float]
     step_s: float
@@ -104,7 +103,7 @@ class Measured:
 
 
 def main() -> int:
-    """Run every path, print the comparison; 0 where all agree with the stock path of their method."""
+    """Run every path, print the comparison; 0 if all agree with the stock path of their method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paths", default="ours-lora,stock-lora-8x1-fp32,stock-lora-8x1")
     parser.add_argument(
@@ -112,20 +111,20 @@ def main() -> int:
     )
     parser.add_argument("--work", type=Path, default=Path("/tmp/speed_train"))
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--optim", default="auto", help="of every path, as transformers names it")
+    parser.add_argument("--optim", default="auto", help="optimizer of every path, as transformers names it")
     parser.add_argument("--rows_per_step", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warm_up", type=int, default=3, help="steps left out of the timing")
     parser.add_argument(
-        "--stock_steps", type=int, help="of the other paths, a quarter of them to warm up; default: as ours"
+        "--stock_steps", type=int, help="steps of the other paths, a quarter of them warm-up; default: as ours"
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--mu", type=float, default=5.9, help="log-normal lengths: 5.9 has a mean of about 490 tokens")
     parser.add_argument("--longest", type=int, default=2048)
     parser.add_argument("--all_supervised", action="store_true", help="random rows have no prompt")
-    parser.add_argument("--recipe", help="its adapter and prompt, in place of train.py's defaults")
-    parser.add_argument("--data", help="its training rows, in place of random tokens")
-    parser.add_argument("--max_memory_gb", type=float, help="a limit for our paths, as train.py has it")
+    parser.add_argument("--recipe", help="take adapter and prompt from this recipe")
+    parser.add_argument("--data", help="take the training rows of this dataset instead of random tokens")
+    parser.add_argument("--max_memory_gb", type=float, help="memory limit of our paths")
     parser.add_argument("--profile", help="write what the GPU did in one step of the first path into this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -156,7 +155,7 @@ def main() -> int:
 
 
 def run_worker(name: str, plan: Plan) -> Measured:
-    """One path in a process of its own: Unsloth changes what it is imported beside."""
+    """Run one path in a new process, because Unsloth patches the libraries."""
     command = [sys.executable, "-m", "benchmarks.speed_train", "--worker", json.dumps([name, asdict(plan)])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -273,7 +272,7 @@ def flop_per_token(model, rows):  # type: ignore[no-untyped-def]
 
 
 def attention_flop_per_token(model, rows):  # type: ignore[no-untyped-def]
-    """Operations of attention's two products per token, forward and backward, each token with those up to it."""
+    """Operations of attention's two products per token, forward and backward; a token attends to all before it."""
     config = model.config.get_text_config(decoder=True)
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -1,7 +1,7 @@
-"""Time to a first answer of inference.py, in seconds of CPU time, and of it what the imports take.
+"""CPU time until inference.py has its first answer, and the share of the imports.
 
-A machine that does other work stretches the clock and not these figures (two runs differ by a tenth). Ends with 1 where
-the imports take longer than --limit.
+CPU time hardly depends on other programs (two runs differ by a tenth). Exit code 1 if the imports take longer than
+--limit seconds.
 
     python benchmarks/start_up.py
     python benchmarks/start_up.py --limit 7
@@ -27,7 +27,7 @@ def measure(arguments: list[str]) -> float:
 
 
 def main() -> None:
-    """Run each three times and print the least."""
+    """Run each three times and print the fastest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds that the imports may take")
     limit = parser.parse_args().limit

@@ -1,4 +1,4 @@
-"""What this project is measured against: TRL's trainer over the libraries' own models, as their documents have it."""
+"""The baseline of the speed benchmarks: TRL's trainer over the libraries' own models, as their documentation shows."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pathlib import Path
 def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
     """TRL's trainer on the libraries' own model, as their documentation has it; or on Unsloth's.
 
-    keeps_adapter: one beside 4-bit weights stays as PEFT made it; TRL turns it into bf16.
+    keeps_adapter: leave an adapter beside 4-bit weights as PEFT made it; TRL turns it into bf16.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -51,7 +51,7 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
 
 
 def build_on(model, tokenizer, rows, args, *, keeps_adapter=False):  # type: ignore[no-untyped-def]
-    """TRL's trainer on a model that is there already."""
+    """TRL's trainer on an existing model."""
     import torch
     from transformers import Trainer
     from trl import SFTTrainer

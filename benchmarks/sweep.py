@@ -1,19 +1,19 @@
-"""Many trainings side by side on one card or machine: a JSON line for each as it ends, the most wanted first.
+"""Run many trainings side by side on one card or machine and print a JSON line for each, in order of importance.
 
-A file of studies says what is tried. Every combination of a study's grid is one training, of so many rows drawn with
-its seed; the same test rows are answered after each.
+A file lists the studies. Every combination of a study's grid is one training on rows drawn with its seed, tested on the
+same rows.
 
     - study: small data
-      data: [reviews, topics]            # FOLDER/reviews.train.jsonl, .test.jsonl; .task.yaml where one describes it
-      rows: [60, 300]                    # of training; leave it out for all
+      data: [reviews, topics]            # FOLDER/reviews.train.jsonl, .test.jsonl and, if there is one, .task.yaml
+      rows: [60, 300]                    # training rows; leave it out for all
       seeds: [1]
-      flags: {method: lora}              # settings of train.py, the same in all
+      flags: {method: lora}              # settings of train.py for all of them
       grid: {learning_rate: [2.0e-4, 1.0e-3], num_train_epochs: [5, 10]}
 
     python -m benchmarks.sweep studies.yaml --folder data --workers 12 --seconds 280
 
-Without --yardsticks a line holds the model's figures alone. --seconds: no training is begun that cannot be expected to
-end by then, by what those before it took; what is still running at the end is stopped and not told.
+Without --yardsticks a line has the model's figures only. --seconds: no training starts that is not expected to end in
+time; what still runs at the end is stopped and not reported.
 """
 
 import argparse
@@ -45,15 +45,15 @@ COMMON = {
 
 
 def main() -> int:
-    """Run the studies; 0 where every training that was begun in time ended well."""
+    """Run the studies; 0 if every training that started succeeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", type=Path)
-    parser.add_argument("--folder", type=Path, default=Path("data"), help="where the rows lie")
-    parser.add_argument("--workers", type=int, default=1, help="trainings at once; each has a core of its own")
+    parser.add_argument("--folder", type=Path, default=Path("data"), help="folder of the rows")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at once, each on its own core")
     parser.add_argument("--seconds", type=float, default=math.inf)
-    parser.add_argument("--max_steps", type=int, help="of every training, to try the file out")
+    parser.add_argument("--max_steps", type=int, help="steps per training, to try the file out")
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--yardsticks", action="store_true", help="fit them, too, on the same rows")
+    parser.add_argument("--yardsticks", action="store_true", help="also fit the yardsticks on the same rows")
     options = parser.parse_args()
     trials = list(list_trials(yaml.safe_load(options.studies.read_text(encoding="utf-8"))))
     for trial in trials:
@@ -83,7 +83,7 @@ def list_trials(studies: Iterable[dict[str, Any]]) -> Iterator[Trial]:
 def run_trials(
     trials: list[Trial], folder: Path, workers: int, seconds: float, *, yardsticks: bool
 ) -> Iterator[dict[str, Any]]:
-    """The finished trainings as they come; `{"done": 80, "of": 100, ...}` last."""
+    """The trainings as they finish; `{"done": 80, "of": 100, ...}` last."""
     context = multiprocessing.get_context("spawn")
     began = time.time()
     wanted, found = context.Queue(), context.Queue()
@@ -114,7 +114,7 @@ def run_trials(
 
 
 def work(wanted: Any, found: Any, folder: Path, ends: float, yardsticks: bool) -> None:
-    """One process: imports once, then a training after the other while there is time."""
+    """Import once, then train one after the other while there is time."""
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 -- the project narrates; hundreds of runs would not be read
     import torch
 
@@ -139,14 +139,14 @@ def work(wanted: Any, found: Any, folder: Path, ends: float, yardsticks: bool) -
 
 
 def expected_steps(trial: Trial) -> float:
-    """Steps of a training, as far as its flags and rows tell."""
+    """Steps of a training, estimated from its flags and rows."""
     flags = trial["flags"]
     per_step = flags.get("per_device_train_batch_size", 2) * flags.get("gradient_accumulation_steps", 4)
     return flags.get("max_steps") or (trial["rows"] or 1000) / per_step * flags.get("num_train_epochs", 3)
 
 
 def run_trial(trial: Trial, folder: Path, *, yardsticks: bool = False) -> dict[str, Any]:
-    """Train, answer the test rows, and what came of it: steps, loss, times, memory, and figures by task."""
+    """Train, answer the test rows and return the result: steps, loss, times, memory, and figures by task."""
     import torch
 
     from sft.config.layers import load_settings

@@ -4,7 +4,9 @@ A path is `who-method-rows`: ours-qlora, stock-qlora-2x4 (rows of a micro-batch 
 with -gc for gradient checkpointing and -8bit for AdamW in 8 bits (the reference recipe is stock-qlora-2x4-8bit),
 -fp32 for everything in fp32 (4-bit weights are unpacked), the reference for losses if it comes first, or -fp32adapter
 to keep in fp32 what TRL turns into bf16 beside 4-bit weights. Ours also takes -fp8 (frozen layers in FP8), -whole
-(without shared prefixes) and -padded. Tokens are those of the rows, however they are computed.
+(without shared prefixes), -padded and -launched (without recorded passes). Methods are lora, qlora, freeze and full;
+stock trains lora, qlora and full, the last as TRL does by default: weights in fp32 under autocast. Tokens are those of
+the rows, however they are computed.
 
 `stock` is TRL's SFTTrainer over transformers, bitsandbytes and PEFT as they come, with its default, autocast; `unsloth`
 is its model in the same SFTTrainer. TRL 1.15 computes its loss in a Triton kernel, and the CPU build of torch has no
@@ -20,6 +22,8 @@ fp32 than ours.
         ours-qlora,ours-lora,stock-qlora-2x4-fp32,stock-qlora-2x4-8bit,stock-lora-2x4-fp32,unsloth-qlora-8x1    # a GPU
     python -m benchmarks.speed_train --recipe recipes/demo.yaml --data data/mixed --rows_per_step 4 --steps 60 \
         --warm_up 15 --paths ours-lora,stock-lora-4x1-fp32,stock-lora-4x1,stock-lora-4x1-autocast      # the demo's rows
+    python -m benchmarks.speed_train --data reviews.jsonl --rows_per_step 16 --longest 512 --steps 60 --warm_up 15 \
+        --paths ours-full,ours-full-launched,stock-full-16x1-fp32,stock-full-16x1               # whole weights, a GPU
     python -m benchmarks.speed_train --size qwen3.5-0.8b --steps 40 --repeats 1 \
         --paths ours-lora,ours-lora-padded,stock-lora-2x4,stock-lora-2x4-fp32,unsloth-lora-8x1     # a hybrid, a GPU
     python -m benchmarks.speed_train --size 7b --steps 20 --repeats 1 --rows_per_step 2 --mu 20 --longest 4096 \
@@ -58,13 +62,14 @@ class Way:
     is_whole: bool  # without shared prefixes
     is_padded: bool  # even if the layers take flat rows
     in_fp8: bool  # products of frozen layers
+    is_launched: bool  # nothing is recorded
 
     @classmethod
     def parse(cls, name: str) -> "Way":
         """`unsloth-qlora-8x1-gc` -> who, method, 8, True."""
         who, method, *more = name.split("-")
         rows = next((part for part in more if part[0].isdigit() and "x" in part), "8x1")
-        known = ("gc", "fp32", "fp32adapter", "8bit", "autocast", "whole", "padded", "fp8")
+        known = ("gc", "fp32", "fp32adapter", "8bit", "autocast", "whole", "padded", "fp8", "launched")
         return cls(name, who, method, int(rows.split("x")[0]), *(flag in more for flag in known))
 
 
@@ -223,6 +228,7 @@ def measure(path: Way, plan: Plan) -> Measured:
         limit_memory(plan.max_memory_gb)
         trainer = build_ours(settings, backend, rows, args, pads=path.is_padded)
         trainer.shares_prefixes = trainer.shares_prefixes and not path.is_whole
+        trainer.wants_replay = not path.is_launched
     else:
         args.train_sampling_strategy = "sequential"
         args.per_device_train_batch_size = path.micro_batch

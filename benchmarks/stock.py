@@ -33,11 +33,13 @@ def build_stock(settings, backend, rows, args, *, keeps_adapter=False):
         )
         model = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=precision.dtype,
+            dtype=torch.float32 if settings.method == "full" else precision.dtype,  # autocast computes in 16 bits
             trust_remote_code=False,
             quantization_config=four_bit if settings.method == "qlora" else None,
             device_map={"": precision.device},
         )
+        if settings.method == "full":
+            return build_on(model, load_tokenizer(folder), rows, args)
         lora = LoraConfig(
             r=settings.lora_r,
             lora_alpha=settings.lora_alpha,

@@ -168,7 +168,8 @@ def run_trial(trial: Trial, folder: Path, *, yardsticks: bool = False) -> dict[s
         dataset.train[:] = random.Random(seed).sample(dataset.train, trial["rows"])
     prepared = prepare(settings, dataset, "transformers")
     with tempfile.TemporaryDirectory() as checkpoints:
-        trainer = build_trainer(settings, prepared, Path(checkpoints))
+        # planned as train.py does it: without a plan nothing is recorded, and a small model waits for Python
+        trainer = build_trainer(settings, prepared, Path(checkpoints), on_rehearsed=lambda plan: None)
         trainer.args.eval_strategy = trainer.args.save_strategy = "no"
         trainer.args.load_best_model_at_end = False
         began = time.monotonic()

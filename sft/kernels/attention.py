@@ -63,6 +63,9 @@ def attend_flat(
     if cu_seq_lens_k is None or max_length_k is None:  # as many keys as queries
         cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
     window = sliding_window if sliding_window is not None and sliding_window < max_length_k else None
+    if torch.is_autocast_enabled(query.device.type):  # rotating by fp32 angles made fp32 of them; SDPA does the same
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if has_varlen(query.device, query.dtype) and not dropout and fits_varlen(query, value):
         if key_places is not None:
             key, value = pick(key, key_places), pick(value, key_places)  # (1, K, S, D)

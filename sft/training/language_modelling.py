@@ -64,23 +64,35 @@ class LanguageModelling:
         divisor = len(asked.targets) if divisor is None else divisor
         forward = {name: value for name, value in batch.items() if name != "labels"}
         forward |= {"logits_to_keep": asked.columns, "use_cache": False}
-        if self.takes_hidden_states:
+        if self.takes_hidden_states and self._has_frozen_head:
             with head_left_out(self.loaded.causal_lm):
                 hidden = asked.pick(model(**forward).logits)  # (N, D)
-            return chunked_nll(hidden, self.loaded.causal_lm.get_output_embeddings(), asked.targets) / divisor
+            return chunked_nll(hidden, self._head, asked.targets) / divisor
         logits = asked.pick(model(**forward).logits)  # (N, V)
         return cross_entropy(logits.float(), asked.targets, reduction="sum") / divisor
 
     @property
     def takes_hidden_states(self) -> bool:
         """Whether the loss can be computed from the layers' output, without the model's own output layer."""
-        head = self.loaded.causal_lm.get_output_embeddings()
-        return is_frozen_linear(head) and not is_launched_sharded() and self.loaded.output_layer.is_plain
+        is_known = self._has_frozen_head or (type(self._head) is torch.nn.Linear and not self.loaded.has_adapter)
+        return is_known and not is_launched_sharded() and self.loaded.output_layer.is_plain
+
+    @property
+    def _head(self) -> torch.nn.Module:
+        head: torch.nn.Module = self.loaded.causal_lm.get_output_embeddings()
+        return head
+
+    @property
+    def _has_frozen_head(self) -> bool:
+        return is_frozen_linear(self._head)
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
         """Like compute_loss, from the hidden states of all tokens (T, D), flat."""
-        kept, head = tensor_of(batch["logits_to_keep"]), self.loaded.causal_lm.get_output_embeddings()
-        return chunked_nll(hidden[kept], head, tensor_of(batch["labels"])[0, kept + 1]) / divisor
+        kept = tensor_of(batch["logits_to_keep"])
+        targets = tensor_of(batch["labels"])[0, kept + 1]
+        if self._has_frozen_head:
+            return chunked_nll(hidden[kept], self._head, targets) / divisor
+        return cross_entropy(self._head(hidden[kept]).float(), targets, reduction="sum") / divisor
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[RowScore]:
         """Each row's nll over its supervised tokens."""

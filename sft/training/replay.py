@@ -14,7 +14,9 @@ CHECK_EVERY-th forward pass is launched a second time without its recording, and
     passes.end_step()                                          # processes have the same gradients
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from itertools import compress
 from typing import NamedTuple
 
@@ -82,13 +84,16 @@ class ReplayedPasses:
         max_tokens: int,
         longest: int,
         noise_alpha: float | None = None,
+        autocast: torch.dtype | None = None,
         record: "GraphRecorder | Rerun | None" = None,
     ) -> None:
         """max_rows, max_tokens: of a micro-batch. longest: tokens of the longest row.
 
+        autocast: the type that layers are computed in where their weights are trained in fp32; None: their own.
         record: makes of a pass (and what prepares its first recording) what repeats it.
         """
         self.loaded, self.max_rows, self.longest, self.noise_alpha = loaded, max_rows, longest, noise_alpha
+        self.autocast = autocast
         self.record = record or GraphRecorder()
         self.weights = [weight for weight in loaded.model.parameters() if weight.requires_grad]
         self.flat = torch.zeros(sum(weight.numel() for weight in self.weights), device=loaded.device)
@@ -101,7 +106,8 @@ class ReplayedPasses:
         self.aliases = {names[weight]: weight.detach().requires_grad_() for weight in compress(self.weights, inside)}
         self.found_by_layers = list(compress(self.gradients, inside))  # where the gradients of the aliases go
         shape = (round_up(max(max_tokens, longest)), loaded.causal_lm.config.hidden_size)
-        self.hidden = torch.empty(shape, dtype=loaded.precision.dtype, device=loaded.device)  # (T, D)
+        dtype = torch.float32 if autocast else loaded.precision.dtype  # autocast may leave the hidden states in fp32
+        self.hidden = torch.empty(shape, dtype=dtype, device=loaded.device)  # (T, D)
         self.grad_hidden = torch.empty_like(self.hidden)
         self._sizes: dict[Size, _Recorded] = {}
         self._num_runs = 0
@@ -187,7 +193,7 @@ class _Recorded:
         loaded, lengths = self.passes.loaded, self.inputs.get("row_lengths")
         of_token = None if lengths is None else length_of_each_token(lengths, self.num_tokens)
         noise = embedding_noise(loaded.causal_lm, self.passes.noise_alpha, of_token)
-        with loaded.flat_rows(), noise, cast_at_once(loaded.model):
+        with loaded.flat_rows(), noise, cast_at_once(loaded.model), self._in_autocast():
             inputs = {
                 **{name: value for name, value in self.inputs.items() if name != "row_lengths"},
                 "attention_mask": self.no_mask,
@@ -198,6 +204,12 @@ class _Recorded:
             output = functional_call(loaded.causal_lm.base_model, self.passes.aliases, kwargs=inputs)
         hidden: torch.Tensor = output.last_hidden_state.squeeze(0)
         return hidden
+
+    def _in_autocast(self) -> AbstractContextManager[object]:
+        """As the trainer computes; without its cache, whose casts of weights would outlive the recording."""
+        dtype = self.passes.autocast
+        kind = self.passes.loaded.device.type
+        return torch.autocast(kind, dtype=dtype, cache_enabled=False) if dtype else contextlib.nullcontext()
 
     def _forward(self) -> None:
         self.output = self._compute()
@@ -221,6 +233,7 @@ class _Recorded:
 
     def _backward(self) -> None:
         given = self.passes.grad_hidden[: self.num_tokens]
+        assert self.output is not None  # a forward pass came before
         found = self._differentiate(self.output, given)
         added = [
             (total, one.float())
@@ -235,10 +248,10 @@ class _Recorded:
         output = self._compute()
         self._differentiate(output, torch.zeros_like(output))
 
-    def _differentiate(self, output: torch.Tensor | None, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def _differentiate(self, output: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         with self.passes.loaded.flat_rows():  # layers may be computed again
             found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
-                output, list(self.passes.aliases.values()), grad, allow_unused=True
+                output, list(self.passes.aliases.values()), grad.to(output.dtype), allow_unused=True
             )
         return found
 

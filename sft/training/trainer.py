@@ -53,6 +53,7 @@ from sft.training.long_rows import LongRows
 from sft.training.memory import (
     MemoryPlan,
     MicroBatches,
+    free_bytes,
     has_dropout,
     is_out_of_memory,
     recompute_layers,
@@ -67,6 +68,9 @@ from sft.training.replay import RecordingError, ReplayedPasses
 from sft.training.saving import CheckpointedTrainer
 
 BeforeFirstStep = Callable[["RowTrainer", torch.nn.Module, bool], None]  # the wrapped model; whether it resumes
+MOST_FOR_COPIES = (
+    0.1  # of the free memory, for the second copy of the gradients where recorded passes train whole weights
+)
 Measure = Callable[[LoadedModel], Mapping[str, float]]  # more figures of a validation: {"eval_macro_f1": 0.91}
 
 
@@ -316,7 +320,9 @@ class RowTrainer(CheckpointedTrainer):
         return total
 
     def _loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor) -> torch.Tensor:
-        return self.objective.loss_of_hidden(hidden, batch, divisor) * self.args.world_size  # processes are averaged
+        with self.accelerator.autocast():
+            loss = self.objective.loss_of_hidden(hidden, batch, divisor)
+        return loss * self.args.world_size  # processes are averaged
 
     def collate(self, places: Sequence[int]) -> dict[str, object]:
         """Rows -> one batch as the objective has it, and row_places."""
@@ -398,6 +404,7 @@ class RowTrainer(CheckpointedTrainer):
                 max_tokens=plan.micro_batch_tokens,
                 longest=max(len(row.input_ids) for row in self.train_rows),
                 noise_alpha=self.noise_alpha,
+                autocast=None if self.trains_in_one_type else self.loaded.autocast,
             )
 
     def give_up_replay(self, error: RecordingError) -> None:
@@ -414,18 +421,27 @@ class RowTrainer(CheckpointedTrainer):
 
     @property
     def can_replay(self) -> bool:
-        """Whether passes can be recorded: an adapter in the type of its base on a GPU whose attention takes rows end to
-        end, and nothing that draws random numbers while layers are computed again."""
+        """Whether passes can be recorded: an adapter in the type of its base, or weights themselves, on a GPU whose
+        attention takes rows end to end, and nothing that draws random numbers while layers are computed again."""
         has_flat_kernel = self.loaded.layers.records and has_varlen(self.loaded.device, self.loaded.precision.dtype)
         draws_again = self.plan.recomputed_layers > 0 and has_dropout(self.loaded.causal_lm)
         return (
             has_flat_kernel
-            and self.trains_in_one_type
+            and (self.trains_in_one_type or self._records_weights)
             and not draws_again
             and not self.plan.offloads
             and not self.is_sharded
             and self.objective.takes_hidden_states
         )
+
+    @property
+    def _records_weights(self) -> bool:
+        """Whether the weights themselves (full, freeze) are trained so that passes can be recorded: without a scaled
+        loss, in one process, and where a second copy of their gradients, which a recording holds, is little."""
+        if self.loaded.has_adapter or self.args.fp16 or self.args.world_size > 1:
+            return False
+        num_trained = sum(weight.numel() for weight in self.loaded.model.parameters() if weight.requires_grad)
+        return num_trained * torch.float32.itemsize <= MOST_FOR_COPIES * free_bytes()
 
     @cached_property
     def shares_cores(self) -> bool:

@@ -168,7 +168,8 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
 
     flags = ["--model", options.model, "--data", options.data, "--method", options.method, "--cuda_graphs"]
     flags += ["--neftune_noise_alpha", options.noise, "--max_steps", str(options.steps), "--backend", "transformers"]
-    flags += ["--max_seq_length", str(options.max_seq_length), "--learning_rate", "1e-3", "--eval_steps", "250"]
+    rate = "1e-3" if options.method in ("lora", "qlora") else "1e-4"
+    flags += ["--max_seq_length", str(options.max_seq_length), "--learning_rate", rate, "--eval_steps", "250"]
     flags += ["--max_dropped", "0.5", "--eval_ratio", "0.04", "--system_prompt", "You are a helpful assistant."]
     settings = load_settings(TrainSettings, flags)
     rows = open_dataset(settings.data, eval_ratio=settings.eval_ratio, seed=settings.split_seed)

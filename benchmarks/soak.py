@@ -50,8 +50,7 @@ def main() -> int:
     parser.add_argument("--max_seq_length", type=int, default=256)
     parser.add_argument("--gradients_every", type=int, default=20, help="check the gradients of every N-th pass")
     parser.add_argument("--together", action="store_true", help="all runs at once")
-    parser.add_argument("--busy", type=int, default=0, help="processes on the card that multiply matrices meanwhile")
-    parser.add_argument("--seconds", type=int, help="time limit per run")
+    parser.add_argument("--seconds", type=int, help="end every run this long after its start, loading included")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # the runs that this command starts
     options = parser.parse_args()
     if options.one:
@@ -92,7 +91,12 @@ def _report(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def soak(options: argparse.Namespace) -> dict[str, object]:
+<<<<<<< HEAD
     """Run one combination and check every pass: {"steps": 2000, "fault": None, "unequal_losses": 0, ...}."""
+=======
+    """One run, every pass of it checked: {"steps": 2000, "fault": None, "unequal_losses": 0, ...}."""
+    began = time.monotonic()
+>>>>>>> 72541f0 (Whole weights are recorded on request; what the H200 showed today, and the server's ten minutes on a quiet machine)
     from transformers import TrainerCallback
 
     from sft.config.layers import load_settings
@@ -159,7 +163,6 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
             return loss.detach()
 
     stepping.ReplayedPasses = CheckedPasses
-    began = time.monotonic()
 
     class StopInTime(TrainerCallback):
         def on_step_end(self, args: object, state: object, control: object, **more: object) -> None:

@@ -239,7 +239,7 @@ class TrainSettings(ResultSettings):
     cuda_graphs: bool | None = Field(
         None,
         description="record forward and backward passes and replay them, so that the GPU does not wait for Python; "
-        "default: on one GPU, if possible, in runs of 200 steps or more",
+        "default: for adapters on one GPU, if possible, in runs of 200 steps or more",
     )
     max_memory_gb: float | None = Field(
         None, gt=0, description="GPU memory this run may use, in GB of 2**30 bytes; default: all that is free"

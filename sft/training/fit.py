@@ -315,7 +315,9 @@ def build_trainer(
         micro_batch_tokens=settings.micro_batch_tokens,
         recomputes=settings.gradient_checkpointing,
         offloads=settings.activation_offloading,
-        replays=records_unasked(prepared.num_steps) if settings.cuda_graphs is None else settings.cuda_graphs,
+        replays=records_unasked(prepared.num_steps, settings.has_adapter)
+        if settings.cuda_graphs is None
+        else settings.cuda_graphs,
         train_names=[str(row["id"]) for row in prepared.train.rows],
         validation_names=[str(row["id"]) for row in prepared.validation.rows],
         neftune_noise_alpha=settings.neftune_noise_alpha,

@@ -42,9 +42,10 @@ MOST_AWAY = (
 Run = Callable[[], None]
 
 
-def records_unasked(num_steps: int) -> bool:
-    """Whether a run of this many steps is worth recording; several processes are recorded only when asked for."""
-    return num_steps >= FEWEST_STEPS and world_size() == 1
+def records_unasked(num_steps: int, has_adapter: bool) -> bool:
+    """Whether a run of this many steps is worth recording. Several processes are recorded only when asked for, and so
+    are whole weights, until benchmarks/soak.py has compared 2,000 of their steps."""
+    return num_steps >= FEWEST_STEPS and world_size() == 1 and has_adapter
 
 
 class RecordingError(RuntimeError):

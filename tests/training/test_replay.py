@@ -220,10 +220,11 @@ def test_a_recorded_product_scales_nothing_that_is_there_and_keeps_a_young_adapt
 
 def test_long_runs_of_one_process_are_recorded_unasked(monkeypatch):
     assert load_settings(TrainSettings, []).cuda_graphs is None
-    assert not replay.records_unasked(replay.FEWEST_STEPS - 1)
-    assert replay.records_unasked(replay.FEWEST_STEPS)
+    assert not replay.records_unasked(replay.FEWEST_STEPS - 1, has_adapter=True)
+    assert replay.records_unasked(replay.FEWEST_STEPS, has_adapter=True)
+    assert not replay.records_unasked(replay.FEWEST_STEPS, has_adapter=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not replay.records_unasked(replay.FEWEST_STEPS)
+    assert not replay.records_unasked(replay.FEWEST_STEPS, has_adapter=True)
 
 
 def test_every_size_of_a_run_is_recorded_before_its_first_step(tiny_model_folder: Path, tmp_path: Path, monkeypatch):

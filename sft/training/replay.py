@@ -29,11 +29,13 @@ from sft.batches.layout import Batch, fill_up, flatten_rows, tensor_of, to_devic
 from sft.errors import RunError, one_line
 from sft.kernels.lora import cast_at_once, products_as_recorded
 from sft.models.loaded import LoadedModel
+from sft.training.memory import free_bytes
 from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.processes import are_joined, world_size
 
 TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.2 s
 FEWEST_STEPS = 200  # of a run that is recorded unasked: in shorter ones the recording takes longer than it saves
+MOST_FOR_COPIES = 0.1  # of the free memory
 CHECK_EVERY = 200  # passes; a forward pass more for so many
 MOST_AWAY = (
     0.1  # of the size of a token's hidden states; the same kernels give the same bits, a wrong tile many times that
@@ -46,6 +48,15 @@ def records_unasked(num_steps: int, has_adapter: bool) -> bool:
     """Whether a run of this many steps is worth recording. Several processes are recorded only when asked for, and so
     are whole weights, until benchmarks/soak.py has compared 2,000 of their steps."""
     return num_steps >= FEWEST_STEPS and world_size() == 1 and has_adapter
+
+
+def records_weights(loaded: LoadedModel) -> bool:
+    """Whether passes that train the weights themselves (full, freeze) can be recorded: in one process, and where the
+    second copy of their gradients, which a recording holds, is small."""
+    if loaded.has_adapter or world_size() > 1:
+        return False
+    num_trained = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)
+    return num_trained * torch.float32.itemsize <= MOST_FOR_COPIES * free_bytes()
 
 
 class RecordingError(RuntimeError):

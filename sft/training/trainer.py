@@ -53,7 +53,6 @@ from sft.training.long_rows import LongRows
 from sft.training.memory import (
     MemoryPlan,
     MicroBatches,
-    free_bytes,
     has_dropout,
     is_out_of_memory,
     recompute_layers,
@@ -64,13 +63,10 @@ from sft.training.objective import Objective, Score
 from sft.training.on_cores import can_compute_apart, compute_apart, share_out
 from sft.training.order import StepOrder, step_loader
 from sft.training.processes import gather_parts, largest
-from sft.training.replay import RecordingError, ReplayedPasses
+from sft.training.replay import RecordingError, ReplayedPasses, records_weights
 from sft.training.saving import CheckpointedTrainer
 
 BeforeFirstStep = Callable[["RowTrainer", torch.nn.Module, bool], None]  # the wrapped model; whether it resumes
-MOST_FOR_COPIES = (
-    0.1  # of the free memory, for the second copy of the gradients where recorded passes train whole weights
-)
 Measure = Callable[[LoadedModel], Mapping[str, float]]  # more figures of a validation: {"eval_macro_f1": 0.91}
 
 
@@ -427,21 +423,12 @@ class RowTrainer(CheckpointedTrainer):
         draws_again = self.plan.recomputed_layers > 0 and has_dropout(self.loaded.causal_lm)
         return (
             has_flat_kernel
-            and (self.trains_in_one_type or self._records_weights)
+            and (self.trains_in_one_type or (not self.args.fp16 and records_weights(self.loaded)))
             and not draws_again
             and not self.plan.offloads
             and not self.is_sharded
             and self.objective.takes_hidden_states
         )
-
-    @property
-    def _records_weights(self) -> bool:
-        """Whether the weights themselves (full, freeze) are trained so that passes can be recorded: without a scaled
-        loss, in one process, and where a second copy of their gradients, which a recording holds, is little."""
-        if self.loaded.has_adapter or self.args.fp16 or self.args.world_size > 1:
-            return False
-        num_trained = sum(weight.numel() for weight in self.loaded.model.parameters() if weight.requires_grad)
-        return num_trained * torch.float32.itemsize <= MOST_FOR_COPIES * free_bytes()
 
     @cached_property
     def shares_cores(self) -> bool:

@@ -91,12 +91,8 @@ def _report(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def soak(options: argparse.Namespace) -> dict[str, object]:
-<<<<<<< HEAD
     """Run one combination and check every pass: {"steps": 2000, "fault": None, "unequal_losses": 0, ...}."""
-=======
-    """One run, every pass of it checked: {"steps": 2000, "fault": None, "unequal_losses": 0, ...}."""
     began = time.monotonic()
->>>>>>> 72541f0 (Whole weights are recorded on request; what the H200 showed today, and the server's ten minutes on a quiet machine)
     from transformers import TrainerCallback
 
     from sft.config.layers import load_settings

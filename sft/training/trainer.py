@@ -271,7 +271,7 @@ class RowTrainer(CheckpointedTrainer):
     ) -> torch.Tensor:
         """The loss of the rows at `places` over the divisor, detached; the gradients of all micro-batches are added.
 
-        batches: indices of places. Recorded passes are replayed if there are some.
+        batches: indices of places. Recorded passes are replayed if there are any.
         """
         if self.passes is not None and divisor is not None:
             try:
@@ -299,9 +299,8 @@ class RowTrainer(CheckpointedTrainer):
     def _replay_micro_batches(
         self, passes: ReplayedPasses, places: Sequence[int], batches: Sequence[Sequence[int]], divisor: torch.Tensor
     ) -> torch.Tensor:
-        total = torch.zeros((), device=self.args.device)
+        total, before = torch.zeros((), device=self.args.device), self.num_tokens_seen
         passes.begin_step()
-        before = self.num_tokens_seen
         for indices in batches:
             chosen = [places[index] for index in indices]
             batch = self.objective.collate(self._rows(chosen), shares=self.shares_prefixes)
@@ -316,9 +315,8 @@ class RowTrainer(CheckpointedTrainer):
         return total
 
     def _loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor) -> torch.Tensor:
-        with self.accelerator.autocast():
-            loss = self.objective.loss_of_hidden(hidden, batch, divisor)
-        return loss * self.args.world_size  # processes are averaged
+        with self.accelerator.autocast():  # processes are averaged
+            return self.objective.loss_of_hidden(hidden, batch, divisor) * self.args.world_size
 
     def collate(self, places: Sequence[int]) -> dict[str, object]:
         """Rows -> one batch as the objective has it, and row_places."""
@@ -400,7 +398,7 @@ class RowTrainer(CheckpointedTrainer):
                 max_tokens=plan.micro_batch_tokens,
                 longest=max(len(row.input_ids) for row in self.train_rows),
                 noise_alpha=self.noise_alpha,
-                autocast=None if self.trains_in_one_type else self.loaded.autocast,
+                autocast=self.loaded.autocast,
             )
 
     def give_up_replay(self, error: RecordingError) -> None:
@@ -417,12 +415,12 @@ class RowTrainer(CheckpointedTrainer):
 
     @property
     def can_replay(self) -> bool:
-        """Whether passes can be recorded: an adapter in the type of its base, or weights themselves, on a GPU whose
-        attention takes rows end to end, and nothing that draws random numbers while layers are computed again."""
-        has_flat_kernel = self.loaded.layers.records and has_varlen(self.loaded.device, self.loaded.precision.dtype)
+        """Whether passes can be recorded: on a GPU whose attention takes flat rows, without anything that draws random
+        numbers while layers are recomputed."""
         draws_again = self.plan.recomputed_layers > 0 and has_dropout(self.loaded.causal_lm)
         return (
-            has_flat_kernel
+            self.loaded.layers.records
+            and has_varlen(self.loaded.device, self.loaded.precision.dtype)
             and (self.trains_in_one_type or (not self.args.fp16 and records_weights(self.loaded)))
             and not draws_again
             and not self.plan.offloads

@@ -62,11 +62,15 @@ def describe_result(result: dict[str, object], settings: ExportSettings, output_
     )
     if settings.push:
         done.append(f"{settings.push} {'would get' if settings.dry_run else 'has'} the files listed above")
-    verdict = (
-        "; compared with the run, within the limits: safe to use in its place"
-        if settings.merge or settings.gguf
-        else ""
-    )
+    verdict = ""
+    if settings.merge or settings.gguf:
+        verdict = "; compared with the run, within the limits: safe to use in its place"
+    merged = result.get("merged")
+    if isinstance(merged, dict) and (others := merged["compared_prompts"] - merged["same_prompts"]):
+        verdict += (
+            f", but not for {others} of {merged['compared_prompts']} prompts, which the exported chat template writes "
+            "otherwise (it may know no tools): use serve.py for those"
+        )
     return f"{'; '.join(done)}{verdict}."
 
 

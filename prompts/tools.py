@@ -11,14 +11,16 @@ What is written comes in spans, the renderer's own markup apart from everybody's
 become a control token. A call that could not be read back as it was is refused.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from prompts.errors import PromptError
 from prompts.messages import NAME, Message, Tool, ToolCall
 
+T = TypeVar("T")
 ToolForm = Literal["hermes", "xml", "xml_json"]
 TOOL_FORMS: tuple[ToolForm, ...] = ("hermes", "xml", "xml_json")
 
@@ -51,6 +53,22 @@ XML_TAIL = (
 ARGUMENT = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|\Z)", re.DOTALL)
 FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\n?(.*?)</function>\s*\Z", re.DOTALL)
 PYTHON_WORDS = {"True": True, "False": False, "None": None}  # as Qwen3.5's template writes them
+
+
+def order_results(turns: Sequence[T]) -> list[T]:
+    """Turns as files and clients write them, results in the order of the calls whose ids they name.
+
+    Templates write results without ids. What is no turn stays where it is.
+    """
+    ordered, ids = list[T](), list[object]()
+    for is_result, group in itertools.groupby(turns, lambda said: isinstance(said, dict) and "tool_call_id" in said):
+        said: list[Any] = list(group)
+        if is_result and all(result["tool_call_id"] in ids for result in said):
+            said.sort(key=lambda result: ids.index(result["tool_call_id"]))
+        ordered += said
+        calls = said[-1].get("tool_calls") if isinstance(said[-1], dict) else None
+        ids = [call.get("id") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return ordered
 
 
 class Span(NamedTuple):

@@ -51,3 +51,12 @@ def test_a_merge_ends_with_its_verdict_and_the_command_that_tries_it(tiny_run, t
         "merged weights are in out/merged; compared with the run, within the limits: safe to use in its place.\n"
     )
     assert err.splitlines()[-1] == "next: python chat.py --model out/merged"
+
+
+def test_the_verdict_excepts_prompts_that_the_exported_template_writes_otherwise(tmp_path):
+    describe = runpy.run_path(str(ROOT / "export.py"))["describe_result"]
+    settings = load_settings(ExportSettings, ["--merge"])
+    line = describe({"merged": {"same_prompts": 2, "compared_prompts": 4}}, settings, tmp_path)
+
+    assert "safe to use in its place, but not for 2 of 4 prompts" in line
+    assert " but " not in describe({"merged": {"same_prompts": 4, "compared_prompts": 4}}, settings, tmp_path)

@@ -128,7 +128,9 @@ def build_app(service: Service) -> FastAPI:
 
     @app.exception_handler(PromptError)
     async def refuse_prompt(_: Request, error: PromptError) -> Response:
-        return error_response(ApiError(400, str(error), code="invalid_value", param="messages"))
+        return error_response(
+            ApiError(400, str(error).removesuffix("; fix the row"), code="invalid_value", param="messages")
+        )
 
     @app.exception_handler(HTTPException)
     async def refuse_route(request: Request, error: HTTPException) -> Response:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prompts import Message, Tool, ToolCall
-from prompts.tools import write_openai_calls
+from prompts.tools import order_results, write_openai_calls
 from sft.data.rows.tools import read_calls
 
 JSON = dict[str, object]
@@ -220,6 +220,11 @@ class ChatRequest(_Strict):
     repetition_penalty: float | None = Field(None, gt=0)
     no_repeat_ngram_size: int | None = Field(None, ge=0)
     category: list[str] | None = None  # task news: the labels to choose from
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _beside_their_calls(cls, messages: object) -> object:
+        return order_results(messages) if isinstance(messages, list) else messages
 
     @field_validator("stop", mode="before")
     @classmethod

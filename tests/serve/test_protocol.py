@@ -197,3 +197,13 @@ def test_a_stop_word_ends_the_text_however_it_is_cut_into_pieces(text, stops, da
         assert text.startswith(shown)
         assert not any(stop in shown for stop in stops)
         assert any(text[len(shown) :].startswith(stop) for stop in stops)
+
+
+def test_results_are_read_in_the_order_of_the_calls_that_they_name():
+    calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")]
+    results = [{"role": "tool", "tool_call_id": name, "content": f"of {name}"} for name in ("b", "a")]
+    turns = [*MINIMAL["messages"], {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+
+    request = read_request(json.dumps(MINIMAL | {"messages": turns}).encode())
+
+    assert [turn.content for turn in request.messages[2:]] == ["of a", "of b"]

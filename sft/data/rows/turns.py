@@ -6,16 +6,14 @@
 Every key of a turn is read, or counted in `notes`: nothing in a row is dropped silently.
 """
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from prompts.family import TEXT_END, THINK_END, THINK_START, TURN_END, TURN_START
 from prompts.messages import Tool
 from prompts.task import BLANK, is_blank
-from prompts.tools import CALL, RESULT, RESULT_END, read_system
+from prompts.tools import CALL, RESULT, RESULT_END, order_results, read_system
 from sft.data.rows.canonical import Json, Row, RowError, Turn, name_kind
 from sft.data.rows.tools import (
     drop_filled,
@@ -87,7 +85,7 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
         return {"id": "", "source": "", "task": "chat", "messages": plain}
     offered, turns = _find_tools(tools, turns, notes)
     messages: list[Turn] = []
-    for number, said in enumerate(_order_results(turns)):
+    for number, said in enumerate(order_results(turns)):
         for turn in _read_turns(number, said, notes, offered):
             if messages and _continues(messages[-1], turn, said):
                 messages[-1] = _join_calls(number, messages[-1], turn)
@@ -107,19 +105,6 @@ def make_chat_row(turns: list[Json], system: Json, notes: Notes, tools: Json = N
     if offered:
         row["tools"] = offered
     return row
-
-
-def _order_results(turns: list[Json]) -> list[Json]:
-    """The turns with results in the order of the calls whose ids they name: templates write results without ids."""
-    ordered, ids = list[Json](), list[Json]()
-    for is_result, group in itertools.groupby(turns, lambda said: isinstance(said, dict) and "tool_call_id" in said):
-        said: list[Any] = list(group)
-        if is_result and all(result["tool_call_id"] in ids for result in said):
-            said.sort(key=lambda result: ids.index(result["tool_call_id"]))
-        ordered += said
-        calls = said[-1].get("tool_calls") if isinstance(said[-1], dict) else None
-        ids = [call.get("id") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    return ordered
 
 
 def read_plain_turns(turns: list[Json]) -> list[Turn] | None:

@@ -34,17 +34,16 @@ if TYPE_CHECKING:
 CHUNK_SIZE = 512  # conversations encoded in one call: enough for all cores, a few MB
 
 OnTooLong = Literal["shorten", "drop", "error"]
-KnownTexts = dict[str, list[int]]  # what was encoded already: {"user\nhi": [4093, 198, 5303]}
+KnownTexts = dict[str, list[int]]  # texts encoded before: {"user\nhi": [4093, 198, 5303]}
 
 
 class Rules(NamedTuple):
     """How conversations become tokens: Rules("last", max_length=2048).
 
-    Supervised are all answers, the last one, or none: what is encoded is a prompt then. Over max_length tokens (None:
-    no limit), `shorten` drops a prompt's oldest whole exchanges, then the middle of the document in the user turn, of
-    which head_share stays at the head, and leaves room for the longest of the answers that the user turn allows, or
-    answer_room tokens for free text (less where the fixed parts of the prompt leave less than twice that); `drop`
-    leaves the row out, `error` ends the command.
+    supervise: all answers, the last one, or none (a prompt). A row over max_length tokens (None: no limit) is dropped
+    with `drop`, ends the command with `error`, and with `shorten` loses its oldest whole exchanges, then the middle of
+    the document in the user turn, keeping head_share of it at the head. Room is left for the longest label that the
+    user turn allows, or answer_room tokens for free text (less if the fixed parts leave less than twice that).
     """
 
     supervise: Supervise = "all"
@@ -71,7 +70,7 @@ class ChatTokenizer(Protocol):
 
     @property
     def backend_tokenizer(self) -> Tokenizer:
-        """The fast tokenizer behind it."""
+        """The tokenizer from the Rust library, without transformers' wrapper."""
 
     @property
     def chat_template(self) -> str | None:
@@ -128,8 +127,8 @@ class ChatFormat:
     def encode(self, messages: Sequence[Message], rules: Rules = NO_LIMIT) -> Encoded:
         """A conversation that ends with an answer (supervise "none": with a user turn, a prompt) -> ids and mask.
 
-        Of a conversation that makes several examples, as encode_batch says, the last one. Raises TooLong if it does
-        not fit and cannot be shortened, or at once with `drop`; PromptError with `error`, and for a conversation that
+        If a conversation makes several examples (see encode_batch), returns the last one. Raises TooLong if it does not
+        fit and cannot be shortened, or must not be (`drop`); PromptError with `error`, and for a conversation that
         cannot be rendered.
         """
         examples = self._encode_row(messages, self._lay_out_row(messages, rules.supervise), {}, rules)
@@ -140,10 +139,11 @@ class ChatFormat:
     def encode_batch(
         self, conversations: Iterable[Sequence[Message]], rules: Rules = NO_LIMIT
     ) -> Iterator[list[Encoded] | PromptError]:
-        """The training examples of each conversation, in order, computed on all cores; an error takes its row's place.
+        """The training examples of each conversation, in order, computed on all cores; an error is returned at its
+        row's index.
 
-        Supervised are each answer (or the last) and its end token: one example holds all of them where each stands
-        behind the prompt it is asked with, encode_prompt's; the others get one of their own.
+        Each answer (or the last) and its end token are supervised. Answers that follow the same prompt as at inference
+        share one example; the others get their own.
         """
         remaining = iter(conversations)
         # While the rows of one chunk are put together, the texts of the next are encoded: tokenizers needs no GIL.
@@ -210,8 +210,8 @@ class ChatFormat:
     def read_answer(self, ids: Sequence[int], tools: Sequence[Tool] = ()) -> Message:
         """What the model wrote (generated ids) as a turn: {"role": "assistant", "content": "hello"}.
 
-        A think block, also one that was never closed, goes into reasoning_content. Of a model that was offered tools,
-        calls go into tool_calls; one that cannot be read stays text, marks and all.
+        A think block, closed or not, goes into reasoning_content. If tools were offered, calls go into tool_calls; a
+        call that cannot be parsed stays in the text with its marks.
         """
         thought, said = self.split_thought(ids)
         answer: Message = {"role": "assistant", "content": self.spell(said)}
@@ -242,7 +242,8 @@ class ChatFormat:
         return (ids[:num_thought], ids[num_thought:]) if num_thought else (None, ids)
 
     def _read_calls(self, ids: Sequence[int], tools: Sequence[Tool]) -> tuple[str, list[ToolCall]]:
-        """Content and calls of an answer: where the marks are tokens, those tokens alone make a call."""
+        """Content and calls of an answer. If the marks are tokens, only those tokens make a call, not text like
+        them."""
         start, end = (self.encoder.control_tokens.get(mark) for mark in (CALL, CALL_END))
         if start is None or end is None:
             return read_answer_text(self.decode(ids), tools)
@@ -306,7 +307,7 @@ class ChatFormat:
                 return [self._encode_last(messages, known, rules, pieces)]
             if not ends:
                 return [self._encode_pieces(pieces, known)]
-            if ends[-1] < len(messages):  # behind the last that is learned stands nothing it needs
+            if ends[-1] < len(messages):  # nothing after the last learned answer affects it
                 messages = messages[: ends[-1]]
                 pieces = lay_out(self.family, self.think, messages)
             num_together = self._count_together(messages, ends, known, rules) if self.supervises_every_answer else 0
@@ -384,11 +385,11 @@ class ChatFormat:
         return replace(encoded, num_cut=len(whole.input_ids) - len(encoded.input_ids))
 
     def _fit(self, asked: Sequence[Message], rules: Rules, known: KnownTexts) -> list[Message]:
-        """The turns of a prompt, shortened where they have to be; raises TooLong."""
+        """The turns of a prompt, shortened if necessary; raises TooLong."""
         assert rules.max_length is not None
         room = self._room_behind(asked, known, rules)
         least = room.wished if rules.on_too_long == "shorten" else room.needed
-        if all(turn["role"] != "user" for turn in asked):  # what the assistant says first: nothing can be shortened
+        if all(turn["role"] != "user" for turn in asked):  # the assistant speaks first: nothing can be shortened
             return list(asked)
         if self._count(asked, known, asks=True) + least <= rules.max_length:
             return list(asked)

@@ -6,7 +6,7 @@ class PromptError(ValueError):
 
 
 class RowError(PromptError):
-    """One row that cannot be used. `reason` is a short word that is counted, the text says what is wrong with it."""
+    """One unusable row. `reason` is the short word it is counted under; the text says what is wrong."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

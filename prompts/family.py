@@ -41,13 +41,13 @@ ThinkBlock = Literal["none", "last", "recent", "every"]
 class Family:
     """How a template deviates from plain ChatML: Family(None, think_block="last") for Qwen3."""
 
-    default_system: str | None  # what the template says when the conversation has no system message; None: no turn
+    default_system: str | None  # the template's own system message; None: it has none
     think_block: ThinkBlock = "none"
     opens_block: bool = False  # of a model that may think, the template itself writes the opening <think>
     writes_thoughts: bool = True  # a conversation with thoughts is written as think="keep" has it
     ends_with_newline: bool = True  # also after the last end token
     trims: bool = False  # blanks around what anybody says are left out (Qwen3.5)
-    tool_form: ToolForm | None = "hermes"  # how tools are told of and called; None: in a way not known here
+    tool_form: ToolForm | None = "hermes"  # how tools are described and called; None: in a way that is not supported
     tool_problem: str = ""  # why tool_form is None
     marks: frozenset[str] = field(
         default=frozenset(), compare=False

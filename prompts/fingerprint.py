@@ -47,9 +47,10 @@ class Fingerprint:
         base: Mapping[str, str],
         head: Head | None = None,
     ) -> Fingerprint:
-        """The fingerprint of what is loaded; head: of a model that classifies instead of writing.
+        """The fingerprint of a loaded tokenizer, template and base; head: for a model that classifies instead of
+        writing.
 
-        base says which weights these are, whatever tells them apart: {"weights": "sha256 1f3a...", "revision": "main"}.
+        base identifies the weights: {"weights": "sha256 1f3a...", "revision": "main"}.
         """
         parts = {f"base {name}": value for name, value in sorted(base.items())}
         parts["tokenizer"] = chat_format.encoder.describe()
@@ -98,13 +99,13 @@ class Fingerprint:
 
 
 def _describe_task(name: str) -> str:
-    """'labels 负面|正面, prompt sha256 0a1b...': what a model trained on the task expects to be asked and to answer."""
+    """'labels 负面|正面, prompt sha256 0a1b...': prompt and answers that a model trained on the task expects."""
     task = get_task(name)
     labels = task.classes_of(task.allowed_labels(task.example), task.example)
     told = [{"role": "system", "content": task.system_prompt}] if task.system_prompt else []
     turns = [{**turn} for turn in task.build_messages(task.example)]
     for turn in turns:
-        turn.pop("answers", None)  # stands above, as the labels
+        turn.pop("answers", None)  # the labels have them already
     asked = _hash(json.dumps([*told, *turns], ensure_ascii=False))
     return f"labels {'|'.join(labels)}, prompt {asked}" if labels else f"prompt {asked}"
 

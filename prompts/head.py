@@ -1,6 +1,6 @@
 """A classification head: which classes it knows, in which order, and what it reads of the prompt.
 
-The prompt is the task's own, up to where the answer would begin: what a chat model would be asked, token for token.
+The prompt is the task's own, up to where the answer would begin: token for token the prompt of a chat model.
 
     head = Head(("负面", "正面"))
     head.class_of_row(get_task("sentiment"), row)      # 1

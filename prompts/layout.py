@@ -43,8 +43,8 @@ def lay_out(
 ) -> list[Piece]:
     """The pieces of a conversation; if it ends with a user turn, they end with the header of the answer to come.
 
-    asks: they do so whoever spoke last. Raises PromptError for tools that the family's template has another form for,
-    and for a call that its form cannot hold.
+    asks: end with that header whoever spoke last. Raises PromptError for tools in a form that the family's template
+    does not have, and for a call that its form cannot express.
 
     [{"role": "user", "content": "hi"}] -> <|im_start|> "user\\nhi" <|im_end|> "\\n" <|im_start|> "assistant\\n"
     """
@@ -60,7 +60,7 @@ def lay_out(
         if role == "assistant":
             is_supervised = is_last or (supervise == "all" and supervises_every_answer(family, think))
             is_supervised = is_supervised and message.get("supervised", True)
-            # The header is encoded apart from the answer: so it was when the answer was asked for.
+            # The header is encoded apart from the answer, as at inference, so that the tokens at the boundary agree.
             pieces += [
                 *_lay_out_header(family, think, is_last=is_last, is_recent=index > last_question),
                 *lay_out_answer(family, think, message, is_supervised),
@@ -72,7 +72,7 @@ def lay_out(
             pieces += [START, *_join(family, [Span("system\n"), *written]), END, NEWLINE]
         elif role == "tool":
             if index and messages[index - 1]["role"] == "tool":
-                continue  # told with the first of them
+                continue  # written with the first of them
             results = itertools.takewhile(lambda turn: turn["role"] == "tool", itertools.islice(messages, index, None))
             written = write_results([family.clean(turn["content"]) for turn in results])
             pieces += [START, *_join(family, [Span("user\n"), *written]), END, NEWLINE]
@@ -107,7 +107,7 @@ def lay_out_answer(family: Family, think: ThinkPolicy, message: Message, is_supe
 
 
 def supervises_every_answer(family: Family, think: ThinkPolicy) -> bool:
-    """Whether each answer of a row comes after the context it is asked with; if not, only the last does."""
+    """Whether every answer of a row follows the same context as at inference; if not, only the last one does."""
     return not (think == "auto" and family.think_block in ("last", "recent"))
 
 

@@ -19,7 +19,7 @@ ROLES = ("system", "tools", "user", "assistant", "tool")
 ASKING = ("user", "tool")  # roles whose turn an answer follows
 LEADING = ("system", "tools")  # roles that are before the exchanges and are never shortened
 NAME = re.compile(r"[^\s\"\\<>]+")  # of a function: every form of calls writes it without escaping
-DOCUMENT = "document"  # the role of a text that is learned whole and stands alone; see prompts.chatml
+DOCUMENT = "document"  # the role of a text that is learned whole, without a system prompt; see prompts.chatml
 
 Tool = dict[str, object]
 """A function as OpenAI describes it: {"type": "function", "function": {"name", "description", "parameters"}}."""
@@ -58,7 +58,7 @@ def check_conversation(messages: Sequence[Message], *, last_role: str) -> None:
     """Raise PromptError unless the messages can be rendered and end with a turn of the last_role.
 
     A system message must come first and tools before all but it; what follows may be in any order, as templates allow
-    it. last_role "user": a conversation that asks, so what a tool returned may be last, too.
+    it. last_role "user": the conversation is a prompt, so a tool's result may be last, too.
     """
     if not messages:
         raise PromptError("the conversation is empty; it needs at least a user turn")

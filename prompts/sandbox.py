@@ -70,7 +70,7 @@ def render_apart(
 
 
 def _main() -> None:
-    """Render what standard input asks for; ends with an exit code other than 0 where a limit is hit."""
+    """Render the request on standard input; the exit code is not 0 if a limit is hit."""
     asked = json.load(sys.stdin)
     sys.path[:] = asked["path"]
     _limit_process(asked["cpu_seconds"])

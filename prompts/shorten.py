@@ -1,9 +1,9 @@
-"""Makes a prompt fit: oldest exchanges go first, then the middle of the document in the user's turn.
+"""Makes a prompt fit: drops the oldest exchanges first, then the middle of the document in the user's turn.
 
-What is cut depends on the prompt alone. Room is left for whatever may be answered, not for what is the right answer:
-a prompt cut until the right one fits would tell its length, and a model learns to read that. Never touched: the system
-prompt, the tools, their calls and results, and what surrounds the document (instruction, options). The shortened
-messages are encoded again like any others, so nothing can be cut inside a token or a character.
+What is cut depends on the prompt alone. Room is left for any allowed answer, not for the right one: a prompt cut until
+the right answer fits would reveal its length, and a model learns to use that. Never touched: the system prompt, the
+tools, their calls and results, and what surrounds the document (instruction, options). The shortened messages are
+encoded again like any others, so nothing can be cut inside a token or a character.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ from prompts.errors import TooLong
 from prompts.messages import LEADING, Message
 
 MIN_DOCUMENT_TOKENS = 8  # a document cut to less says nothing; the row is dropped instead
-ANSWER_ROOM = 512  # tokens kept free for a free answer: as many as evaluate.py and inference.py write by default
+ANSWER_ROOM = 512  # tokens kept free for free text: the default limit of evaluate.py and inference.py
 
 CountTokens = Callable[[Sequence[Message]], int]
 Locate = Callable[[str], Sequence[tuple[int, int]]]
@@ -24,7 +24,7 @@ Locate = Callable[[str], Sequence[tuple[int, int]]]
 class Room(NamedTuple):
     """Tokens that a shortened prompt leaves for its answer: Room(6, 6) for labels, Room(1, 512) for free text.
 
-    wished is given where half of what the fixed parts of the prompt leave is enough for it; needed always.
+    `wished` is given if it is at most half of what the fixed parts of the prompt leave; `needed` always.
     """
 
     needed: int
@@ -95,7 +95,7 @@ def _shorten_document(
     message = messages[index]
     start, end = _document_of(message)
     spans = locate(message["content"])
-    first = bisect_left(spans, start, key=lambda span: span[0])  # tokens that lie wholly in the document: [first, last)
+    first = bisect_left(spans, start, key=lambda span: span[0])  # tokens wholly inside the document: [first, last)
     last = bisect_right(spans, end, key=lambda span: span[1])
     num_kept = last - first - num_over
     while num_kept >= MIN_DOCUMENT_TOKENS:

@@ -29,7 +29,7 @@ class Entity(NamedTuple):
 
 @dataclass(frozen=True)
 class Unparseable:
-    """An answer that is not what the task asks for: Unparseable("is no label", "maybe"). Counted as wrong."""
+    """An answer that is not valid for the task: Unparseable("is no label", "maybe"). Counted as wrong."""
 
     reason: str
     text: str
@@ -49,7 +49,7 @@ INVISIBLE = "".join(
     for code in range(first, last + 1)
 )  # fmt: skip
 BLANK = INVISIBLE + "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
-WHOLE = re.compile(r"([+-]?\d+)\.0+")  # what a table makes of a class number beside an empty cell: "1.0"
+WHOLE = re.compile(r"([+-]?\d+)\.0+")  # pandas writes a class number in a column with empty cells as "1.0"
 
 
 def no_labels(row: Row) -> tuple[str, ...]:
@@ -61,15 +61,15 @@ def no_labels(row: Row) -> tuple[str, ...]:
 class Task:
     """One task; prompts/tasks/<name>.py holds it as TASK. See docs/tasks.md for one in 30 lines.
 
-    prompt_fields are what a row needs to be asked, answer_fields what it needs besides to be learned from. The
-    example is a row of the task: tests, documentation and the fingerprint use it.
+    A prompt needs prompt_fields; training needs answer_fields as well. The example is a row of the task: tests,
+    documentation and the fingerprint use it.
 
-    How files may write it: spellings are other words for a label and what a row holds for them, {"1": "正面"} (a label
-    itself needs none, and capitals do not matter); columns are other names of its fields, each mapping one form.
+    Other forms in files: spellings map other words to a label, {"1": "正面"} (a label itself needs none, and case does
+    not matter); each mapping of columns maps this task's fields to the column names of one form.
     """
 
     name: str
-    kind: Literal["text", "label", "entities", "document"]  # document: learned whole, nothing is asked
+    kind: Literal["text", "label", "entities", "document"]  # document: learned whole, without a prompt
     prompt_fields: tuple[str, ...]
     answer_fields: tuple[str, ...]
     example: Row
@@ -77,11 +77,11 @@ class Task:
     write_answer: Callable[[Row], str]  # the reference answer, as the model shall write it
     read_answer: Callable[[str, Row], Parsed | Unparseable]
     list_labels: Callable[[Row], tuple[str, ...]] = no_labels  # the answers a row allows, in the order of the classes
-    optional_fields: tuple[str, ...] = ()  # what a row may hold besides, and the prompt uses
+    optional_fields: tuple[str, ...] = ()  # optional fields of a row that the prompt uses
     spellings: Mapping[str, str | int] = field(default_factory=dict)
     columns: tuple[Mapping[str, str], ...] = ()  # ({"text": "text_cn", "label": "n_labels"},)
-    system_prompt: str | None = None  # said before its rows in place of the run's
-    definition: Mapping[str, object] | None = None  # of a task that is described in words; see prompts.task
+    system_prompt: str | None = None  # replaces the run's for rows of this task
+    definition: Mapping[str, object] | None = None  # for a task described in YAML; see make_label_task
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class Task:
 
     @property
     def takes_text_and_label(self) -> bool:
-        """Whether a row of the columns text and label can be one of the task."""
+        """Whether a row with the columns text and label can belong to the task."""
         return self.is_of_one_label and self.prompt_fields == ("text",) and self.answer_fields == ("label",)
 
     def find_label(self, written: object) -> str | int | None:
@@ -137,7 +137,7 @@ class Task:
     def build_messages(self, row: Row, *, with_answer: bool = True) -> list[Message]:
         """[user, assistant] of a row, without the system message. Raises PromptError naming a missing field.
 
-        Of a document the document, with_answer or without.
+        For a document: [document], with_answer or without.
         """
         self._check(row, self.required if with_answer else self.prompt_fields)
         messages = self.build_prompt(row)
@@ -222,10 +222,10 @@ def text_of(row: Row, field: str) -> str:
 def read_label(text: str, labels: Sequence[str]) -> str | Unparseable:
     """The label that an answer consists of, ignoring what surrounds it: `**“正面”**。` and `Answer: 正面` -> "正面".
 
-    What may stand around a label: blanks, quotes, brackets, Markdown, a final stop or comma, and a heading such as
-    `答案：`. A label that itself has such marks is read with them first, so "C." and "C" are two labels. Full-width
-    forms and case do not matter where they leave one label possible: of "IT" and "it" each is read as written, and "It"
-    is neither. A sentence that merely mentions a label is none: "不是正面" would otherwise count as 正面.
+    Ignored around a label: spaces, quotes, brackets, Markdown, a final stop or comma, and a heading such as `答案：`.
+    A label with such marks of its own is matched with them first, so "C." and "C" are two labels. Full-width forms and
+    case are ignored unless that makes the label ambiguous: with the labels "IT" and "it", "It" is neither. A sentence
+    that only mentions a label is not that label: "不是正面" would otherwise count as 正面.
     """
     if text in labels:
         return text
@@ -330,7 +330,7 @@ class Definition(TypedDict):
     name: str
     labels: list[str]  # in the order of the class numbers
     spellings: dict[str, str]  # {"1": "好评"}
-    question: str  # "How urgent is this ticket?", or with the text's place: "Ticket: {text}\nHow urgent is it?"
+    question: str  # "How urgent is this ticket?", or with {text}: "Ticket: {text}\nHow urgent is it?"
     system: str | None
     columns: dict[str, str]  # {"text": "评论", "label": "标签"}
 

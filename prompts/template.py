@@ -1,7 +1,7 @@
 """Reads a family off its chat template by trying it on small probe conversations.
 
 The template is rendered in the same sandbox as transformers renders it, in a process with limits (prompts.sandbox). So
-any template that behaves like ChatML is accepted, whatever its text, and any other is refused with what is missing.
+any template that behaves like ChatML is accepted, however it is written; any other is refused with what is missing.
 
     read_family(tokenizer.chat_template) -> Family(default_system="You are Qwen, ...", think_block="none", ...)
 """
@@ -43,7 +43,7 @@ TOOLS: list[Tool] = [
 
 
 def _make_tool_probes() -> list[list[Message]]:
-    """Conversations that show whatever a template does with tools: calls of all types, several, beside text."""
+    """Conversations that show how a template writes tools: arguments of all types, several calls, calls beside text."""
     values = ["two\nlines", 3, 0.5, True, None, [1, "值"], {"k": True}]
     arguments: dict[str, object] = {f"argument_{number}": value for number, value in enumerate(values)}
     two_calls: Message = {
@@ -65,7 +65,7 @@ TOOL_PROBES = _make_tool_probes()
 def read_family(template: str | None, special_tokens: Mapping[str, str] | None = None) -> Family:
     """The family of a chat template (Jinja text, as in tokenizer.chat_template).
 
-    special_tokens are what a template may call by name: {"bos_token": "<s>"}. Raises PromptError, naming the first
+    special_tokens are names that a template may use: {"bos_token": "<s>"}. Raises PromptError, naming the first
     thing that is not ChatML.
     """
     if not isinstance(template, str) or not template.strip():
@@ -133,7 +133,7 @@ def _read_tool_form(family: Family, with_tools: Sequence[str | None]) -> Family:
 
 
 def _ask_with_tools(messages: Sequence[Message]) -> Rendering:
-    """A probe as transformers hands it to a template, as a prompt where it asks."""
+    """A probe as transformers passes it to a template; with a generation prompt if it ends with a question."""
     asks = messages[-1]["role"] != "assistant"
     return Rendering(to_openai(messages)[0], {"tools": TOOLS, **BRIEF, **(ASKS if asks else {})}, may_fail=True)
 

@@ -72,7 +72,7 @@ def order_results(turns: Sequence[T]) -> list[T]:
 
 
 class Span(NamedTuple):
-    """A stretch of a turn; markup is the renderer's own, in which tokens of the model become control tokens."""
+    """Part of a turn; markup is written by the renderer, and only there do special tokens become control tokens."""
 
     text: str
     is_markup: bool = False
@@ -203,7 +203,7 @@ def read_system(text: str) -> tuple[str | None, list[Tool]] | None:
 
 
 def join_content(before: str, after: str) -> str:
-    """The content of an answer with calls: what is before them, and what a model wrote after them."""
+    """The content of an answer with calls: the text before them and after them."""
     before = before.rstrip("\n")
     return f"{before}\n{after.strip()}".strip("\n") if after.strip() else before
 

@@ -2,8 +2,8 @@
 
 get_task("sentiment").build_messages(row)
 
-Beside them stand tasks that are described in words (prompts.task), from where they are added: add_task.
-conversation_of puts the turns that a task makes of a row after the system prompt and the tools.
+Tasks described in YAML (prompts.task) are added with add_task. conversation_of puts the turns of a row after the system
+prompt and the tools.
 """
 
 import functools
@@ -68,11 +68,11 @@ EXPERT_SYSTEM_PROMPT = (
 
 
 def conversation_of(row: Row, system_prompt: str | None, *, with_answer: bool = True) -> list[Message]:
-    """[system?, tools?, user, assistant] of a row, or without the answer what inference sends.
+    """[system?, tools?, user, assistant] of a row; without the answer it is the prompt that inference sends.
 
     The row's own system message (`system`, or the first of its `messages`) wins over its task's, and both over
-    system_prompt. None: no system message, so that the chat template's own default holds, if it has one. A document
-    stands alone. Raises PromptError for an unusable row.
+    system_prompt. None: no system message, so the chat template's own default applies, if it has one. A document has
+    no system message. Raises PromptError for an unusable row.
     """
     task = get_task(text_of(row, "task"))
     messages = task.build_messages(row, with_answer=with_answer)

@@ -1,7 +1,6 @@
 """Conversations as they are: {"messages": [{"role", "content"}, ...]}, the last turn an assistant's.
 
-Of a row with `tools`, an assistant's turn may call them (`tool_calls`) and a turn of the role `tool` says what came
-back.
+In a row with `tools`, an assistant's turn may call them (`tool_calls`) and a turn of the role `tool` has the result.
 """
 
 from prompts.errors import PromptError
@@ -37,7 +36,7 @@ def _read_call(call: object) -> ToolCall:
 
 
 def build_prompt(row: Row) -> list[Message]:
-    """The turns up to the last that is answered: a user's, or what a tool returned."""
+    """The turns up to the last one before an answer: a user's, or a tool's result."""
     turns = read_turns(row)
     return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
 

@@ -15,6 +15,6 @@ TASK = Task(
     read_answer=lambda text, row: read_label(text, LABELS),
     list_labels=lambda row: LABELS,
     spellings={str(number): label for number, label in enumerate(LABELS)},
-    # R3's table; n_labels may be a list, and what was extracted of it is one
+    # the reference system's table; where n_labels is a list, extracted_label has its one label
     columns=({"text": "text_cn", "label": "extracted_label"}, {"text": "text_cn", "label": "n_labels"}),
 )

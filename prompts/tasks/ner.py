@@ -1,4 +1,4 @@
-"""Named entities, answered as one JSON object a line.
+"""Named entities, answered as one JSON object per line.
 
 {"text": "张华笑", "entities": [{"start_idx": 0, "end_idx": 2, "entity_text": "张华", "entity_label": "PER"}]}
 """
@@ -20,7 +20,7 @@ def build_prompt(row: Row) -> list[Message]:
 
 
 def read_entities(row: Row) -> list[Entity]:
-    """The row's entities in the order of their mention, one listed twice once; a span may have several labels.
+    """The row's entities in order of mention, without duplicates; a span may have several labels.
 
     Raises PromptError if an entity is not what it should be.
     """
@@ -37,7 +37,7 @@ def read_entities(row: Row) -> list[Entity]:
 
 
 def write_answer(row: Row) -> str:
-    """{"entity_text": "北京", "entity_label": "GPE"} a line, or 没有找到任何实体."""
+    """{"entity_text": "北京", "entity_label": "GPE"} per line, or 没有找到任何实体."""
     lines = [{"entity_text": entity.text, "entity_label": entity.label} for entity in read_entities(row)]
     return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) or NO_ENTITY
 

@@ -1,4 +1,4 @@
-"""Plain text, learned whole: {"text": "..."}. Nothing is asked and nothing answered; a model continues it."""
+"""Plain text, learned whole: {"text": "..."}. There is no prompt and no answer; a model continues it."""
 
 from prompts.messages import Message
 from prompts.task import Row, Task, text_of

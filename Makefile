@@ -35,7 +35,7 @@ test: $(RUNTIME) $(DEV) ## run the tests that take seconds (about 7 minutes, 2 c
 	$(RUN) -m pytest -m "not slow" $(PARALLEL)
 
 test-all: $(RUNTIME) $(DEV) ## run every test, the slow ones too
-	$(RUN) -m pytest $(PARALLEL)
+	EXAMPLES=150 $(RUN) -m pytest $(PARALLEL)
 
 test-faults: $(RUNTIME) $(DEV) ## attack every command (20 minutes, 2 cores) and write docs/reliability.md
 	$(RUN) -m pytest tests/faults --table docs/reliability.md

@@ -1,5 +1,6 @@
 """What holds for every conversation, over thousands of generated ones and all the strings that could break it."""
 
+import os
 import unicodedata
 
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,8 @@ SMOLLM2_TOKENS = ["<repo_name>", "<file_sep>", "<filename>", "<gh_stars>", "<jup
 TOKENS = QWEN3_TOKENS + SMOLLM2_TOKENS
 ASKED = [name for name in task_names() if get_task(name).kind != "document"]
 
-many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+EXAMPLES = int(os.environ.get("EXAMPLES", "50"))  # `make test-all` asks for 150
+many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 clean_words = st.sampled_from(

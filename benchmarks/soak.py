@@ -184,8 +184,8 @@ def soak(options: argparse.Namespace) -> dict[str, object]:
             torch.cuda.synchronize()
         except RuntimeError as error:  # the card gave up: what was found so far is still worth telling
             fault = one_line(error, 120)
-    if not found["passes"] and not fault:
-        fault = "nothing was recorded"
+    if trainer.passes is None and not fault:  # from then on nothing was checked
+        fault = "recordings were given up" if found["passes"] else "nothing was recorded"
     validation = [
         {name: round(log[name], 4) for name in ("eval_loss", "eval_accuracy") if name in log}
         for log in trainer.state.log_history

@@ -3,7 +3,7 @@
     use_fp8(decoder_layers(model))               # every linear layer becomes an Fp8Linear; says what stays
     q = quantise(x)                              # (T, I) -> values in e4m3 and a scale for each token
     y = multiply(q, layer)                       # (T, O), x Wᵀ in bf16
-    add_shares([y], narrow, small)               # plus narrow @ small, rounded once
+    add_shares([y], narrow, small, salt=0)       # plus narrow @ small, rounded once
 
 A weight has one scale for each output, an input one for each token (2209.05433; "rowwise" in torchao): the product of
 two rows is a product in FP8 times two scales. A gradient is multiplied by the weights' scales before it is quantised,
@@ -12,7 +12,8 @@ dimension that is summed. They are transposed for each use, or held transposed w
 
 What an adapter adds is not quantised. A young adapter adds less than half of the last bit of a product in bf16, which
 would be lost in the sum. So sums are rounded up or down in proportion to what is cut off (stochastic rounding,
-1502.02551), by a pattern of their indices instead of random numbers: the same sum always gives the same bits.
+1502.02551), by a pattern of their indices instead of random numbers: the same sum always gives the same bits. The
+pattern is another one in each layer (salt), so that one layer's rounding is not repeated by the next.
 
 FP8 multiplies rounding: an input that changes in its last bit moves some values to the next of 256, by 6 %. Two orders
 of summation then give hidden states as far apart as either is from the exact ones, so nothing can be proven by
@@ -36,6 +37,7 @@ MULTIPLE = 16  # the units take factors whose rows have this many values, or a m
 FIRST_CARD = (8, 9)  # compute capability of Ada; Hopper has 9.0
 SMALLEST = 1e-30  # scale of a token whose values are all zero
 ROUNDING_BITS = 16  # that fp32 has more than bf16
+SPREAD = 0x9E3779B1  # prime, 2**32 over the golden ratio: multiples of it are far apart
 
 
 class Quantised(NamedTuple):
@@ -51,11 +53,12 @@ class Fp8Linear(nn.Linear):
     scale: torch.Tensor
     compute_dtype: torch.dtype
     kept: torch.Tensor | None  # the weight transposed, where it is held
+    salt: int  # of the pattern that its sums are rounded by, below 2**31
     is_exact: bool  # multiplied in compute_dtype, see in_16_bits
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> "Fp8Linear":
-        """A plain layer's weights quantised; it shares the bias."""
+    def of(cls, layer: nn.Linear, number: int = 0) -> "Fp8Linear":
+        """A plain layer's weights quantised; it shares the bias. number: its index among the model's FP8 layers."""
         quantised = _quantise(layer.weight.detach(), None)
         made = cls.__new__(cls)
         nn.Module.__init__(made)
@@ -64,6 +67,7 @@ class Fp8Linear(nn.Linear):
         made.bias = layer.bias
         made.register_buffer("scale", quantised.scale.flatten(), persistent=False)
         made.compute_dtype, made.kept, made.is_exact = layer.weight.dtype, None, False
+        made.salt = number * SPREAD % 2**31
         return made
 
     def transposed(self) -> torch.Tensor:
@@ -99,14 +103,15 @@ class _Multiply(torch.autograd.Function):
 def use_fp8(layers: Sequence[nn.Module]) -> None:
     """Replace the linear layers inside `layers` (a model's decoder layers) by FP8 ones, in place; says what stays."""
     left: dict[str, int] = {}
-    for parent in {module: None for layer in layers for module in layer.modules()}:
-        for name, child in list(parent.named_children()):
-            if type(child) is not nn.Linear:
-                continue
+    number = 0
+    # Without the linear layers themselves: whoever names them holds all of their weights until the last is replaced.
+    for parent in {module: None for layer in layers for module in layer.modules() if type(module) is not nn.Linear}:
+        for name in [name for name, child in parent.named_children() if type(child) is nn.Linear]:
+            child = parent.get_submodule(name)
             if child.in_features % MULTIPLE or child.out_features % MULTIPLE:
                 left[name] = left.get(name, 0) + 1
             else:
-                setattr(parent, name, Fp8Linear.of(child))
+                setattr(parent, name, Fp8Linear.of(child, number := number + 1))
     for name, count in left.items():
         say(f"{count} layers {name} stay in 16 bits: their sizes are no multiples of {MULTIPLE}")
 
@@ -201,24 +206,29 @@ def add_shares(
     narrow: torch.Tensor,
     small: torch.Tensor,
     bias: torch.Tensor | None = None,
+    *,
+    salt: int,
 ) -> torch.Tensor:
-    """The sum of products (T, N) and narrow (T, R) @ small (R, N), rounded once to the type of the products."""
+    """The sum of products (T, N) and narrow (T, R) @ small (R, N), rounded once to the type of the products.
+
+    salt: of the layer, chooses the pattern of rounding.
+    """
     if products[0].is_cuda:
         from sft.kernels import fp8_triton
 
-        y = fp8_triton.add_shares(products, narrow, small)
+        y = fp8_triton.add_shares(products, narrow, small, salt)
     else:
         total = narrow.float() @ small.float()
         for product in products:
             total += product.float()
-        y = _round(total).to(products[0].dtype)
+        y = _round(total, salt).to(products[0].dtype)
     return y if bias is None else y.add_(bias)
 
 
-def _round(total: torch.Tensor) -> torch.Tensor:
+def _round(total: torch.Tensor, salt: int) -> torch.Tensor:
     """fp32 (T, N) with the bits of bf16: the distance to the value below is the chance of the value above."""
     rows, columns = (torch.arange(size, dtype=torch.int64) for size in total.shape)
-    drawn = draw(rows[:, None] * total.shape[1] + columns)
+    drawn = draw((rows[:, None] * total.shape[1] + columns) ^ salt)
     bits = total.view(torch.int32)
     rounded = (bits + drawn.to(torch.int32)) & -(1 << ROUNDING_BITS)
     return torch.where(total.isfinite(), rounded, bits).view(torch.float32)

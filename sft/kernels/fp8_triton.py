@@ -16,6 +16,14 @@ MOST_PRODUCTS = 3  # query, key and value read one input
 
 
 @triton.jit
+def _load_part(row, factor, columns, num_columns, HAS_FACTOR: tl.constexpr):
+    value = tl.load(row + columns, mask=columns < num_columns, other=0).to(tl.float32)
+    if HAS_FACTOR:
+        value *= tl.load(factor + columns, mask=columns < num_columns, other=0)
+    return value
+
+
+@triton.jit
 def _quantise(
     x, factor, values, scales, num_columns, stride, LARGEST: tl.constexpr, SMALLEST: tl.constexpr,
     HAS_FACTOR: tl.constexpr, BLOCK: tl.constexpr,
@@ -23,22 +31,15 @@ def _quantise(
     row = tl.program_id(0).to(tl.int64)
     largest = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, num_columns, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        inside = columns < num_columns
-        value = tl.load(x + row * stride + columns, mask=inside, other=0).to(tl.float32)
-        if HAS_FACTOR:
-            value *= tl.load(factor + columns, mask=inside, other=0)
+        value = _load_part(x + row * stride, factor, start + tl.arange(0, BLOCK), num_columns, HAS_FACTOR)
         largest = tl.maximum(largest, tl.abs(value), propagate_nan=tl.PropagateNan.ALL)
     scale = tl.maximum(tl.max(largest) / LARGEST, SMALLEST, propagate_nan=tl.PropagateNan.ALL)
     tl.store(scales + row, scale)
     for start in range(0, num_columns, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        inside = columns < num_columns
-        value = tl.load(x + row * stride + columns, mask=inside, other=0).to(tl.float32)
-        if HAS_FACTOR:
-            value *= tl.load(factor + columns, mask=inside, other=0)
-        value = tl.clamp(value / scale, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
-        tl.store(values + row * num_columns + columns, value.to(tl.float8e4nv), mask=inside)
+        value = _load_part(x + row * stride, factor, columns, num_columns, HAS_FACTOR) / scale
+        value = tl.clamp(value, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+        tl.store(values + row * num_columns + columns, value.to(tl.float8e4nv), mask=columns < num_columns)
 
 
 def quantise(
@@ -78,10 +79,10 @@ def transpose(weight: torch.Tensor) -> torch.Tensor:
     return target
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["salt"])  # else it would be compiled for each layer
 def _add_shares(
     first, second, third, narrow, small, out, num_rows, num_columns, num_ranks, narrow_stride, rank_stride,
-    column_stride, COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
+    column_stride, salt, COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     rows = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -105,7 +106,7 @@ def _add_shares(
         total += tl.load(second + index, mask=inside, other=0).to(tl.float32)
     if COUNT > 2:
         total += tl.load(third + index, mask=inside, other=0).to(tl.float32)
-    mixed = (index & 0xFFFFFFFF).to(tl.uint32)
+    mixed = ((index ^ salt) & 0xFFFFFFFF).to(tl.uint32)
     mixed = (mixed ^ (mixed >> 16)) * 0x21F0AAAD
     mixed = (mixed ^ (mixed >> 15)) * 0xD35A2D97
     mixed = (mixed ^ (mixed >> 15)) & 0xFFFF
@@ -115,14 +116,14 @@ def _add_shares(
     tl.store(out + index, tl.where(is_finite, rounded, bits).to(tl.float32, bitcast=True).to(tl.bfloat16), mask=inside)
 
 
-def add_shares(products: Sequence[torch.Tensor], narrow: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
-    """The sum of products (T, N), at most three, and narrow (T, R) @ small (R, N), rounded once."""
+def add_shares(products: Sequence[torch.Tensor], narrow: torch.Tensor, small: torch.Tensor, salt: int) -> torch.Tensor:
+    """The sum of products (T, N), at most three, and narrow (T, R) @ small (R, N), rounded once; salt: below 2**31."""
     num_rows, num_columns = products[0].shape
     out = torch.empty_like(products[0])
     first, second, third = [*products, *[products[0]] * MOST_PRODUCTS][:MOST_PRODUCTS]
     grid = triton.cdiv(num_columns, SUM_COLUMNS), triton.cdiv(num_rows, SUM_ROWS)
     _add_shares[grid](
         first, second, third, narrow, small, out, num_rows, num_columns, narrow.shape[1], narrow.stride(0),
-        *small.stride(), len(products), SUM_ROWS, SUM_COLUMNS, SUM_RANKS,
+        *small.stride(), salt, len(products), SUM_ROWS, SUM_COLUMNS, SUM_RANKS,
     )  # fmt: skip
     return out

@@ -97,62 +97,89 @@ def _compute(layers: Sequence["_Fused"], x: torch.Tensor, cast: Adapters | None 
 
 
 class FrozenWeight:
-    """The weight of a frozen linear layer (O, I), in the type it computes in: unpacked from 4 bits for each use, or
-    once for all (`keep`). A layer in FP8 is multiplied by sft.kernels.fp8 and is transposed for each use, or once."""
+    """The weight of a frozen linear layer (O, I), in the type it computes in. Here a plain one; see `frozen_weight`."""
+
+    is_packed = False  # whether it is stored in 4 bits
+    in_fp8 = False  # whether it is multiplied in FP8 now
+    kept: torch.Tensor | None = None  # what `keep` has made
+    spare_bytes = 0  # what `keep` would take now
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         self.layer = layer
-        self.kept: torch.Tensor | None = None
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether it is stored in 4 bits."""
-        packed = linear_4bit()
-        return packed is not None and isinstance(self.layer, packed)
-
-    @property
-    def in_fp8(self) -> bool:
-        """Whether it is multiplied in FP8 now."""
-        return isinstance(self.layer, fp8.Fp8Linear) and not self.layer.is_exact
-
-    @property
-    def spare_bytes(self) -> int:
-        """What `keep` would take."""
-        if isinstance(self.layer, fp8.Fp8Linear):
-            return self.layer.weight.numel() if self.layer.kept is None else 0
-        if self.kept is not None:
-            return 0
-        return self.layer.weight.quant_state.shape.numel() * self.dtype.itemsize if self.is_packed else 0
 
     @property
     def dtype(self) -> torch.dtype:
         """The type it computes in."""
-        if isinstance(self.layer, fp8.Fp8Linear):
-            return self.layer.compute_dtype
-        kind: torch.dtype = self.layer.weight.quant_state.dtype if self.is_packed else self.layer.weight.dtype
-        return kind
+        return self.layer.weight.dtype
 
     def unpack(self) -> torch.Tensor:
-        """The values themselves; those of a 4-bit weight are the same whether kept or not."""
-        if isinstance(self.layer, fp8.Fp8Linear):
-            return self.layer.dequantise()
-        if self.kept is not None:
-            return self.kept
-        weight = self.layer.weight
-        return unpack(weight) if self.is_packed else weight
+        """The values themselves."""
+        return self.layer.weight
 
     def keep(self) -> None:
-        """Unpack once (2 bytes a value) or transpose once (1 byte): saves it in every pass."""
-        if isinstance(self.layer, fp8.Fp8Linear):
-            self.layer.kept = self.layer.transposed()
-        elif self.is_packed:
-            self.kept = self.unpack()
+        """Spend memory once on what would be computed in every pass."""
 
     def drop(self) -> None:
         """Hold the weight alone."""
+
+
+class PackedWeight(FrozenWeight):
+    """A weight in 4 bits: unpacked for each use, or once for all (2 bytes a value); the values are the same."""
+
+    is_packed = True
+
+    @property
+    def spare_bytes(self) -> int:  # type: ignore[override]
+        return self.layer.weight.quant_state.shape.numel() * self.dtype.itemsize if self.kept is None else 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        kind: torch.dtype = self.layer.weight.quant_state.dtype
+        return kind
+
+    def unpack(self) -> torch.Tensor:
+        return unpack(self.layer.weight) if self.kept is None else self.kept
+
+    def keep(self) -> None:
+        self.kept = self.unpack()
+
+    def drop(self) -> None:
         self.kept = None
-        if isinstance(self.layer, fp8.Fp8Linear):
-            self.layer.kept = None
+
+
+class Fp8Weight(FrozenWeight):
+    """A weight in FP8: multiplied by sft.kernels.fp8, transposed for each use, or once for all (1 byte a value)."""
+
+    layer: fp8.Fp8Linear
+
+    @property
+    def in_fp8(self) -> bool:  # type: ignore[override]
+        return not self.layer.is_exact
+
+    @property
+    def spare_bytes(self) -> int:  # type: ignore[override]
+        return self.layer.weight.numel() if self.layer.kept is None else 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.layer.compute_dtype
+
+    def unpack(self) -> torch.Tensor:
+        return self.layer.dequantise()
+
+    def keep(self) -> None:
+        self.layer.kept = self.layer.transposed()
+
+    def drop(self) -> None:
+        self.layer.kept = None
+
+
+def frozen_weight(layer: torch.nn.Linear) -> FrozenWeight:
+    """The weight of a layer, by how it is stored."""
+    if isinstance(layer, fp8.Fp8Linear):
+        return Fp8Weight(layer)
+    packed = linear_4bit()
+    return PackedWeight(layer) if packed is not None and isinstance(layer, packed) else FrozenWeight(layer)
 
 
 class _Fused(torch.nn.Module):
@@ -162,7 +189,7 @@ class _Fused(torch.nn.Module):
     def frozen(self) -> FrozenWeight:
         """The base layer's weight; made when first used, because PEFT builds its layers itself."""
         if "_frozen" not in self.__dict__:
-            self.__dict__["_frozen"] = FrozenWeight(self.get_base_layer())
+            self.__dict__["_frozen"] = frozen_weight(self.get_base_layer())
         return self.__dict__["_frozen"]
 
     @property
@@ -371,7 +398,8 @@ class _Project(torch.autograd.Function):
                 for grad, projection in zip(grads, ctx.projections, strict=True)
             ]
             narrow_share = grad_narrow[:, :0] if ctx.has_dropout else grad_narrow
-            grad_x = fp8.add_shares(products, narrow_share, a[: narrow_share.shape[1]])
+            salt = ctx.projections[0].frozen.layer.salt
+            grad_x = fp8.add_shares(products, narrow_share, a[: narrow_share.shape[1]], salt=salt)
         elif ctx.needs_input_grad[0]:
             large = [projection.frozen.unpack() for projection in ctx.projections]
             grad_x = grads[0] @ large[0] if ctx.has_dropout else _add_products(grads[0], large[0], grad_narrow, a)
@@ -392,7 +420,7 @@ def _project(
     if projections[0].frozen.in_fp8:
         quantised = fp8.quantise(x)
         outputs = tuple(
-            fp8.add_shares([fp8.multiply(quantised, frozen.layer)], part, b.t(), bias)
+            fp8.add_shares([fp8.multiply(quantised, frozen.layer)], part, b.t(), bias, salt=frozen.layer.salt)
             for (frozen, bias, _), part, b in zip(projections, narrow.split(ranks, 1), adapters.b, strict=True)
         )
         return outputs, narrow

@@ -115,11 +115,12 @@ class HostStore:
         if held is None or held.numel() < x.numel() or held.dtype is not x.dtype:
             if held is not None:
                 torch.cuda.synchronize()
-                _lock_pages(held, lock=False)
+                _lock_pages(self.buffers.pop(place), lock=False)
             del held
             # empty and zero_: all cores touch its pages. PyTorch's own page-locked memory rounds up to a power of two.
-            self.buffers[place] = torch.empty(size, dtype=x.dtype).zero_()
-            _lock_pages(self.buffers[place])
+            buffer = torch.empty(size, dtype=x.dtype).zero_()
+            _lock_pages(buffer)
+            self.buffers[place] = buffer
         return self.buffers[place][: x.numel()]
 
 

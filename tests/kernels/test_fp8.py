@@ -1,6 +1,8 @@
 """Frozen layers in FP8, beside the products they stand for; the GPU's kernels beside plain torch."""
 
 import copy
+import os
+import weakref
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ConfigError
 from sft.kernels import fp8
-from sft.kernels.lora import FrozenWeight, Projection, keep_unpacked, project, unpacked_bytes
+from sft.kernels.lora import Projection, frozen_weight, keep_unpacked, project, unpacked_bytes
 from sft.models.capabilities import read_layers
 from sft.models.loading import load_for_training, load_run, load_tokenizer
 from sft.models.methods import add_lora, decoder_layers
@@ -21,7 +23,10 @@ from sft.runs.run import open_run
 from tests.conftest import train_tiny
 
 TOKENS, INPUTS, OUTPUTS, RANK = 48, 256, 320, 16
-ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with FP8 units")
+WHERE_KERNELS_RUN = pytest.mark.skipif(
+    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
+    reason="needs a GPU with FP8 units, or Triton and TRITON_INTERPRET=1",
+)
 
 
 def draw(*shape: int, size: float = 1.0, outliers: bool = False) -> torch.Tensor:
@@ -80,7 +85,7 @@ def test_what_a_young_adapter_adds_survives_the_sum(size):
     torch.manual_seed(0)
     _, layer = build_layer()
     x, a = draw(2048, INPUTS), torch.randn(RANK, INPUTS) * 0.05
-    projection = Projection(FrozenWeight(layer), layer.bias, 2.0)
+    projection = Projection(frozen_weight(layer), layer.bias, 2.0)
     b = torch.randn(OUTPUTS, RANK) * size
     without, with_it = (project(x, None, [projection], [a], [part])[0].float() for part in (torch.zeros_like(b), b))
     expected = 2.0 * x.float() @ a.t() @ b.t()
@@ -94,22 +99,49 @@ def test_what_a_young_adapter_adds_survives_the_sum(size):
 @given(st.floats(-(2.0**100), 2.0**100, width=32), st.integers(1, 4))
 def test_a_sum_is_rounded_to_one_of_the_two_values_beside_it(value, rows):
     total = torch.full((rows, 64), value)
-    rounded = fp8._round(total.clone())
+    rounded = fp8._round(total.clone(), 0)
     nearest = total.bfloat16().float()
     assert torch.equal(rounded, rounded.bfloat16().float())
     assert bool(((rounded - total).abs() <= total.abs() * 2**-7 + 1e-38).all())  # below, bf16 has fewer bits
-    assert torch.equal(fp8._round(nearest.clone()), nearest)  # what bf16 holds stays
+    assert torch.equal(fp8._round(nearest.clone(), 0), nearest)  # what bf16 holds stays
 
 
 def test_a_sum_is_rounded_up_as_often_as_it_is_near_the_value_above():
     total = torch.full((400, 400), 1 + 2**-7 * 0.25)
-    assert float(fp8._round(total).mean()) == pytest.approx(1 + 2**-7 * 0.25, abs=1e-4)
+    assert float(fp8._round(total, 0).mean()) == pytest.approx(1 + 2**-7 * 0.25, abs=1e-4)
+
+
+def test_each_layer_rounds_by_a_pattern_of_its_own():
+    layers = torch.nn.ModuleList([torch.nn.Linear(64, 64, bias=False, dtype=torch.bfloat16) for _ in range(4)])
+    parent = torch.nn.ModuleList([layers])
+    fp8.use_fp8(parent)
+    total = torch.full((400, 400), 1 + 2**-7 * 0.5)
+    up = [(fp8._round(total.clone(), layer.salt) > 1).float() - 0.5 for layer in layers]
+    for place, pattern in enumerate(
+        up
+    ):  # half of the sums are rounded up, which ones has nothing to do with the others
+        assert float(pattern.mean()) == pytest.approx(0, abs=0.01)
+        assert all(float((pattern * other).mean()) == pytest.approx(0, abs=0.01) for other in up[:place])
+
+
+def test_a_weight_is_free_before_the_next_one_is_quantised(monkeypatch):
+    layers = torch.nn.ModuleList([torch.nn.ModuleDict({"a": torch.nn.Linear(32, 32), "b": torch.nn.Linear(32, 32)})])
+    weights = [weakref.ref(layer.weight) for layer in layers[0].values()]
+    usual, alive = fp8.Fp8Linear.of, []
+
+    def quantise_and_count(*given):
+        alive.append(sum(weight() is not None for weight in weights))
+        return usual(*given)
+
+    monkeypatch.setattr(fp8.Fp8Linear, "of", quantise_and_count)
+    fp8.use_fp8(layers)
+    assert (alive, [weight() for weight in weights]) == ([2, 1], [None, None])
 
 
 def test_infinite_and_undefined_values_stay_what_they_are():
     total = torch.tensor([[float("nan"), float("inf"), -float("inf"), 0.0]])
-    assert fp8._round(total.clone()).isnan().tolist() == [[True, False, False, False]]
-    assert fp8._round(total.clone())[0, 1:].tolist() == [float("inf"), -float("inf"), 0.0]
+    assert fp8._round(total.clone(), 0).isnan().tolist() == [[True, False, False, False]]
+    assert fp8._round(total.clone(), 0)[0, 1:].tolist() == [float("inf"), -float("inf"), 0.0]
     assert fp8.quantise(torch.tensor([[1.0, float("nan")] * 8]).bfloat16()).scale.isnan().all()
 
 
@@ -244,17 +276,26 @@ def test_a_run_is_trained_in_fp8_and_its_adapter_goes_onto_the_base_in_16_bits(
 
 
 @pytest.mark.gpu
-@ON_A_GPU
+@WHERE_KERNELS_RUN
 def test_the_kernels_of_a_gpu_compute_what_plain_torch_does():
+    from sft.kernels import fp8_triton
+
     torch.manual_seed(0)
-    x, factor = draw(300, 3584).cuda(), torch.rand(3584).cuda()
-    for found, wanted in ((fp8.quantise(x, f), fp8._quantise(x, f)) for f in (None, factor)):
-        assert torch.equal(found.scale, wanted.scale)
-        assert float((found.values.float() != wanted.values.float()).float().mean()) < 1e-5
-    weight = draw(512, 272).to(fp8.FP8).cuda()
-    assert torch.equal(fp8.transpose(weight).view(torch.uint8), weight.view(torch.uint8).t())
-    for count, rank in ((1, 16), (3, 48), (1, 8)):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, factor = draw(300, 3584).to(device), torch.rand(3584, device=device)
+    x[7] = float("nan")
+    for by in (None, factor):
+        values, scale = fp8_triton.quantise(x, by, largest=fp8.LARGEST, smallest=fp8.SMALLEST)
+        wanted = fp8._quantise(x, by)
+        assert torch.equal(scale[8:], wanted.scale[8:])
+        assert scale[7].isnan()
+        differs = values[8:].float() != wanted.values[8:].float()
+        # The interpreter of Triton 3.6 rounds to e4m3 otherwise than a GPU: ties up, and what reaches a power of two.
+        assert float(differs.float().mean()) < (1e-5 if device == "cuda" else 0.04)
+    weight = draw(512, 272).to(fp8.FP8).to(device)
+    assert torch.equal(fp8_triton.transpose(weight).view(torch.uint8), weight.view(torch.uint8).t())
+    for count, rank, salt in ((1, 16, 0), (3, 48, 5), (1, 8, 2**31 - 1)):
         products = [draw(300, 272) for _ in range(count)]
         narrow, small = draw(300, rank + 8)[:, 4 : 4 + rank], draw(272, rank, size=1e-3).t()
-        found = fp8.add_shares([part.cuda() for part in products], narrow.cuda(), small.cuda())
-        assert torch.equal(found.cpu(), fp8.add_shares(products, narrow, small))
+        found = fp8_triton.add_shares([part.to(device) for part in products], narrow.to(device), small.to(device), salt)
+        assert torch.equal(found.cpu(), fp8.add_shares(products, narrow, small, salt=salt))

@@ -1,4 +1,4 @@
-"""What benchmarks/speed_train.py counts as computed, and the shares of the card's rate that docs/results.md prints."""
+"""What benchmarks/speed_train.py counts as computed and as agreement, and the shares of the rate in docs/results.md."""
 
 import re
 
@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from benchmarks.random_models import GEOMETRY
-from benchmarks.speed_train import flop_per_token
+from benchmarks.speed_train import Measured, Plan, Way, compare, flop_per_token
 from prompts import Encoded
 from tests.commands import ROOT
 
@@ -47,3 +47,36 @@ def test_the_shares_in_the_results_follow_from_the_tokens_per_second_beside_them
     ]
     assert len(shares) > len(lines) > 5
     assert [share for tokens, card, share in shares if abs(100 * flop * tokens / card - share) > 0.6] == []
+
+
+def compared(**losses):
+    plan = Plan("embedded", "auto", "auto", 8, 3, 1, 0, 5.9, 256, False, None, None, None, None)
+    runs = {name: [Measured([1.0], 0.1, 1.0, 1.0, found, [1.0] * len(found), 1, 1)] for name, found in losses.items()}
+    return compare(plan, {name.replace("_", "-"): one for name, one in runs.items()})
+
+
+@pytest.mark.parametrize(
+    ("ours", "agree"),
+    [
+        ({"ours_lora": [2.0, 1.505, 1.0]}, True),
+        ({"ours_lora": [2.0, 1.52, 1.0]}, False),
+        ({"ours_lora_fp8": [2.0, 1.54, 1.0]}, True),
+        ({"ours_lora_fp8": [2.0, 1.56, 1.0]}, False),
+        ({"ours_lora": [2.0, float("nan"), 1.0]}, False),
+        ({"ours_lora": [float("nan"), 1.5, 1.0]}, False),
+        ({"unsloth_lora": [2.0, 1.6, 1.0]}, True),
+    ],
+)
+def test_losses_of_ours_agree_with_fp32_as_far_as_their_type_allows(ours, agree):
+    result = compared(**ours, stock_lora_2x4_fp32=[2.0, 1.5, 1.0])
+    assert (result["agree"], result["failed"]) == (agree, [])
+
+
+def test_a_path_without_a_loss_is_named_as_failed():
+    assert compared(ours_lora=[2.0], unsloth_lora_8x1=[])["failed"] == ["unsloth-lora-8x1"]
+
+
+def test_an_unknown_part_of_a_path_is_refused():
+    assert Way.parse("ours-lora-2x4-fp8").in_fp8
+    with pytest.raises(SystemExit, match="'fb8' is not known"):
+        Way.parse("ours-lora-fb8")

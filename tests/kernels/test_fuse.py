@@ -163,6 +163,18 @@ def test_kernels_that_compute_something_else_are_found_out_when_a_model_is_loade
         fuse.fuse_checked(model, shift)
 
 
+def test_kernels_that_fail_are_reported_in_one_line_and_a_family_without_hidden_states_is_left_alone():
+    model = AutoModelForCausalLM.from_config(Qwen3Config(**SIZES))
+
+    def fail(model):
+        raise AttributeError("module 'transformers' has no attribute 'rotary'")
+
+    with pytest.raises(ModelError, match=r"Liger's kernels fail \(AttributeError: .*; pip uninstall liger-kernel"):
+        fuse.fuse_checked(model, fail)
+    model.base_model_prefix = ""  # the whole model, which returns logits, as Llama 4's
+    fuse.fuse_checked(model, fail)
+
+
 def test_kernels_that_only_round_otherwise_are_taken_for_a_trained_model_in_16_bits(embedded_folder):
     model = AutoModelForCausalLM.from_pretrained(embedded_folder, dtype=torch.bfloat16)
 

@@ -216,6 +216,17 @@ def test_a_second_pass_before_the_first_is_differentiated_is_refused_not_compute
     assert store.take(0) == 0
 
 
+def test_a_buffer_whose_pages_cannot_be_locked_is_not_kept_to_be_unlocked(monkeypatch):
+    def refuse(buffer, *, lock=True):
+        raise OutOfMemoryError("cannot be locked")
+
+    monkeypatch.setattr(host_memory, "_lock_pages", refuse)
+    store = HostStore(torch.device("cpu"))
+    with pytest.raises(OutOfMemoryError):
+        store._buffer(0, torch.ones(1, 4, 8), 4)
+    assert store.buffers == {}
+
+
 def test_a_layer_that_returns_something_else_is_refused(tiny_model_folder):
     model = build()
     layer = methods.decoder_layers(model)[1]

@@ -41,8 +41,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-# Largest allowed differences to fp32: of a loss (nats), and of a gradient norm, relative. Measured over 20 steps of 7B on
-# an H200 (docs/results.md): bf16 0.003, 0.5 %; FP8 0.037, 3.0 %, since e4m3 rounds each factor of a product by up to 6 %.
+# Largest allowed differences to fp32, of a loss (nats) and of a gradient norm (relative). Measured over 20 steps of 7B
+# on an H200 (docs/results.md): bf16 0.003 and 0.5 %, FP8 0.037 and 3 %. e4m3 rounds a factor by up to 6 %.
 TOLERANCES, TOLERANCES_IN_FP8 = (0.01, 0.02), (0.05, 0.05)
 WINDOWS = 3
 ATTENTION = 12  # operations per pair of tokens and value: two products, forward, and twice as many backward

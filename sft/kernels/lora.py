@@ -97,15 +97,19 @@ def _compute(layers: Sequence["_Fused"], x: torch.Tensor, cast: Adapters | None 
 
 
 class FrozenWeight:
-    """The weight of a frozen linear layer (O, I), in the type it computes in. Here a plain one; see `frozen_weight`."""
+    """The weight of a frozen linear layer (O, I), in the type it computes in: a plain one. See frozen_weight."""
 
     is_packed = False  # whether it is stored in 4 bits
     in_fp8 = False  # whether it is multiplied in FP8 now
-    kept: torch.Tensor | None = None  # what `keep` has made
-    spare_bytes = 0  # what `keep` would take now
+    kept: torch.Tensor | None = None  # see hold
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         self.layer = layer
+
+    @property
+    def spare_bytes(self) -> int:
+        """What `hold` would take now."""
+        return 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,65 +117,65 @@ class FrozenWeight:
         return self.layer.weight.dtype
 
     def unpack(self) -> torch.Tensor:
-        """The values themselves."""
+        """The values themselves, the same whether held or not."""
         return self.layer.weight
 
-    def keep(self) -> None:
-        """Spend memory once on what would be computed in every pass."""
-
-    def drop(self) -> None:
-        """Hold the weight alone."""
+    def hold(self, *, keep: bool) -> None:
+        """Compute once what every pass would compute, and keep it; or drop that."""
 
 
 class PackedWeight(FrozenWeight):
-    """A weight in 4 bits: unpacked for each use, or once for all (2 bytes a value); the values are the same."""
+    """A weight in 4 bits, unpacked for each use, or once (2 bytes a value)."""
 
     is_packed = True
 
     @property
-    def spare_bytes(self) -> int:  # type: ignore[override]
+    def spare_bytes(self) -> int:
+        """Of the values unpacked."""
         return self.layer.weight.quant_state.shape.numel() * self.dtype.itemsize if self.kept is None else 0
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type it is unpacked to."""
         kind: torch.dtype = self.layer.weight.quant_state.dtype
         return kind
 
     def unpack(self) -> torch.Tensor:
+        """The values, unpacked unless held."""
         return unpack(self.layer.weight) if self.kept is None else self.kept
 
-    def keep(self) -> None:
-        self.kept = self.unpack()
-
-    def drop(self) -> None:
-        self.kept = None
+    def hold(self, *, keep: bool) -> None:
+        """The values unpacked."""
+        self.kept = self.unpack() if keep else None
 
 
 class Fp8Weight(FrozenWeight):
-    """A weight in FP8: multiplied by sft.kernels.fp8, transposed for each use, or once for all (1 byte a value)."""
+    """A weight in FP8, multiplied by sft.kernels.fp8 and transposed for each use, or once (1 byte a value)."""
 
     layer: fp8.Fp8Linear
 
     @property
     def in_fp8(self) -> bool:  # type: ignore[override]
+        """Not while its layer multiplies in 16 bits."""
         return not self.layer.is_exact
 
     @property
-    def spare_bytes(self) -> int:  # type: ignore[override]
+    def spare_bytes(self) -> int:
+        """Of the weight transposed."""
         return self.layer.weight.numel() if self.layer.kept is None else 0
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of its outputs."""
         return self.layer.compute_dtype
 
     def unpack(self) -> torch.Tensor:
+        """The values that it stands for."""
         return self.layer.dequantise()
 
-    def keep(self) -> None:
-        self.layer.kept = self.layer.transposed()
-
-    def drop(self) -> None:
-        self.layer.kept = None
+    def hold(self, *, keep: bool) -> None:
+        """The weight transposed."""
+        self.layer.kept = self.layer.transposed() if keep else None
 
 
 def frozen_weight(layer: torch.nn.Linear) -> FrozenWeight:
@@ -320,10 +324,7 @@ def keep_unpacked(model: torch.nn.Module, *, keep: bool = True) -> None:
     """Hold 4-bit weights unpacked as well and those in FP8 transposed, or (keep=False) drop what was held: the numbers
     are the same either way."""
     for layer in _fused_layers(model):
-        if keep:
-            layer.frozen.keep()
-        else:
-            layer.frozen.drop()
+        layer.frozen.hold(keep=keep)
 
 
 def _fused_layers(model: torch.nn.Module) -> Iterator[_Fused]:

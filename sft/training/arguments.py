@@ -57,7 +57,7 @@ def build_arguments(
         use_cpu=on_cpu,
         bf16=needs_autocast(settings, precision, backend) and precision.dtype is torch.bfloat16,
         fp16=not on_cpu and precision.dtype is torch.float16,  # its loss scaler comes with autocast
-        # Unsloth asks for it here; elsewhere RowTrainer decides it, layer by layer (sft.training.memory)
+        # Unsloth needs it here; otherwise RowTrainer decides it layer by layer (sft.training.memory)
         gradient_checkpointing=backend == UNSLOTH and bool(settings.gradient_checkpointing),
         # validation and checkpoints
         eval_strategy="steps",
@@ -86,8 +86,8 @@ def build_arguments(
 def needs_autocast(settings: TrainSettings, precision: Precision, backend: str) -> bool:
     """Whether operations have to choose their type one at a time: on a GPU, where weights of several types meet.
 
-    An adapter alone does not need it: sft.kernels.lora computes it in the base's type, and autocast would only
-    look at every operation and copy what is in another type.
+    An adapter alone does not need it: sft.kernels.lora computes it in the base's type, and autocast would only check
+    every operation and copy tensors of another type.
     """
     if precision.device == "cpu":
         return False

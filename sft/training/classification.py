@@ -1,7 +1,7 @@
-"""The objective of a classification head: say each row's class.
+"""The objective of a classification head: predict each row's class.
 
-Cross-entropy, its mean over the rows of a step, whatever the micro-batches. A validation reports the loss, accuracy and
-macro F1 of all its rows, from one pass over them.
+The loss is the mean cross-entropy over the rows of a step, independent of micro-batches. A validation reports the loss,
+accuracy and macro F1 of all its rows, from one pass over them.
 """
 
 import math
@@ -57,11 +57,11 @@ class Classification:
 
     @property
     def takes_hidden_states(self) -> bool:
-        """Always, save where the head lies in pieces."""
+        """True unless the head is sharded."""
         return not is_launched_sharded()
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
-        """Like compute_loss, from the hidden states of all tokens (T, D), flat."""
+        """compute_loss from the hidden states of all tokens of a flat batch, (T, D)."""
         bounds, labels = tensor_of(batch["cu_seq_lens_q"]), tensor_of(batch["labels"])
         logits = score_pooled(self.loaded.causal_lm, pool_flat(hidden, bounds, self.head.pooling))
         return cross_entropy(logits, labels, reduction="sum") / divisor

@@ -1,14 +1,14 @@
 """Default number of epochs: three, and more for few rows.
 
-Fewer than about a hundred steps leave an adapter near its base whatever the rate: 54 reviews, three times, gave one
-label for all (docs/choosing.md has the sweeps).
+With fewer than about a hundred steps an adapter stays near its base at any learning rate: after three epochs of 54
+reviews, every answer was the same label (docs/choosing.md has the sweeps).
 """
 
 import math
 
 USUAL_EPOCHS = 3
 ENOUGH_STEPS = 150
-MOST_EPOCHS = 20  # of very few rows: more of them taught the embedded model nothing more
+MOST_EPOCHS = 20  # with very few rows, more epochs taught the embedded model nothing more
 
 
 def choose_epochs(num_rows: int, rows_per_step: int) -> int:

@@ -2,8 +2,8 @@
 
     result = fit(settings, open_dataset(settings.data))    # outputs/<run>/ is complete when this returns
 
-`prepare` makes everything that is there before the first step (rows, model, tokens, objective) and says what was kept
-of the rows.
+`prepare` makes everything that the first step needs (rows, model, tokens, objective) and prints how many rows were
+kept.
 """
 
 import math
@@ -93,7 +93,7 @@ class TrainResult:
 def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMERS) -> TrainResult:
     """Train on the dataset as the settings say and leave a finished run folder.
 
-    Raises UserErrors for what the user can mend; a loss that is not finite stops the run within the step. Ctrl-C or
+    Raises a UserError for anything the user can fix; a loss that is not finite stops the run within the step. Ctrl-C or
     SIGTERM saves after the step, says how to continue, and raises KeyboardInterrupt.
     """
     with stop_on_signals() as stop, ExitStack() as claimed:
@@ -105,7 +105,7 @@ def fit(settings: TrainSettings, dataset: Dataset, *, backend: str = TRANSFORMER
         prepared = prepare(settings, dataset, backend)
         settings = settings.model_copy(
             update={"num_train_epochs": prepared.num_epochs}
-        )  # the run keeps what was chosen
+        )  # run.json records the chosen number
         if settings.dry_run:
             return TrainResult(None, rehearse_only(settings, prepared))
         before = run_to_continue(settings) if checkpoint else None
@@ -130,14 +130,14 @@ class Prepared:
     dataset: Dataset
     train: EncodedRows
     validation: EncodedRows
-    packs: list[list[int]]  # training rows that count as one of a step
+    packs: list[list[int]]  # training rows that count as one row of a step
     num_epochs: float
     num_steps: int
     system_prompts: SystemPrompts
 
 
 def prepare(settings: TrainSettings, dataset: Dataset, backend: str) -> Prepared:
-    """Rows, model and tokens; says what was kept and how many steps there will be."""
+    """Load the model and encode the rows; prints how many rows were kept, and warnings."""
     if not dataset.train or not dataset.validation:
         counts = f"{len(dataset.train)} and {len(dataset.validation)}"
         raise DataError(f"{settings.data}: needs training and validation rows, has {counts}; give it more rows")
@@ -344,10 +344,9 @@ def choose_measures(settings: TrainSettings, prepared: Prepared, by_label: Label
 
 
 def choose_label_measure(settings: TrainSettings, prepared: Prepared) -> LabelMeasure | None:
-    """Accuracy of the validation rows that ask for a label, of MEASURED_LABELS at most unless it chooses the best.
+    """Accuracy of label rows of the validation set, at most MEASURED_LABELS unless it chooses the best checkpoint.
 
-    None if there is no such row. Weights in pieces are measured where it was asked for alone: every process has to
-    compute all rows then.
+    None if there is no such row. With sharded weights only on request, because every process then computes all rows.
     """
     is_asked = settings.metric_for_best_model in LabelMeasure.figures
     if settings.is_classifier or (is_launched_sharded() and not is_asked):
@@ -407,11 +406,11 @@ def describe_run(settings: TrainSettings, prepared: Prepared, run_dir: Path, bef
 
 
 class RehearsedError(Exception):
-    """Ends a dry run where the first step would begin."""
+    """Raised in place of the first step of a dry run."""
 
 
 def rehearse_only(settings: TrainSettings, prepared: Prepared) -> dict[str, object]:
-    """Everything that comes before the first step, then what a run would take; nothing is written."""
+    """Do everything before the first step and return what the run would take; writes nothing."""
     found: list[Rehearsal] = []
 
     def end(rehearsal: Rehearsal) -> None:

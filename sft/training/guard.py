@@ -57,9 +57,9 @@ class FiniteGuard(TrainerCallback):
     ) -> None:
         """Keep the update from a step whose loss or gradients are not finite.
 
-        Where the optimizer can leave an update out by itself, on its device, it is told to, and the step is looked at
-        when it has ended: to look now would let a GPU wait for Python in the middle of it. Elsewhere raises
-        DivergedError now; the weights are as before either way.
+        An optimizer that can skip an update on its device is told to, and the step is checked after it has ended,
+        because checking now would make the GPU wait for Python. With other optimizers DivergedError is raised now. The
+        weights are unchanged either way.
         """
         norm, self.norm = self.norm, None
         if norm is None:

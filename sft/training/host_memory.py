@@ -1,11 +1,11 @@
-"""Main memory as a place for layer inputs: put away in the forward pass, taken back in the backward pass.
+"""Main memory as storage for layer inputs: put there in the forward pass, taken back in the backward pass.
 
     store = HostStore(model.device)
     store.put(0, x)          # x (1, T, D) may be freed; layer 1 computes while it is copied
     store.take(0)            # x again, on the device
 
-On a GPU they lie in page-locked memory, a buffer for each layer that is kept from step to step, and copies run on a
-stream of their own, beside the computing. On a CPU they stay where they are.
+On a GPU, page-locked buffers hold them, one for each layer, reused from step to step; copies run on a separate stream
+while the device computes. On a CPU they stay where they are.
 """
 
 import contextlib
@@ -38,17 +38,17 @@ class HostStore:
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.buffers: dict[int, torch.Tensor] = {}
-        self.most_tokens = 0  # buffers are made for so many
-        self.num_ahead = 1  # tensors that are on their way back at once
+        self.most_tokens = 0  # size of the buffers
+        self.num_ahead = 1  # tensors that are copied back ahead of time
         self._waiting: list[_Waiting] = []
         self._leaving: tuple[int, torch.Tensor, torch.cuda.Event] | None = None  # held until it has been copied
         self._coming: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
 
     def put(self, place: int, x: torch.Tensor, num_tokens: int = 1) -> None:
-        """Put a tensor of this many tokens away; places come in order, a lower one begins anew."""
+        """Store a tensor of this many tokens at `place`, in ascending order; a lower place starts a new pass."""
         x = x.detach()
         while self._waiting and self._waiting[-1].place >= place:
-            self._waiting.pop()  # of a pass that was given up, out of memory or at its end
+            self._waiting.pop()  # left by a pass that ran out of memory or was not differentiated
         for _, copied in self._coming.values():
             torch.cuda.current_stream().wait_event(copied)  # before their memory is used for something else
         self._coming.clear()
@@ -62,7 +62,7 @@ class HostStore:
         self._leaving = place, x, copied
 
     def take(self, place: int) -> torch.Tensor:
-        """What was put at `place`, on the device; from now on the ones below it are on their way, too."""
+        """The tensor stored at `place`, on the device; starts copying the ones below it."""
         if not self._waiting or self._waiting[-1].place != place:
             raise RuntimeError(f"nothing is at place {place}: its forward pass was followed by another one")
         waiting = self._waiting.pop()
@@ -96,7 +96,7 @@ class HostStore:
             self._coming[waiting.place] = x, self._copy(x, waiting.tensor.view(waiting.shape))
 
     def _copy(self, to: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
-        """Copy on the stream of its own, after what has been asked of the device so far."""
+        """Copy on the separate stream, after the work queued on the device so far."""
         assert self.stream is not None
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
@@ -104,7 +104,7 @@ class HostStore:
             return self.stream.record_event()
 
     def _let_go(self) -> None:
-        """Release the input that was copied last: what is computed from now on waits for the copy."""
+        """Release the input that was copied last; later computation waits for the copy."""
         if self._leaving is not None:
             torch.cuda.current_stream().wait_event(self._leaving[2])
         self._leaving = None

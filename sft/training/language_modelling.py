@@ -1,10 +1,10 @@
 """The objective of a chat model: predict the supervised tokens of each row.
 
-The loss of a step is the sum over its supervised tokens divided by their number, whatever the micro-batches; logits are
-formed only at supervised positions. Validation is token-weighted (sft.scoring.loss).
+The loss of a step is the sum over its supervised tokens divided by their number, independent of micro-batches; logits
+are computed only at supervised positions. Validation is token-weighted (sft.scoring.loss).
 
-LabelMeasure adds accuracy and macro F1 of the validation rows that ask for a label, where a model that writes its
-answers is to be chosen by them (--metric_for_best_model eval_macro_f1):
+LabelMeasure adds accuracy and macro F1 of the validation rows with labels, which can also choose the best checkpoint of
+a model that writes its answers (--metric_for_best_model eval_macro_f1):
 
     measure = LabelMeasure(prepared.validation)
     measure(loaded)      # {"eval_accuracy": 0.91, "eval_macro_f1": 0.9}, as evaluate.py has them by label scoring
@@ -87,7 +87,7 @@ class LanguageModelling:
         return is_frozen_linear(self._head)
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
-        """Like compute_loss, from the hidden states of all tokens (T, D), flat."""
+        """compute_loss from the hidden states of all tokens of a flat batch, (T, D)."""
         kept = tensor_of(batch["logits_to_keep"])
         targets = tensor_of(batch["labels"])[0, kept + 1]
         if self._has_frozen_head:
@@ -138,8 +138,8 @@ class TokenAccuracy:
 class LabelMeasure:
     """A Measure (sft.training.trainer). With several label tasks, class names are prefixed by the task's name.
 
-    most: rows that are measured, spread evenly over the validation rows with labels; None: all of them.
-    num_tokens: computed by one measurement, of labels and what prompts do not begin with in common.
+    most: number of rows to measure, spread evenly over the validation rows with labels; None: all of them.
+    num_tokens: tokens computed by one measurement, the shared prompt prefix not counted.
     """
 
     figures: Sequence[str] = ("eval_accuracy", "eval_macro_f1")
@@ -150,7 +150,7 @@ class LabelMeasure:
             asked = [asked[number * len(asked) // most] for number in range(most)]
         self.prompts: list[list[int]] = []
         self.labels: list[tuple[str, ...]] = []  # the answers each row allows
-        self.classes: list[tuple[str, ...]] = []  # what they stand for, in their order
+        self.classes: list[tuple[str, ...]] = []  # the class of each answer, in the same order
         self.right: list[str] = []
         for row, encoded in asked:
             task, labels = get_task(str(row["task"])), _labels_of(row)

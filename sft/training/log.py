@@ -53,12 +53,12 @@ class StepLog(TrainerCallback):
         self._started = time.monotonic()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """The clock of a step; validation between steps does not count."""
+        """Start the clock of a step; validation between steps does not count."""
         self._step_started = time.monotonic()
         self._tokens_before = self._num_tokens()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Speed of the step."""
+        """Record the speed of the step."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         duration_s, num_tokens = time.monotonic() - self._step_started, self._num_tokens() - self._tokens_before
@@ -72,7 +72,7 @@ class StepLog(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: object,
     ) -> None:
-        """One line: a training step, or a validation."""
+        """Write one line: a training step, or a validation."""
         if not state.is_world_process_zero or not logs:
             return
         if "eval_loss" in logs:
@@ -139,15 +139,14 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def cut_behind(path: Path, step: int) -> None:
-    """Leave out the lines of a log after a step, from which on a run continues; without the file, do nothing."""
+    """Delete the lines of a log after the step that a run resumes from; without the file, do nothing."""
     if path.exists():
         kept = [line for line in read_log(path) if line["step"] <= step]
         write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
 
 def plot_losses(log_file: Path, image: Path, unit: str = "nats per supervised token") -> None:
-    """Training loss of each step and validation loss against the step, and accuracy on the right where it was
-    measured, as a PNG."""
+    """Plot training and validation loss against the step, and accuracy on the right if it was measured, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -6,18 +6,18 @@ A decoder layer is two computations that look at one token at a time, and attent
     attention -> mixed (1, T, H, D)               whole; its kernel needs memory for T, not for T x T
     x, mixed -> x (1, T, D)                       projection, norm, MLP: PIECE tokens at once
 
-Of a layer only its input is kept for the backward pass (1604.06174), and it is copied to page-locked memory of the host
-while the next layer computes, and back while the layer above is differentiated. So a 7B model needs about a dozen
+Only the input of each layer is kept for the backward pass (1604.06174). It is copied to page-locked main memory while
+the next layer computes, and back while the layer above is differentiated. So a 7B model needs about a dozen
 tensors (T, D) on the device, however many layers it has and however wide its MLP is.
 
     rows = LongRows(model)
-    rows.install()          # from here on rows concatenated are computed so; cached generation is as before
+    rows.install()          # from now on flat rows are computed in pieces; cached generation is unchanged
     rows.host_bytes(80_000) # 16_056_320_000
     rows.remove()
 
 The layers themselves stay transformers': each piece runs the layer's own forward. Queries, keys and values are caught
-where it calls its attention function, and what that returns is put in its place in a second run, in which the
-projections before it are left out. `why_not` tells of families whose layers are not made like this.
+when it calls its attention function; a second run skips the projections and gets the result of attention instead.
+`why_not` says for which families this does not work.
 """
 
 import os
@@ -41,15 +41,15 @@ from sft.models.selfcheck import find_difference, make_rows
 from sft.training.host_memory import HostStore, free_host_bytes
 from sft.training.memory import OutOfMemoryError
 
-PIECE = 4096  # tokens; more are hardly faster, and the MLP of 7B takes 0.9 GB of activations for so many
-NAME = "in_pieces"  # of the attention function that stands where pieces are cut
-SHARE_OF_HOST = 0.9  # of the free main memory that layer inputs may take
+PIECE = 4096  # tokens; more are hardly faster, and the MLP of 7B takes 0.9 GB of activations for this many
+NAME = "in_pieces"  # name of the attention function that catches queries, keys and values
+SHARE_OF_HOST = 0.9  # share of the free main memory that layer inputs may take
 KERNELS = ("_varlen_attn", "_scaled_dot_product_flash_attention_for_cpu")  # whose outputs are the first one's
 READS = ("q_proj", "k_proj", "v_proj")  # names of layers whose outputs are known in the second run
 
 
 class LongRows:
-    """The layers of one model, and where their inputs wait."""
+    """The layers of one model, and the store of their inputs."""
 
     def __init__(self, model: PreTrainedModel, *, piece: int | None = None, draws: bool = False) -> None:
         """draws: layers draw random numbers in training (dropout), the same ones whenever a piece is computed."""
@@ -121,11 +121,11 @@ class LongRows:
 
     @property
     def token_bytes(self) -> int:
-        """What a token takes on the device while attention is differentiated, which is the most for long rows.
+        """Bytes per token on the device while attention is differentiated, the peak for long rows.
 
-        Of the layer its input, what goes there next, and both their gradients; queries, keys and values and what comes
-        of them, with gradients; in the kernel (FlashAttention 2) the queries' gradient in fp32 and those of keys and
-        values for each query head. Qwen2.5-7B: 97,280 bytes.
+        Counted are the layer's input and the one copied next, with gradients; queries, keys, values and the output of
+        attention, with gradients; and in the kernel (FlashAttention 2) the gradient of queries in fp32 and those of
+        keys and values for each query head. Qwen2.5-7B: 97,280 bytes.
         """
         config = self.model.config.get_text_config(decoder=True)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
@@ -171,7 +171,7 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: torch.autograd.function.FunctionCtx, run: "_Run", x: torch.Tensor, *weights: torch.Tensor
     ) -> torch.Tensor:
-        """x (1, T, D) -> (1, T, D). weights: what is trained of the layer."""
+        """x (1, T, D) -> (1, T, D). weights: the layer's trained weights."""
         kind = x.device.type
         ctx.autocast = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
         ctx.random = _random_states(x.device) if run.draws else None
@@ -188,7 +188,7 @@ class _Layer(torch.autograd.Function):
         run: _Run = ctx.run
         kernel = _Kernel((run.rows.store.take(2 * run.place + 1), *ctx.rest)) if ctx.rest else None
         x = run.rows.store.take(2 * run.place)
-        # Without its cache: that of weights cast if no gradient is wanted would be used where one is.
+        # Without autocast's cache: weights cast without gradients would be reused where gradients are needed.
         with torch.autocast(x.device.type, **ctx.autocast, cache_enabled=False), _fork(ctx.random, x.device) as again:
             found = run.backward(x, grad, ctx.weights, kernel, needs_x=ctx.needs_input_grad[1], again=again)
         return None, *found
@@ -207,7 +207,7 @@ class _Run(NamedTuple):
     draws: bool
 
     def forward(self, x: torch.Tensor, kernel: "_Kernel | None" = None) -> torch.Tensor:
-        """The layer's output (1, T, D), without gradients. kernel: notes what attention gives."""
+        """The layer's output (1, T, D), without gradients. kernel: keeps the output of attention."""
         with self._entered() as seam:
             heads = self._read(seam, x)
             with kernel or nullcontext():
@@ -228,9 +228,10 @@ class _Run(NamedTuple):
         needs_x: bool,
         again: Callable[[], None],
     ) -> list[torch.Tensor | None]:
-        """Gradients of x (None where it needs none) and of the weights, from that of the output, grad (1, T, D).
+        """Gradients of x (None if it needs none) and of the weights, from that of the output, grad (1, T, D).
 
-        kernel: has what attention gave in the forward pass. again: puts random numbers back to where the layer began.
+        kernel: has the output of attention from the forward pass. again: restores the random state at the layer's
+        start.
         """
         grad_x = torch.empty_like(x) if needs_x else None
         total: list[torch.Tensor | None] = [None] * len(weights)
@@ -330,9 +331,9 @@ class _Run(NamedTuple):
 
 
 class _Kernel(TorchDispatchMode):
-    """Keeps what attention's kernel gives, or gives it again in place of computing it.
+    """Keeps the output of attention's kernel, or returns a kept one instead of computing it.
 
-    It stands below autograd, which so has its backward pass from the outputs that it would have saved itself.
+    It works below autograd, so the backward pass uses these outputs as if autograd had saved them.
     """
 
     def __init__(self, given: tuple[torch.Tensor, ...] = ()) -> None:
@@ -419,7 +420,8 @@ class _Seam:
 
 
 def _cut(value: object, part: slice, num_tokens: int) -> object:
-    """An argument of a layer for a piece: what has a line of all tokens (1, T, ...) is cut, all else is as it was."""
+    """An argument of a layer for one piece: tensors with all tokens (1, T, ...) are cut, everything else is
+    unchanged."""
     if isinstance(value, torch.Tensor):
         return value[:, part] if value.dim() > 1 and value.shape[:2] == (1, num_tokens) else value
     return tuple(_cut(one, part, num_tokens) for one in value) if isinstance(value, tuple) else value

@@ -1,15 +1,14 @@
-"""The memory plan: micro-batches, how many layers are computed twice, whether 4-bit weights are kept unpacked, and
-whether layer inputs wait on the host (sft.training.long_rows).
+"""The memory plan: micro-batches, how many layers are recomputed, whether 4-bit weights are kept unpacked, and whether
+layer inputs wait in main memory (sft.training.long_rows).
 
-All of them change time and memory and nothing that is learned. A step on the device takes `fixed + slope * tokens`
-bytes above what rests there; two trials each, with all activations kept and with none, give both lines.
+All of them change time and memory, not what is learned. A step takes `fixed + slope * tokens` bytes of device memory
+above the resting state; two trials with all activations kept, and two with none, give a line each.
 
     choose_plan(kept, recomputed, room=60e9, most_tokens=9_000, num_layers=28, unpacked=13e9)
     # MemoryPlan(micro_batch_tokens=9000, recomputed_layers=0, unpacks=True)
 
-MicroBatches cuts an optimizer step into rows that are on the device at once: a budget of tokens, lowered when memory
-runs out. The rows of a step are the recipe's, whatever the budget: their loss is a sum divided by the tokens of the
-whole step.
+MicroBatches splits the rows of an optimizer step by a budget of tokens, which is lowered when memory runs out. The
+budget does not change which rows a step has, nor its loss, a sum divided by the tokens of the whole step.
 """
 
 import os
@@ -26,9 +25,9 @@ from sft.errors import UserError
 from sft.models.methods import decoder_layers
 
 ENOUGH_TOKENS = 4096  # from here on a larger micro-batch is hardly faster: its products fill the card
-FEWEST_TOKENS = 1024  # below, computing layers twice for larger micro-batches is the faster way
-FEWEST_TOKENS_PACKED = 2048  # the same where each micro-batch unpacks 4-bit weights, which costs as much as 800 tokens
-SHARE_OF_MEMORY = 0.9  # what fragmentation and other programs may take of the rest
+FEWEST_TOKENS = 1024  # below this, recomputing layers to have larger micro-batches is faster
+FEWEST_TOKENS_PACKED = 2048  # the same if each micro-batch unpacks 4-bit weights, which costs as much as 800 tokens
+SHARE_OF_MEMORY = 0.9  # the rest is left to fragmentation and other programs
 ADVICE = "--use_qlora, --gradient_checkpointing or a smaller --max_seq_length take less"
 
 
@@ -41,10 +40,10 @@ class MemoryLine:
 
     @classmethod
     def through(cls, small: tuple[int, float], large: tuple[int, float]) -> "MemoryLine":
-        """The line through two trials (tokens, bytes): (1000, 1.5e9), (4000, 4.5e9) -> 0.5e9 + 1e6 a token.
+        """The line through two trials (tokens, bytes): (1000, 1.5e9), (4000, 4.5e9) -> 0.5e9 + 1e6 per token.
 
-        Where both have about as many tokens, the slope is taken as at least half of bytes / tokens; where they are one
-        (of more there was no room), as all of it: a plan that is too bold costs half of its tokens later.
+        If both have about equally many tokens, the slope is at least half of bytes / tokens; if they are the same trial
+        (there was no room for more), it is all of it: a plan that is too large loses half of its tokens later.
         """
         if small == large:
             return cls(0.0, small[1] / small[0])
@@ -56,7 +55,7 @@ class MemoryLine:
         return max(0, int((room - self.fixed) / self.slope))
 
     def between(self, other: "MemoryLine", share: float) -> "MemoryLine":
-        """The line where a share of the layers is as in `other`."""
+        """The line if a share of the layers behaves as in `other`."""
         return MemoryLine(
             self.fixed + share * (other.fixed - self.fixed), self.slope + share * (other.slope - self.slope)
         )
@@ -87,11 +86,11 @@ def choose_plan(
 ) -> MemoryPlan:
     """The fastest way that fits into `room` bytes above the resting state.
 
-    kept: all activations kept (None: not wanted, or the longest row does not fit so). recomputed: every layer computed
-    twice (None: not wanted, or not tried because everything fits). offloaded: layer inputs on the host (None: not
-    wanted, or the longest row fits without). most_tokens: of the largest step; longest_tokens: of the longest row,
-    which cannot be cut. unpacked: bytes that 4-bit weights would take unpacked, 0 if there are
-    none. spares_memory: the user asked for less memory, so none is spent on unpacked weights.
+    kept: all activations kept (None: not wanted, or the longest row does not fit). recomputed: every layer recomputed
+    (None: not wanted, or not tried because everything fits). offloaded: layer inputs in main memory (None: not wanted,
+    or the longest row fits without). most_tokens: tokens of the largest step. longest_tokens: tokens of the longest
+    row, which cannot be split. unpacked: bytes of the unpacked 4-bit weights, 0 if there are none. spares_memory: the
+    user wants less memory, so none is spent on unpacked weights.
     """
     enough = min(most_tokens, max(ENOUGH_TOKENS, longest_tokens))
     if kept is not None and unpacked and not spares_memory and kept.tokens_in(room - unpacked) >= enough:
@@ -111,17 +110,17 @@ def choose_plan(
 
 
 def recompute_layers(model: PreTrainedModel, number: int) -> None:
-    """Let the first `number` trained decoder layers be computed again in the backward pass, not keep activations.
+    """Recompute the first `number` trained decoder layers in the backward pass instead of keeping activations.
 
-    Gradient checkpointing (1604.06174) as transformers has it. The first ones, because the others' activations are gone
-    by the time these are computed again.
+    This is transformers' gradient checkpointing (1604.06174). The first layers, because the activations of the others
+    have been freed by the time these are recomputed.
     """
     if not number:
         model.gradient_checkpointing_disable()
         return
-    # Random states are kept only where layers draw: a CUDA graph cannot be asked for them.
+    # Random states are kept only if layers draw: reading them is impossible while a CUDA graph is recorded.
     model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": has_dropout(model)})
-    model.disable_input_require_grads()  # asked for by reentrant ones only; the backward pass would run to the bottom
+    model.disable_input_require_grads()  # only reentrant checkpointing needs it, and the backward pass gets longer
     for layer in trained_layers(model)[number:]:
         layer.gradient_checkpointing = False
 
@@ -146,15 +145,15 @@ def trained_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
 
 
 def limit_memory(max_gb: float | None) -> None:
-    """Let this process take at most so much of the GPU; more counts as out of memory. None: all that is free."""
+    """Limit the GPU memory of this process; more counts as out of memory. None: all that is free."""
     if max_gb is not None and torch.cuda.is_available():
         total = torch.cuda.get_device_properties().total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, max_gb * GIBIBYTE / total))
 
 
 def free_bytes() -> float:
-    """Bytes that this process may still take on the GPU, its own unused ones and its limit (max_memory_gb) counted; on
-    a CPU, of the machine's memory, as far as the system tells (0 where it does not)."""
+    """Bytes that this process may still take on the GPU within its limit (max_memory_gb), its own unused ones included;
+    on a CPU, the free memory of the machine (0 if the system does not report it)."""
     if not torch.cuda.is_available():
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")) if sys.platform == "linux" else 0.0
     free, total = torch.cuda.mem_get_info()
@@ -198,9 +197,9 @@ class MicroBatches:
         )
 
     def shrink(self, lengths: Sequence[int]) -> None:
-        """After the device ran out of memory on a step of these rows: half of what the largest micro-batch held.
+        """Halve the budget after a step of these rows ran out of memory: half the tokens of its largest micro-batch.
 
-        Raises OutOfMemoryError if that held one row: nothing is left to halve.
+        Raises OutOfMemoryError if that micro-batch was a single row.
         """
         largest = max(
             self.plan(lengths), key=lambda batch: num_tokens_at_once([lengths[i] for i in batch], self.padded)

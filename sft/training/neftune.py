@@ -14,17 +14,17 @@ from transformers import PreTrainedModel
 def length_of_each_token(row_lengths: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """Length of the row that each token of concatenated rows belongs to: [2, 3], 5 -> (1, 5) [2, 2, 3, 3, 3].
 
-    num_tokens, their sum, is given: a GPU would have to be asked for it, and waited for.
+    num_tokens: their sum; computing it would make Python wait for the GPU.
     """
     return row_lengths.repeat_interleave(row_lengths, output_size=num_tokens)[None]
 
 
 @contextmanager
 def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: torch.Tensor | None) -> Iterator[None]:
-    """Add noise to what the input embeddings return inside this context, in training mode only.
+    """Add noise to the output of the input embeddings inside this context, in training mode only.
 
     row_lengths: the length of the row each token belongs to, broadcastable to the ids: (1, T) or (B, 1). None if
-    tokens belong to several rows, whose noise would not be the same.
+    tokens belong to several rows, which would need different noise.
     """
     if not alpha or not model.training:
         yield

@@ -1,7 +1,7 @@
-"""What a run learns from its rows: the interface between the trainer, which makes steps, and the loss.
+"""How rows become a loss: the interface between the trainer, which makes steps, and an objective.
 
-The trainer knows orders, micro-batches, processes, guards and checkpoints; an objective knows what a row's tensors are,
-what the loss of some rows is, and what a validation reports. sft.training.language_modelling is one.
+The trainer handles order, micro-batches, processes, guards and checkpoints; an objective makes the tensors of rows,
+their loss, and the figures of a validation. sft.training.language_modelling is one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ class Score(Protocol):
 
     @property
     def nll(self) -> float:
-        """Negative log-likelihood of what the row wants, nats, fp32 or better."""
+        """Negative log-likelihood of the row's reference, nats, fp32 or better."""
 
 
 class Sample(NamedTuple):
-    """What a validation row wants, and what the model says to it: Sample("正面", "负面")."""
+    """Reference and prediction of a validation row: Sample("正面", "负面")."""
 
     reference: str
     prediction: str
@@ -32,40 +32,40 @@ S = TypeVar("S", bound=Score)
 
 
 class Objective(Protocol[S]):
-    """How rows become a loss. One belongs to one run: it knows its model."""
+    """How the rows of one run become a loss; it holds the model."""
 
-    figures: Sequence[str]  # what summarise reports: ("loss", "macro_f1")
+    figures: Sequence[str]  # names of the figures that summarise returns: ("loss", "macro_f1")
     loss_unit: str  # "nats per supervised token"
-    shares_prefixes: bool  # whether collate can lay out beginnings that rows have in common once
+    shares_prefixes: bool  # whether collate can store shared prefixes once
 
     def count_terms(self, row: Encoded) -> int:
         """Number of a row's loss terms: the loss of a step is the sum of all terms divided by their number."""
 
     def collate(self, rows: Sequence[Encoded], *, shares: bool = False) -> Batch:
-        """The rows of a micro-batch as tensors; `row_lengths` (B,) is among them.
+        """The rows of a micro-batch as tensors, including `row_lengths` (B,).
 
-        shares: with beginnings that rows have in common once, if that can be done.
+        shares: store shared prefixes once, if possible.
         """
 
     def compute_loss(self, model: torch.nn.Module, batch: Batch, divisor: torch.Tensor | int | None) -> torch.Tensor:
-        """Sum of the batch's terms / divisor, by the forward of `model`; None: divided by their number.
+        """Sum of the batch's loss terms / divisor, by the forward of `model`; None: divided by their number.
 
-        batch is what collate made, without row_lengths, on the model's device. Called within loaded.flat_rows().
+        batch: collate's, without row_lengths, on the model's device. Called within loaded.flat_rows().
         """
 
     @property
     def takes_hidden_states(self) -> bool:
-        """Whether loss_of_hidden can be asked."""
+        """Whether loss_of_hidden is available."""
 
     def loss_of_hidden(self, hidden: torch.Tensor, batch: Batch, divisor: torch.Tensor | int) -> torch.Tensor:
-        """Like compute_loss, from the layers' output for all tokens of a flat batch (T, D)."""
+        """compute_loss from the layers' output for all tokens of a flat batch, (T, D)."""
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> Sequence[S]:
-        """Every row's score, in order, without gradients. sharded: the model whose forward all processes call at once,
-        where its weights lie in pieces."""
+        """Every row's score, in order, without gradients. sharded: with sharded weights, the model whose forward all
+        processes call at once."""
 
     def summarise(self, scores: Sequence[S]) -> Mapping[str, float]:
         """The figures of a validation from the scores of all its rows: {"loss": 0.31, "macro_f1": 0.92}."""
 
     def answer(self, rows: Sequence[Encoded]) -> Sequence[Sample]:
-        """What the model says to some rows, for people to look at."""
+        """The model's predictions for some rows, for people to read."""

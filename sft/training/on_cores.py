@@ -1,8 +1,8 @@
-"""A micro-batch on a CPU with its rows shared out to the cores, each of which goes forward and backward alone.
+"""A micro-batch on a CPU with its rows divided among the cores, each of which runs forward and backward alone.
 
-Cores that compute every operation together meet after each, some hundred times per layer: two of them, 4 rows of 240
-tokens, 62 ms per layer together and 53 apart. With 4 of 75 tokens it is the same time. The gradients of the parts are
-added in their order, so a run is the same to the last bit as long as the number of threads is.
+Cores that share every operation wait for each other after each one, some hundred times per layer: with two cores and 4
+rows of 240 tokens, 62 ms per layer together and 53 apart; with 4 rows of 75 tokens there is no difference. The
+gradients of the parts are added in a fixed order, so runs with the same number of threads are bit-identical.
 
     parts = share_out([256, 250, 240, 214], cores=2)            # [[0, 3], [1, 2]]
     loss = compute_apart(loaded, objective, rows, parts, divisor)
@@ -22,15 +22,15 @@ from sft.training.memory import has_dropout
 from sft.training.objective import Objective
 from sft.training.order import deal_rows
 
-SLACK = 1.15  # the largest part may have this many times the mean's tokens; beyond, the others wait for too long
-FEWEST_TOKENS = 320  # of a part on average; of smaller ones, what each operation costs by itself eats up the gain
+SLACK = 1.15  # tokens of the largest part / mean; above it the other cores wait too long
+FEWEST_TOKENS = 320  # of a part on average; below it the overhead of each operation exceeds the gain
 LAYOUT = ("position_ids", "cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k", "key_places", "seq_idx")
 Result = tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]  # a part's loss and gradients
 
 
 def can_compute_apart(loaded: LoadedModel, objective: Objective[Any]) -> bool:
-    """Whether the rows of a model on a CPU can be: nothing in its layers or its head draws random numbers (cores would
-    take them in no order), its input embeddings are not trained, and the objective takes hidden states."""
+    """Whether cores can compute rows apart: layers and head draw no random numbers (cores would draw them in no fixed
+    order), the input embeddings are not trained, and the objective takes hidden states."""
     embeddings = loaded.causal_lm.get_input_embeddings()
     return (
         loaded.device.type == "cpu"
@@ -44,7 +44,8 @@ def can_compute_apart(loaded: LoadedModel, objective: Objective[Any]) -> bool:
 
 
 def share_out(lengths: Sequence[int], cores: int) -> list[list[int]]:
-    """Indices of rows in parts of about as many tokens, at most one a core; fewer or none where they are few or uneven.
+    """Indices of rows in parts of about equally many tokens, at most one per core; [] if rows are too few or too
+    uneven.
 
     [356, 350, 340, 314], 2 -> [[0, 3], [1, 2]]; [900, 20, 20], 2 -> [].
     """
@@ -64,10 +65,10 @@ def compute_apart(
     *,
     shares: bool = False,
 ) -> torch.Tensor:
-    """The loss of the rows, as objective.compute_loss has it, (): its backward pass hands on gradients that are there.
+    """objective.compute_loss of the rows, (). The gradients are computed here; its backward pass only hands them on.
 
-    Only where can_compute_apart, and within loaded.flat_rows(). What hooks do to the embeddings is done to all rows at
-    once, or, where rows of a part may share their beginnings (shares), by each part.
+    Requires can_compute_apart, within loaded.flat_rows(). Hooks of the embeddings run once for all rows or, if rows of
+    a part share prefixes (shares), once per part.
     """
     model = loaded.causal_lm
     embed = model.get_input_embeddings()

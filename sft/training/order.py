@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader, Sampler
 
 
 class StepOrder(Sampler[list[int]]):
-    """Places of the rows of every step of an epoch, of one process: a permutation by seed and epoch, cut into steps.
+    """Row indices of every step of an epoch for one process: a permutation by seed and epoch, cut into steps.
 
-    10 rows, 4 a step, 2 processes: steps of 4, 4 and 2 rows, dealt so that both have about as many tokens. A process
-    may get none of a last step; no row is seen twice to fill up. Rows that are packed count as one.
+    10 rows, 4 per step, 2 processes: steps of 4, 4 and 2 rows, dealt so that both have about equally many tokens. A
+    process may get no row of the last step; no row is repeated to fill it. Packed rows count as one.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class StepOrder(Sampler[list[int]]):
         rank: int = 0,
         num_processes: int = 1,
     ) -> None:
-        """lengths: tokens of every row. rows_per_step: of all processes together. packs: see pack_rows."""
+        """lengths: tokens of every row. rows_per_step: over all processes. packs: see pack_rows."""
         self.lengths, self.rows_per_step, self.seed = lengths, rows_per_step, seed
         self.packs = [(place,) for place in range(len(lengths))] if packs is None else packs
         self.rank, self.num_processes = rank, num_processes
@@ -36,7 +36,7 @@ class StepOrder(Sampler[list[int]]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation; the trainer calls it before every epoch, also one that is resumed half-way."""
+        """Choose the permutation; the trainer calls it before every epoch, also a resumed one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -51,10 +51,10 @@ class StepOrder(Sampler[list[int]]):
 
 
 def pack_rows(lengths: Sequence[int], is_packed: Sequence[bool], capacity: int) -> list[list[int]]:
-    """Rows that count as one of a step: of those that are packed, as many as have `capacity` tokens together.
+    """Row indices in packs of at most `capacity` tokens, each counting as one row of a step.
 
-    Best fit, the longest first; a row that is not packed is one by itself. What is packed stays rows of its own for the
-    layers: none sees another. [5, 9, 3, 4], all packed, 10 -> [[0, 3], [1], [2]]; only which rows share a step changes.
+    Best fit, longest first; rows that are not packed are alone. Packing only changes which rows share a step: layers
+    never see one row from another. [5, 9, 3, 4], all packed, 10 -> [[0, 3], [1], [2]].
     """
     packs = [[place] for place, packed in enumerate(is_packed) if not packed]
     open_packs: list[tuple[int, int]] = []  # (room left, index in packs), sorted
@@ -71,10 +71,10 @@ def pack_rows(lengths: Sequence[int], is_packed: Sequence[bool], capacity: int) 
 
 
 def deal_rows(places: Sequence[int], lengths: Sequence[int] | Mapping[int, int], num_processes: int) -> list[list[int]]:
-    """A step's rows for each process, longest first, each to the one with the fewest tokens so far, in their order.
+    """A step's rows for each process: dealt longest first to the process with the fewest tokens, kept in order.
 
-    All wait for the one with the most: dealt in turn, two processes with 8 rows each of usual lengths would reach 1.7
-    times the speed of one. Rows of 9, 1, 5 and 4 tokens for two: [[0, 1], [2, 3]].
+    All processes wait for the one with the most tokens: dealt round-robin, two processes with 8 rows each of usual
+    lengths would reach 1.7 times the speed of one. Rows of 9, 1, 5 and 4 tokens for two: [[0, 1], [2, 3]].
     """
     dealt: list[list[int]] = [[] for _ in range(num_processes)]
     tokens = [0] * num_processes

@@ -3,8 +3,8 @@
 Every process reads the same data and computes its own rows; the first one narrates and writes. Ranks come from the
 environment, which the launcher sets.
 
-Where weights are sharded over the processes (FSDP2, DeepSpeed ZeRO-3), the outermost module's forward gathers them, in
-all processes at once. So validation goes through that forward, and every process runs it as often as the others.
+If weights are sharded over the processes (FSDP2, DeepSpeed ZeRO-3), the outermost module's forward gathers them in all
+processes at once. So validation uses that forward, and every process runs it equally often.
 """
 
 import os

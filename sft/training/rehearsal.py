@@ -46,9 +46,9 @@ from sft.training.trainer import BeforeFirstStep, RowTrainer
 
 SHARE_OF_FREE_RAM = 0.5  # that unpacked weights may take on a CPU, where other programs need some, too
 SHARE_FOR_RECORDINGS = 0.8  # of the room on a GPU: micro-batches of many sizes leave gaps in the memory they share
-STEPS_LOOKED_AT = 50  # for what their rows begin with in common
-LONGEST_TRIED = 12_288  # tokens of a row that is tried as it is; 7B takes a second or two for so many
-NEVER_KEPT = 32_768  # tokens of a row from which on no card has room for all activations, and none is tried for it
+STEPS_LOOKED_AT = 50  # to measure how many tokens shared prefixes save
+LONGEST_TRIED = 12_288  # tokens of the longest row that is tried whole; 7B takes a second or two for it
+NEVER_KEPT = 32_768  # tokens of a row above which no card has room for all activations, so it is not tried
 FORWARD_SHARE = 1 / 3  # of a step's time per token: validation has no backward pass
 
 
@@ -58,19 +58,19 @@ class Rehearsal:
 
     num_steps: int
     num_steps_done: int  # before a resume
-    num_epochs: float  # 0 where a number of steps was asked for
+    num_epochs: float  # 0 if max_steps is set
     num_rows: int
     rows_per_step: int
     micro_batch_tokens: int
     micro_batches_per_step: float
     longest_batch_tokens: int
-    shared: float  # of the tokens, what rows begin with in common and is not computed again, 0 to 1
+    shared: float  # share of the tokens saved by shared prefixes, 0 to 1
     recomputed_layers: int
     unpacks: bool
     host_gb: float | None  # of layer inputs in main memory; None if layers are not computed in pieces
     tokens_per_second: float
     peak_gb: float
-    is_foreseen: bool  # peak and time come from shorter rows
+    is_foreseen: bool  # peak and time are extrapolated from shorter rows
     total_gb: float
     step_s: float
     num_validations: int
@@ -104,7 +104,7 @@ class Rehearsal:
         )
 
     def _savings(self) -> str:
-        """What is computed less often, or twice: `72% of the tokens in shared prefixes, computed once; `."""
+        """How computation is saved or repeated: `72% of the tokens in shared prefixes, computed once; `."""
         percent, recomputed = round(100 * self.shared), self.recomputed_layers
         return (
             (f"{percent}% of the tokens in shared prefixes, computed once; " if percent else "")
@@ -124,9 +124,9 @@ def rehearsing(tell: Callable[[Rehearsal], None]) -> BeforeFirstStep:
 
 
 def rehearse(trainer: RowTrainer, model: torch.nn.Module, *, is_resumed: bool) -> Rehearsal:
-    """Plan the micro-batches where they are not given, try the longest one, time a usual step.
+    """Plan the micro-batches unless they are given, try the longest one, time a usual step.
 
-    is_resumed: the optimizer's state is that of a checkpoint, and there already; it is not touched.
+    is_resumed: the optimizer has the state of a checkpoint, which is not touched.
     Raises OutOfMemoryError if not even one row fits.
     """
     trials = _Trials(trainer, model, updates=not is_resumed)
@@ -134,7 +134,7 @@ def rehearse(trainer: RowTrainer, model: torch.nn.Module, *, is_resumed: bool) -
     per_process = max(1, trainer.rows_per_step // trainer.args.world_size)
     places = [order[int((i + 0.5) * len(order) / per_process)] for i in range(min(per_process, len(order)))]
     longest_step, usual = (_longest_first(trainer, packs) for packs in (order[:per_process], places))
-    trainer.passes = None  # trials are launched, not replayed: how they are to be computed is not decided yet
+    trainer.passes = None  # trials are launched, not replayed, because the plan is not decided yet
     with trials.undone():
         trainer.follow(trials.choose_plan(longest_step))
         batch = trainer.micro_batches.plan(trainer.lengths_of(longest_step))[0]
@@ -152,7 +152,7 @@ def rehearse(trainer: RowTrainer, model: torch.nn.Module, *, is_resumed: bool) -
 
 
 def _longest_first(trainer: RowTrainer, packs: Sequence[Sequence[int]]) -> list[int]:
-    """Places of all rows of some packs."""
+    """Indices of all rows of some packs, longest row first."""
     places = [place for pack in packs for place in pack]
     return [
         place for _, place in sorted(zip(trainer.lengths_of(places), places, strict=True), key=lambda pair: -pair[0])
@@ -160,10 +160,10 @@ def _longest_first(trainer: RowTrainer, packs: Sequence[Sequence[int]]) -> list[
 
 
 def record_ahead(trainer: RowTrainer, num_steps: int, *others: Sequence[int]) -> None:
-    """Record every size of micro-batch that the run will come to, so that no step waits for it.
+    """Record every size of micro-batch of the run, so that no step waits for it.
 
-    others: places of rows that will be a step, too. They are recorded with the rest: a size above the largest one
-    would not find its memory in what those have left free.
+    others: row indices of further steps. They are recorded with the rest, because the first recording, the largest,
+    makes the memory that all others use.
     """
     if trainer.passes is None:
         return
@@ -290,7 +290,10 @@ class _Trials:
         if is_long := trainer.lengths_of(rows[:1])[0] > LONGEST_TRIED:
             tries = [(rows[:1], LONGEST_TRIED // 2), (rows[:1], LONGEST_TRIED)]
             first = tries[1]  # the larger one makes the buffers of both
-        shares, trainer.shares_prefixes = trainer.shares_prefixes, False  # others of as many tokens may share less
+        shares, trainer.shares_prefixes = (
+            trainer.shares_prefixes,
+            False,
+        )  # other rows with the same number of tokens may share less
         try:
             with self._thinned_out(*first):
                 self._forward_and_backward(rows[:1])  # gradients and optimizer states are there from here on
@@ -323,7 +326,7 @@ class _Trials:
 
     @contextmanager
     def _thinned_out(self, places: Sequence[int], most: int | None) -> Iterator[None]:
-        """Inside, rows at these places have at most this many tokens, supervised ones in the same share; None: all."""
+        """Inside, the rows at these indices have at most this many tokens, the supervised share kept; None: all."""
         trainer = self.trainer
         rows = trainer.train_rows
         if most is not None:
@@ -336,8 +339,8 @@ class _Trials:
             trainer.train_rows = rows
 
     def _line_of(self, trials: Sequence[Trial]) -> MemoryLine:
-        """The line through two trials of which one is twice as long; where layers are computed in pieces, not flatter
-        than what a longer row will take: pieces weigh more in a short one."""
+        """The line through two trials, one twice as long. With layers in pieces it is at least as steep as token_bytes,
+        because pieces weigh more in a short row."""
         rows = self.trainer.long_rows
         (small, less, _), (large, more, _) = trials
         slope = max((more - less) / (large - small), rows.token_bytes if rows.is_installed else 1.0)
@@ -358,9 +361,9 @@ class _Trials:
         return step_s, (torch.cuda.memory_allocated() + line.fixed + line.slope * tokens) / GIBIBYTE
 
     def _time_attention(self) -> float:
-        """Seconds that attention takes in a step per squared token of a row, over all layers that see whole rows.
+        """Seconds of attention in a step per squared token of a row, over all layers with full attention.
 
-        From the kernel alone: in a row of LONGEST_TRIED tokens it is too small a part of a step to be told from it.
+        The kernel is timed alone, because at LONGEST_TRIED tokens attention is too small a part of a step to measure.
         """
         loaded, plan = self.trainer.loaded, self.trainer.plan
         config = loaded.causal_lm.config.get_text_config(decoder=True)
@@ -371,7 +374,7 @@ class _Trials:
         return num_layers * (forward_s * (1 + is_twice) + backward_s) / LONGEST_TRIED**2
 
     def _forward_and_backward(self, places: Sequence[int]) -> None:
-        """One micro-batch, whatever it takes; processes do not wait for each other, one may run out of memory alone."""
+        """Run one micro-batch; processes do not wait for each other, because one may run out of memory alone."""
         trainer = self.trainer
         count = trainer.count_terms(places)
         try:
@@ -379,22 +382,22 @@ class _Trials:
                 trainer.run_micro_batches(self.model, places, [list(range(len(places)))], count)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # kernels of others refuse cards and versions that they compute wrongly on
+        except RuntimeError as error:  # third-party kernels refuse cards and versions on which they compute wrongly
             name = type(trainer.loaded.causal_lm).__name__
             raise ModelError(f"{name}: a pass forward and backward fails here: {one_line(error, 300)}") from error
 
     def _can_update(self) -> bool:
-        """Whether the optimizer may take a step: it may leave a state behind, and the gradients are finite."""
+        """Whether the trial may update: the optimizer has no state to protect, and the gradients are finite."""
         gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
         may = self.updates and not self.trainer.is_sharded and bool(gradients)
         return may and bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Whatever is tried inside leaves nothing behind.
+        """Undo everything that trials inside change.
 
-        At a learning rate of zero an update changes no weight; the optimizer's state, the gradients, random states and
-        counters are put back.
+        At a learning rate of zero an update changes no weight; the optimizer's state, gradients, random states and
+        counters are restored.
         """
         trainer, model, optimizer = self.trainer, self.model, self.trainer.optimizer
         assert optimizer is not None  # _prepare_for_training has made it

@@ -2,11 +2,11 @@
 
 A step of a 7B model launches some 5,000 kernels, and a card like the H100 runs them faster than Python launches them.
 A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STEP tokens (sft.batches.layout.fill_up),
-and each Size that a run will come to is recorded before its first step. All sizes share one pool of memory, which the
-first one, the largest, makes. Between the two passes the loss is computed as ever, from the hidden states.
+and each Size of the run is recorded before its first step. All sizes share one pool of memory, made by the first one,
+the largest. Between the two passes the loss is computed as usual, from the hidden states.
 
-Recordings have been wrong before, in silence, while another program computed on the card (docs/decisions.md). So every
-CHECK_EVERY-th forward pass is launched a second time without its recording, and a run whose two passes differ ends.
+Recordings have silently been wrong while another program used the card (docs/decisions.md). So every CHECK_EVERY-th
+forward pass is launched again without its recording, and a run whose two passes differ ends.
 
     passes = ReplayedPasses(loaded, max_rows=8, max_tokens=8192, longest=2048)
     passes.begin_step()                                        # gradients are zero
@@ -33,12 +33,12 @@ from sft.training.memory import free_bytes
 from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.processes import are_joined, world_size
 
-TOKEN_STEP = 128  # the filling costs 64 tokens of a micro-batch on average; a recording takes 0.2 s
-FEWEST_STEPS = 200  # of a run that is recorded unasked: in shorter ones the recording takes longer than it saves
+TOKEN_STEP = 128  # padding costs 64 tokens per micro-batch on average; a recording takes 0.2 s
+FEWEST_STEPS = 200  # of a run that is recorded by default: in a shorter one recording takes longer than it saves
 MOST_FOR_COPIES = 0.1  # of the free memory
-CHECK_EVERY = 200  # passes; a forward pass more for so many
+CHECK_EVERY = 200  # passes; costs one forward pass in 200
 MOST_AWAY = (
-    0.1  # of the size of a token's hidden states; the same kernels give the same bits, a wrong tile many times that
+    0.1  # of the norm of a token's hidden states; the same kernels are bit-identical, a wrong tile differs by far more
 )
 
 Run = Callable[[], None]
@@ -60,14 +60,14 @@ def records_weights(loaded: LoadedModel) -> bool:
 
 
 class RecordingError(RuntimeError):
-    """A pass that cannot be recorded; why."""
+    """A pass cannot be recorded; the text says why."""
 
 
 class Size(NamedTuple):
     """Shape of a recorded pass: the key by which its CUDA graph is found again."""
 
     num_tokens: int
-    num_keys: int  # that segments see, in sum; 0 if rows have nothing in common
+    num_keys: int  # keys that all segments see, in sum; 0 without shared prefixes
 
     @classmethod
     def of(cls, num_tokens: int, num_keys: int) -> "Size":
@@ -86,7 +86,7 @@ class Size(NamedTuple):
 
 
 class ReplayedPasses:
-    """The passes of one process. Adds to `.grad` of the model's trained weights, which lie in one flat tensor."""
+    """The passes of one process. Adds to `.grad` of the model's trained weights, which are views of one flat tensor."""
 
     def __init__(
         self,
@@ -111,10 +111,10 @@ class ReplayedPasses:
         self.flat = torch.zeros(sum(weight.numel() for weight in self.weights), device=loaded.device)
         parts = self.flat.split([weight.numel() for weight in self.weights])
         self.gradients = [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
-        # What is recorded goes by other names for the same memory: the gradients of the weights themselves belong to
-        # DDP if there are several processes, on a stream that a recording must not touch.
+        # Recordings use aliases of the weights, on the same memory: with several processes the gradients of the weights
+        # themselves belong to DDP, on a stream that a recording must not touch.
         names = {weight: name for name, weight in loaded.causal_lm.base_model.named_parameters()}
-        inside = [weight in names for weight in self.weights]  # a head is above the layers: it learns from the loss
+        inside = [weight in names for weight in self.weights]  # a head is outside the layers: it learns from the loss
         self.aliases = {names[weight]: weight.detach().requires_grad_() for weight in compress(self.weights, inside)}
         self.found_by_layers = list(compress(self.gradients, inside))  # where the gradients of the aliases go
         shape = (round_up(max(max_tokens, longest)), loaded.causal_lm.config.hidden_size)
@@ -144,7 +144,7 @@ class ReplayedPasses:
         recorded = self._sizes[size]
         for name, value in filled.items():
             recorded.inputs[name].copy_(value)
-        batch = to_device(batch, self.loaded.device)  # now: behind the forward pass the copies would wait for it
+        batch = to_device(batch, self.loaded.device)  # now, because after the forward pass the copies would wait for it
         if self._num_runs % CHECK_EVERY == 0:
             recorded.check_forward()
         else:
@@ -172,7 +172,7 @@ class ReplayedPasses:
                 raise RecordingError(one_line(_first(error), 200)) from None
 
     def _fill_up(self, batch: Batch, size: "Size") -> dict[str, torch.Tensor]:
-        rows = 2 * self.max_rows - 1 if size.num_keys else self.max_rows  # a tree's leaves and where it branches
+        rows = 2 * self.max_rows - 1 if size.num_keys else self.max_rows  # leaves and branches of a tree
         return fill_up(batch, size.num_tokens, rows, self.loaded.chat.pad_id, size.num_keys or None)
 
     def end_step(self) -> None:
@@ -228,7 +228,8 @@ class _Recorded:
         self.passes.hidden[: self.num_tokens].copy_(self.output.detach())
 
     def check_forward(self) -> None:
-        """The forward pass, and once more as launched; raises RunError where they differ by more than rounding."""
+        """Compare the replayed forward pass with a launched one; raises RunError if they differ by more than
+        rounding."""
         device = self.passes.loaded.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.no_grad(), products_as_recorded():
@@ -253,15 +254,15 @@ class _Recorded:
             if one is not None
         ]
         torch._foreach_add_(*(list(part) for part in zip(*added, strict=True)))
-        self.output = None  # its activations are the pool's again, for the other sizes
+        self.output = None  # returns its activations to the pool, for the other sizes
 
     def _rehearse(self) -> None:
-        """Both passes once for nothing: kernels are compiled, and libraries have their workspaces."""
+        """Run both passes once as a warm-up, so that kernels are compiled and libraries allocate their workspaces."""
         output = self._compute()
         self._differentiate(output, torch.zeros_like(output))
 
     def _differentiate(self, output: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        with self.passes.loaded.flat_rows():  # layers may be computed again
+        with self.passes.loaded.flat_rows():  # layers may be recomputed
             found: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
                 output, list(self.passes.aliases.values()), grad.to(output.dtype), allow_unused=True
             )
@@ -275,7 +276,7 @@ class GraphRecorder:
         self.pool: tuple[int, int] | None = None
 
     def __call__(self, run: Run, rehearse: Run) -> Run:
-        """What replays the pass; `rehearse` comes before the very first recording."""
+        """Record the pass and return a function that replays it; `rehearse` runs before the very first recording."""
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
             aside = torch.cuda.Stream()
@@ -284,7 +285,7 @@ class GraphRecorder:
                 rehearse()
             torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # NCCL has a thread that asks for its events at any time; elsewhere nothing may touch the GPU meanwhile.
+        # NCCL has a thread that queries events at any time; without it nothing may touch the GPU meanwhile.
         mode = "thread_local" if distributed.is_available() and distributed.is_initialized() else "global"
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
             run()
@@ -292,12 +293,12 @@ class GraphRecorder:
         return replay
 
     def forget(self) -> None:
-        """What is recorded next begins a new pool."""
+        """Start a new pool with the next recording."""
         self.pool = None
 
 
 class Rerun:
-    """Records nothing: the pass is run again each time. What replays do to a batch can be tested with it anywhere."""
+    """Records nothing and runs the pass each time: a stand-in that tests the handling of batches on any machine."""
 
     def __call__(self, run: Run, rehearse: Run) -> Run:
         """The pass itself."""

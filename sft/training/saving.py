@@ -68,7 +68,7 @@ class CheckpointedTrainer(SFTTrainer):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the weights lie in pieces over the processes (FSDP, ZeRO-3)."""
+        """Whether the weights are sharded over the processes (FSDP, ZeRO-3)."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     @property

@@ -1,4 +1,4 @@
-"""Runs that end before their last step: asked to by a signal, or because they no longer get better.
+"""Runs that end before their last step: on a signal, or because they no longer improve.
 
 with stop_on_signals() as stop:        # Ctrl-C or SIGTERM: finish the step, save, leave; a second one leaves at once
     trainer = RowTrainer(..., callbacks=[StopWhenAsked(stop)])
@@ -24,7 +24,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
-        self.is_urgent = False  # asked twice
+        self.is_urgent = False  # a second signal came
         self.is_saving = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -61,16 +61,16 @@ class StopWhenAsked(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """From here on there is something to save."""
+        """From now on a signal saves before the run ends."""
         self.stop.is_saving = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """All processes end after the same step, whichever of them heard the signal."""
+        """End all processes after the same step, whichever of them got the signal."""
         if any_process(self.stop.asked):
             self._is_ending = control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """The checkpoint is whole; a signal that came while it was validated or written waits for the next step."""
+        """End once the checkpoint is complete; a signal during validation or saving waits for the next step."""
         if self._is_ending:
             raise KeyboardInterrupt
 
@@ -86,12 +86,12 @@ class EarlyStopping(TrainerCallback):
         self.greater_is_better = greater_is_better
 
     def is_over(self, history: Sequence[Mapping[str, float]]) -> bool:
-        """Whether the run has come to its end by this history."""
+        """Whether the run should stop, by this history."""
         values = [float(line[self.metric]) for line in history if self.metric in line]
         return count_without_gain(values, self.threshold, self.greater_is_better) >= self.patience
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Look at what was just logged; the step is saved, too, so that a resumed run finds the same end."""
+        """Stop if patience has run out; the step is saved, too, so that a resumed run ends at the same step."""
         if self.is_over(state.log_history):
             say(f"early stopping: {self.patience} validations without a better {self.metric}")
             control.should_training_stop = control.should_save = True

@@ -20,7 +20,7 @@ from sft.training.objective import Sample
 
 SAMPLES_FILE = "samples.jsonl"
 NONE = "none"
-OFFLINE = {  # what helps a tracker that cannot begin
+OFFLINE = {  # the remedy if a tracker cannot start
     "wandb": "log in (wandb login), set WANDB_MODE=offline, ",
     "swanlab": "log in (swanlab login), set SWANLAB_MODE=offline, ",
     "trackio": "",
@@ -37,9 +37,9 @@ def check_trackers(names: Sequence[str]) -> list[str]:
 
 
 def mend_trackers(callbacks: Sequence[TrainerCallback]) -> None:
-    """A tracker that cannot begin (no key, no network) ends the run with one line, before its first step.
+    """Make a tracker that cannot start (no key, no network) end the run with one line, before its first step.
 
-    SwanLab from 0.8 on raises if it has no run yet; transformers 5.17 waits for None before it begins one.
+    SwanLab from 0.8 on raises if it has no run yet; transformers 5.17 expects None before it starts one.
     """
     for callback in callbacks:
         name = type(callback).__name__.removesuffix("Callback").lower()
@@ -53,7 +53,7 @@ def mend_trackers(callbacks: Sequence[TrainerCallback]) -> None:
 def _set_up(name: str, set_up: Callable[..., None], *arguments: object, **more: object) -> None:
     try:
         set_up(*arguments, **more)
-    except Exception as error:  # of a library that is not ours, for whatever reason
+    except Exception as error:  # libraries raise all kinds of errors
         why = one_line(error, 200)
         raise ConfigError(
             f"report_to {name}: cannot begin ({type(error).__name__}: {why}); {OFFLINE[name]}or leave it out"
@@ -84,7 +84,7 @@ class SampleLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Leave out what was written of steps that are done again."""
+        """Delete the records of steps that are repeated."""
         if state.is_world_process_zero:
             cut_behind(self.path, state.global_step)
 
@@ -116,5 +116,5 @@ def _send(tracker: TrainerCallback, table: Sequence[Sequence[str]], step: int) -
         elif kind == "TrackioCallback":
             rows = Dataset.from_list([dict(zip(columns, row, strict=True)) for row in table])
             tracker._trackio.log({"samples": tracker._trackio.Table(dataframe=rows.to_pandas())})
-    except Exception as error:  # whatever goes wrong on the way to a tracker, the weights matter more
+    except Exception as error:  # the run is worth more than its tracker
         say(f"{kind}: samples were not sent ({type(error).__name__}: {one_line(error, 120)})")

@@ -1,11 +1,11 @@
 """TRL's SFTTrainer on rows that are already tokens, from the first step to the best weights: RowTrainer.
 
-transformers' loop calls, in this order: get_train_dataloader (one item a step, naming its rows), _prepare_for_training
-(the model is wrapped; what comes before the first step is done), _run_epoch, get_batch_samples (the terms of a step's
-loss), training_step (forward and backward in micro-batches), _clip_grad_norm, the optimizer's step, and now and then
-evaluate and _save_checkpoint. What the loss of a row is, and what a validation reports, belongs to the objective
-(sft.training.objective). The loss of a step is the sum over its rows divided by the terms of the whole step, whatever
-the micro-batches; validation picks the best checkpoint.
+transformers' loop calls, in this order: get_train_dataloader (one item per step, with its row indices),
+_prepare_for_training (wraps the model and runs before_first_step), _run_epoch, get_batch_samples (counts the terms of a
+step's loss), training_step (forward and backward in micro-batches), _clip_grad_norm, the optimizer's step, and at
+intervals evaluate and _save_checkpoint. The objective (sft.training.objective) defines the loss of a row and the
+figures of a validation. The loss of a step is the sum over its rows divided by the terms of the whole step, independent
+of micro-batches; validation picks the best checkpoint.
 
 The pin of transformers is load-bearing: these methods of its Trainer are private and overridden, and another version
 may call them at another point or not at all.
@@ -71,10 +71,10 @@ Measure = Callable[[LoadedModel], Mapping[str, float]]  # more figures of a vali
 
 
 def stand_in(num_rows: int) -> Dataset:
-    """The data set that TRL is given: as many rows as there are, one token each.
+    """A placeholder data set for TRL: the right number of rows, one token each.
 
-    TRL looks at its first row, its columns and its length; steps are made of the rows themselves (RowTrainer.collate),
-    and a copy of them would take about 100 bytes per token.
+    TRL only reads its first row, its columns and its length; RowTrainer.collate uses the real rows. A copy of those
+    would take about 100 bytes per token.
     """
     return Dataset.from_dict({"input_ids": [[0]] * num_rows, "labels": [[0]] * num_rows})
 
@@ -102,14 +102,13 @@ class RowTrainer(CheckpointedTrainer):
         callbacks: Sequence[TrainerCallback] = (),
         before_first_step: BeforeFirstStep | None = None,
     ) -> None:
-        """objective: None is that of a chat model. packs: places of training rows that count as one of a step
-        (sft.training.order.pack_rows); None: each by itself. micro_batch_tokens: None plans them. recomputes: whether
-        layers are computed twice to spare memory; None: as many as it takes. offloads: whether they are computed in
-        pieces, their inputs on the host; None: where nothing else has room for the longest row. replays: passes are
-        recorded as CUDA graphs, if that can be done. measures: more figures of every validation, beside the
-        objective's.
+        """objective: None: that of a chat model. packs: indices of training rows that count as one row of a step
+        (sft.training.order.pack_rows); None: each row by itself. micro_batch_tokens: None plans them. recomputes:
+        whether layers are recomputed to save memory; None: as many as necessary. offloads: whether layers are computed
+        in pieces with their inputs in main memory; None: only if the longest row does not fit otherwise. replays:
+        record passes as CUDA graphs, if possible. measures: further figures of every validation.
 
-        before_first_step: what is done when model and optimizer are there: sft.training.rehearsal.rehearsing plans.
+        before_first_step: called when model and optimizer exist; sft.training.rehearsal.rehearsing makes the plan.
         """
         self.loaded = loaded
         self.objective: Objective[Any] = objective or LanguageModelling(loaded)
@@ -125,7 +124,7 @@ class RowTrainer(CheckpointedTrainer):
         self.long_rows = LongRows(loaded.causal_lm, draws=has_dropout(loaded.causal_lm))
         self.wants_replay = replays
         self.passes: ReplayedPasses | None = None
-        # Beginnings that rows have in common are computed once, where nothing makes equal tokens different in each row.
+        # Shared prefixes are computed once, unless noise or dropout makes equal tokens differ between rows.
         is_same = not neftune_noise_alpha and not has_dropout(loaded.causal_lm)
         self.shares_prefixes = self.objective.shares_prefixes and loaded.layers.shares and is_same
         self.plan = MemoryPlan(micro_batch_tokens or TOKENS_PER_BATCH[loaded.device.type])
@@ -137,14 +136,14 @@ class RowTrainer(CheckpointedTrainer):
             processing_class=loaded.tokenizer,
             train_dataset=stand_in(len(train_rows)),
             eval_dataset=stand_in(len(validation_rows)),
-            # Neither is called, our batches are made in training_step; TRL's own is for language models alone.
+            # Never called, because training_step makes the batches; TRL's own is for language models only.
             data_collator=None if loaded.head is None else default_data_collator,
             callbacks=[self.guard, StallGuard(), *callbacks],
         )
         for name, weight in loaded.model.named_parameters():
             if name in types:  # TRL turns an adapter beside 4-bit weights into bf16, where small updates are lost
                 weight.data = weight.data.to(types[name])
-        # peft writes a card of its own beside each adapter: a form to fill in, with paths of this machine.
+        # peft would write a model card template with local paths beside each adapter.
         loaded.model.create_or_update_model_card = lambda folder: None
         for built_in in (PrinterCallback, ProgressCallback):  # the project's own callbacks narrate
             self.remove_callback(built_in)
@@ -166,7 +165,8 @@ class RowTrainer(CheckpointedTrainer):
         self.finish_saving()
 
     def _train_or_take_best(self, checkpoint: Path | None, num_steps: int) -> None:
-        """Where the checkpoint has made all steps, only its best weights: train() would make one step too many."""
+        """Train; if the checkpoint has all steps, only load the best weights, because train() would make one step
+        more."""
         if checkpoint is None:
             self.train()
             return
@@ -234,7 +234,7 @@ class RowTrainer(CheckpointedTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: Mapping[str, list[int]], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Forward and backward of a step's rows in micro-batches; out of memory, again in smaller ones.
+        """Forward and backward of a step's rows in micro-batches; after out-of-memory, again in smaller ones.
 
         Returns the step's loss, detached.
         """
@@ -251,7 +251,7 @@ class RowTrainer(CheckpointedTrainer):
                     raise self.micro_batches.too_large() from None
             if self.passes is not None:
                 self.passes.forget()
-            self.guard.forget()  # outside of `except`: what it held of the failed attempt is free now
+            self.guard.forget()  # outside of `except`, which would keep tensors of the failed attempt alive
             self.num_tokens_seen = before
             model.zero_grad()
             if self.plan.unpacks:
@@ -283,14 +283,14 @@ class RowTrainer(CheckpointedTrainer):
                 self.guard.forget()
                 model.zero_grad()
         total = torch.zeros((), device=self.args.device)
-        # Weights in pieces are gathered for every forward by all processes at once: each has to run as many.
+        # All processes gather sharded weights together for every forward, so each has to run equally many.
         wanted = largest(len(batches)) if self.is_sharded else max(len(batches), 1)
         for number in range(wanted):
             is_last, is_idle = number == wanted - 1, number >= len(batches)
-            # A process without rows left computes its shortest row for nothing, so that the others need not wait.
+            # A process without rows left computes its shortest row and discards it, so that the others do not wait.
             chosen = [self._shortest] if is_idle else [places[index] for index in batches[number]]
             self.accelerator.gradient_state._set_sync_gradients(is_last)
-            is_alone = is_last or self.is_deepspeed_enabled  # DeepSpeed goes by the flag above
+            is_alone = is_last or self.is_deepspeed_enabled  # DeepSpeed reads the flag above
             with contextlib.nullcontext() if is_alone else self.accelerator.no_sync(model), self.loaded.flat_rows():
                 batch = {**self.collate(chosen), "is_idle": is_idle}
                 total += super().training_step(model, batch, divisor)
@@ -366,9 +366,9 @@ class RowTrainer(CheckpointedTrainer):
         self.guard.note(loss, list(places))
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor | float | None:
-        """The norm before clipping; looked up among what is trained, not in all modules, and noted for the guard.
+        """The norm before clipping, over the trained weights only; also noted for the guard.
 
-        DeepSpeed clips by itself, and tells a float.
+        DeepSpeed clips by itself and returns a float.
         """
         if self.is_sharded:
             norm = super()._clip_grad_norm(model)
@@ -445,7 +445,7 @@ class RowTrainer(CheckpointedTrainer):
         return len(trained_layers(self.loaded.causal_lm))
 
     def segments_of(self, places: Sequence[int]) -> list[Segment]:
-        """What the rows of a micro-batch are computed as."""
+        """The segments of a micro-batch: whole rows, or shared prefixes and the rests of rows."""
         rows = self._rows(places)
         return find_segments(rows) if self.shares_prefixes else whole_rows(rows)
 
@@ -453,7 +453,7 @@ class RowTrainer(CheckpointedTrainer):
         return [self.train_rows[place] for place in places]
 
     def lengths_of(self, places: Sequence[int]) -> list[int]:
-        """Tokens of the rows at these places."""
+        """Tokens of the rows at these indices."""
         return [len(row.input_ids) for row in self._rows(places)]
 
     @property
@@ -461,7 +461,7 @@ class RowTrainer(CheckpointedTrainer):
         return min(range(len(self.train_rows)), key=lambda place: len(self.train_rows[place].input_ids))
 
     def gather_weights(self) -> dict[str, torch.Tensor]:
-        """The whole state dict, put together from the pieces; all processes have to ask for it, the first gets it."""
+        """The whole state dict, gathered from the shards; all processes have to call it, the first one gets it."""
         whole = self.deepspeed if self.is_deepspeed_enabled else self.model
         return dict(self.accelerator.get_state_dict(whole) or {})
 

@@ -44,8 +44,7 @@ def can_compute_apart(loaded: LoadedModel, objective: Objective[Any]) -> bool:
 
 
 def share_out(lengths: Sequence[int], cores: int) -> list[list[int]]:
-    """Indices of rows in parts of about equally many tokens, at most one per core; [] if rows are too few or too
-    uneven.
+    """Indices of rows in parts of about equally many tokens, at most one per core; fewer, or [], if few or uneven.
 
     [356, 350, 340, 314], 2 -> [[0, 3], [1, 2]]; [900, 20, 20], 2 -> [].
     """

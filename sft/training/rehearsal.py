@@ -339,8 +339,7 @@ class _Trials:
             trainer.train_rows = rows
 
     def _line_of(self, trials: Sequence[Trial]) -> MemoryLine:
-        """The line through two trials, one twice as long. With layers in pieces it is at least as steep as token_bytes,
-        because pieces weigh more in a short row."""
+        """The line through two trials, one twice as long; with layers in pieces at least as steep as token_bytes."""
         rows = self.trainer.long_rows
         (small, less, _), (large, more, _) = trials
         slope = max((more - less) / (large - small), rows.token_bytes if rows.is_installed else 1.0)

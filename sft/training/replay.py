@@ -35,7 +35,7 @@ from sft.training.processes import are_joined, world_size
 
 TOKEN_STEP = 128  # padding costs 64 tokens per micro-batch on average; a recording takes 0.2 s
 FEWEST_STEPS = 200  # of a run that is recorded by default: in a shorter one recording takes longer than it saves
-MOST_FOR_COPIES = 0.1  # of the free memory
+MOST_FOR_COPIES = 0.1  # of the free memory, for copies of gradients
 CHECK_EVERY = 200  # passes; costs one forward pass in 200
 MOST_AWAY = (
     0.1  # of the norm of a token's hidden states; the same kernels are bit-identical, a wrong tile differs by far more
@@ -45,14 +45,14 @@ Run = Callable[[], None]
 
 
 def records_unasked(num_steps: int, has_adapter: bool) -> bool:
-    """Whether a run of this many steps is worth recording. Several processes are recorded only when asked for, and so
-    are whole weights, until benchmarks/soak.py has compared 2,000 of their steps."""
+    """Whether a run of this many steps is recorded by default. Several processes and whole weights are recorded only on
+    request, until benchmarks/soak.py has compared 2,000 of their steps."""
     return num_steps >= FEWEST_STEPS and world_size() == 1 and has_adapter
 
 
 def records_weights(loaded: LoadedModel) -> bool:
-    """Whether passes that train the weights themselves (full, freeze) can be recorded: in one process, and where the
-    second copy of their gradients, which a recording holds, is small."""
+    """Whether passes that train whole weights (full, freeze) can be recorded: in one process, if the second copy of
+    their gradients that a recording holds is small."""
     if loaded.has_adapter or world_size() > 1:
         return False
     num_trained = sum(weight.numel() for weight in loaded.model.parameters() if weight.requires_grad)

@@ -92,13 +92,15 @@ def test_the_first_loss_is_the_cross_entropy_of_independent_logits(tied_model_fo
     assert [score.said for score in in_step] == logits.argmax(1).tolist()
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_replayed_passes_train_the_head_as_it_is_trained_without_them(
-    tied_model_folder, reviews_file, tmp_path, monkeypatch
+    method, tied_model_folder, reviews_file, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(replay, "TOKEN_STEP", 32)
 
     def train(replays: bool) -> tuple[list[float], dict[str, torch.Tensor]]:
-        flags = ["--model", str(tied_model_folder), "--dtype", "fp32", "--method", "lora", "--learning_rate", "1e-2"]
+        flags = ["--model", str(tied_model_folder), "--dtype", "fp32", "--method", method]
+        flags += ["--learning_rate", "1e-2" if method == "lora" else "1e-3"]
         more = ["--head", "classification", "--head_dropout", "0", "--pooling", "mean", "--max_steps", "8"]
         settings = load_settings(TrainSettings, [*flags, *more, "--warmup_steps", "0"])
         loaded = load_for_training(settings, "transformers", Head(HEAD.labels, "mean"))

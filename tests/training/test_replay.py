@@ -77,13 +77,24 @@ def test_a_recorded_size_holds_the_batch_and_what_fills_it_up(num_tokens, more_k
     assert (size.num_keys // size.num_tokens).bit_count() == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"recomputes": True}, {"micro_batch_tokens": 100}], ids=str)
-@pytest.mark.parametrize("method", ["lora", "full", "freeze"])
-def test_a_run_of_replayed_passes_is_the_same(method, options, tiny_model_folder: Path, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "model", "options"),
+    [
+        ("lora", "tiny_model_folder", {}),
+        ("lora", "tiny_model_folder", {"recomputes": True}),
+        ("lora", "tiny_model_folder", {"micro_batch_tokens": 100}),
+        ("full", "tiny_model_folder", {"recomputes": True}),
+        ("full", "tied_model_folder", {"micro_batch_tokens": 100}),
+        ("freeze", "tied_model_folder", {}),
+    ],
+    ids=str,
+)
+def test_a_run_of_replayed_passes_is_the_same(method, model, options, request, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(replay, "TOKEN_STEP", 32)
+    folder = request.getfixturevalue(model)
 
     def train(replays: bool) -> tuple[list[float], list[float], torch.Tensor]:
-        flags = ["--model", str(tiny_model_folder), "--dtype", "fp32", "--method", method, "--learning_rate", "1e-2"]
+        flags = ["--model", str(folder), "--dtype", "fp32", "--method", method, "--learning_rate", "1e-2"]
         flags += ["--freeze_trainable_layers", "1"] if method == "freeze" else []
         settings = load_settings(TrainSettings, [*flags, "--max_steps", str(STEPS), "--warmup_steps", "0"])
         loaded = load_for_training(settings, "transformers")

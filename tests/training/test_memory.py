@@ -11,8 +11,21 @@ from sft.batches.layout import num_tokens_at_once
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.models.loading import load_for_training
+from sft.training import memory
 from sft.training.log import read_log
-from sft.training.memory import MemoryLine, MemoryPlan, MicroBatches, OutOfMemoryError, choose_plan, recompute_layers
+from sft.training.memory import (
+    MemoryLine,
+    MemoryPlan,
+    MicroBatches,
+    OutOfMemoryError,
+    choose_plan,
+    free_bytes,
+    has_dropout,
+    is_out_of_memory,
+    limit_memory,
+    recompute_layers,
+    trained_layers,
+)
 from sft.training.trainer import RowTrainer
 
 KEPT, RECOMPUTED = MemoryLine(1e9, 4.5e6), MemoryLine(2e9, 0.5e6)  # about those of 7B: bytes, bytes a token
@@ -57,6 +70,19 @@ def test_memory_is_spent_on_what_saves_most_time(room, unpacked, plan):
     assert chosen.micro_batch_tokens == pytest.approx(plan.micro_batch_tokens, rel=0.1)
 
 
+def test_a_short_micro_batch_is_not_worth_recomputing_layers_unless_4_bit_weights_are_unpacked_for_it():
+    short = {**STEP, "longest_tokens": 500}
+    room = KEPT.fixed + 1500 * KEPT.slope
+    assert choose_plan(KEPT, RECOMPUTED, room=room, **short) == MemoryPlan(1500)
+    assert choose_plan(KEPT, RECOMPUTED, room=room, unpacked=13e9, **short).recomputed_layers > 0
+    exactly = KEPT.fixed + 2048 * KEPT.slope
+    assert choose_plan(KEPT, RECOMPUTED, room=exactly, unpacked=13e9, **short) == MemoryPlan(2048)
+
+
+def test_weights_are_not_unpacked_where_no_trial_has_kept_all_activations():
+    assert choose_plan(None, RECOMPUTED, room=70e9, unpacked=13e9, **STEP) == MemoryPlan(4096, recomputed_layers=28)
+
+
 def test_explicit_settings_win():
     always = choose_plan(None, RECOMPUTED, room=70e9, unpacked=13e9, spares_memory=True, **STEP)
     assert always == MemoryPlan(4096, recomputed_layers=28)
@@ -93,6 +119,111 @@ def test_the_first_trained_layers_are_computed_twice(tiny_model_folder: Path):
     whole = load_for_training(load_settings(TrainSettings, flags[:-2]), "transformers").causal_lm
     recompute_layers(whole, 1)
     assert [layer.gradient_checkpointing for layer in whole.model.layers] == [True, False]
+
+
+def test_recomputed_layers_give_the_same_gradients_and_the_backward_pass_ends_at_the_lowest_adapter(tiny_model_folder):
+    flags = ["--model", str(tiny_model_folder), "--method", "lora", "--dtype", "fp32"]
+    loaded = load_for_training(load_settings(TrainSettings, flags), "transformers")
+    model, ids = loaded.causal_lm.train(), torch.arange(12)[None]
+    gradients = []
+    for number in (0, 2):
+        recompute_layers(model, number)
+        model.zero_grad()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        gradients.append(torch.cat([w.grad.flatten() for w in model.parameters() if w.requires_grad]))
+        assert not model.get_input_embeddings()(ids).requires_grad
+    assert torch.equal(*gradients)
+    assert gradients[0].norm() > 0
+
+
+def test_layers_draw_random_numbers_where_a_dropout_is_not_zero(tiny_model_folder):
+    flags = ["--model", str(tiny_model_folder), "--method", "lora", "--dtype", "fp32"]
+    model = load_for_training(load_settings(TrainSettings, flags), "transformers").causal_lm
+    assert has_dropout(model) is False
+    model.config.attention_dropout = 0.1
+    assert has_dropout(model) is True
+    model.config.attention_dropout = 0.0
+    assert has_dropout(model) is False
+    model.first, model.second = torch.nn.Dropout(0.0), torch.nn.Dropout(0.1)
+    assert has_dropout(model) is True
+    model.second.p = 0.0
+    assert has_dropout(model) is False
+
+
+def test_the_backward_pass_goes_through_the_layers_from_the_lowest_trained_one_up(tiny_model_folder):
+    flags = ["--model", str(tiny_model_folder), "--method", "lora", "--dtype", "fp32", "--lora_layers", "1"]
+    model = load_for_training(load_settings(TrainSettings, flags), "transformers").causal_lm
+    layers = list(model.model.layers)
+    assert trained_layers(model) == layers[1:]
+    model.get_input_embeddings().weight.requires_grad_(True)
+    assert trained_layers(model) == layers
+    model.requires_grad_(False)
+    assert trained_layers(model) == []
+
+
+def put_in_a_card(monkeypatch, *, share: float) -> list[float]:
+    """A GPU's figures, in GB: 80, of which 50 are free, 10 held by this process, 6 of these in use."""
+    limits: list[float] = []
+    figures = {
+        "is_available": True, "mem_get_info": (50e9, 80e9), "get_per_process_memory_fraction": share,
+        "memory_reserved": 10e9, "memory_allocated": 6e9,
+    }  # fmt: skip
+    for name, value in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    card = type("Card", (), {"total_memory": 80 * 2**30})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: card)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limits.append)
+    return limits
+
+
+@pytest.mark.parametrize(("share", "free"), [(1.0, 0.9 * 60e9 - 6e9), (0.5, 0.9 * 40e9 - 6e9)])
+def test_free_on_a_card_is_what_others_leave_and_what_this_process_holds_unused_up_to_its_limit(
+    monkeypatch, share, free
+):
+    put_in_a_card(monkeypatch, share=share)
+    assert free_bytes() == pytest.approx(free)
+
+
+def test_free_on_a_cpu_is_what_the_system_reports_and_nothing_where_it_does_not(monkeypatch):
+    monkeypatch.setattr(memory.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_AVPHYS_PAGES": 1000}.__getitem__)
+    assert free_bytes() == 4_096_000
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert free_bytes() == 0
+
+
+def test_a_limit_is_a_share_of_the_card_and_never_more_than_all_of_it(monkeypatch):
+    limit_memory(24)  # without a GPU nothing is to be limited
+    limits = put_in_a_card(monkeypatch, share=1.0)
+    for wanted in (None, 24, 100):
+        limit_memory(wanted)
+    assert limits == [pytest.approx(0.3), 1.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("CUDA error: unspecified launch failure"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_shrinking_halves_what_the_largest_micro_batch_held(capsys):
+    batches = MicroBatches(100)
+    batches.shrink([40, 44, 30])  # 84 and 30
+    assert batches.max_tokens == 42
+    assert "out of memory with 2 rows at once: continuing with micro-batches of at most 42" in capsys.readouterr().err
+    padded = MicroBatches(100, padded=True)
+    padded.shrink([40, 44, 30])  # 88 with padding, and 30
+    assert padded.max_tokens == 44
+
+
+def test_a_line_rises_by_a_byte_per_token_at_least():
+    assert MemoryLine.through((1000, 5.0), (2000, 5.0)) == MemoryLine(-1995.0, 1.0)
 
 
 @given(LENGTHS, st.integers(1, 200), st.booleans())

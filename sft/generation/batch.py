@@ -43,7 +43,7 @@ class Generated:
     """One answer: Generated("Hello.", [19556, 30], finished=True)."""
 
     text: str
-    token_ids: list[int]  # what the model wrote, the end token left out
+    token_ids: list[int]  # generated ids without the end token
     finished: bool  # False where max_new_tokens or the context cut the answer off
 
 
@@ -65,9 +65,9 @@ def generate_batch(
     A prompt's answer does not depend on the others: batches change the speed alone. `progress` names the bar shown
     while it works, "" shows none. Raises ModelError for a prompt that fills the model's context.
 
-    known: answers of an interrupted run by place. Batches are planned as if there were none and left out where every
+    known: answers of an interrupted run by index. Batches are planned as if there were none and skipped if every
     answer is known, so that rounding, which depends on the neighbours, is that of an uninterrupted run. on_answers is
-    called after each batch with its answers by place.
+    called after each batch with its answers by index.
     """
     rooms = [count_room(loaded, prompt, decoding) for prompt in prompts]
     room = room or usual_room(loaded)
@@ -118,7 +118,7 @@ def read_answer(loaded: LoadedModel, ids: list[int]) -> Generated:
 
 
 GeneratorName = Literal["transformers", "vllm"]
-VLLM_MEMORY_SHARE = 0.85  # of what is free on the card when it starts; the model to be scored stays beside it
+VLLM_MEMORY_SHARE = 0.85  # of the card's free memory at its start; the scored model stays in memory
 VLLM_CHUNK = 512  # prompts after which answers are handed over, and an interrupted run can continue
 MAX_LORA_RANK = 256  # the largest that vLLM takes
 
@@ -139,12 +139,12 @@ class Writer(Protocol):
         ...
 
     def without_adapter(self) -> "Writer":
-        """The same for the untuned model; call it within loaded.adapter_off()."""
+        """This generator for the untuned model; call it within loaded.adapter_off()."""
         ...
 
 
 def check_generator(name: GeneratorName, decoding: str) -> None:
-    """Raise ConfigError, before any model is loaded, where the generator cannot do what is asked."""
+    """Raise ConfigError, before any model is loaded, if the generator does not support the settings."""
     if name != "vllm":
         return
     if importlib.util.find_spec("vllm") is None:
@@ -164,7 +164,7 @@ def open_writer(
 ) -> Writer:
     """The writer of that name for a model.
 
-    adapter: the folder of its LoRA weights, for vLLM reads files itself. room: what a batch may take in transformers.
+    adapter: the folder of its LoRA weights, because vLLM reads files itself. room: memory of a batch in transformers.
     """
     if name != "vllm":
         return TransformersWriter(loaded, room)
@@ -252,7 +252,7 @@ class VllmWriter:
         return [answers[place] for place in range(len(prompts))]
 
     def without_adapter(self) -> Writer:
-        """The same engine without the LoRA weights."""
+        """This engine without the LoRA weights."""
         base = copy(self)
         base.adapter = None
         return base

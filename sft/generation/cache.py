@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-GROWTH = 256  # columns that are taken at least where there are too few, so that not every token copies all before it
+GROWTH = 256  # minimum number of columns added at once, so that not every token copies the cache
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Memory:
         return self.keys, self.values
 
     def make_room(self, num_columns: int) -> None:
-        """Have at least this many columns; what is written stays where it is."""
+        """Allocate at least this many columns; written ones stay where they are."""
         if num_columns <= self.num_columns:
             return
         more = max(num_columns - self.num_columns, GROWTH)
@@ -133,7 +133,7 @@ class BatchCache(DynamicCache):
         return part
 
     def mark_written(self, num_columns: int) -> None:
-        """So many columns of all rows are written, part by part."""
+        """Mark this many columns of all rows as written, after all parts."""
         for layer in self.layers:
             layer.length, layer.is_initialized = num_columns, True
 

@@ -1,4 +1,4 @@
-"""The decoding loop, one for all: rows join and leave between two tokens, and every step writes a token of each.
+"""The one decoding loop: rows join and leave between two tokens, and every step writes one token of each row.
 
     batch = RunningBatch(loaded)
     batch.join([row, another])      # their prompts are read, their first tokens drawn
@@ -6,7 +6,7 @@
     decode(loaded, prompts, ...)    # many prompts from the first token to the last
     write_answer(loaded, row)       # one answer, each token handed on as it is drawn
 
-The server lets rows come and go (sft.serve.engine), batch generation and evaluation let all begin together
+In the server rows join and leave at any time (sft.serve.engine); in batch generation all start together
 (sft.generation.batch), chat.py watches one (sft.generation.streaming). Each row has its own decoding settings and
 random draws; tests compare its tokens with those of transformers' generate for the row alone (equal up to rounding).
 """
@@ -30,8 +30,8 @@ from sft.generation.selfcheck import Caching, find_caching
 from sft.generation.stock import call_generate
 from sft.models.loaded import LoadedModel, in_eval_mode
 
-LEAVING_SHARE = 0.25  # so much of the rows or columns leaves at once: what the others have in the cache is copied
-FEW_ROWS = 8  # below so many, a step of a batch that only shrinks takes about as long as that of one row
+LEAVING_SHARE = 0.25  # share of rows or columns that leaves at once, because the cache of the others is then copied
+FEW_ROWS = 8  # below this many rows a step of a shrinking batch takes about as long as for one
 
 Deliver = Callable[[int | Exception | None], None]
 
@@ -49,7 +49,7 @@ class Row:
     has_ended: bool = False
 
     def take(self, token_id: int, end_ids: Sequence[int]) -> None:
-        """Write a token; the answer ends with an end token, or if there is no room for more."""
+        """Append a token; the answer ends with an end token, or when its room is used up."""
         self.token_ids.append(token_id)
         self.deliver(token_id)
         if token_id in end_ids or len(self.token_ids) >= self.max_new_tokens:
@@ -76,7 +76,7 @@ class RunningBatch:
         reserve: int | None = None,
         few_rows: int = 0,
     ) -> None:
-        """prefix: what all prompts begin with (sft.generation.prefix). max_tokens: of prompts, read in one pass.
+        """prefix: of all prompts (sft.generation.prefix). max_tokens: prompt tokens read in one pass.
 
         reserve: tokens of the answers that memory is taken for at once; None: as they come. few_rows: this many stay
         together to the end.
@@ -85,7 +85,7 @@ class RunningBatch:
         self.prefix = prefix or BatchCache(loaded.causal_lm.config, 0, 0)
         self.max_tokens = max_tokens or TOKENS_PER_BATCH[loaded.device.type]
         self.reserve, self.few_rows = reserve, few_rows
-        self._rows: list[Row] = []  # a row of the cache each
+        self._rows: list[Row] = []  # one per row of the cache
         self._samplers: list[Sampler] = []
         self._cache: BatchCache | None = None
         self._mask = torch.zeros((0, 0), dtype=torch.long, device=loaded.device)  # (B, T)
@@ -138,7 +138,7 @@ class RunningBatch:
         return rows
 
     def _take(self, rows: Sequence[Row], samplers: Sequence[Sampler], hidden: torch.Tensor) -> None:
-        """Draw the next token of each row from what the layers return, (B, D), and hand it on."""
+        """Sample the next token of each row from the hidden states (B, D), and pass it on."""
         logits = self.loaded.output_layer(hidden)  # (B, D) -> (B, V)
         tokens = weigh(samplers, [row.token_ids for row in rows], logits).argmax(-1)
         for row, token in zip(rows, tokens.tolist(), strict=True):
@@ -163,7 +163,7 @@ class RunningBatch:
             self._keep(going)
 
     def _keep(self, indices: list[int]) -> None:
-        """Carry on these rows alone; columns that are padding for all of them are cut off where they are many."""
+        """Keep only these rows; many columns that are padding for all of them are cut off."""
         if len(indices) == len(self._rows) or self._cache is None:
             return
         self._rows, self._samplers = [self._rows[i] for i in indices], [self._samplers[i] for i in indices]
@@ -184,10 +184,10 @@ def decode(
     max_tokens: int,
     on_step: Callable[[float], None] = lambda rows_done: None,
 ) -> list[list[int]]:
-    """New token ids of each prompt, up to and with its end token where it wrote one: [[5303, 2], [17, 4, 2]].
+    """New token ids of each prompt, up to and including its end token if it has one: [[5303, 2], [17, 4, 2]].
 
-    prefix: what the prompts share (sft.generation.prefix); the rest is read max_tokens at a time. on_step hears after
-    each token how much of the work is done, in rows: at most what is left where answers end early.
+    prefix: shared by the prompts (sft.generation.prefix); the rest is read max_tokens at a time. on_step is called
+    after each token with the finished share of the work, in rows.
     """
     rows = [Row(prompt, decoding, max_new_tokens) for prompt in prompts]
     batch = RunningBatch(loaded, prefix=prefix, max_tokens=max_tokens, reserve=max_new_tokens, few_rows=FEW_ROWS)

@@ -21,8 +21,8 @@ from sft.generation.cache import BatchCache
 if TYPE_CHECKING:
     from sft.models.loaded import LoadedModel
 
-MIN_SHARED = 4  # tokens from which a pass of its own pays
-ENOUGH_TOKENS = {"cpu": 512, "cuda": 8192}  # of a pass: more are no faster, and the more rows, the more padding
+MIN_SHARED = 4  # tokens; a shorter prefix is not worth a separate pass
+ENOUGH_TOKENS = {"cpu": 512, "cuda": 8192}  # per pass: more are no faster, and more rows have more padding
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:
@@ -33,7 +33,7 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def compute_prefix(loaded: "LoadedModel", prompts: Sequence[Sequence[int]]) -> BatchCache:
-    """Keys and values of what the prompts have in common, (1, H, P, D) a layer; empty if that is too little.
+    """Keys and values of the shared prefix, (1, H, P, D) per layer; empty if the prefix is too short.
 
     Empty, too, for models whose layers keep something else than keys and values of every position.
     """
@@ -82,7 +82,7 @@ def read_prompts(
     own = mask.sum(1) - shared  # (B,) tokens of each prompt that are its own
     at_once, last = min(max_tokens, ENOUGH_TOKENS[loaded.device.type]), []
     for rows in cut_rows(own.tolist(), at_once):
-        start = width - int(own[rows].max())  # what is before is padding, and nobody's to read
+        start = width - int(own[rows].max())  # everything before is padding
         hidden = run_cached(loaded, ids[rows, start:], mask[rows], cache.rows(rows, start))
         last.append(hidden[:, -1].clone())  # the other columns are let go
     cache.mark_written(width)
@@ -109,7 +109,7 @@ def run_cached(
     *,
     positions: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Hidden states (B, N, D) of ids (B, N) after what is in the cache.
+    """Hidden states (B, N, D) of ids (B, N) that follow the cached tokens.
 
     mask: of all columns so far, (B, T); or (B, 1, N, T), what each of the ids sees, with their positions (B, N).
     """

@@ -81,7 +81,7 @@ def _weigh_alike(
 def punish_repeated(scores: torch.Tensor, answers: Sequence[Sequence[int]], penalty: float) -> None:
     """Tokens that an answer holds become less likely (above 1), in place: scores (B, V) / penalty, or * where negative.
 
-    As the CTRL paper has it (1909.05858), within the answer alone.
+    The CTRL paper's repetition penalty (1909.05858), within the answer only.
     """
     held = [(row, token) for row, answer in enumerate(answers) for token in set(answer)]
     if held:
@@ -91,7 +91,7 @@ def punish_repeated(scores: torch.Tensor, answers: Sequence[Sequence[int]], pena
 
 
 def rule_out_repeated_ngrams(scores: torch.Tensor, answers: Sequence[Sequence[int]], size: int) -> None:
-    """No run of `size` tokens occurs twice in an answer; scores (B, V) become -inf in place.
+    """Let no n-gram of `size` tokens repeat in an answer: scores (B, V) become -inf in place.
 
     size 2, answer so far [5, 7, 9, 5]: 7 is ruled out, since 5 7 has been said.
     """

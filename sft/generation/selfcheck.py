@@ -20,11 +20,11 @@ from sft.models.loaded import LoadedModel
 from sft.models.selfcheck import Stock, make_rows, undisturbed
 
 CONTINUED = 3  # last tokens of each row, which are read from the cache: one, then two beside each other
-ENOUGH = 2048  # tokens of a pass: all
+ENOUGH = 2048  # tokens of a pass, more than the check's rows have
 
 
 class Caching(Enum):
-    """How answers can be written from what is kept of the tokens before."""
+    """The caches with which answers can be generated correctly."""
 
     TOGETHER = auto()  # rows of a batch padded on the left
     ALONE = auto()  # one row at a time

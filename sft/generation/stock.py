@@ -25,7 +25,7 @@ class ExplicitConfig(GenerationConfig):
     """
 
     def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **values: object) -> dict:
-        """Set values, as transformers' own; with defaults_only, neutral ones in the place of the model's."""
+        """Set values, as transformers' own; with defaults_only, neutral ones instead of the model's."""
         if defaults_only:
             values = GenerationConfig._get_default_generation_params()
             del values["max_length"]  # it would only raise a warning beside max_new_tokens
@@ -62,7 +62,7 @@ def call_generate(
     deliver: Callable[[int], None] = lambda token: None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> list[list[int]]:
-    """New token ids of each prompt, up to and with its end token where it wrote one: [[5303, 2], [17, 4, 2]].
+    """New token ids of each prompt, up to and including its end token if it has one: [[5303, 2], [17, 4, 2]].
 
     The prompts are padded on the left, so that every answer continues from the last column. deliver gets each token of
     the first one.
@@ -73,7 +73,7 @@ def call_generate(
     device = torch.device(loaded.device)
     config = ExplicitConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,  # the processor draws; what is left to do is an argmax
+        do_sample=False,  # the logits processor samples, so an argmax is left
         num_beams=1,
         eos_token_id=list(end_ids),
         pad_token_id=pad_id,

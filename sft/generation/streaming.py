@@ -16,9 +16,9 @@ from sft.config.decoding import Decoding
 from sft.generation.decode import Row, count_room, write_answer
 from sft.models.loaded import LoadedModel
 
-INCOMPLETE = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
+INCOMPLETE = "\ufffd"  # decoded from an incomplete character
 THINK_TOKENS = (THINK_START, THINK_END)
-WAIT_S = 0.05  # how often one who waits for the model looks whether it was told to stop
+WAIT_S = 0.05  # interval at which a waiting stream checks whether it was stopped
 
 
 def stream(
@@ -84,7 +84,7 @@ class TextStream(Iterator[str]):
 
     @property
     def message(self) -> Message:
-        """What was written so far as a turn: {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}."""
+        """The answer so far as a turn: {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}."""
         return self._chat.read_answer(self._written.token_ids, self._tools)
 
     def stop(self) -> None:
@@ -114,7 +114,7 @@ class TextAssembler:
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._shown: list[int] = []  # the tokens of the last piece: some decoders drop a blank at a text's beginning
+        self._shown: list[int] = []  # tokens of the last piece, because some decoders drop a leading space
         self._waiting: list[int] = []
 
     def feed(self, token_id: int) -> str:
@@ -206,7 +206,7 @@ def _read_pieces(
 
 @contextmanager
 def _held(lock: "threading.Lock | None", stop: threading.Event) -> Iterator[bool]:
-    """Hold a lock; False if the wait for it was given up, because a stop was asked for."""
+    """Hold a lock; False if a stop was requested while waiting for it."""
     if lock is None:
         yield True
         return

@@ -20,7 +20,7 @@ __all__ = ["Prediction", "Predictor"]
 
 
 def __getattr__(name: str) -> object:
-    """Predictor is imported when it is first asked for: it brings torch, which a mistyped flag need not wait for."""
+    """Import Predictor on first use: it needs torch, which a mistyped flag should not wait for."""
     if name == "Predictor":
         from sft.inference.predictor import Predictor
 

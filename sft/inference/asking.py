@@ -72,7 +72,7 @@ def answer_lines(predictor: Predictor, reader: LineReader, make: Callable[[str],
 
 
 def answer_examples(predictor: Predictor, rows: Iterable[Row], *, as_json: bool) -> None:
-    """Show what is asked (and, where the row says so, what is expected) before each answer."""
+    """Show the question before each answer, and the reference if the row has one."""
     for row in rows:
         task = get_task(text_of(row, "task"))
         say(f"{task.name}: {to_json(show_question(row))}")
@@ -110,6 +110,6 @@ def take_in_turn(rows: Sequence[Row]) -> list[Row]:
 
 
 def make_maker(settings: InferenceSettings, predictor: Predictor, tools: Sequence[Tool] = ()) -> Callable[[str], Row]:
-    """The function that turns a typed text and the given fields into a row."""
+    """Return the function that turns a typed text and the given fields into a row."""
     input, category = settings.input, settings.category
     return lambda text: make_row(predictor.task, text, input=input, category=category, tools=tools)

@@ -20,12 +20,12 @@ from sft.inference.predictor import Prediction, Predictor
 from sft.inference.questions import FileRow
 from sft.runs.run import write_atomically
 
-CHUNK_ROWS = {"cuda": 256, "cpu": 16}  # rows between two writes: what a kill costs; enough of them to fill a batch
+CHUNK_ROWS = {"cuda": 256, "cpu": 16}  # rows between two writes, the most a kill loses; enough to fill a batch
 
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What became of a file: rows = answered before + answered now; problems counts answers and rows of no use."""
+    """Counts of a file: rows = answered before + answered now; problems counts unusable answers and rows."""
 
     rows: int
     answered_before: int
@@ -36,7 +36,7 @@ class FileSummary:
 def answer_rows(
     predictor: Predictor, rows: Sequence[FileRow], target: Path, made_from: Mapping[str, object]
 ) -> FileSummary:
-    """Answer what is not answered yet, appending to `target` in the order of the rows.
+    """Answer the remaining rows, appending to `target` in the order of the rows.
 
     Each chunk of lines is on the disk before the next is begun. Raises DataError if target exists and was made from
     something else.
@@ -135,7 +135,7 @@ def open_target(target: Path, made_from: Mapping[str, object], rows: Sequence[Fi
 
 
 def count_lines(target: Path, rows: Sequence[FileRow]) -> tuple[int, int]:
-    """How many rows a file of answers holds in whole lines that belong to them, and the bytes these take."""
+    """Number of complete lines of a file of answers that belong to its rows, and their bytes."""
     done = num_bytes = 0
     with target.open("rb") as file:
         for line, row in zip(file, rows, strict=False):

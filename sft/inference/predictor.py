@@ -42,8 +42,8 @@ class EntityFields(TypedDict):
 class Prediction:
     """One answer: Prediction("sentiment", "正面", label="正面", confidence=0.97, probabilities={"负面": 0.03, ...}).
 
-    answer is what the model wrote; of a task with labels, the likeliest one as the model would write it. problem says
-    why an answer is not what its task asks for, None if it is.
+    answer is the generated text or, for a task with labels, the most likely label as the model would write it. problem
+    says why an answer is not valid for its task; None if it is.
     """
 
     task: str
@@ -59,7 +59,7 @@ class Prediction:
     probabilities: dict[str, float] | None = None  # of each label; they add up to 1
     label_mass: float | None = None  # probability that the model writes any of the labels at all
     entities: tuple[EntityFields, ...] | None = None
-    reasoning: str | None = None  # what was in the think block, of models that have one
+    reasoning: str | None = None  # content of the think block, if the model has one
     tool_calls: tuple[ToolCall, ...] = ()  # the functions it calls after `answer`, of rows that offer some
 
     def show(self) -> str:
@@ -159,7 +159,7 @@ Question = str | Row
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question as the model gets it; labels are the answers it may give, classes what they stand for."""
+    """A question as the model gets it; labels are the allowed answers, classes their meaning."""
 
     row: Row
     task: Task
@@ -196,8 +196,8 @@ class Predictor:
         """Load a run folder (default outputs/latest), or with `model` an untuned one ("embedded", a hub id, a folder).
 
         adapter: an adapter made elsewhere (a folder or a hub id), on the base that `model` names, or on its own.
-        system_prompt: what is said before every question, where no run.json knows it.
-        task: whose prompt texts are put into; default the task of the run, instruct where it has several. decoding:
+        system_prompt: for every question, if there is no run.json.
+        task: its prompt is used for texts; default the task of the run, instruct if it has several. decoding:
         how text is written, by default greedily, as evaluate.py measures it; labels are scored. max_seq_length: tokens
         that question and answer may have, default as the run was trained; of a longer text the middle goes. Raises
         RunError for a run that is missing or does not fit its base, ModelError for a model that cannot be loaded,
@@ -224,13 +224,13 @@ class Predictor:
 
     @property
     def reads_less(self) -> bool:
-        """Whether texts are cut to the length that the run was trained with, below what the model can read."""
+        """Whether texts are shortened to the training length although the model could read more."""
         return (self.limits.max_length or self.loaded.max_context) < self.loaded.max_context
 
     def predict(self, question: Question) -> Prediction:
         """The answer to a text, or to a row of a task.
 
-        Raises PromptError for a row that cannot be asked, TooLong for one that does not fit the model's context.
+        Raises PromptError for a row without a prompt, TooLong for one that does not fit the model's context.
         """
         return self.predict_batch([question])[0]
 
@@ -262,11 +262,11 @@ class Predictor:
         return self._read(asked, pieces.token_ids, pieces.finished)
 
     def check(self, question: Question) -> Row:
-        """The row of a question that can be asked. Raises PromptError, or TooLong, where predict would."""
+        """The row of a valid question. Raises PromptError or TooLong where predict would."""
         return self._ask(question).row
 
     def task_of(self, question: Question) -> Task:
-        """The task that a question is asked as."""
+        """The task of a question."""
         named = None if isinstance(question, str) else question.get("task")
         return get_task(named) if isinstance(named, str) else self.task
 

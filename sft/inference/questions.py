@@ -1,4 +1,4 @@
-"""From a text, or the records of a file, to the rows that a task asks.
+"""Turns a text, or the records of a file, into rows of a task.
 
     make_row(get_task("sentiment"), "房间很干净")        # {"task": "sentiment", "text": "房间很干净"}
 
@@ -47,7 +47,7 @@ def make_row(
     category: Sequence[str] = (),
     tools: Sequence[Tool] = (),
 ) -> Row:
-    """The row that asks a text. Raises ConfigError for a field of another task, and where the task needs more."""
+    """The row for a text. Raises ConfigError for a field of another task, and for missing fields."""
     given: dict[str, object] = {"input": input} if input is not None else {}
     given |= {"category": list(category)} if category else {}
     given |= {"tools": list(tools)} if tools else {}
@@ -70,9 +70,9 @@ def example_row(task: Task, *, input: str | None = None, category: Sequence[str]
 
 
 def row_of_record(record: Mapping[str, object], task: Task) -> Row:
-    """The row of a record in a file: a record that names a known task is asked as that one, others as `task`.
+    """The row of a record in a file: of the task that it names, if known, otherwise of `task`.
 
-    Answers in it are left alone and not shown to the model. Raises PromptError for a record that cannot be asked.
+    Its answers are kept and not shown to the model. Raises PromptError for a record without a usable question.
     """
     if isinstance(record.get("task"), str):
         task = get_task(text_of(record, "task"))
@@ -85,7 +85,7 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
         others = [*OTHER_NAMES.get(asked, ()), *(names[asked] for names in forms if asked in names)]
         names = [name for name in others if record.get(name) is not None]
         row |= {asked: record[names[0]]} if names else {}
-    messages = conversation_of(row, None, with_answer=False)  # raises for what is missing or of another type
+    messages = conversation_of(row, None, with_answer=False)  # raises for missing fields and wrong types
     last = messages[-1] if messages else None
     if (
         last is None
@@ -105,7 +105,7 @@ def _calls_tools(turns: object) -> bool:
 
 
 def _read_tool_turns(record: Mapping[str, object]) -> dict[str, object]:
-    """Turns and tools as the rows of a training are read, up to the last that is asked or returned."""
+    """Turns and tools, read like training rows, up to the last question or tool result."""
     turns: list[Json] = read_list(record, "messages")  # type: ignore[arg-type]
     while turns and isinstance(turns[-1], dict) and ROLES.get(str(turns[-1].get("role")).lower()) == "assistant":
         turns = turns[:-1]
@@ -114,7 +114,7 @@ def _read_tool_turns(record: Mapping[str, object]) -> dict[str, object]:
 
 
 def show_question(row: Row) -> dict[str, object]:
-    """The fields of a row that are asked: {"text": "房间很干净"}."""
+    """The prompt fields of a row: {"text": "房间很干净"}."""
     task = get_task(text_of(row, "task"))
     return {field: row[field] for field in (*task.prompt_fields, "input") if row.get(field)}
 
@@ -137,7 +137,7 @@ def read_rows(
     columns: Mapping[str, str] = MappingProxyType({}),
     encoding: str | None = None,
 ) -> list[FileRow]:
-    """The rows of a file; columns: what the run's own file called its fields, {"text": "评论"}.
+    """The rows of a file; columns: the column names of the run's own file, {"text": "评论"}.
 
     Raises DataError for a file that cannot be read; unless keep_bad, for the first bad row.
     """

@@ -2,7 +2,7 @@
 
 Label scores become probabilities by `softmax`: a score is the log-probability of a label as the whole answer
 (sft.scoring.labels) or a logit of a classification head. Either way the probabilities of a row's labels add up to 1, so
-what the model would give to other answers is left out.
+the probability of other answers is left out.
 
 Confidence is the highest probability of a row, in fp32: that of the answer given, whichever class it is. (P(positive)
 is none: it calls every sure negative unsure.) Bins hold equally many rows, so that none is an accident of three rows.
@@ -30,7 +30,7 @@ from sft.metrics.resampling import CHUNK_ELEMENTS, CONFIDENCE
 
 NUM_BINS = 15  # at most, and at least MIN_PER_BIN rows in each
 MIN_PER_BIN = 10
-LOW, HIGH = 0.6, 0.9  # thresholds of what is called unsure and sure
+LOW, HIGH = 0.6, 0.9  # thresholds of unsure and sure
 NUM_SHOWN = 20  # rows listed of those unsure, and of those surely wrong
 NUM_RESAMPLES = 1_000
 PRECISION = 5e-4  # to which the upper end of an ECE is searched
@@ -110,7 +110,7 @@ class CalibrationFigures(TypedDict):
     this ECE or more.
     brier: mean squared distance of the probabilities from the right answer, 0 to 2 (two classes: twice the binary one).
     nll: mean negative log-probability of the right label among the allowed ones, nats. low_confidence is below LOW,
-    high_confidence_errors are wrong above HIGH. histogram covers .5 to 1.0, below_half counts what lies under it, and
+    high_confidence_errors are wrong above HIGH. histogram covers .5 to 1.0, below_half counts the rest, and
     full_histogram covers 0 to 1.
     """
 

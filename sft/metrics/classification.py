@@ -3,7 +3,7 @@
 One interface for every way to an answer: generated text, the label scored highest, the class of a classification
 head. Each gives one label per row, or None, and the latter two also a probability for each class.
 
-An answer that is none of the allowed labels is wrong: it takes recall from the true class and lends precision to none.
+An answer that is no allowed label is wrong: it lowers the recall of the true class and the precision of none.
 It is never read as one of the labels. The area under the ROC curve of more than two classes is that of each against the
 rest.
 """
@@ -39,7 +39,7 @@ class ConfusionMatrix(TypedDict):
 
 
 class RocFigures(TypedDict):
-    """macro: the mean of per_class; None if every row is of one class, for then there is nothing to tell apart.
+    """macro: the mean of per_class; None if all rows have the same class.
 
     per_class: each class against all others; None for a class that no row, or every row, belongs to.
     """
@@ -71,7 +71,7 @@ def summarise_labels(
     labels: Sequence[str],
     probabilities: NDArray[np.float64] | None = None,
 ) -> ClassificationFigures:
-    """Figures of predicted labels; None stands for an answer that is none of the allowed ones.
+    """Figures of predicted labels; None is an answer that is no allowed label.
 
     labels: every allowed label, in the order the tables show them. probabilities: (N, C) of label scoring or a
     classification head, columns in the order of labels; None for generated answers, which have none.

@@ -6,7 +6,7 @@ Every figure here is a ratio of two sums over rows: loss is nll / tokens, accura
 Interval: bounded or studentised, by the kind of figure. p-value: exact McNemar for right/wrong figures of rows that
 stand alone, else a paired permutation test that swaps the two models' answers unit by unit (Yeh 2000). Holm (1979)
 adjusts the p-values over the family. A figure is called better or worse only where what is left stays below ALPHA, the
-interval does not hold 0, and there are FEWEST_UNITS units to tell from.
+interval excludes 0, and there are at least FEWEST_UNITS units.
 """
 
 from collections.abc import Hashable, Sequence
@@ -30,7 +30,7 @@ from sft.metrics.resampling import (
     sum_by_group,
 )
 
-__all__ = [  # what a comparison is written with, in one place
+__all__ = [  # everything that a comparison needs, in one place
     "ALPHA", "CONFIDENCE", "FEWEST_UNITS", "NUM_RESAMPLES", "Finding", "PairedFigures", "PairedMetric", "Sums",
     "Values", "adjust_holm", "compare_metrics", "mcnemar_exact", "ratio", "smallest_detectable",
 ]  # fmt: skip
@@ -50,7 +50,8 @@ class PairedMetric:
 
     base, tuned: (N, 2) numerator and denominator of each row, e.g. (nll, tokens). row_scores: what a reader would judge
     each row by, (N,) of both models, the higher the better; the default is the row's own ratio. is_bounded: every
-    ratio lies between 0 and 1. groups: which rows belong together, one key each; the default is that each stands alone.
+    ratio lies between 0 and 1. groups: one key per row; rows with the same key belong together. Default: each row is
+    its own unit.
     """
 
     name: str
@@ -75,7 +76,7 @@ class PairedFigures(TypedDict):
     low, high: None where a figure without bounds is of a single unit. num_groups: how many units there are, num_rows
     where rows stand alone. rows_fixed, rows_broken: rows whose own score is better or worse, see PairedMetric.
     smallest_detectable: the size of a difference that four of five such samples would show (power .8); a smaller one
-    may be there and stay unclear. None if so few units can show none, whatever its size, or where no unit differs.
+    may exist and stay unclear. None if there are too few units to show any difference, or if no unit differs.
     """
 
     base: float
@@ -102,7 +103,7 @@ def compare_metrics(
 
     The same seed gives the same figures. Raises ValueError if the two sides differ in shape or have no row.
     """
-    alpha = ALPHA / max(1, len(metrics))  # what a single true difference must pass at Holm's first step
+    alpha = ALPHA / max(1, len(metrics))  # the limit for a single true difference at Holm's first step
     figures = {metric.name: _compare(metric, np.random.default_rng(seed), num_resamples, alpha) for metric in metrics}
     adjusted = adjust_holm([figure["p_value"] for figure in figures.values()])
     for figure, p_holm in zip(figures.values(), adjusted, strict=True):

@@ -26,7 +26,8 @@ ALL_TYPES = ""  # no type is called that: an answer that names none is unparseab
 
 
 class Span(NamedTuple):
-    """An entity with its place, end exclusive: Span(0, 2, "GPE"). start = end = -1 where the text does not hold it."""
+    """An entity with its offsets, end exclusive: Span(0, 2, "GPE"). start = end = -1 if the text does not contain
+    it."""
 
     start: int
     end: int
@@ -109,7 +110,7 @@ class EntityCounts:
     def row_f1(self) -> float:
         """What a reader would judge the row by: its own F1, 1.0 if there is nothing to find and nothing is named.
 
-        An answer that cannot be read is the worst there is, 0.0 whatever there was to find.
+        An unreadable answer scores 0.0, the worst, even if there was nothing to find.
         """
         found, predicted, gold = self.totals
         if self.unparseable:
@@ -118,7 +119,7 @@ class EntityCounts:
 
 
 def count_entities(gold: Sequence[Span], predicted: Sequence[Span] | None) -> EntityCounts:
-    """Strict counts of one row; a span predicted twice is found once. None stands for an answer that cannot be read."""
+    """Strict counts of one row; a span predicted twice is found once. None is an unreadable answer."""
     if predicted is None:
         gold_types = Counter(span.label for span in set(gold))
         return EntityCounts(Counter(), Counter(), gold_types, unparseable=True, overlaps=_count_overlaps(gold, []))

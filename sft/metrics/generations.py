@@ -3,7 +3,7 @@
 The former judge no answer; the latter compare answers with their references, by sacrebleu. BLEU counts words, and
 Chinese is written without spaces between them. So where any reference holds an ideograph, sacrebleu's tokeniser `zh`
 makes each ideograph a word (Latin text is cut as by its default, `13a`). The signatures say which tokeniser it was:
-figures are comparable only where they agree.
+figures are comparable only if they agree.
 """
 
 import math
@@ -150,7 +150,7 @@ ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
 
 class MixedTokenizer:
-    """What rouge-score asks of a tokenizer, answered by split_words."""
+    """split_words behind rouge-score's tokenizer interface."""
 
     def tokenize(self, text: str) -> list[str]:
         """Words of one text: "我用 python" -> ["我", "用", "python"]."""

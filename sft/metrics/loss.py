@@ -10,7 +10,7 @@ LARGEST_EXPONENT = 700.0  # exp(710) overflows a double; a loss beyond it is no 
 class LossFigures(TypedDict):
     """eval_loss in nats per token, perplexity = exp(eval_loss), bits_per_byte of the answers' UTF-8 text.
 
-    Where a class is chosen and nothing written, a row is one token and has no bits per byte.
+    If a class is chosen instead of generated, a row counts as one token and has no bits per byte.
     """
 
     eval_loss: float

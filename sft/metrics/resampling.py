@@ -1,4 +1,4 @@
-"""Intervals and tests of figures that are ratios of sums: how far a figure of these rows may lie from the true one.
+"""Intervals and tests of figures that are ratios of sums: how far a figure of these rows may be from the true one.
 
 Every figure here is a ratio of two sums over rows, or a weighted sum of such ratios: loss is nll / tokens, accuracy
 right / rows, micro-F1 2 found / (predicted + gold), macro-F1 the mean of the classes' ratios, and a difference of two
@@ -22,7 +22,7 @@ from scipy.stats import norm, t
 
 NUM_RESAMPLES = 5_000
 CONFIDENCE = 0.95
-CHUNK_ELEMENTS = 4_000_000  # resamples are drawn this many row weights at a time: 32 MB, whatever the number of rows
+CHUNK_ELEMENTS = 4_000_000  # resamples are drawn this many row weights at a time: always 32 MB
 SMALLEST = 1e-12  # a standard error below it is a rounding of 0
 
 Sums = NDArray[np.float64]  # (..., 2): numerator and denominator of a ratio; (..., M, 2) of the M ratios of a figure
@@ -90,7 +90,7 @@ def studentised_interval(
 ) -> Interval | None:
     """Bootstrap-t interval (Efron & Tibshirani 1993, chapter 12.5) of a figure without bounds; None of one unit.
 
-    Each resample tells by how many of its own standard errors it misses the figure. Where a few units carry the sum,
+    Each resample shows by how many of its own standard errors it misses the figure. Where a few units carry the sum,
     a resample without them is both too low and too sure of itself, which makes the interval as wide as it has to be,
     but for a little that _expanded_tail adds.
     """

@@ -1,10 +1,10 @@
-"""The run that a command is about, also if there is none: tuned weights that came without a run.json are adopted.
+"""The run of a command; tuned weights without a run.json are adopted, that is, get a made-up one.
 
     run = open_tuned(settings)      # of --run outputs/demo, --run saves/lora, --adapter owner/name, or outputs/latest
 
-What a run.json would tell is read off the files: method and shape from adapter_config.json, the base from there or from
---model, and of weights that this project wrote the prompt from the fingerprint beside them. What nobody wrote down is
-assumed and said: the chat template as it is, no task, no data. What cannot be assumed is refused.
+What a run.json would contain is read from the files: method and shape from adapter_config.json, the base from there or
+from --model, and of weights that this project wrote the prompt from the fingerprint beside them. What nobody wrote down
+is assumed and said: the chat template as it is, no task, no data. What cannot be assumed is refused.
 """
 
 import ast
@@ -36,11 +36,11 @@ from sft.models.source import (
 )
 from sft.runs.run import COMPLETE, OUTPUTS, RUN_FILE, Run, open_run
 
-ELSEWHERE = OUTPUTS / "others"  # where evaluations and exports of weights go that lie in a cache
+ELSEWHERE = OUTPUTS / "others"  # for evaluations and exports of weights in a cache
 FINGERPRINT_FILE = "prompt_fingerprint.json"  # what save_tuned writes beside weights
-UNKNOWN_LENGTH = 2**20  # tokens: nobody knows how long the rows were, so what the model can read is the limit
+UNKNOWN_LENGTH = 2**20  # tokens: the length of the training rows is unknown, so the model's context is the limit
 NO_SYSTEM_PROMPT = "the chat template's own"  # as Fingerprint.of writes it
-# What an adapter's weights are made for, and what goes with it unless a run says otherwise.
+# The files that an adapter's weights need, and those that come with it unless a run says otherwise.
 SHAPE = ("lora_r", "lora_alpha", "lora_layers", "target_modules", "use_dora", "use_rslora", "modules_to_save")
 KIND = ("method", "lora_dropout", "head", "labels", "pooling", "head_dropout", "think")
 TASK = re.compile(r"task (.+)")
@@ -121,7 +121,7 @@ def adopt(weights: ModelSource, base: str | None, system_prompt: str | None = No
 
 
 def open_init(settings: TrainSettings) -> Run | None:
-    """The run, made up or not, whose adapter --init_adapter names; None if training begins with a fresh one.
+    """The run, made up or not, whose adapter --init_adapter names; None if training starts with a fresh one.
 
     Raises ModelError if its weights are whole: those are a --model.
     """
@@ -156,7 +156,7 @@ def list_inherited(settings: TrainSettings) -> dict[str, object]:
 def keep_shape(settings: TrainSettings, inherited: Mapping[str, object]) -> TrainSettings:
     """The settings with the adapter's own rank, scale and layers, which no recipe changes any more.
 
-    What a recipe says otherwise is reported; what a flag says otherwise is refused (ConfigError).
+    A recipe's differing setting is reported; a flag's is refused (ConfigError).
     """
     kept = {name: inherited[name] for name in SHAPE if getattr(settings, name) != inherited[name]}
     for name, value in kept.items():

@@ -39,11 +39,11 @@ class Layers(NamedTuple):
     """What the layers of a model can do."""
 
     flat: bool  # rows concatenated, each computed as if it were alone
-    shares: bool  # and what rows begin with in common computed once
+    shares: bool  # shared prefixes can be computed once
     records: bool  # passes recorded as CUDA graphs
-    why: str  # what stands against it; "" if nothing does
+    why: str  # what prevents it; "" if nothing does
     embeds: bool = True  # embeddings of tokens are all that layers need, not the tokens themselves
-    apart: bool = False  # layers that carry states are told where rows begin (seq_idx), by kernels that can keep to it
+    apart: bool = False  # kernels of layers with states get the start of each row (seq_idx) and keep their states apart
 
 
 def padded(why: str) -> Layers:
@@ -69,7 +69,7 @@ def read_layers(model: PreTrainedModel) -> Layers:
 
 
 def _read_carrying(model: PreTrainedModel, kinds: str) -> Layers:
-    """Of a model with layers that carry a state: flat rows where the states of rows can be kept apart.
+    """Capabilities of a model whose layers carry a state: flat rows if the states of rows can be kept apart.
 
     Short convolutions can (sft.kernels.row_convolution), Gated DeltaNet by the kernels of flash-linear-attention; other
     states are not tried.

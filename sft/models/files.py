@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from sft.errors import ModelError, one_line
 
 LFS_POINTER = b"version https://git-lfs"
-PICKLES = (b"PK\x03\x04", b"\x80\x02")  # how torch.save's files begin, the present and the former format
+PICKLES = (b"PK\x03\x04", b"\x80\x02")  # first bytes of torch.save's files, in the present and the former format
 PICKLE_NAMES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LARGEST_PARSED = 2**20  # bytes; of a larger file (tokenizer.json, 11 MB) only the first bytes are looked at
 MOST_LAYERS = 10_000  # the deepest models have about 130
@@ -23,7 +23,7 @@ AGAIN = "download or copy it again"
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ModelError for a JSON file that is none or a pointer of git-lfs, and for a pipe or device there."""
+    """Raises ModelError for a file that is not JSON, for a git-lfs pointer, and for a pipe or device."""
     for path in sorted(folder.iterdir()):
         _refuse_special(path)
     for path in sorted(folder.glob("*.json")):
@@ -62,7 +62,7 @@ def check_weight_files(folder: Path) -> list[Path]:
     """The *.safetensors of a folder sorted by name, each checked to be complete.
 
     Raises ModelError for a folder that has none, for a file that is something else or is not whole, and for an index
-    that names a file which is not there or lies elsewhere.
+    that names a missing file or one in another folder.
     """
     _check_index(folder)
     files = sorted(folder.glob("*.safetensors"))
@@ -105,7 +105,7 @@ def _refuse_special(path: Path) -> None:
 
 
 def _read_head(path: Path) -> bytes:
-    """The first bytes of a file; raises ModelError where it is empty, a pointer of git-lfs, or cannot be read."""
+    """The first bytes of a file; raises ModelError if it is empty, a git-lfs pointer, or unreadable."""
     _refuse_special(path)
     try:
         with path.open("rb") as file:

@@ -1,12 +1,12 @@
 """A classification head: transformers' own ...ForSequenceClassification, reading what Head says of every row.
 
-The class, its weights, its config and what is saved are the stock ones. Its forward is ours, because the stock one
+The class, its weights, its config and its files are the stock ones. Its forward is ours, because the stock one
 takes the last token of each line and knows neither rows concatenated nor means; dropout before the head it has none.
 With the last token both give the same logits, so the weights work anywhere.
 
     model = AutoModelForSequenceClassification.from_pretrained(folder, id2label=head.id2label, label2id=head.label2id)
     install_head(model, head, dropout=0.1, pad_id=0)
-    model(**flatten_rows(rows)).logits        # (R, C), fp32, whatever the rest computes in
+    model(**flatten_rows(rows)).logits        # (R, C), always fp32
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def install_head(model: PreTrainedModel, head: Head, *, dropout: float, pad_id: 
 
 
 def read_head(folder: Path) -> Head | None:
-    """The head whose weights lie in a folder, from its config.json; None if it holds a language model.
+    """The head described by a folder's config.json; None if the folder has a language model.
 
     Raises RunError if the config says nothing sensible.
     """
@@ -59,7 +59,7 @@ def classify(
 ) -> SequenceClassifierOutputWithPast:
     """Logits (R, C) of the rows of a batch: lines (B, T), padded on any side, or concatenated (1, T) with bounds.
 
-    Without a mask a token that is the padding token is padding: no text is ever encoded as one.
+    Without a mask the padding token marks padding: no text is ever encoded as it.
     """
     given = {name: value for name, value in more.items() if value is not None}
     if cu_seq_lens_q is not None:

@@ -26,7 +26,7 @@ from sft.models.source import (
 from sft.runs.run import Run
 
 BASE_WEIGHTS = "base weights"  # the part of a fingerprint that says which base it was
-COMPARED_LINES = 64  # of each tensor that 4 bits leave alone, which is enough to tell one model from another
+COMPARED_LINES = 64  # of each tensor that stays unquantised, enough to distinguish models
 
 
 def tokenizer_folder(run: Run, source: ModelSource) -> Path:
@@ -81,7 +81,7 @@ def _differences_of_weights(run: Run) -> list[str]:
 
 
 def _differences_of_scale(run: Run) -> list[str]:
-    """Where an adapter's configuration says another rank or scale than the run was trained with."""
+    """Differences in rank or scale between an adapter's configuration and the run."""
     config, settings = read_json_object(run.weights_dir / ADAPTER_CONFIG), run.train_settings()
     trained = {"r": settings.lora_r, "lora_alpha": settings.lora_alpha}
     trained |= {name: getattr(settings, name) for name in ("use_rslora", "use_dora")}
@@ -99,7 +99,7 @@ def _is_same_in_16_bits(run: Run, source: ModelSource) -> bool:
     name = recorded_base(run.weights_dir) if run.is_adopted else run.base["name"]
     try:
         packed = find_source(str(name), run.base.get("revision") if not run.is_adopted else None).folder
-    except ModelError:  # it is gone: nobody can tell any more
+    except ModelError:  # the base is gone, so it cannot be compared
         return False
     if stored_quantisation(packed) != FOUR_BIT:
         return False

@@ -94,7 +94,7 @@ class LoadedModel:
     def layers(self) -> Layers:
         """What its layers can do: read from its config and proven on first use (sft.models.selfcheck).
 
-        Says in one line why rows are padded, where they are.
+        Prints one line with the reason if rows are padded.
         """
         if self.backend == UNSLOTH:
             return padded("Unsloth has an attention of its own, which wants rows padded")
@@ -103,7 +103,9 @@ class LoadedModel:
 
     def _prove_layers(self) -> Layers:
         found = read_layers(self.causal_lm)
-        if is_launched_sharded():  # pieces lie on their cards later: attention alone is believed without a proof
+        if (
+            is_launched_sharded()
+        ):  # weights are sharded later, so nothing can be proven: only plain attention is trusted
             found = padded("its layers carry a state, and weights in pieces prove nothing") if found.apart else found
         else:
             found = check_layers(self.causal_lm, found, make_rows(self.tokenizer), self.autocast)

@@ -4,7 +4,7 @@ loaded = load_base("embedded")
 loaded = load_run(open_run("outputs/latest"))      # refuses a base or prompt other than the run's
 
 RoPE scaling is put into the config before a model is built. YaRN (2309.00071) stretches the slow rotations and leaves
-the fast ones; `linear` (2306.15595) stretches all. Both are the same for every row, whatever its length. What was
+the fast ones; `linear` (2306.15595) stretches all. Both are the same for rows of every length. What was
 chosen is part of a base's identity: adapters go with it.
 """
 
@@ -160,7 +160,7 @@ def load_for_training(settings: TrainSettings, backend: str, head: Head | None =
     chat = ChatFormat.from_tokenizer(tokenizer, think=settings.think)
     if backend == UNSLOTH:
         config = read_config(source, trust_remote_code=trusted)
-        check_fit(source, trust_remote_code=trusted)  # Unsloth does not tell
+        check_fit(source, trust_remote_code=trusted)  # Unsloth does not report it
         layers = adapted_layers(int(config.get_text_config().num_hidden_layers), settings.lora_layers)
         model = load_with_unsloth(
             source.folder, precision.dtype, settings, layers, lambda base: names_for_unsloth(base, settings)
@@ -272,7 +272,7 @@ def save_tuned(
         }
         model.save_pretrained(folder, safe_serialization=True, state_dict=weights)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config["dtype"] = str(stored).removeprefix("torch.")  # save_pretrained writes what the model computes in
+        config["dtype"] = str(stored).removeprefix("torch.")  # save_pretrained writes the computing dtype
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     loaded.tokenizer.save_pretrained(folder)
     (folder / FINGERPRINT_FILE).write_text(json.dumps(fingerprint.to_json(), ensure_ascii=False, indent=2) + "\n")
@@ -290,7 +290,7 @@ def load_weights(
 ) -> PreTrainedModel:
     """A causal language model in memory, on its device; four_bit: NF4 with double quantisation (QLoRA, 2305.14314).
 
-    With a head it is a ...ForSequenceClassification; where the folder has no weights for its head, they are random.
+    With a head it is a ...ForSequenceClassification; if the folder has no weights for its head, they are random.
     Raises ModelError for files that cannot be read, and for tensors that are missing, left over or of another shape.
     """
     quiet_libraries()
@@ -307,7 +307,7 @@ def load_weights(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=precision.dtype,
         )
-        check_fit(source, trust_remote_code=trust_remote_code)  # bitsandbytes takes whatever shape it finds
+        check_fit(source, trust_remote_code=trust_remote_code)  # bitsandbytes accepts any shape
     info: dict[str, Collection[object]] = {}
 
     def load(attention: str) -> PreTrainedModel:
@@ -446,7 +446,7 @@ def _precision_of(source: ModelSource, trained_in: str, *, four_bit: bool) -> Pr
 
 @contextmanager
 def _told_in_one_line(source: ModelSource, what: str) -> Iterator[None]:
-    """Turn what a library raises over a folder's files into one line that says what to do."""
+    """Turn a library's error about a folder's files into one line that says what to do."""
     try:
         yield
     except torch.OutOfMemoryError:

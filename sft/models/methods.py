@@ -34,7 +34,7 @@ EVERY_PART = "all"
 
 
 def apply_method(model: PreTrainedModel, settings: TrainSettings) -> PreTrainedModel | PeftModel:
-    """The model with exactly those weights trainable that the settings name; they are in fp32 whatever the base is.
+    """The model with exactly those weights trainable that the settings name, in fp32 for every base.
 
     Raises ModelError for a module or a number of layers that the model does not have.
     """
@@ -56,7 +56,7 @@ def apply_method(model: PreTrainedModel, settings: TrainSettings) -> PreTrainedM
 
 
 def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
-    """A fresh adapter on the named linear layers; its weights are fp32 whatever the base is.
+    """A fresh adapter on the named linear layers; its weights are always fp32.
 
     LoRA 2106.09685, rank-stabilised 2312.03732, DoRA 2402.09353.
     """
@@ -74,7 +74,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         modules_to_save=whole or None,
-        ensure_weight_tying=bool(whole) and embeddings_are_tied(model),  # else one of the two would stay behind
+        ensure_weight_tying=bool(whole) and embeddings_are_tied(model),  # else only one of the two would be trained
         task_type="SEQ_CLS" if settings.is_classifier else "CAUSAL_LM",  # peft then trains and saves the head, too
     )
     name_to_peft(model, config, chosen)
@@ -88,7 +88,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
 
 
 def check_experts(settings: TrainSettings, chosen: Sequence[Target]) -> None:
-    """Raises ModelError for what PEFT cannot do to experts that lie in one tensor."""
+    """Raises ModelError for options that PEFT does not have for experts in one tensor."""
     names = sorted({target.name for target in chosen if target.is_expert})
     wanted = [("--lora_dropout", settings.lora_dropout, "--lora_dropout 0"), ("--use_dora", settings.use_dora, "")]
     for flag, is_on, remedy in wanted:
@@ -131,7 +131,8 @@ def embeddings_are_tied(model: PreTrainedModel) -> bool:
 
 
 def describe_trainable(model: PreTrainedModel | PeftModel) -> str:
-    """One line with what is really trained and its share: `trains 514 of 1,543 weights (33.31 %): layers 22-27, ...`.
+    """One line with the weights that are really trained and their share: `trains 514 of 1,543 weights (33.31 %): layers
+    22-27, ...`.
 
     Tensors that two modules share count once, and the line says so.
     """

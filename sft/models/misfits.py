@@ -1,6 +1,6 @@
 """Checks that saved weights match the model they are loaded into: names, number and shapes of all tensors.
 
-The libraries fill in what is missing with random numbers, leave out what they do not know, and continue. Here either
+The libraries fill missing weights with random numbers, ignore unknown ones, and continue. Here either
 ends the load with the names.
 
 model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True, ...)
@@ -19,7 +19,7 @@ from sft.errors import ModelError
 from sft.models.files import list_some
 from sft.models.source import ModelSource, read_tensor_types, stored_quantisation
 
-# Parts of a checkpoint that a language model of text has no place for: towers of other modalities and what joins them
+# Parts of a checkpoint that a text model does not have: towers of other modalities and what connects them
 # to the text, and the layers that predict further tokens (multi-token prediction).
 OTHER_PARTS = re.compile(r"(^|\.)(visual|vision\w*|audio\w*|multi_?modal_projector|mtp)\.")
 WHOLE_NUMBERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
@@ -31,9 +31,9 @@ def refuse_misfits(
 ) -> None:
     """Raises ModelError for keys that are missing, unexpected or of another shape, in transformers' loading info.
 
-    Its info leaves out what is no fault: tied weights, buffers that are computed, what a family lists as optional. new:
+    Its info leaves out harmless cases: tied weights, computed buffers, weights that a family lists as optional. new:
     keys that may be missing, since they get their first weights now; unused: keys that may be left over. Towers of a
-    multimodal checkpoint are told and not used.
+    multimodal checkpoint are reported and not used.
     """
     missing = sorted(set(info["missing_keys"]) - set(new))
     unexpected = sorted(set(info["unexpected_keys"]) - set(unused))
@@ -53,7 +53,7 @@ def refuse_misfits(
 def find_misfits(folder: Path, *, trust_remote_code: bool = False) -> Mapping[str, Collection]:
     """transformers' loading info of a folder's language model, without reading a tensor: 0.06 s for 135M weights.
 
-    For loaders that do not tell: Unsloth's, and bitsandbytes, which takes whatever shape it finds. A folder that is
+    For loaders that do not report it: Unsloth's, and bitsandbytes, which accepts any shape. A folder that is
     quantised already gives an empty one, for its tensors have other shapes than its config says.
     """
     if stored_quantisation(folder) is not None:
@@ -73,7 +73,7 @@ def refuse_packed_unknown(source: ModelSource) -> None:
     """Raises ModelError for weights that would be misread, judging by the headers of the files.
 
     Packed in a way that transformers does not know and so would not unpack, or in whole numbers of which the config
-    does not say what they stand for.
+    does not say how to unpack them.
     """
     tensors = read_tensor_types(source.folder)
     stored = stored_quantisation(source.folder)
@@ -93,7 +93,7 @@ def refuse_packed_unknown(source: ModelSource) -> None:
 
 
 def _advise(kinds: Mapping[str, list[str]]) -> str:
-    """What to do next, by what is wrong."""
+    """Advice for the kind of misfit."""
     missing = set(kinds["missing"])
     for prefix, maker in PREFIXES.items():
         if any(key.removeprefix(prefix) in missing for key in kinds["unexpected"] if key.startswith(prefix)):

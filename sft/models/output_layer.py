@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-TRIED = 4  # hidden states that tell a plain output layer from another one
+TRIED = 4  # hidden states that show whether an output layer is plain
 SCALE = 30.0  # of them: large enough for a cap on logits to show
 
 
@@ -50,7 +50,7 @@ class OutputLayer:
 
 
 class _Output(MoeModelOutputWithPast):
-    """Hidden states as layers return them; whatever else a family asks its layers for is None."""
+    """Hidden states as layers return them; every other attribute is None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -58,7 +58,7 @@ class _Output(MoeModelOutputWithPast):
 
 
 class _Handed(torch.nn.Module):
-    """Stands for all layers of a model: what goes in as embeddings comes out as hidden states."""
+    """A stand-in for all layers of a model that returns its input embeddings as hidden states."""
 
     def forward(self, input_ids: None = None, *, inputs_embeds: torch.Tensor, **_: object) -> _Output:
         return _Output(last_hidden_state=inputs_embeds)
@@ -70,11 +70,11 @@ class _Handed(torch.nn.Module):
 
 
 def _without_layers(model: PreTrainedModel) -> PreTrainedModel | None:
-    """The same model, its weights shared, whose forward begins after the layers; None if it has no such part."""
+    """The same model with shared weights whose forward starts after the layers; None if it has no such part."""
     name = model.base_model_prefix
     if name not in model._modules:
         return None
     bare = copy(model)
     bare.__dict__["_modules"] = {**model._modules, name: _Handed()}
-    bare.__dict__.pop("forward", None)  # what was put in its place is bound to the whole model
+    bare.__dict__.pop("forward", None)  # a replaced forward is bound to the whole model
     return bare

@@ -3,11 +3,11 @@
 What the layers of a model can do is read from its config (sft.models.capabilities), and a config can be wrong or new.
 So three short rows, two with a common prefix, are computed one at a time by transformers' eager attention, padded into
 one batch, concatenated, and with their prefix shared. What padding changes is rounding; a fast path may differ by a few
-times as much, and no more. It takes about ten forward passes of some 90 tokens and leaves nothing behind.
+times as much, and no more. It takes about ten forward passes of some 90 tokens and changes nothing.
 
     layers = check_layers(model, read_layers(model), rows, autocast=None)
 
-What writes answers proves itself in the same way, when it is first asked for one (sft.generation.selfcheck).
+Generation is checked in the same way before its first answer (sft.generation.selfcheck).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +33,8 @@ IN_COMMON = "A reader asks which of the two answers is right, and why the other 
 ENDS = ("The first, for it names a source.", "第二个：它给出了日期，第一个没有。")
 ALONE = "Nothing in this row stands in the others: 7, 13, 29, 53."
 FEWEST_IN_COMMON, MOST_IN_COMMON, MOST_OWN = 12, 20, 16  # tokens of the rows that are tried
-TIMES_ROUNDING = 4.0  # what a fast path may differ by, beside what padding changes
-# Differences below this share of the hidden states' size are taken for rounding whatever padding changes: a few hundred
+TIMES_ROUNDING = 4.0  # limit of a fast path's difference, as a multiple of what padding changes
+# Differences below this share of the hidden states' norm always count as rounding: a few hundred
 # units in the last place, as two orders of summation give after some dozen layers. A wrong layer changes 5 % or more.
 FLOOR = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 # Beyond this, what padding changes is no rounding: rows are computed otherwise beside others, so padded ones are wrong.
@@ -51,8 +51,8 @@ class Difference(NamedTuple):
 
 
 def make_rows(tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
-    """Two rows that begin alike and one that does not, of some 30 to 60 tokens; what is their own is supervised."""
-    tokens = tokenizer.backend_tokenizer  # as prompts.ChatFormat encodes: what a config adds to it may be anything
+    """Two rows with a shared prefix and one without, of some 30 to 60 tokens; the rest of each is supervised."""
+    tokens = tokenizer.backend_tokenizer  # as prompts.ChatFormat encodes, without what a config adds
     read = [tokens.encode(text, add_special_tokens=False).ids for text in (IN_COMMON, *ENDS, ALONE)]
     common, *own = ([token for token in ids if token not in tokenizer.all_special_ids] or [0] for ids in read)
     common = (common * FEWEST_IN_COMMON)[: max(FEWEST_IN_COMMON, min(len(common), MOST_IN_COMMON))]
@@ -109,7 +109,7 @@ def find_difference(
 
 
 class Stock(NamedTuple):
-    """Hidden states of rows by stock attention, one at a time, and how far others may lie from them."""
+    """Hidden states of rows by stock attention, one at a time, and the allowed difference from them."""
 
     hidden: list[torch.Tensor]  # (T, D) each, fp32
     rounding: float  # what padding changes
@@ -211,9 +211,9 @@ def _padded(model: PreTrainedModel, rows: Sequence[Encoded]) -> list[torch.Tenso
 def _flat(
     model: PreTrainedModel, rows: Sequence[Encoded], *, shares: bool, apart: bool, embeds: bool = False
 ) -> list[torch.Tensor]:
-    """Hidden states of the end of each row: all of it, or with shared prefixes what is its own.
+    """Hidden states of each row: all of it, or, with shared prefixes, the part after the prefix.
 
-    embeds: from embeddings, the tokens not told (as sft.training.on_cores has it).
+    embeds: from embeddings, without token ids (as in sft.training.on_cores).
     """
     batch = flatten_rows(rows, shares=shares, apart=apart)
     bounds = tensor_of(batch["cu_seq_lens_q"]).tolist()[-len(rows) - 1 :]
@@ -236,7 +236,7 @@ def _hidden(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 def _compare(found: Sequence[torch.Tensor], stock: Sequence[torch.Tensor]) -> Difference:
-    """Hidden states of the last tokens of each row, as many as were found."""
+    """Hidden states of the last tokens of each row, as many as `found` has."""
     away = torch.cat([
         (ours - theirs[-len(ours) :]).norm(dim=-1) / theirs[-len(ours) :].norm(dim=-1).clamp(min=1e-12)
         for ours, theirs in zip(found, stock, strict=True)

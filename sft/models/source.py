@@ -60,7 +60,7 @@ class ModelSource:
     rope_scaling: str | None = None  # how its positions are scaled, beyond its config: "yarn:4:32768"
 
     def identity(self) -> dict[str, str]:
-        """What the fingerprint compares: {"weights": "sha256 3f9a..."}, the same wherever the files lie."""
+        """What the fingerprint compares: {"weights": "sha256 3f9a..."}, the same in every folder."""
         scaled = {"rope_scaling": self.rope_scaling} if self.rope_scaling else {}
         return {"weights": describe_weights(self.folder), **scaled}
 
@@ -125,7 +125,7 @@ def stored_quantisation(folder: Path) -> str | None:
     try:
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         stored = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
-    except (OSError, ValueError, AttributeError):  # whoever loads it says what is wrong with the file
+    except (OSError, ValueError, AttributeError):  # loading it reports what is wrong with the file
         return None
     if not isinstance(stored, dict):
         return None
@@ -156,7 +156,7 @@ def describe_weights(folder: Path) -> str:
 def hash_weights(folder: Path) -> str:
     """SHA-256 over names, types, shapes and samples of every tensor of a folder's safetensors files.
 
-    Of each tensor three blocks of 4 KiB count (first, middle, last), so that it takes milliseconds for 15 GB and still
+    Three blocks of 4 KiB of each tensor count (first, middle, last), so that it takes milliseconds for 15 GB and still
     differs after any training step; how the tensors are spread over files does not matter. Whether any byte changed of
     what a run wrote, hash_files tells.
     """

@@ -1,6 +1,6 @@
 """Which layers of a model get an adapter, by the names that the family itself gives them.
 
-Every linear layer of the decoder can be adapted, and every expert that lies in one tensor with the others; routers, the
+Every linear layer of the decoder can be adapted, and every expert stored in one tensor with the others; routers, the
 output layer, embeddings and towers for images or sound are left alone unless a linear layer among them is named.
 
     found = find_targets(model)                              # every layer that can be adapted, by kind
@@ -177,7 +177,7 @@ def num_layers(model: PreTrainedModel) -> int | None:
 
 
 def kind_of(path: str) -> str:
-    """`attention` for layers.0.self_attn.q_proj; a family's own word where none of ours fits."""
+    """`attention` for layers.0.self_attn.q_proj; a family's own name if none of ours fits."""
     _, *inside = re.split(r"\.\d+\.", path, maxsplit=1)
     inner = inside[0] if inside else path.rpartition(".")[2]
     return next((kind for kind, pattern in KINDS if re.search(pattern, inner)), inner.split(".")[0])
@@ -224,7 +224,7 @@ def warn_of_unadapted(model: PreTrainedModel, chosen: Sequence[Target], layers: 
 
 
 def describe_unpacked(model: PreTrainedModel) -> str | None:
-    """Of a model in 4 bits, which experts are not: `experts (w1) stay in bfloat16, 12.3 GB`; None if all are."""
+    """The experts of a 4-bit model that stay unpacked: `experts (w1) stay in bfloat16, 12.3 GB`; None if all are."""
     unpacked = [target for target in find_targets(model) if target.is_expert]
     weights = [model.get_parameter(target.path) for target in unpacked]
     kept = [(target, weight) for target, weight in zip(unpacked, weights, strict=True) if weight.is_floating_point()]
@@ -255,7 +255,7 @@ def _find_impossible(model: PreTrainedModel) -> list[Target]:
 
 
 def name_to_peft(model: PreTrainedModel, config: LoraConfig, chosen: Sequence[Target]) -> None:
-    """Write what was chosen into a configuration: short names where PEFT understands by them the same layers.
+    """Write the chosen layers into a configuration, by short names if PEFT finds the same layers by them.
 
     Experts are given by their paths, because PEFT knows no layers_to_transform for parameters.
     """

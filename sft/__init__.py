@@ -1,4 +1,4 @@
-"""The rooms behind the scripts; each module is named after what it holds."""
+"""The rooms behind the scripts; each module is named after its content."""
 
 import sys
 from importlib.util import find_spec

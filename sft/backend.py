@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sft.config.train import TrainSettings
 
 if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
-    # Before a GPU is first asked for anything: else batches of many lengths leave its memory in pieces none can use.
+    # Set before the first use of a GPU: without it, batches of many lengths fragment its memory.
     os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 UNSLOTH, TRANSFORMERS = "unsloth", "transformers"
 AMPERE = (8, 0)  # compute capability of the first cards with bf16 and PyTorch's variable-length attention (2020)
@@ -36,8 +36,8 @@ def choose_backend(wanted: str, settings: "TrainSettings | None" = None) -> str:
 
     Our own path over transformers was measured on H100 and H200 cards, with 7B QLoRA and random weights: 2.5 to 2.7
     times as fast as Unsloth (docs/results.md). It is taken on every card since Ampere; older ones lack the attention
-    kernel that it needs, and get Unsloth. settings: what is to be trained, where that matters.
-    Raises ModelError if Unsloth is asked for and cannot be had.
+    kernel that it needs, and get Unsloth. settings: of the training, if it matters.
+    Raises ModelError if Unsloth is requested and not available.
     """
     if wanted == TRANSFORMERS:
         return TRANSFORMERS
@@ -110,7 +110,7 @@ def _why_not_unsloth(is_asked_for: bool) -> str | None:
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     try:
         import unsloth  # noqa: F401
-    except Exception as error:  # whatever its many patches trip over on this machine, the other backend works
+    except Exception as error:  # its patches fail in many ways on a machine; the other backend works
         return f"unsloth does not import ({type(error).__name__}: {one_line(error, 160)})"
     return None
 

@@ -1,7 +1,7 @@
 """A chat's memory, and what of it the model is sent. Pure: no model, no terminal, no files.
 
 chat = Conversation(system_prompt="Be brief.")
-chat.ask("What is LoRA?")          # [system, user]: what the model is to answer
+chat.ask("What is LoRA?")          # [system, user]: the prompt
 chat.keep_answer("A low-rank adapter.")
 """
 
@@ -20,8 +20,8 @@ LEAVING = ("exit", "quit", "/exit", "/quit")  # what leaves wherever lines are t
 class Exchange:
     """A question with its answer, and what the model thought before it answered.
 
-    calls: the functions that the answer calls. results: what the functions returned that were called before; they stand
-    in the question's place, and the question is their text.
+    calls: the functions that the answer calls. results: of the functions called before; they replace the question,
+    whose text is theirs.
     """
 
     question: str
@@ -40,9 +40,9 @@ class Conversation:
         self.tools = list(tools)
         self._exchanges: list[Exchange] = []
         self._question: str | None = None
-        self._results: tuple[str, ...] = ()  # of the open question, where it is what functions returned
+        self._results: tuple[str, ...] = ()  # of the open question, if it consists of results
         self._given: list[str] = []  # results that came, of calls that wait for more of them
-        self._replaced: Exchange | None = None  # what /retry asks anew, until there is another answer
+        self._replaced: Exchange | None = None  # the exchange that /retry repeats, until there is another answer
         self._num_asked = 0
 
     @classmethod
@@ -108,7 +108,7 @@ class Conversation:
         return self.last.calls[len(self._given) :]
 
     def give_result(self, result: str) -> tuple[str, ...]:
-        """Take in what the first open call returned; all results once there are as many as calls, else ()."""
+        """Add the result of the first open call; returns all results once there are as many as calls, else ()."""
         self._given.append(result)
         if self.open_calls:
             return ()
@@ -118,7 +118,7 @@ class Conversation:
     def ask(self, question: str, results: tuple[str, ...] = ()) -> list[Message]:
         """Everything the model is to see, with a new question last; keep_answer closes it.
 
-        results: what the functions returned that the last answer called, in the question's place.
+        results: of the functions that the last answer called, instead of a question.
         """
         self._question, self._results = question, results
         self._num_asked += 1
@@ -136,7 +136,7 @@ class Conversation:
         self._question, self._results, self._replaced = None, (), None
 
     def retry(self) -> str | None:
-        """Take the last question back to ask it again, and give it; None if there is none."""
+        """Take back and return the last question, to repeat it; None if there is none."""
         if self._question is None and self._exchanges:
             self._replaced = self._exchanges.pop()
             self._question, self._results = self._replaced.question, self._replaced.results
@@ -204,7 +204,7 @@ def fit_prompt(
 ) -> FittedPrompt:
     """The prompt of a conversation, shortened as in training if it would leave no room for the answer.
 
-    head: what reads it, where it is a classification head, which needs no room. Raises prompts.TooLong where the last
+    head: a classification head that reads it and needs no room. Raises prompts.TooLong where the last
     question alone is too long and cannot be shortened.
     """
     ids = chat.encode_prompt(messages, limits._replace(supervise="last" if head is None else "none"))

@@ -63,7 +63,7 @@ class EncodedRows:
         return counts | ({"labels": self.count_labels()} if self.head else {})
 
     def report(self) -> str:
-        """One line: what was kept, and which rows were not."""
+        """One line: how many rows were kept, and why others were not."""
         line = f"kept {self.num_read - len(self.dropped):,} of {self.num_read:,} rows, {self.num_tokens:,} tokens, "
         labels = ", ".join(f"{label} {count:,}" for label, count in self.count_labels().items())
         line += f"labels {labels}" if self.head else f"{self.num_supervised:,} of them supervised"

@@ -12,7 +12,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
-    """Something the user can mend. The text is one line: what is wrong, where, what to do next."""
+    """An error that the user can fix. The text is one line: what is wrong, where, what to do next."""
 
 
 class ConfigError(UserError):

@@ -15,7 +15,7 @@ A folder or file that a process writes is locked, and a second process gets an e
 
     with held(Path("outputs/demo/.lock"), "outputs/demo: another training is running", "wait for it"): ...
 
-The lock is flock(2) on a file, which the system releases however the process ends, so a file left behind by a kill
+The lock is flock(2) on a file, which the system releases however the process ends, so a file left by a kill
 locks nothing. On a network file system flock is as good as its server: without one, a line says so and the work goes
 ahead unlocked. find_file and package_folder find a source in the working folder, in the project or in an installed
 package.
@@ -97,7 +97,7 @@ def begin_stage(folder: Path, *, num_bytes: int = 0) -> Path:
 
 
 def seal(stage: Path) -> None:
-    """Length and checksum of every file, into the manifest: from here on adopt() can tell that it is whole."""
+    """Write length and checksum of every file into the manifest; from then on adopt() can prove that it is complete."""
     files = sorted(path for path in stage.rglob("*") if path.is_file())
     with ThreadPoolExecutor(NUM_THREADS) as pool:  # hashing leaves the GIL
         sums = list(pool.map(checksum, files))
@@ -119,7 +119,7 @@ def checksum(path: Path) -> str:
 
 
 def apply_umask(folder: Path) -> None:
-    """Give all files below a folder the permissions that the umask asks for; safetensors makes its own as 0600."""
+    """Give all files below a folder the permissions of the umask; safetensors creates its files as 0600."""
     umask = os.umask(0o077)  # there is no reading it without setting it; for that moment nobody else may read
     os.umask(umask)
     for path in folder.rglob("*"):
@@ -130,7 +130,7 @@ def apply_umask(folder: Path) -> None:
 def publish(folder: Path, *, num_bytes: int = 0) -> None:
     """Flush a sealed folder to disk, then rename it: a folder with the final name survives a power cut.
 
-    num_bytes: for the message of the DiskFullError that is raised where the disk, asked now, has no room after all.
+    num_bytes: for the message of the DiskFullError that is raised if the disk has no room after all.
     """
     stage = _stage_of(folder)
     manifest = stage / MANIFEST
@@ -162,7 +162,7 @@ def _stage_of(folder: Path) -> Path:
 
 
 def adopt(parent: Path) -> list[Path]:
-    """Publish what was sealed in this folder when its process was killed; the folders that have their name now."""
+    """Publish folders that were sealed when their process was killed; returns them under their final names."""
     whole = [stage for stage in sorted(parent.glob(f"{STAGE_PREFIX}*")) if find_damage(stage) is None]
     folders = [stage.with_name(stage.name.removeprefix(STAGE_PREFIX)) for stage in whole]
     for folder in folders:
@@ -224,7 +224,7 @@ def _explain(folder: Path, num_bytes: int) -> str:
 
 @contextmanager
 def named_in_errors(path: Path) -> Iterator[None]:
-    """Let what the system refuses name the file that is written; of a file that is open it gives no name."""
+    """Make errors name the file that is written; the system does not name an open file."""
     try:
         yield
     except OSError as error:
@@ -252,7 +252,7 @@ def told_when_full(folder: Path, command: str) -> Iterator[None]:
 def staging(output_dir: Path) -> Iterator[Path]:
     """A folder on the disk of output_dir, whose content moves there when the block ends without an exception.
 
-    What an interrupted export left behind is removed first. Raises BusyError while another process exports there.
+    Leftovers of an interrupted export are removed first. Raises BusyError while another process exports there.
     """
     existed = output_dir.exists()
     try:
@@ -321,7 +321,7 @@ class NotWritableError(UserError):
 def held(path: Path, busy: str, advice: str, *, timeout_s: float = 0) -> Iterator[None]:
     """Hold the lock file `path` inside this context; its folder is made if there is none, and it goes at the end.
 
-    busy: what is said to whoever comes second, followed by who holds the lock and by the advice. Raises BusyError if
+    busy: the message for the second process, followed by who holds the lock and by the advice. Raises BusyError if
     another process holds it for longer than timeout_s, NotWritableError if it cannot be made.
     """
     try:
@@ -339,7 +339,7 @@ def held(path: Path, busy: str, advice: str, *, timeout_s: float = 0) -> Iterato
 
 
 def lock_of(target: Path) -> Path:
-    """The lock file next to what is written: data/mixed -> data/.mixed.lock, out.jsonl -> .out.jsonl.lock."""
+    """The lock file next to an output: data/mixed -> data/.mixed.lock, out.jsonl -> .out.jsonl.lock."""
     return target.parent / f".{target.name}.lock"
 
 
@@ -412,7 +412,7 @@ def _describe_holder(path: Path) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """json.loads for files that anybody may have written: what is nested too deeply is a ValueError, too."""
+    """json.loads for untrusted files: too deep nesting is a ValueError, too."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -32,7 +32,7 @@ CONTROL, LEARNED, RESET = "\x1b[36m", "\x1b[1;32m", "\x1b[0m"
 
 @dataclass(frozen=True)
 class View:
-    """One example of a row: its pieces as the model sees them, or the problem why there is nothing to see."""
+    """One example of a row: its pieces as the model sees them, or why there are none."""
 
     id: str
     source: str
@@ -42,7 +42,7 @@ class View:
     num_supervised: int = 0
     num_cut: int = 0
     problem: str = ""
-    label: str = ""  # what a classification head is to say
+    label: str = ""  # the class, for a classification head
 
     @property
     def title(self) -> str:
@@ -147,7 +147,7 @@ def survey_rows(rows: Sequence[Row], chat: ChatFormat, settings: TrainSettings) 
 
 
 def _add_cost(cost: Cost, rows: Sequence[tuple[Row, int]], chat: ChatFormat, settings: TrainSettings) -> None:
-    """Encode the rows that may be over the limit, and count those that are, and what goes of them."""
+    """Encode the rows that may exceed the limit; count those that do, and the tokens they lose."""
     rules = settings.rules._replace(max_length=cost.limit, on_too_long="shorten")
     encoded = encode_each([row for row, _ in rows], chat, settings.system_prompt, rules)
     for (_, num_tokens), (_, examples) in zip(rows, encoded, strict=True):
@@ -178,7 +178,7 @@ def length_rows(survey: Survey) -> list[list[object]]:
 
 
 def histogram(lengths: Sequence[int]) -> list[int]:
-    """How many lengths fall under each of EDGES and how many lie above: [60, 64, 65, 9000] -> [2, 1, 0, ..., 1]."""
+    """Number of lengths below each of EDGES, and above the last: [60, 64, 65, 9000] -> [2, 1, 0, ..., 1]."""
     counts = Counter(bisect_left(EDGES, length) for length in lengths)
     return [counts[place] for place in range(len(EDGES) + 1)]
 
@@ -195,7 +195,7 @@ def cost_rows(survey: Survey) -> list[list[object]]:
 
 
 def render_view(view: View, colours: bool) -> str:
-    """A row as text, control tokens visible; what is learned is coloured, or is in «» if there is no colour."""
+    """A row as text with visible control tokens; learned parts are coloured, or in «» without colours."""
     lines = [f"--- {view.title}"]
     if view.pieces:
         lines.append(

@@ -70,7 +70,7 @@ def _later(name: str) -> Iterator[None]:
 
 
 class _Unmarked(ModuleType):
-    """In place of torch._dynamo: its decorators leave functions as they are, unless something imports the real one."""
+    """A stand-in for torch._dynamo whose decorators leave functions unchanged until something imports the real one."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
@@ -108,12 +108,12 @@ def _unmarked() -> Iterator[None]:
     finally:
         vars(compiler).update(before)
         if names.get("_dynamo") is ours:
-            del names["_dynamo"]  # torch imports its own when it is asked for
+            del names["_dynamo"]  # torch imports its own on first use
 
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Inside, operations on tensors of the device `meta` do not import torch's compiler to tell it to leave them alone.
+    """Inside, operations on the device `meta` do not import torch's compiler only to disable it.
 
     For loading plain weights: bitsandbytes and sharded weights need the compiler itself.
     """
@@ -131,7 +131,7 @@ MARKS = ("allow_in_graph", "disable")
 INTEGRATIONS = ("deepgemm", "finegrained_fp8", "flash_paged", "flex_attention", "sonicmoe")
 MARKED = ("modeling_utils", *(f"integrations.{name}" for name in INTEGRATIONS))
 DETECTORS = ("deformable_detr", "for_object_detection", "grounding_dino", "lw_detr", "rf_detr", "rt_detr")
-# Module -> what is held off while it is imported.
+# Module -> modules that are held off while it is imported.
 LEAN = {
     "transformers.generation.candidate_generator": lambda: _without("is_sklearn_available"),
     **{f"transformers.loss.loss_{kind}": lambda: _without("is_scipy_available") for kind in DETECTORS},

@@ -105,7 +105,7 @@ def _fetch_file(hub: "_Hub", file: RemoteFile, folder: Path, which: str) -> None
         raise HubError(f"{hub.name}: lists a file outside of itself, {file.path!r}; it is not fetched")
     target = folder / relative
     if target.is_file() and target.stat().st_size == file.size:
-        return  # it was checked when it came, and the folder's name is a hash of what the list says
+        return  # it was checked when it was downloaded, and the folder's name is a hash of the list
     target.parent.mkdir(parents=True, exist_ok=True)
     say(f"{hub.name}: {file.path} ({file.size / 1e6:,.1f} MB, {which})")
     stage = target.with_name(f".{target.name}.part")
@@ -136,7 +136,7 @@ class _Hub:
         if self.kind == "models":
             answer = self._ask(f"models/{self.name}/repo/files", Revision=self.revision, Recursive="True")
             return _read_files(answer)
-        number = self._ask(f"datasets/{self.name}")["Id"]  # the list of a data set is asked by its number
+        number = self._ask(f"datasets/{self.name}")["Id"]  # the file list of a data set needs its number
         files: list[RemoteFile] = []
         for page in range(1, 1_000_000):
             found = self._ask(f"datasets/{number}/repo/tree", Revision=self.revision, Root="/", Recursive="True",
@@ -147,7 +147,7 @@ class _Hub:
         return files
 
     def download(self, file: RemoteFile, stage: Path) -> None:
-        """Write the file to `stage`, continuing after what is there; a broken connection is taken up again."""
+        """Download the file to `stage`, continuing a partial one; a broken connection is resumed."""
         import httpx
 
         for wait in (*WAITS_S, None):
@@ -197,7 +197,7 @@ class _Hub:
         import httpx
 
         token = os.environ.get("MODELSCOPE_API_TOKEN")
-        # httpx sends no Cookie header on to where a redirect leads: files lie on servers of others.
+        # httpx does not forward the Cookie header on a redirect, because files are on other servers.
         headers = {"Cookie": f"m_session_id={token}"} if token else {}
         return httpx.Client(headers=headers, timeout=30, follow_redirects=True)
 

@@ -29,7 +29,7 @@ MAX_LENGTH = 1000  # characters: no condition of a person is longer, and deep ne
 
 @dataclass(frozen=True)
 class Condition:
-    """A parsed condition; `text` is what was written."""
+    """A parsed condition; `text` is its source."""
 
     text: str
     tree: ast.expr
@@ -40,8 +40,8 @@ class Condition:
         return [path for node in _outermost(self.tree) if (path := _path_of(node))]
 
     def check_names(self, schema: type, not_measured: Mapping[tuple[str, ...], str] | None = None) -> None:
-        """Raise ConfigError for what a TypedDict of that shape cannot hold, with the nearest that it can: a name, one
-        value where there is a group, a text that its Literal does not know (a condition that would never hold).
+        """Raise ConfigError for a key or value that a TypedDict of that shape cannot have, with the nearest: a name,
+        one value where there is a group, a text that its Literal does not know (a condition that would never hold).
 
         not_measured: groups that are not there this time, and why: {("generation", "rouge"): "comes with --rouge"}.
         """

@@ -17,7 +17,7 @@ Preset = Literal["chat", "precise"]
 
 
 class Decoding(BaseModel):
-    """Every value that decides an answer; what a model's own files recommend has no say.
+    """Every value that decides an answer; recommendations in the model's own files are ignored.
 
     Both penalties look at the answer alone: words of the question may always be repeated.
     """
@@ -70,7 +70,7 @@ class DecodingSettings(Settings):
     seed: int | None = Field(None, description="seed of the sampling; default: the preset's")
 
     def decoding_of(self, preset: Preset) -> Decoding:
-        """The preset with what the flags change."""
+        """The preset with the flags' changes."""
         return choose_decoding(
             preset,
             max_new_tokens=self.max_new_tokens,

@@ -13,7 +13,7 @@ from sft.errors import ConfigError
 class ExtractSettings(ResultSettings):
     """Draw rows from a MongoDB collection, a given number per label, into Excel, CSV or JSONL files.
 
-    The password of -u comes from the environment (MONGO_PASSWORD), from --mongo_uri_file, or is asked for.
+    The password of -u comes from the environment (MONGO_PASSWORD), from --mongo_uri_file, or from a prompt.
     """
 
     prog: ClassVar[str] = "extract_mongo.py"

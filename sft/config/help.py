@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP_FLAGS = ("--help", "-h")
 EVERYTHING = "all"
 WIDEST = 110  # columns; longer lines of help are hard to read
-COLUMN = 27  # where descriptions begin
+COLUMN = 27  # of descriptions
 LONGEST_DEFAULT = 40  # characters of a default that are shown
 # Placeholders of values, by the last word of the setting's name: --chats_dir FOLDER.
 PLACEHOLDERS = {
@@ -31,7 +31,7 @@ PLACEHOLDERS = {
 
 
 def wanted_help(argv: Sequence[str]) -> str | None:
-    """The topic of --help: "" if it has none, "all" or a group; None if no help is asked for."""
+    """The topic of --help: "" if it has none, "all" or a group; None without --help."""
     for index, word in enumerate(argv):
         flag, _, topic = word.partition("=")
         if flag in HELP_FLAGS:

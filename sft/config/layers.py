@@ -46,7 +46,7 @@ NONE_WORDS = ("none", "null")  # in capitals or not, wherever a setting may have
 TRUE_WORDS = ("true", "yes", "on", "1", "t", "y")
 FALSE_WORDS = ("false", "no", "off", "0", "f", "n")
 LONGEST_SHOWN = 80  # characters of a value that a message repeats
-NO_TERMINAL = (100, 24)  # columns and lines that narration is wrapped for where nobody tells
+NO_TERMINAL = (100, 24)  # columns and lines assumed without a terminal
 UNKNOWN_FLAG = "unrecognized arguments: "  # argparse's wording, as pydantic-settings passes it on
 
 S = TypeVar("S", bound="Settings")
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     def describe(self) -> list[str]:
         """The values that are not defaults, one line for each origin: `flags: lora_r=8 dry_run=true`.
 
-        Before them stands what names of other tools were taken for: `flags: num_epochs is num_train_epochs here`.
+        Before them, names of other tools are listed with ours: `flags: num_epochs is num_train_epochs here`.
         """
         by_origin: dict[str, list[str]] = {}
         for name, origin in self._origins.items():
@@ -248,7 +248,7 @@ def _flag_for(cls: type[Settings], word: str) -> str:
 
 
 def _refuse_two_names(cls: type[S], words: list[str]) -> None:
-    """Raise ConfigError if one setting is given by two of its names; of one name given twice the last counts."""
+    """Raise ConfigError if one setting is given by two of its names; if one name is given twice, the last counts."""
     names, used = field_names(cls), dict[str, str]()
     for flag in (word.partition("=")[0] for word in words if word.startswith("-")):
         field = names.get(flag.lstrip("-"))
@@ -372,7 +372,7 @@ def _canonical(cls: type[S], values: Mapping[str, object], origin: str) -> dict[
 
 
 def _split_list(value: object) -> object:
-    """`q_proj, v_proj` -> ["q_proj", "v_proj"], in every layer; a part with a comma in it stands in double quotes.
+    """`q_proj, v_proj` -> ["q_proj", "v_proj"], in every layer; a part with a comma in it is in double quotes.
 
     A recipe may also hold a list, and so may JSON in any layer. Raises ConfigError for what YAML made of yes and null.
     """

@@ -5,7 +5,7 @@
 
 The names are those of Hugging Face's Trainer and TRL, LLaMA-Factory, ms-swift, Axolotl, Unsloth's notebooks, and of the
 scripts that this project replaces. A name that means the same is replaced; one that changes nothing here is named and
-left out; one that would change what is learned, and has no twin, is refused with what to do instead.
+left out; one that would change what is learned and has no counterpart is refused with an alternative.
 """
 
 from collections.abc import Callable, Mapping
@@ -291,7 +291,7 @@ def translate(
     """One layer's values under our names, and a clause for each name that was another tool's.
 
     own: the script's own settings. Raises ConfigError if two names of one setting disagree, and for what would
-    change what is learned and has no twin.
+    change what is learned and has no counterpart.
     """
     known = other_names(script, own)
     found: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""Passwords have no place in a setting: a command line is seen by others and kept by the shell, a recipe is shared.
+"""Passwords are refused as settings: others see a command line, the shell keeps it, and recipes are shared.
 
 holds_password("mongodb://ada:lovelace@localhost")        # True: what refuses it must not repeat it either
 """

@@ -31,7 +31,7 @@ class ServeSettings(TalkSettings):
         "native", description="native: this project's own generation; vllm: start `vllm serve` on the run"
     )
     name: str | None = Field(None, description="what clients call the model; default: the run folder's name")
-    max_seq_length: int | None = MAX_SEQ_LENGTH  # of tasks; a chat may grow to what the model reads
+    max_seq_length: int | None = MAX_SEQ_LENGTH  # for tasks; a chat may use the model's whole context
     decoding: Preset = Field(
         "precise",
         description="used if a request sets no sampling: precise (greedy, as evaluate.py measures) or chat (sampled, "

@@ -1,4 +1,4 @@
-"""Reading YAML so that nothing a user wrote is lost: one mapping, no key twice, mistakes with file and line.
+"""Reads YAML without losing anything a user wrote: one mapping, no duplicate keys, mistakes with file and line.
 
 Depth and size are limited: a few lines of aliases, each ten times the one before, hold more than any memory.
 
@@ -15,14 +15,14 @@ from sft.errors import ConfigError, nearest_name, one_line
 TAG = "tag:yaml.org,2002:"
 MERGE = f"{TAG}merge"  # `<<: *other`, which is no key
 MAX_DEPTH = 50  # of lists and mappings in one another
-MAX_VALUES = 100_000  # with every alias replaced by what it stands for
+MAX_VALUES = 100_000  # with every alias expanded
 LONGEST_NUMBER = 256  # bits
 
 KINDS = {"int": "number", "float": "number", "bool": "truth value", "timestamp": "date"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses, with its line, a key given twice, a value that its type cannot hold, and what has no end."""
+    """YAML that refuses, with the line, duplicate keys, impossible values, and endless structures."""
 
     depth = 0
 
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_document(node)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
-        """Make a value of a node; pyyaml's own conversions raise whatever int() and datetime() do."""
+        """Make a value of a node; pyyaml's conversions raise any error of int() and datetime()."""
         kind = node.tag.removeprefix(TAG)
         try:
             value = super().construct_object(node, deep)
@@ -72,7 +72,7 @@ def _problem(text: str, mark: yaml.Mark) -> yaml.constructor.ConstructorError:
 
 
 def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
-    """Values below a node and itself, an alias counted as often as it stands; known: by id, 0 while it is counted."""
+    """Values of a node and below, aliases expanded; known: counts by id, 0 while a node is being counted."""
     if id(node) in known:
         if known[id(node)] == 0:
             raise _problem("a value contains itself", node.start_mark)

@@ -93,7 +93,7 @@ def _flush_output() -> None:
 
 
 def _drop_output() -> None:
-    """Let what is still buffered go nowhere, so that Python's own last flush does not fail."""
+    """Discard buffered output, so that Python's last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

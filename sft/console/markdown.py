@@ -45,7 +45,7 @@ BETWEEN = " │ "
 
 
 class LeftHeading(Heading):
-    """A heading that begins where the text does; rich centres the first level."""
+    """A left-aligned heading; rich centres the first level."""
 
     LEVEL_ALIGN: ClassVar = dict.fromkeys(Heading.LEVEL_ALIGN, "left")
 
@@ -58,7 +58,7 @@ class WrappedParagraph(Paragraph):
 
 
 class ChatMarkdown(Markdown):
-    """Markdown as chats mean it: the end of a line is the end of a line."""
+    """Markdown as chats use it: a line break in the text stays one."""
 
     elements: ClassVar = {**Markdown.elements, "heading_open": LeftHeading, "paragraph_open": WrappedParagraph}
 
@@ -125,9 +125,9 @@ class MarkdownWriter:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._settled = False  # whether anything stands above that is not drawn again
+        self._settled = False  # whether finished blocks are above
         self._source, self._is_thought = "", False
-        self._shown: list[str] = []  # lines of the growing block on the screen; the cursor stands below them
+        self._shown: list[str] = []  # lines of the growing block on the screen; the cursor is below them
         self._drawn_at = -DRAW_INTERVAL_S
         self._size = shutil.get_terminal_size()
         self._renderer = Renderer(stream, self._size.columns - 1)
@@ -142,11 +142,11 @@ class MarkdownWriter:
             self._draw()
 
     def close(self) -> None:
-        """Draw what is left; the cursor is at the beginning of a line."""
+        """Draw the rest; the cursor is at the start of a line."""
         self._settle(self._source)
 
     def _draw(self) -> None:
-        lines = self._source[: self._source.rfind("\n") + 1]  # what the last one will be is not known before its end
+        lines = self._source[: self._source.rfind("\n") + 1]  # an unfinished last line may still change its meaning
         blocks = [] if self._is_thought else split_blocks(lines)
         if len(blocks) > 1:
             rest = blocks[-1] + self._source[len(lines) :]
@@ -156,14 +156,14 @@ class MarkdownWriter:
         self._drawn_at = time.monotonic()
 
     def _settle(self, source: str) -> None:
-        """Print the final form of what will not change any more, and begin below it."""
+        """Print the final form of finished blocks, and continue below them."""
         lines = self._render(source)
         self._show(lines)
         self._settled = self._settled or bool(lines)
         self._shown, self._source = [], ""
 
     def _render(self, source: str) -> list[str]:
-        if (size := shutil.get_terminal_size()) != self._size:  # what is above is wrapped by another width now
+        if (size := shutil.get_terminal_size()) != self._size:  # the lines above are wrapped to another width now
             self._size, self._shown = size, []
             self._renderer = Renderer(self._stream, size.columns - 1)
         lines = self._renderer.render_thought(source) if self._is_thought else self._renderer.render(source)

@@ -32,7 +32,7 @@ _warned: dict[str, None] = {}  # of this process, in order, each once
 def say(text: str, *, by_all: bool = False) -> None:
     """Print a line of narration on stderr; a progress bar on the screen moves below it.
 
-    Of several processes (torchrun) the first one narrates; with by_all, as for an error, each of them speaks.
+    With several processes (torchrun) only the first one prints; with by_all, as for an error, all of them do.
     """
     rank = os.environ.get("RANK", "0")
     if rank != "0":
@@ -87,7 +87,7 @@ def progress(
         bar.note("loss 1.342")
 
     On a terminal: a bar. Else (a log, CI): a line per 10 %, or every 30 s where the total is unknown. `shown=False`
-    counts in silence. `total` defaults to len(iterable) where it has one. `done`: units an earlier process has done;
+    counts silently. `total` defaults to len(iterable) if it has one. `done`: units that an earlier process did;
     they count towards the total and not towards the rate.
     """
     return Progress(iterable, total=total, description=description, unit=unit, shown=shown, done=done)

@@ -39,7 +39,7 @@ def _picture(character: str) -> str:
 
 
 class TerminalFilter:
-    r"""A text stream that passes only what is safe to show; wrap stdout with it wherever model text is written.
+    r"""A text stream that passes only safe characters; wrap stdout with it before writing model text.
 
     out = TerminalFilter(sys.stdout)
     out.write("\x1b]0;owned\x07 hello")       # shows ␛]0;owned␇ hello
@@ -55,7 +55,8 @@ class TerminalFilter:
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
-    r"""JSON that is readable (Chinese stays Chinese) and safe to show: controls stand as \u009b, also inside strings.
+    r"""JSON that is readable (Chinese stays Chinese) and safe to show: control characters become \u009b, also inside
+    strings.
 
     Raises ValueError for NaN and infinity, which JSON does not have.
     """

@@ -28,8 +28,8 @@ class LineReader:
     reader = LineReader("you> ")
     reader.read()                # "hello", or None at the end of the input (Ctrl-D)
 
-    At a terminal Enter sends; Alt-Enter begins another line, and what is pasted keeps its lines. `history` is a file
-    that remembers what was typed for the arrow keys; without one they know this session only.
+    At a terminal Enter sends, Alt-Enter starts another line, and pasted text keeps its lines. `history` is a file
+    of earlier input for the arrow keys; without it they have this session only.
     """
 
     def __init__(self, prompt: str, *, history: Path | None = None) -> None:
@@ -40,13 +40,13 @@ class LineReader:
             sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a stray byte must not end a chat
 
     def read(self) -> str | None:
-        """The next line without its end, None when there is none. Ctrl-C raises KeyboardInterrupt."""
+        """The next line without its line break; None at the end of the input. Ctrl-C raises KeyboardInterrupt."""
         if self.is_terminal:
             try:
                 text = self._editor.prompt() if self._editor else input(self._prompt)
                 return text.encode("utf-8", "replace").decode()  # no lone surrogates
             except EOFError:
-                print()  # the shell's own prompt begins a line of its own
+                print()  # so that the shell's prompt starts on a new line
                 return None
         line = sys.stdin.readline() if sys.stdin is not None else ""
         return line.rstrip("\r\n") if line else None
@@ -54,7 +54,7 @@ class LineReader:
 
 def make_editor(prompt: str, history: Path | None) -> "PromptSession[str]":
     """prompt_toolkit's line editor with our keys."""
-    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")  # asked where the cursor is, some terminals answer too late
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")  # some terminals report the cursor position too late
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent

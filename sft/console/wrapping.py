@@ -1,6 +1,6 @@
 """Lines of a width in columns, in any script: Chinese may break after any character, other text between words.
 
-rich breaks at blanks alone, so a Chinese sentence after a word would begin a line of its own.
+rich breaks only at spaces, so a Chinese sentence after a word would start a new line.
 """
 
 import re
@@ -9,7 +9,7 @@ from itertools import pairwise
 from rich.cells import cell_len
 from rich.text import Text
 
-NOT_FIRST = "，。！？、；：）》」』】”’…—,.!?;:)]}%"  # may not begin a line
+NOT_FIRST = "，。！？、；：）》」』】”’…—,.!?;:)]}%"  # may not start a line
 NOT_LAST = "（《「『【“‘([{"  # may not end one
 WIDE = r"\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"  # Chinese, Japanese, Korean and their punctuation
 UNIT = re.compile(rf"[{WIDE}]\s*|[^\s{WIDE}]+\s*|\s+")  # what stays together, with the blanks after it
@@ -30,7 +30,7 @@ def wrap_text(text: Text, width: int) -> list[Text]:
 
 
 def fold(text: str, width: int, *, indent: int = 0) -> str:
-    """The same for plain text, what follows a break indented: ("a bcd", 4, indent=1) -> "a\\n bcd"."""
+    """Fold plain text, with lines after a break indented: ("a bcd", 4, indent=1) -> "a\\n bcd"."""
     lines = []
     for line in text.split("\n"):
         first = next(iter(find_breaks(line, width)), len(line))
@@ -44,13 +44,13 @@ def fold(text: str, width: int, *, indent: int = 0) -> str:
 def find_breaks(line: str, width: int) -> list[int]:
     """Offsets at which a line breaks, in characters: ("abc def", 5) -> [4]."""
     breaks: list[int] = []
-    begin, used = 0, 0  # of the line that grows
+    begin, used = 0, 0  # of the current line
     for start, end in find_units(line):
         size = cell_len(line[start:end].rstrip())
         if used and used + size > width:
             breaks.append(start)
             begin, used = start, 0
-        if size > width:  # a word longer than a line: cut where the line is full
+        if size > width:  # a word longer than a line is cut
             for place in range(start, end):
                 if place > begin and cell_len(line[begin : place + 1].rstrip()) > width:
                     breaks.append(place)

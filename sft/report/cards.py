@@ -1,4 +1,4 @@
-"""The report's first screen: a card for each headline figure, and what the run was."""
+"""The report's first screen: a card for each headline figure, and facts about the run."""
 
 import re
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ def _span(difference: float, low: float | None, high: float | None, sign: int) -
 
 
 def list_facts(metrics: Metrics) -> list[tuple[str, object]]:
-    """What was trained, on what and how long, and what was measured: [("model", "SmolLM2-135M-Instruct"), ...]."""
+    """Model, data and length of the training, and the evaluated rows: [("model", "SmolLM2-135M-Instruct"), ...]."""
     stats, run = metrics["data_stats"], metrics["run"]
     facts: list[tuple[str, object]] = [("model", run["base_model"].get("name", ""))]
     if trained := run.get("training"):

@@ -1,4 +1,4 @@
-"""Which rows a report shows, what is shown of each, and where an answer differs from its reference."""
+"""Chooses the rows that a report shows, and marks where an answer differs from its reference."""
 
 import random
 import re
@@ -18,8 +18,8 @@ PIECE = re.compile(rf"[{HAN}{KANA}]|[^\W_{HAN}{KANA}]+|\s+|.", re.DOTALL)
 
 
 def worst_rows(predictions: Sequence[Prediction], count: int = SHOWN) -> list[Prediction]:
-    """Rows the tuned model answers worse than the baseline: broken ones first, then by what the reference lost in
-    log-probability a token. Without a baseline those whose references it finds least probable.
+    """Rows the tuned model answers worse than the baseline: broken ones first, then by the loss in
+    log-probability per token of the reference. Without a baseline those whose references it finds least probable.
     """
 
     def badness(row: Prediction) -> tuple[int, float]:
@@ -47,7 +47,7 @@ def changed_rows(predictions: Sequence[Prediction], change: str) -> list[Predict
 def answers_of(row: Prediction) -> list[tuple[str, Markup]]:
     """The shown parts of a row: question, reference, scored answer, and generated text.
 
-    Of a row with a label that is the label each model chose; what it wrote is shown where it says something else.
+    The answer of a label row is the label that each model chose; generated text is added if it says something else.
     """
     asked = row["instruction"] + (f"\n{row['input']}" if row["input"] else "")
     lines = [("question", as_text("".join(shorten(asked)))), ("reference", as_text("".join(shorten(row["reference"]))))]
@@ -76,7 +76,7 @@ def histories_of(predictions: Sequence[Prediction]) -> dict[tuple[str, int | Non
 
 
 def mark_differences(reference: str, answer: str) -> Markup:
-    """The answer with what the reference does not have marked, and what it lacks struck through."""
+    """The answer with additions to the reference marked, and omissions struck through."""
     answer, rest = shorten(answer)
     pieces = [PIECE.findall(text) for text in (shorten(reference)[0], answer)]
     if max(map(len, pieces)) > MAX_PIECES:

@@ -84,13 +84,13 @@ def yardstick_table(metrics: Metrics, part: CleanFigures | None = None) -> Table
 
 
 def yardstick_sentence(metrics: Metrics, part: CleanFigures | None = None) -> tuple[str, str]:
-    """Whether the tuned model beats its yardsticks, in English and Chinese; empty if none was asked for."""
+    """Whether the tuned model beats its yardsticks, in English and Chinese; empty without yardsticks."""
     group = (part or metrics).get("yardsticks")
     return (group["verdict"], group["verdict_zh"]) if group else ("", "")
 
 
 def answers_table(metrics: Metrics) -> Table:
-    """Perplexity and what the generated answers look like; no rows if classes were chosen and nothing written."""
+    """Perplexity and figures of the generated answers; no rows if classes were chosen instead."""
     columns = sides(metrics)
     if "generation" not in metrics:
         return ["answers", *side_names(metrics)], []

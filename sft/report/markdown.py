@@ -1,4 +1,4 @@
-"""report.md: what a pull request needs to show, as a comment of a bot would: verdict, figures, leaks, broken rows."""
+"""report.md, short enough for a comment in a pull request: verdict, figures, leaks, broken rows."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from sft.report.words import Language, say
 MARKS = {"helped": "🟢", "hurt": "🔴", "mixed": "🟡", "loss_only": "🟡", "unclear": "⚪", "too_few": "⚪"}
 NUM_BROKEN = 5
 MAX_CHARACTERS = 120
-# What GitHub's Markdown reads within a line: emphasis, code, links, tables, tags and entities, strikethrough.
+# Markup of GitHub's Markdown within a line: emphasis, code, links, tables, tags and entities, strikethrough.
 WITHIN = re.compile(r"[\\`*|~<]|\](?=[(:\[])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 LINKS = re.compile(r"@|(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)  # mentions, addresses: as entities they are text
 AT_START = re.compile(r"^(?:[-+=>#]|\d+(?=[.)]))")  # headings, lists, quotes
@@ -116,7 +116,7 @@ def _text(text: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The same at the start of a line, where more would be read: "1. x" is no list."""
+    """Escape a text at the start of a line, where more is markup: "1. x" would become a list."""
     return AT_START.sub(lambda found: _entity(found[0][0]) + found[0][1:], _text(text))
 
 

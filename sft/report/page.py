@@ -136,7 +136,7 @@ def _describe_clean(metrics: Metrics, clean: CleanFigures) -> dict[str, object]:
 
 
 def _draw_curves(evaluation: Evaluation) -> list[plots.Plot]:
-    """The loss, and whatever else the validations measured."""
+    """Curves of the loss and of all other figures of the validations."""
     curves: dict[str, list[plots.Point]] = {}
     for line in evaluation.training_log:
         for name, value in line.items():
@@ -185,7 +185,7 @@ def _list_labels(metrics: Metrics) -> Iterator[dict[str, object]]:
 
 
 def _of_base(metrics: Metrics, task: str, key: str) -> ClassificationFigures | None:
-    """The baseline's figures of a task, chosen in the same way, or in its own if nothing was written."""
+    """The baseline's figures of a task, by the same method or, if it generated nothing, by its own."""
     found = metrics["base"]["classification"]["by_task"][task]
     if key != "generation" and key not in found:
         key = "head" if "head" in found else "label_scoring"

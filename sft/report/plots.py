@@ -180,7 +180,7 @@ class _Scale:
 
 
 def _fit(points: Sequence[Point], *, from_zero: bool) -> tuple[_Scale, Axes]:
-    """The scale in which all points lie inside, and its axes."""
+    """The scale that contains all points, and its axes."""
     low, high = min(y for _, y in points), max(y for _, y in points)
     if from_zero:
         low = min(0.0, low)

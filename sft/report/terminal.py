@@ -21,7 +21,7 @@ from sft.report.figures import (
 
 
 def render_table(metrics: Metrics) -> str:
-    """Headline figures with their intervals, what the answers look like, signatures, leaks, the verdict."""
+    """Headline figures with their intervals, figures of the answers, signatures, leaks, the verdict."""
     parts = [_headline(metrics)]
     if chosen := chosen_sentence(metrics)[0]:
         parts.append(chosen)

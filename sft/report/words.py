@@ -248,7 +248,7 @@ NOTES = {
         "flipped": ("share of answers that changed", "答案改变的比例"),
         "relative": ("change relative to the base", "相对于微调前的变化"),
     }.items()
-}  # what a column or row of a table means, shown below its name
+}  # explanations shown below the name of a column or row
 
 
 def say(english: str, language: Language) -> str:

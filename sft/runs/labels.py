@@ -20,7 +20,7 @@ LONGEST_SHOWN = 40  # characters of an answer that a warning repeats
 def choose_head(settings: TrainSettings, rows: Sequence[Row]) -> Head | None:
     """The head that the settings ask for, of the labels these rows allow.
 
-    Raises DataError for rows that have no labels, ConfigError for a label that none of them allows.
+    Raises DataError for rows without labels, ConfigError for a label that no row allows.
     """
     if not settings.is_classifier:
         return None
@@ -48,7 +48,7 @@ def find_sole_answer(rows: Sequence[Row]) -> str | None:
     for row in rows if len(rows) > 1 else ():
         try:
             answers.add(get_task(row["task"]).answer_of(row))
-        except PromptError:  # a row that cannot be used is told of by whoever uses it
+        except PromptError:  # encoding the row reports it
             return None
         if len(answers) > 1:
             return None

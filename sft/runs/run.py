@@ -1,4 +1,4 @@
-"""Run folders: what train.py leaves behind and every other script starts from.
+"""Run folders: written by train.py, read by every other script.
 
 outputs/<run>/run.json      status, settings with their origin, prompt fingerprint, data, base, versions, metrics
 outputs/<run>/adapter/      the tuned weights with the tokenizer inside; model/ for methods freeze and full
@@ -38,9 +38,9 @@ COMPLETE = "complete"
 TRAINING = "training"
 OF_ONE_CALL = (
     *("output_dir", "json_output", "resume_from_checkpoint", "allow_mismatch", "dry_run", "use_qlora"),
-    "trust_remote_code",  # a run may come from anybody: code beside its weights runs where this call asks for it
+    "trust_remote_code",  # a run may come from anybody, so its code runs only if this call trusts it
 )
-IN_MEMORY = ("weights", "base_now", "has_base")  # what a run.json does not hold
+IN_MEMORY = ("weights", "base_now", "has_base")  # fields that are not in run.json
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "tokenizers")
 
 
@@ -80,7 +80,7 @@ class Run:
     metrics: dict[str, object] = field(default_factory=dict)
     lineage: list[dict[str, object]] = field(default_factory=list)  # adapters it continued from, the first one first
     # Not written down:
-    weights: Path | None = None  # where the tuned weights lie that came without a run.json (sft.models.adopted)
+    weights: Path | None = None  # folder of tuned weights without a run.json (sft.models.adopted)
     base_now: str | None = None  # where the base is now, if not where training found it (--base)
     has_base: bool = True  # whether anybody knows what it was tuned from; not of a whole model that came alone
 
@@ -101,7 +101,7 @@ class Run:
 
     @property
     def learned_documents(self) -> bool:
-        """Whether it learned whole documents and nothing else: it continues a text, and was never asked anything."""
+        """Whether it learned only whole documents, so that it continues a text and answers nothing."""
         return self.tasks == ["text"]
 
     def check_writes(self, what: str) -> None:
@@ -199,7 +199,7 @@ def make_run_dir(recipe: str | None) -> Path:
 def open_run(path: str | Path | None = None, *, or_else: str = "") -> Run:
     """The finished run in a folder (default: the newest, outputs/latest).
 
-    Raises RunError when there is none, when it never finished, or when its run.json cannot be read; `or_else` is what
+    Raises RunError if there is none, if it never finished, or if its run.json cannot be read; `or_else` says what
     else the user can do if there is none.
     """
     folder = Path(path) if path else OUTPUTS / LATEST
@@ -210,7 +210,7 @@ def open_run(path: str | Path | None = None, *, or_else: str = "") -> Run:
 
 
 def read_run(folder: Path, *, or_else: str = "") -> Run:
-    """A run in whatever state it is, its tasks made known; raises RunError if there is none."""
+    """A run in any state, with its tasks added; raises RunError if there is none."""
     if not (folder / RUN_FILE).is_file():
         what = "no finished run yet" if folder == OUTPUTS / LATEST else f"no {RUN_FILE} in {folder}"
         raise RunError(f"{what}; run `python train.py` first, or name a run folder with --run{or_else}")
@@ -233,7 +233,7 @@ def read_run(folder: Path, *, or_else: str = "") -> Run:
 
 
 def _is_of_type(value: object, kind: object) -> bool:
-    """Whether a value of a JSON file is what a field of Run declares: 7 is no `str | None`, [1] no `dict[str, str]`."""
+    """Whether a value of a JSON file has the type of a field of Run: 7 is no `str | None`, [1] no `dict[str, str]`."""
     for choice in get_args(kind) if isinstance(kind, UnionType) else (kind,):
         base = dict if is_typeddict(choice) else get_origin(choice) or choice
         of_texts = get_args(choice) == (str, str)
@@ -243,14 +243,14 @@ def _is_of_type(value: object, kind: object) -> bool:
 
 
 def continue_command(folder: Path) -> str:
-    """What continues an unfinished run with the settings it began with."""
+    """The command that resumes a run with the settings it started with."""
     return f"python train.py --output_dir {shlex.quote(str(folder))} --resume_from_checkpoint auto"
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
     """Write a text file so that a reader, or a crash, finds the old content or the new, never half of it.
 
-    mode: who may read it, less what the umask forbids; 0o600 for what is private.
+    mode: permissions before the umask; 0o600 for private files.
     """
     _remove_left_over(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -266,7 +266,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o666) -> None:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Remove what a kill left of earlier writes of this file; what another process is writing now is locked."""
+    """Remove leftovers of killed writes of this file; one that is being written is locked and stays."""
     for left in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 32}"):
         with suppress(OSError), left.open("rb") as file:
             if _lock(file.fileno()):

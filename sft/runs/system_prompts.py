@@ -19,9 +19,9 @@ MAX_SHOWN = 60  # characters of a system prompt that a line shows
 
 @dataclass(frozen=True)
 class SystemPrompts:
-    """Of num_rows rows num_own have a system prompt of their own; num_distinct different ones are before the rows.
+    """num_own of num_rows rows have their own system prompt; num_distinct different ones occur.
 
-    chosen: the one they all come after, else what --system_prompt asks for (None: the chat template's own).
+    chosen: the one that all rows have, else --system_prompt (None: the chat template's own).
     """
 
     chosen: str | None
@@ -49,9 +49,9 @@ class SystemPrompts:
 
 
 def survey_system_prompts(rows: Iterable[Row], asked_for: str | None) -> SystemPrompts:
-    """What is before the rows; asked_for: --system_prompt, which holds for rows that have none of their own.
+    """Survey the rows; asked_for: --system_prompt, which applies to rows without their own.
 
-    A task that brings a system prompt brings it wherever it is asked: its rows count if there are no others.
+    A task with a system prompt uses it in every script, so its rows count only if there are no others.
     """
     asked = [(row, get_task(text_of(row, "task"))) for row in rows]
     brought = [(own_system_prompt(row), task.system_prompt) for row, task in asked if task.kind != "document"]

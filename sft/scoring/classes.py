@@ -31,7 +31,7 @@ def score_choices(
 ) -> list[list[float]]:
     """Log-probability (nats, fp32) of each answer a row allows, in the order given; classes[i] are their classes.
 
-    Of a language model: that it writes the answer and ends. Of a head: of the class, among all that it knows; raises
+    For a language model: of writing the answer and ending. For a head: of the class among all its classes; raises
     ModelError for one it does not know. max_tokens: of the prompts of a batch.
     """
     if loaded.head is None:
@@ -67,7 +67,8 @@ def score_classes(
 def classify_batch(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], model: torch.nn.Module | None = None
 ) -> torch.Tensor:
-    """One batch: log-probabilities (B, C), fp32, on the CPU. model: what is called, where it wraps that of `loaded`."""
+    """One batch: log-probabilities (B, C), fp32, on the CPU. model: the module to call, if it wraps the one of
+    `loaded`."""
     batch = collate_prompts(loaded, [Encoded(list(prompt), [0] * len(prompt)) for prompt in prompts])
     batch.pop("row_lengths")
     with loaded.flat_rows():

@@ -37,7 +37,7 @@ def score_labels(
 
     prompts[i] are the ids of encode_prompt; labels[i] the label texts the row allows. Sums over the answer's
     tokens, not normalised by length: the probabilities of all possible answers add up to 1, and the end token settles a
-    label that begins another. max_tokens: of prompts and labels in a batch, what all prompts begin with left out; a CPU
+    label that is a prefix of another. max_tokens: of prompts and labels in a batch, without the shared prefix; a CPU
     computes as many batches at once as it has threads.
     """
     answers = [[loaded.chat.encode_answer(label) for label in options] for options in labels]
@@ -71,7 +71,7 @@ def _score_batch(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[float]]:
-    """One batch: the prompts into the cache, then all labels of a row beside each other, none of which sees another."""
+    """One batch: the prompts into the cache, then all labels of a row side by side, without seeing each other."""
     ids, mask = pad_behind(prompts, prefix.get_seq_length(), loaded.chat.pad_id)  # (B, T) each
     laid = [lay_out(row) for row in answers]
     given, option, depth = (pad_sequence([getattr(row, name) for row in laid], True, -1) for name in Laid._fields)
@@ -108,7 +108,7 @@ class Laid(NamedTuple):
 
     given: torch.Tensor  # token ids
     option: torch.Tensor  # which label a token belongs to
-    depth: torch.Tensor  # its place in the label
+    depth: torch.Tensor  # its index in the label
 
 
 def lay_out(labels: Sequence[Sequence[int]]) -> Laid:
@@ -128,7 +128,7 @@ def _score_apart(
     shown: bool,
     max_tokens: int | None,
 ) -> list[list[float]]:
-    """Every label after its prompt as a row of its own: for models that keep no keys and values of all positions."""
+    """Score every label as a separate row after its prompt: for models without a cache of all positions."""
     rows = [
         Encoded([*prompt, *label], [0] * len(prompt) + [1] * len(label))
         for prompt, row in zip(prompts, answers, strict=True)

@@ -82,7 +82,7 @@ def _find_supervised(loaded: LoadedModel, rows: Sequence[Encoded]) -> _Supervise
     model = loaded.causal_lm
     hidden = model.base_model(**to_device(batch, loaded.device), use_cache=False).last_hidden_state.flatten(0, 1)
     if loaded.takes_flat_rows:
-        bounds = tensor_of(batch["cu_seq_lens_q"])[-len(rows) - 1 :]  # of what is each row's own
+        bounds = tensor_of(batch["cu_seq_lens_q"])[-len(rows) - 1 :]  # of each row's part after the shared prefix
         row_of_token = torch.bucketize(torch.arange(labels.numel()), bounds, right=True) - 1
     else:
         row_of_token = torch.arange(len(rows)).repeat_interleave(labels.shape[1])
@@ -114,7 +114,7 @@ def count_first_choices(loaded: LoadedModel, encoded: Sequence[Encoded]) -> list
 def nll_of(loaded: LoadedModel, hidden: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Negative log-probability of targets (N,) by the hidden states (T, D) at these positions (N,): (N,), fp32, CPU.
 
-    Logits are formed where they are asked for, never more of them than LOGITS_BYTES at a time, FP32_BYTES in fp32.
+    Logits are computed only where needed, at most LOGITS_BYTES at a time, FP32_BYTES in fp32.
     """
     head, vocabulary = loaded.causal_lm.get_output_embeddings(), loaded.causal_lm.config.get_text_config().vocab_size
     hidden = hidden.to(head.weight.dtype)  # fp32 where only the upper layers are

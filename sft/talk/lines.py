@@ -48,7 +48,7 @@ class Command:
 def read_line(line: str) -> Question | Command | None:
     """What a typed line is: a question, a command, or nothing at all (None, a blank line).
 
-    Commands begin with a slash; `exit` and `quit` need none. "/etc/hosts: what is it?" is a question, and so is
+    Commands start with a slash; `exit` and `quit` need none. "/etc/hosts: what is it?" is a question, and so is
     "/usr holds what?": with more after it, a word is a command only if it is one, or nearly.
     """
     text = line.strip()

@@ -110,7 +110,7 @@ class SavedChats:
             raise DataError(f"{path}: contains no conversation ({one_line(error)})") from None
 
     def take_up(self, path: Path, conversation: Conversation, facts: Facts) -> None:
-        """An interrupted conversation continues here under this chat's own name, written before the old one goes."""
+        """Continue an interrupted conversation under this chat's name, saved before the old file is deleted."""
         self.keep(conversation, facts)
         if UNSAVED.fullmatch(path.stem) and path.parent == self.folder and path != self._going_on:
             path.unlink(missing_ok=True)

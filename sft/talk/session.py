@@ -1,6 +1,6 @@
 """The chat session: question and answer until the user leaves, the slash commands, and base beside tuned.
 
-Whatever goes wrong in between, what was said is kept. `compare` shows the untuned model's answer beside the tuned one's
+The conversation is kept whatever goes wrong. `compare` shows the untuned model's answer beside the tuned one's
 (the adapter switched off, or the base loaded for it); the functions that follow `obey` are what each slash command
 does.
 """
@@ -27,7 +27,7 @@ from sft.models.loaded import LoadedModel
 from sft.talk.lines import COMMANDS, Command, describe_commands, read_line
 from sft.talk.saved import SavedChats
 
-AUTOSAVE_INTERVAL_S = 2.0  # while an answer is written: what a crash may cost of it
+AUTOSAVE_INTERVAL_S = 2.0  # while an answer is written: the most that a crash loses of it
 ERASE_LINE = "\r\x1b[K"
 NONE_WORD = "none"
 
@@ -87,9 +87,11 @@ class Session:
     def answer(self, question: str, results: tuple[str, ...] = ()) -> bool:
         """Stream the answer to a question and remember it, also a part of it; True if Ctrl-C stopped it.
 
-        results: what is answered instead, where functions were called.
+        results: of called functions, which are answered instead of a question.
         """
-        seed = self.decoding.seed + self.conversation.num_asked  # the same question twice may be answered in two ways
+        seed = (
+            self.decoding.seed + self.conversation.num_asked
+        )  # asking the same question again may give another answer
         messages = self.conversation.ask(question, results)
         self.is_saved = False
         try:
@@ -188,7 +190,7 @@ class Session:
         started = kept_at = time.monotonic()
         with quiet_keyboard(), self.start(prompt, decoding) as pieces, on_interrupt(pieces.stop) as interrupted:
             writer = self._make_writer()
-            if self.reader.is_terminal:  # so that answers can be told from questions, copied or scrolled to
+            if self.reader.is_terminal:  # marks where an answer starts
                 say("model>")
             try:
                 for piece in pieces:
@@ -217,7 +219,7 @@ class Session:
         return interrupted.is_set()
 
     def _take_result(self, result: str) -> bool:
-        """What was typed is what a called function returned; once all are there the model continues."""
+        """Take typed text as the result of a called function; once all results are there, the model continues."""
         results = self.conversation.give_result(result)
         if results:
             return self.answer("\n".join(results), results)
@@ -280,7 +282,7 @@ def _answer(session: Session, loaded: LoadedModel, prompt: FittedPrompt, name: s
 
 
 def obey(session: Session, command: Command) -> bool:
-    """Do what a command asks for; True if Ctrl-C stopped it. Raises UserErrors that say what to type instead."""
+    """Run a command; True if Ctrl-C stopped it. Raises UserErrors that say what to type instead."""
     if command.name not in HANDLERS:
         near = nearest_name(command.name, COMMANDS).replace("'", "").replace("mean ", "mean /")
         known = ", ".join(f"/{name}" for name in COMMANDS)
@@ -375,7 +377,7 @@ def save(session: Session, argument: str) -> None:
 
 
 def load(session: Session, argument: str) -> None:
-    """/load holiday; alone: what was cut off, or a list"""
+    """/load holiday; alone: the interrupted chat, or a list"""
     path = _path_to_load(session, argument)
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""HTML as plain text that a model can learn from: paragraphs, lists and code keep their shape, markup goes.
+"""HTML as plain text that a model can learn from: paragraphs, lists and code keep their shape, markup is removed.
 
 read_html("<p>Use <code>x</code></p><ul><li>so</li></ul>")           # "Use `x`\n- so"
 """
@@ -12,7 +12,7 @@ BLOCKS = ("p", "div", "blockquote", "ul", "ol", "h1", "h2", "h3", "h4", "h5", "h
 PARTED_BY = dict.fromkeys(BLOCKS, ("\n\n", "\n\n")) | {"li": ("\n- ", "\n"), "tr": ("\n", ""), "td": (" ", " ")}
 BLANK_LINES = re.compile(r"\n{3,}")
 AROUND_LINE_END = re.compile(r" *\n *")
-ITEM = re.compile(r"\n+-\s+")  # a paragraph within an item begins on the item's line; items stand close together
+ITEM = re.compile(r"\n+-\s+")  # a paragraph in an item starts on the item's line; no blank lines between items
 CODE_BLOCK = re.compile(r"\s*\0(\d+)\0\s*")
 SPACES = re.compile(r"[ \t\r\n]+")
 
@@ -24,7 +24,7 @@ def read_html(html: str) -> str:
     """
     if "<" not in html and "&" not in html:
         return html.strip()
-    code_blocks: list[str] = []  # their spaces must outlive the tidying: \0 and a number stand for them meanwhile
+    code_blocks: list[str] = []  # replaced by \0 and a number meanwhile, so that the tidying keeps their spaces
     text = "".join(_walk(BeautifulSoup(html.replace("\0", ""), "lxml"), code_blocks))
     text = BLANK_LINES.sub("\n\n", AROUND_LINE_END.sub("\n", text.replace("\xa0", " ")))
     text = ITEM.sub("\n- ", text).strip()

@@ -55,7 +55,7 @@ LATIN_WORD = re.compile(f"[{LATIN}]+")
 COMMON_WORDS = {
     language: frozenset(words.split())
     for language, words in {
-        # the last nine are words of other languages, too: of one such word alone nothing else can be told
+        # the last nine are words of other languages, too, so one of them alone decides nothing else
         "en": "the of and to is in that it for was on are as with be this by at you not have from or what how "
         "no do die plus pour come per met den",
         "fr": "le la les des et est une dans que qui pour pas sur avec du au ce il elle je vous nous sont ne plus",
@@ -90,4 +90,4 @@ def _detect_latin(words: list[str]) -> str:
         return ""
     counts = Counter(word.lower() for word in words[:MAX_WORDS])
     hits = {language: sum(counts[word] for word in common) for language, common in COMMON_WORDS.items()}
-    return max(hits, key=lambda language: hits[language])  # English stands first: it wins a tie
+    return max(hits, key=lambda language: hits[language])  # English is first, so it wins a tie

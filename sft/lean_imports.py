@@ -1,8 +1,9 @@
 """Delays libraries that transformers and PEFT import at once but need only for rarely used parts.
 
 Importing them takes half of the time to a first answer: scikit-learn (for assisted generation), scipy (for object
-detection), bitsandbytes with torch's compiler (for bases in 4 bits, which import it themselves), torch._dynamo (for
-masks in four dimensions). Nothing is taken away: each comes when it is used. benchmarks/start_up.py has the figures.
+detection), bitsandbytes with torch's compiler (for bases in 4 bits, which import it themselves), torchao (for weights
+that no method here takes; it comes with Unsloth), torch._dynamo (for masks in four dimensions). Nothing that is used
+here is taken away: each comes when it is used. benchmarks/start_up.py has the figures.
 
     install()      # from now on, for the modules named in LEAN
 """
@@ -137,6 +138,7 @@ LEAN = {
     **{f"transformers.loss.loss_{kind}": lambda: _without("is_scipy_available") for kind in DETECTORS},
     **{f"transformers.{name}": _unmarked for name in MARKED},
     "transformers.masking_utils": lambda: _later("torch._dynamo._trace_wrapped_higher_order_op"),
+    "transformers.quantizers.quantizer_torchao": lambda: _without("is_torchao_available"),
     "peft.helpers": lambda: _later("bitsandbytes"),
 }
 

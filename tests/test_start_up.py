@@ -41,6 +41,21 @@ print("all there")
     assert run(code) == "all there\n"
 
 
+def test_torchao_is_not_imported_where_it_is_installed(tmp_path):
+    for file, text in (
+        ("torchao/__init__.py", ""),
+        ("torchao-9.0.dist-info/METADATA", "Name: torchao\nVersion: 9.0\n"),
+    ):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(text)
+    code = """
+sys.path.insert(0, sys.argv[1])
+import sft, transformers.quantizers, transformers.utils
+print("torchao" in sys.modules, transformers.utils.is_torchao_available())
+"""
+    assert run(code, str(tmp_path)) == "False True\n"
+
+
 def test_a_package_that_needs_the_compiler_gets_the_real_one_while_it_is_held_off():
     code = """
 from sft.lean_imports import LEAN

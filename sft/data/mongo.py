@@ -6,7 +6,7 @@
         for document in stream_documents(collection, {"n_labels": "正常"}, ["text_cn"], Retry()):
             read_field(document, "meta.source")
 
-Documents come in the order of _id, and after a lost connection from where it broke off; memory holds one batch. The
+Documents come in the order of _id and resume after a lost connection; memory holds one batch. The
 wait between two tries doubles, and any progress resets it. A failure is one line that has no secret.
 
 An address is kept apart from the password that opens it, which no setting contains (sft/config/secrets.py) and nothing
@@ -82,7 +82,7 @@ def make_address(
 ) -> Address:
     """The address from a URI, a file that holds one, or host and port (default localhost:27017).
 
-    Raises ConfigError for two of them, a URI that is none, and a password in `uri`.
+    Raises ConfigError for two of them, an invalid URI, and a password in `uri`.
     """
     given = [name for name, value in (("mongo_uri", uri), ("mongo_uri_file", uri_file), ("host", host)) if value]
     if len(given) > 1 or (port is not None and "host" not in given and given):
@@ -100,7 +100,7 @@ def make_address(
 
 def _parse_uri(uri: str, where: str, user: str | None, auth_database: str | None) -> Address:
     parts = URI.fullmatch(uri)
-    if parts is None:  # without its text, which may hold the password at an unexpected place
+    if parts is None:  # without its text, which may contain the password at an unexpected position
         raise ConfigError(f"{where}: not a MongoDB URI; expected mongodb://USER@HOST:PORT/DATABASE?options")
     name, _, password = (parts["login"] or "").partition(":")
     named = re.search(r"[?&]authSource=([^&]+)", parts["options"] or "", re.IGNORECASE)
@@ -129,7 +129,7 @@ def _read_uri_file(name: str) -> str:
 def find_password(address: Address) -> str | None:
     """The password for an address with a user: from its URI file, MONGO_PASSWORD, or typed at the terminal.
 
-    Raises ConfigError if there is none and nobody to ask.
+    Raises ConfigError if there is none and no terminal to prompt at.
     """
     if address.user is None:
         return None
@@ -183,12 +183,12 @@ def connect(address: Address, timeout_s: float) -> Iterator[Client]:
                 socketTimeoutMS=int(timeout_s * 1000),
                 appname="qwen-sft",
             )
-        except (ValueError, OSError) as error:  # a port that is none, half an IPv6 address, a certificate not there
+        except (ValueError, OSError) as error:  # an invalid port, half an IPv6 address, a missing certificate
             text = one_line(redact(str(error), password), 200)
             raise ConfigError(f"{address.shown[:200]}: cannot be used as an address ({text}); correct it") from None
         try:
             client.admin.command("ping")
-        except (LookupError, TypeError, ValueError, AttributeError) as error:  # pymongo's own, on answers that are none
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # pymongo's own, on invalid answers
             raise DataError(
                 f"{address.shown}: does not answer as a MongoDB server ({type(error).__name__} at the first command); "
                 "name one that is, and that knows users where one is given (-u)"

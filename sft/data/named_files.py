@@ -1,6 +1,6 @@
 """The files that --data and a preset's `path` name: one, a folder of shards, a pattern, or several with commas between.
 
-find_files("shards/")                       # or, where none lies there, those of the folders below
+find_files("shards/")                       # or, if it has none, those of the folders below
                                             # [Path("shards/part-0.jsonl"), Path("shards/part-1.jsonl.gz")]
 find_files("a.jsonl,more/*.csv")            # in the order given, those of a pattern or folder by name
 by_split(find_files("mine/"))               # {"train": [...], "validation": [...], "test": [...]}, if they are named so
@@ -51,7 +51,7 @@ def is_several(spec: str) -> bool:
 def find_files(spec: str | Path, *, in_project: bool = False) -> list[Path]:
     """Every file named, each once. Raises DataError for a part that names none.
 
-    in_project: what is not found from the working folder is looked for in the project's.
+    in_project: also look in the project's folder.
     """
     if Path(spec).is_file():  # a name with a comma or a bracket in it
         return [Path(spec)]
@@ -126,7 +126,7 @@ def _expand(path: Path) -> list[Path]:
         found = [file for file in found if not _is_beside(file, path)]
         if rows := [file for file in found if kind_of_file(file) != ".txt"]:  # beside rows a text is a note on them
             found = rows
-        if own := [file for file in found if file.parent == path]:  # below them other things may lie: runs, models
+        if own := [file for file in found if file.parent == path]:  # folders below may have other things: runs, models
             if below := len(found) - len(own):
                 say_once(f"{path}: {below} files in folders below it are not read; name those: {path}/**", about=path)
             found = own
@@ -137,7 +137,7 @@ def _expand(path: Path) -> list[Path]:
 
 
 def _match(pattern: Path) -> list[Path]:
-    """What a pattern names; `**` enters no folder through a link, since links may lead back to where they stand."""
+    """The files of a pattern; `**` follows no link to a folder, because it may lead back up."""
     if "**" not in pattern.parts:
         return [Path(name) for name in glob.glob(str(pattern))]
     at = pattern.parts.index("**")
@@ -148,7 +148,7 @@ def _match(pattern: Path) -> list[Path]:
 
 
 def _is_beside(file: Path, folder: Path) -> bool:
-    """Whether a file lies beside rows and holds none: hidden ones, manifests and descriptions."""
+    """Whether a file beside rows has none itself: hidden files, manifests and descriptions."""
     inner = file.relative_to(folder).parts if folder in file.parents else (file.name,)
     return any(part.startswith((".", "_")) for part in inner) or file.name.endswith(NO_ROWS)
 

@@ -32,7 +32,7 @@ def largest_remainder(total: int, shares: Sequence[Fraction | int]) -> list[int]
 def parse_pairs(text: str, example: str) -> dict[str, str]:
     """The value given for each name: "正常:15000，a:b: 2" -> {"正常": "15000", "a:b": "2"}; full-width ： and ， too.
 
-    Raises ValueError, naming the example, where a part is no name:value, or a name occurs twice.
+    Raises ValueError, naming the example, if a part is not name:value, or a name occurs twice.
     """
     pairs: dict[str, str] = {}
     for part in re.split("[,，]", text):
@@ -58,7 +58,7 @@ def parse_label_quota(text: str) -> dict[str, int]:
 
 
 def scale_plans(plans: Sequence["SplitPlan"], total: int) -> list["SplitPlan"]:
-    """The same mixture with `total` rows in all, the splits in their old ratio."""
+    """This mixture with `total` rows in all and the same ratio of splits."""
     parts = largest_remainder(total, [plan.total for plan in plans])
     return [plan.scaled_to(part) for plan, part in zip(plans, parts, strict=True)]
 
@@ -79,7 +79,7 @@ class SplitPlan:
     name: str
     rows: dict[str, int]
     source_shares: dict[str, Fraction]
-    stratum_shares: dict[str, dict[str, Fraction]] = field(default_factory=dict)  # where they are this split's own
+    stratum_shares: dict[str, dict[str, Fraction]] = field(default_factory=dict)  # that differ from the mixture's
 
     @property
     def total(self) -> int:
@@ -87,7 +87,7 @@ class SplitPlan:
         return sum(self.rows.values())
 
     def scaled_to(self, total: int) -> "SplitPlan":
-        """The same mixture of another size."""
+        """This mixture in another size."""
         parts = largest_remainder(total, list(self.source_shares.values()))
         return replace(self, rows=dict(zip(self.source_shares, parts, strict=True)))
 
@@ -115,7 +115,7 @@ def asked_of(quotas: Quotas, cell: int) -> int:
 
 
 def shrink_cell(quotas: Quotas, cell: int, available: int) -> None:
-    """Divide what a short cell has over the splits in the ratio of what they asked, in place."""
+    """Divide the rows of a short cell over the splits in the ratio of their requests, in place."""
     parts = largest_remainder(available, [quota[cell] for quota in quotas.values()])
     for quota, part in zip(quotas.values(), parts, strict=True):
         quota[cell] = part

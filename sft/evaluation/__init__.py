@@ -2,7 +2,7 @@
 
 rows       which rows, as token ids            (run folder, dataset)
 leaks      which of them are in the training data
-baseline   what the run is compared with
+baseline   the model that the run is compared with
 measuring  the models, one after the other; answers: loss, label scores, generated text; journal: kept as they come
 figures    answers -> groups of metrics.json; slices: by source, task, length, language
 compare    base against tuned: intervals, rows fixed and broken; verdict: what it comes to in words

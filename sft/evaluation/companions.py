@@ -84,7 +84,7 @@ def write_companions(
 
 
 def copy_comparison(folder: Path, target: Path) -> None:
-    """Write baseline_comparison.json to a file of the user's as well; says so if there is none to write."""
+    """Also write baseline_comparison.json to the user's file; prints a line if there is no comparison."""
     if not (folder / BASELINE_FILE).is_file():
         say(f"{target}: not written, for there are no labels that base and tuned could be compared on")
         return
@@ -316,7 +316,7 @@ def shorten_metrics(models: Mapping[str, Any]) -> ShortMetrics:
 
 
 def shorten_confidence(found: Mapping[str, Any]) -> ShortForm:
-    """Rows by tenths of confidence: {"0.5-0.6": 50, ...}; tenths below a half where a row lies there."""
+    """Rows by tenths of confidence: {"0.5-0.6": 50, ...}; tenths below a half only if they have rows."""
     full = found["full_distribution"]
     twentieths = [r + w for r, w in zip(full["correct_distribution"], full["wrong_distribution"], strict=True)]
     tenths = {f"{i / 10:.1f}-{(i + 1) / 10:.1f}": sum(twentieths[2 * i : 2 * i + 2]) for i in range(10)}

@@ -33,7 +33,7 @@ from sft.metrics.comparison import (
 Change = Literal["fixed", "broken"]
 FINDINGS: tuple[Finding, ...] = get_args(Finding)
 Conclusion = Literal["helped", "hurt", "mixed", "loss_only", "unclear", "too_few"]
-LOSSES = ("eval_loss", "bits per byte")  # how probable the references are; says nothing of what the model writes
+LOSSES = ("eval_loss", "bits per byte")  # probability of the references, not the quality of answers
 
 # Longer names first: one may hold another.
 CHINESE = {
@@ -84,7 +84,7 @@ class Comparison(TypedDict):
 
 @dataclass(frozen=True)
 class Headline:
-    """One figure of the family and the rows it is taken over: `metric` has a line for each of `places`."""
+    """One figure of the family and its rows: `metric` has one entry per index in `places`."""
 
     metric: PairedMetric
     places: list[int]
@@ -105,7 +105,7 @@ def compare_models(
     `<task> accuracy` by label scoring or head, the fair headline (no model can lose it by talking around), and where
     answers were written `<task> accuracy (generated)`; `ner f1`; of rows with tools those of their calls; `rougeL`.
     num_bytes: of each row's supervised text, where the two have different tokenizers; bits per byte then takes the
-    place of eval_loss, since a token of one is not one of the other. against: see judge.
+    place of eval_loss, because their tokens differ. against: see judge.
     """
     headlines = headline_metrics(rows, base, tuned, num_bytes)
     found = compare_metrics([headline.metric for headline in headlines], seed=seed)
@@ -192,7 +192,7 @@ def headline_metrics(
         with_rouge = [place for place, value in enumerate(tuned.rouge["rougeL"]) if value is not None]
         values = (_values(base.rouge["rougeL"]), _values(tuned.rouge["rougeL"]))
         headlines.append(Headline(PairedMetric("rougeL", *values, higher_is_better=True), with_rouge))
-    clusters = [cluster_of(row) for row in rows]  # the same text asked twice tells no more than asked once
+    clusters = [cluster_of(row) for row in rows]  # asking the same text twice adds no information
     return [
         replace(headline, metric=replace(headline.metric, groups=[clusters[place] for place in headline.places]))
         for headline in headlines
@@ -224,7 +224,7 @@ def hits_of(outcomes: Sequence[Outcome], way: str) -> Sums:
 
 
 def entity_sums(outcomes: Sequence[Outcome]) -> tuple[Sums, Values]:
-    """(N, 2): twice the found, and predicted plus gold, whose ratio is F1; (N,): what a reader would judge a row by."""
+    """(N, 2): twice the found, and predicted plus gold, whose ratio is F1; (N,): each row's own score."""
     counts = [outcome.entities for outcome in outcomes if outcome.entities]
     totals = np.array([count.totals for count in counts], dtype=np.float64)  # (N, 3): found, predicted, gold
     sums = np.stack([2 * totals[:, 0], totals[:, 1] + totals[:, 2]], axis=1)

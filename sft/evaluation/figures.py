@@ -2,7 +2,7 @@
 
 Label scoring, free generation and the class of a classification head, whose logits are in answers.label_scores, all
 come through summarise_labels. Every figure has an interval but the loss of answers: a few long ones carry it, and 50
-rows that hold three of them cannot tell how large it is. The difference of two models has one (sft.evaluation.compare),
+rows with three of them do not determine it. The difference of two models has one (sft.evaluation.compare),
 and so has the loss of documents.
 """
 
@@ -51,7 +51,7 @@ class LabelTask(TypedDict):
     """One label task. label_scoring takes the label whose log-probability (label and end token, summed) is highest;
     accuracy_per_token divides that by the label's tokens first; generation reads the answer written freely.
 
-    head takes the likeliest class of a classification head, and is in the place of all three.
+    head: the most likely class of a classification head, instead of all three.
     """
 
     label_scoring: NotRequired[ClassificationFigures]
@@ -137,7 +137,7 @@ def chosen_figures(task: LabelTask) -> ClassificationFigures:
 def summarise_calibrations(
     rows: Sequence[EvalRow], answers: Answers, temperatures: Mapping[str, FittedTemperature] | None = None
 ) -> CalibrationGroup:
-    """Calibration of every label task among the rows, and again under the task's temperature where it has one."""
+    """Calibration of every label task among the rows, and also with the task's temperature if it has one."""
     by_task: dict[str, TaskCalibration] = {}
     for task, places in label_places(rows).items():
         by_task[task] = {**summarise_calibration([judge(rows[place], answers, place) for place in places])}
@@ -166,7 +166,7 @@ def label_places(rows: Sequence[EvalRow]) -> dict[str, list[int]]:
 
 
 def judge(row: EvalRow, answers: Answers, place: int, temperature: float = 1.0) -> Judged:
-    """A row with the probability of each of its classes; `place` is its number among the answers."""
+    """A row with the probability of each of its classes; `place` is its index among the answers."""
     return Judged(
         row_id=row.row["id"],
         probabilities=softmax(answers.label_scores[place], temperature),
@@ -177,7 +177,7 @@ def judge(row: EvalRow, answers: Answers, place: int, temperature: float = 1.0) 
 
 
 def spread_probabilities(row: EvalRow, answers: Answers, place: int, classes: Sequence[str]) -> NDArray[np.float64]:
-    """A row's probabilities over all classes of its task, (C,); `place` is its number among the answers."""
+    """A row's probabilities over all classes of its task, (C,); `place` is its index among the answers."""
     return spread_over(classes, row.classes, softmax(answers.label_scores[place]).tolist())
 
 
@@ -203,7 +203,7 @@ def measure_intervals(rows: Sequence[EvalRow], measured: Measured) -> dict[str, 
     found: dict[str, FigureInterval] = {}
 
     def add(name: str, places: Sequence[int], units: Sums, weights: Values | None = None, scale: float = 1.0) -> None:
-        """Units (N, M, 2), one for each place; several ratios are averaged unless weights say otherwise."""
+        """Units (N, M, 2), one per row; several ratios are averaged unless weights say otherwise."""
         totals = sum_by_group(units, [groups[place] for place in places])
         weights = np.full(units.shape[1], 1 / units.shape[1]) if weights is None else weights
         interval = bounded_interval(totals, weights)
@@ -274,7 +274,7 @@ def _class_f1(references: Sequence[str | None], predicted: Sequence[str | None],
 
 
 class LossGroup(LossFigures):
-    """Loss over all rows, and by where they come from, what they ask, how long they are (tokens) and their script."""
+    """Loss over all rows, and by source, task, length in tokens and language."""
 
     by_source: dict[str, LossFigures]
     by_task: dict[str, LossFigures]
@@ -302,7 +302,7 @@ class TextGroup(TextFigures):
 class GenerationGroup(GenerationFigures):
     """Generated answers; unparseable_rate covers label and entity rows only.
 
-    text: where there are free-text rows. other: what --metric asked for, by its name.
+    text: if there are free-text rows. other: figures of --metric, by name.
     """
 
     unparseable_rate: float

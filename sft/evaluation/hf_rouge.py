@@ -2,7 +2,7 @@
 
 `evaluate.load("rouge")` fetches code from the hub and knows no Chinese; this one is local and counts with
 sft.metrics.generations. It takes and returns what the hub's metric does. Importing it imports that package, and with it
-transformers, so import it where ROUGE is asked for.
+transformers, so import it only if ROUGE is requested.
 
     MixedRouge(keep_in_memory=True).compute(predictions=["你好"], references=["你好"])
     # {"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0}
@@ -43,7 +43,7 @@ class MixedRouge(_evaluate.Metric):  # type: ignore[name-defined]  # the package
 
 def rouge_of_rows(references: Sequence[str], predictions: Sequence[str]) -> dict[str, list[float]]:
     """F-measures of every row through the metric's interface: {"rouge1": [0.8], "rouge2": [0.0], "rougeL": [0.8]}."""
-    with tempfile.TemporaryDirectory() as folder:  # the package makes a folder even where it keeps all in memory
+    with tempfile.TemporaryDirectory() as folder:  # the package makes a folder even when it keeps everything in memory
         metric = MixedRouge(keep_in_memory=True, cache_dir=folder)
         rows: dict[str, list[float]] = metric.compute(
             predictions=list(predictions), references=list(references), use_aggregator=False

@@ -1,7 +1,7 @@
 """The answers of a running evaluation: everything generated is on disk, and an interrupted run resumes from it.
 
-predictions.partial.jsonl   a first line that says what the answers depend on, then a line for each answer as it comes
-predictions.jsonl           the finished file, written at the end in the place of the other
+predictions.partial.jsonl   first line: everything that the answers depend on; then one line per finished answer
+predictions.jsonl           the finished file, which replaces the other at the end
 
 Batches are planned as if nothing were there and only whole ones are taken over, so that the finished file is the same,
 byte for byte, as that of an uninterrupted run.
@@ -74,11 +74,11 @@ class Journal:
         self._file.close()
 
     def _take_over(self) -> bool:
-        """Read what an earlier run left; False if nothing is of these settings. A torn last line goes."""
+        """Read the answers of an earlier run; False if it had other settings. A torn last line is dropped."""
         if not self.path.is_file():
             return False
         raw = self.path.read_bytes()
-        lines = raw[: raw.rfind(b"\n") + 1].splitlines()  # what a power cut left of a line is none
+        lines = raw[: raw.rfind(b"\n") + 1].splitlines()  # without a torn last line
         try:
             before = parse_json(lines[0])["depends_on"]
             entries: list[Entry] = [parse_json(line) for line in lines[1:]]

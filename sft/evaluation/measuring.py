@@ -1,7 +1,7 @@
 """The part of an evaluation that needs models in memory: the tuned model, then its baseline, on the same rows.
 
     found = measure_models(run, settings, loaded, rows, budgets, seed, find_baseline(run, settings), journal)
-    found.tuned.answers, found.base      # what the tuned model said; the same of its baseline, or None
+    found.tuned.answers, found.base      # answers of the tuned model; those of its baseline, or None
 
 While the tuned model is loaded it also answers the probes: rewritten rows, hard cases, validation rows. The baseline is
 the model the run was tuned from, another run, or any other model. An evaluation never takes more memory than the
@@ -79,7 +79,7 @@ class Measurements:
     probes: Probes = field(default_factory=Probes)
 
     def take(self, places: Sequence[int]) -> "Measurements":
-        """The same for the rows at these places."""
+        """These measurements for the rows at these indices."""
         return replace(
             self,
             rows=[self.rows[place] for place in places],
@@ -116,7 +116,7 @@ def open_journal(
     seed: int,
     baseline: Baseline | None,
 ) -> Journal:
-    """The journal of this evaluation, with what an interrupted one of the same settings left in it."""
+    """The journal of this evaluation, with the answers of an interrupted one with the same settings."""
     depends_on = {
         "adapter": f"{run.adapter} on {run.base.get('weights', '')}",
         "prompts": hash_of([row.prompt_ids for row in rows]),
@@ -127,7 +127,7 @@ def open_journal(
         "batches": f"{plan_room(run, loaded)}",
         "versions": ", ".join(f"{name} {version}" for name, version in package_versions().items()),
     }
-    if baseline is not None:  # what is generated first does not depend on it
+    if baseline is not None:  # the first answers do not depend on it
         depends_on["baseline"] = f"{baseline.name}, {baseline.identity}"
     try:
         return Journal(run.evaluation_dir, depends_on)
@@ -230,7 +230,7 @@ def _unload(loaded: LoadedModel) -> None:
 
 def _score_rouge(rows: Sequence[EvalRow], texts: Sequence[str]) -> dict[str, list[float | None]]:
     """ROUGE of the rows that text metrics are taken over."""
-    from sft.evaluation.hf_rouge import rouge_of_rows  # imports HF's evaluate: only where it is asked for
+    from sft.evaluation.hf_rouge import rouge_of_rows  # imports HF's evaluate, so only on request
 
     places = text_places(rows, asked=True)
     scores = rouge_of_rows([rows[place].reference for place in places], [texts[place] for place in places])
@@ -283,7 +283,7 @@ def divide(beside_weights: int, config: PretrainedConfig, dtype: torch.dtype, us
     """Half of the bytes for a forward pass, half for keys and values; at most the usual, and enough to work with."""
     config, half = config.get_text_config(), beside_weights // 2
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    # One layer's own: both halves of the gated MLP, their product, six states; twice that, for copies of it.
+    # Activations of one layer: both halves of the gated MLP, their product, six states; twice that, for copies.
     bytes_a_token = 2 * dtype.itemsize * (3 * inner + 6 * config.hidden_size)
     return Room(
         min(usual.tokens, max(FEWEST_TOKENS, half // bytes_a_token)),

@@ -3,7 +3,7 @@
 Each is asked for once. A label's score is the log-probability of label and end token, so where the reference is one
 of the labels its loss is known from the scores already, and no second pass is made.
 
-Where one of the two models compared has a classification head, which writes nothing, neither is asked to: both choose
+If one of the two models has a classification head, which generates nothing, neither generates: both choose
 among the labels, and the loss of a row is that of the right one among them.
 
 read_outcomes makes a class, entities, a text or nothing readable of each answer; `Measured` holds one model's answers
@@ -36,15 +36,15 @@ from sft.scoring.classes import score_choices
 from sft.scoring.loss import score_rows
 from sft.text.normalise import normalise_text
 
-MARGIN_TOKENS = 8  # beyond the longest reference: room to go on after it, which then shows as unfinished or wrong
+MARGIN_TOKENS = 8  # beyond the longest reference, so that a longer answer shows as unfinished or wrong
 MARGIN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How a model is asked. max_tokens: of a scoring batch; journal: where answers are kept as they come.
+    """How answers are measured. max_tokens: of a scoring batch. journal: keeps finished answers on disk.
 
-    writer: None where it only chooses among labels.
+    writer: None if the model only chooses among labels.
     """
 
     writer: Writer | None
@@ -113,7 +113,7 @@ def plan_budgets(rows: Sequence[EvalRow], loaded: LoadedModel, max_new_tokens: i
     longest: dict[str, int] = defaultdict(int)
     longest_prompt = 0
     for row in rows:
-        if row.is_document:  # nothing is asked
+        if row.is_document:  # without a question
             continue
         lengths = [len(loaded.chat.encode_answer(reference)) for reference in row.labels]
         length = max(lengths, default=row.num_answer_tokens)
@@ -161,7 +161,7 @@ def score_references(
 ) -> tuple[list[float], list[int]]:
     """Summed nll and number of tokens of each row's answers. max_tokens: of a scoring batch.
 
-    label_scores: of each row, [] if its labels were not scored; what they tell already is not computed again.
+    label_scores: of each row, [] if its labels were not scored; used instead of computing the same loss again.
     """
     nll, num_tokens = [0.0] * len(rows), [0] * len(rows)
     pieces: list[Encoded] = []
@@ -344,7 +344,7 @@ def places_by(rows: Sequence[EvalRow], key: Callable[[EvalRow], str]) -> dict[st
 
 
 def take_rows(measured: Measured, places: Sequence[int]) -> Measured:
-    """The same measurements for the rows at these places, in their order: every list in it is one value per row."""
+    """The measurements of the rows at these indices, in their order: every list has one value per row."""
     return _take(measured, places)
 
 

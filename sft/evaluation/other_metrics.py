@@ -86,7 +86,7 @@ _NO_FIGURE: Any = object()
 
 
 def load_metric(name: str) -> OtherMetric:
-    """The metric of a name, a folder or a .py file. Raises ConfigError if there is none."""
+    """The metric with this name, folder or .py file. Raises ConfigError if there is none."""
     evaluate = load_hf_evaluate()
     path = Path(name)
     is_local = name.strip() != "" and path.exists()
@@ -98,7 +98,7 @@ def load_metric(name: str) -> OtherMetric:
         module = evaluate.load(name, cache_dir=cache, keep_in_memory=True)
     except ImportError as error:
         raise ConfigError(f"--metric {name}: {_reason(error)}") from None
-    except Exception as error:  # its loader raises what the network, the disk and the metric's own code raise
+    except Exception as error:  # its loader passes on errors of the network, the disk and the metric's code
         hub = "give the path of a metric's folder, or a name on the hub where it can be reached"
         code = path if path.suffix == ".py" else path / f"{path.resolve().name}.py"
         advice = f"{code} has to hold a class of evaluate.Metric" if is_local else hub

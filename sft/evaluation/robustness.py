@@ -55,7 +55,7 @@ def measure_robustness(
 
     Raises DataError if the lexicon's package is not installed.
     """
-    known_words()  # tells of a missing package now, before the work
+    known_words()  # reports a missing package before the work starts
     tasks = label_places(rows)
     if not tasks:
         return None

@@ -1,7 +1,7 @@
 """The rows of an evaluation: held out from the run's training, as the token ids training would have seen.
 
 Reads the run's test split or a new file; gives EvalRow's, the context that asks more rows in just the same way, and
-the slices that figures are also told for (where a row comes from, how long it is, what language it is in).
+the slices of figures (source, length and language of a row).
 """
 
 import random
@@ -56,9 +56,9 @@ class EvalRow:
     """One row ready to be scored and answered.
 
     encoded: what its loss is measured on, more than one piece where a think policy supervises only last answers.
-    prompt_ids: what the answer is generated from; equal to what is before the answer in training.
+    prompt_ids: the prompt of generation; equal to the tokens before the answer in training.
     labels: the answers the row allows, () if it is free text; beside a classification head those it knows.
-    turn: which of a conversation's answers this is, from 1, where each is a row of the evaluation; else None.
+    turn: number of the answer in its conversation, from 1, if each answer is a row of the evaluation; else None.
     history: (role, content) of the turns between the answer before it, or the start, and the question.
     """
 
@@ -90,13 +90,13 @@ class EvalRow:
     @property
     def num_tokens(self) -> int:
         """Tokens of the whole row before anything was cut."""
-        if self.is_document:  # a window begins with the last token of the one before it
+        if self.is_document:  # a window starts with the last token of the one before it
             return sum(len(window.input_ids) for window in self.encoded) - len(self.encoded) + 1
         return len(self.encoded[-1].input_ids) + self.encoded[-1].num_cut
 
     @property
     def is_document(self) -> bool:
-        """Whether it is learned whole: it has a loss, and nothing is asked or written."""
+        """Whether it is learned whole, so that it has a loss but no question and no answer."""
         return self.task.kind == "document"
 
     @property
@@ -121,7 +121,7 @@ class EvalRows:
 def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     """Rows of the requested split, from the run's data (or --data), as it was split in training.
 
-    Of a file the run has never seen all rows are taken, unless --eval_ratio says otherwise. Raises DataError if the
+    All rows of a file that the run has not seen are evaluated, unless --eval_ratio is given. Raises DataError if the
     run's data changed since, and ConfigError for settings that would test on training rows.
     """
     trained = run.train_settings()
@@ -178,7 +178,7 @@ def _read_new_file(path: Path, settings: EvaluateSettings, seed: int, run: Run) 
 def _read_split(
     path: Path, run: Run, settings: EvaluateSettings, seed: int
 ) -> tuple[list[Row], str, str, list[Row] | None]:
-    """Rows, name of the split, hash of the data, and the training rows where it is the data the run was trained on."""
+    """Rows, name of the split, hash of the data, and the training rows if the run was trained on this data."""
     trained = run.train_settings()
     ratio = trained.eval_ratio if settings.eval_ratio is None else settings.eval_ratio
     if names_files(path) and (ratio, seed) != (trained.eval_ratio, trained.split_seed):
@@ -204,7 +204,7 @@ def _read_split(
 
 
 def _read_training_rows(run: Run, advice: str = "") -> list[Row]:
-    """What the run was trained on; raises DataError, which ends in `advice`, where it is not there any more."""
+    """The data that the run was trained on; raises DataError, ending in `advice`, if it is gone."""
     trained, path = run.train_settings(), Path(str(run.data["path"]))
     _check_there(path, advice)
     dataset = _open_like(path, trained)
@@ -291,7 +291,7 @@ def prepare_rows(
     """Rows encoded as training encodes them, so that their loss is that of the training's own validation.
 
     turns: "all" makes a row of each answer of a conversation, after the turns before it as the data has them; "last"
-    asks for the last answer alone, and takes the loss of all that training supervises.
+    generates only the last answer, and computes the loss of everything that training supervises.
     head: where classes are chosen and nothing is written, whose classes; a row is its prompt alone then.
     A row that does not fit however its document is shortened is left out and named in too_long, a conversation as a
     whole. Raises DataError if none fits.
@@ -315,7 +315,7 @@ def prepare_rows(
 
 
 class _Part(NamedTuple):
-    """What one answer is asked with: a row unchanged, or a conversation up to one of its answers."""
+    """The context of one answer: a row unchanged, or a conversation up to one of its answers."""
 
     row: Row
     ends_here: Row
@@ -359,7 +359,7 @@ def _prepare_part(part: _Part, encoded: tuple[Encoded, ...], system_prompt: str 
 
 
 def _turns_before(messages: Sequence[Turn]) -> tuple[tuple[str, str], ...]:
-    """(role, content) of what is before the last question; system prompts aside."""
+    """(role, content) of the turns before the last question, without system prompts."""
     asked = max((index for index, turn in enumerate(messages) if turn["role"] == "user"), default=0)
     return tuple((turn["role"], turn["content"]) for turn in messages[:asked] if turn["role"] != "system")
 
@@ -390,7 +390,7 @@ class Context:
 
 
 def language_of_row(row: EvalRow) -> str:
-    """Language of what the row asks, "none" without letters; as filters and strata of data sets tell it.
+    """Language of the row's question, "none" without letters; as in filters and strata of data sets.
 
     Neither the task's own prompt counts nor the answer, whose JSON would make English of a Chinese row.
     """

@@ -31,7 +31,7 @@ from sft.metrics.resampling import bounded_interval, sum_by_group
 from sft.text.words import COMMON_WORDS, LATIN_WORD, detect_language
 
 Kind = Literal["majority", "bag_of_words", "dictionary"]
-MAX_ROWS = 200_000  # above it, or above MAX_CHARACTERS, fitting takes minutes, so it has to be asked for
+MAX_ROWS = 200_000  # above it, or above MAX_CHARACTERS, fitting takes minutes and needs --yardsticks
 MAX_CHARACTERS = 10_000_000  # of all training texts of the tasks; 4 s a million on one core
 MAX_COEFFICIENTS = 5_000_000  # the fit holds some twenty numbers for each: 0.8 GB; rarer n-grams are left out beyond it
 # Chosen on validation rows of ChnSentiCorp (858, none of them in training): .893, against .878 with scikit-learn's own
@@ -56,7 +56,7 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Yardsticks:
-    """All yardsticks, and why one is missing: {"sentiment": "none of the training rows is of it"}."""
+    """All yardsticks, and the reasons for missing ones: {"sentiment": "none of the training rows is of it"}."""
 
     found: list[Yardstick] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -89,9 +89,9 @@ class YardstickGroup(TypedDict):
 def apply_yardsticks(
     rows: Sequence[EvalRow], training: Sequence[Row], *, asked: bool | None = None, why_untrained: str = ""
 ) -> Yardsticks | None:
-    """Fit every yardstick that the rows' tasks have and let it answer; None if no task has one, or asked is False.
+    """Fit every yardstick of the rows' tasks and apply it; None if no task has one, or asked is False.
 
-    asked: True fits however many training rows there are. why_untrained: why there are none to fit on.
+    asked: True fits any number of training rows. why_untrained: the reason if there are no training rows.
     """
     tasks = {task: [rows[place] for place in places] for task, places in places_by(rows, _task_of).items()}
     tasks = {task: part for task, part in tasks.items() if part[0].task.has_form}
@@ -151,9 +151,9 @@ def _choose_labels(
 
 
 def _pick(rows: Sequence[EvalRow], scores: Sequence[Mapping[str, float]]) -> dict[str, Outcome]:
-    """Each row's highest class among those it allows; none, which counts as wrong, where training named none of them.
+    """Each row's highest class among its allowed ones; None, which counts as wrong, if training had none of them.
 
-    Of equal ones the first in the order of `scores`: the order of a row's own options may tell the answer.
+    Ties go to the first in the order of `scores`, because the order of a row's options may reveal the answer.
     """
     outcomes = {}
     for row, known in zip(rows, scores, strict=True):
@@ -164,7 +164,7 @@ def _pick(rows: Sequence[EvalRow], scores: Sequence[Mapping[str, float]]) -> dic
 
 
 def _fit_bag(texts: Sequence[str], classes: Sequence[str], asked: Sequence[str]) -> tuple[list[dict[str, float]], str]:
-    """Probabilities of the classes for each text asked about, and how they came about."""
+    """Probabilities of the classes for each text, and how they were obtained."""
     import sklearn
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -230,7 +230,8 @@ def summarise_yardsticks(
 ) -> YardstickGroup:
     """Scores of the yardsticks on these rows, possibly a subset of those they answered.
 
-    tuned: the model's outcomes, row by row; name: what the verdict calls it. Holm's correction is over all yardsticks.
+    tuned: the model's outcomes, row by row; name: the model's name in the verdict. Holm's correction is over all
+    yardsticks.
     """
     metrics = [_pair(yardstick, rows, tuned) for yardstick in yardsticks.found]
     compared = compare_metrics(metrics, seed=seed) if metrics else {}

@@ -55,7 +55,7 @@ def build_dataset(
     a byte. Raises DataError for unusable rows (by `on_bad_row`), too many of them, missing files and short sources.
     """
     for source in preset.sources.values():
-        source.check()  # a missing file is told before hours of reading the others
+        source.check()  # report a missing file before hours of reading the others
     cells = preset.cells()
     files = [*preset.decontaminate, *options.decontaminate]
     evaluation = EvaluationTexts.read(dict.fromkeys(files)) if files else None
@@ -126,7 +126,7 @@ def _arrange(lines: list[bytes], places: np.ndarray) -> list[bytes]:
     return arranged
 
 
-# Why a candidate is not chosen, and what the ledger says of the row it repeats, if there is one.
+# Why a candidate is not chosen, with the ledger's words about the row it repeats, if there is one.
 REASONS = {
     "over_quota": "",
     "duplicate": "same as {}",
@@ -191,7 +191,7 @@ def choose_rows(
         choice.leave_out_twins("duplicate", find_duplicates(choice.index.exact, _seniority(published)))
         choice.leave_out_twins("other_split", find_held_out(choice.index.group, published, choice.alive))
         if preset.near_duplicates is not None:
-            # what a publisher holds out stays whole; rows of train near it go when splits are kept apart
+            # published test rows stay complete; train rows near them are removed when splits are kept apart
             rows = choice.alive & ~np.isin(published, [SPLITS.index("validation"), SPLITS.index("test")])
             twins = _find_near(rows, store, spools, preset.near_duplicates, scratch)
             choice.leave_out_twins("near_duplicate", twins)
@@ -227,7 +227,7 @@ def _deal(
     guard: SplitGuard | None,
     let_be: np.ndarray | None,
 ) -> None:
-    """Deal out, take back what is near a row of another split, and deal again: others take the places."""
+    """Deal rows to splits, take back those near a row of another split, and deal others instead."""
     while True:
         rng = random.Random(options.seed)
         try:

@@ -26,7 +26,7 @@ class CandidateIndex:
     label: np.ndarray  # (N,) uint32: equal where two rows have the same label
     cell: np.ndarray  # (N,) uint16: number of source and stratum
     side: np.ndarray | None = (
-        None  # (N,) uint64: equal where two rows must not be parted; None: where they ask the same
+        None  # (N,) uint64: equal for rows that must stay in one split; None: those with the same question
     )
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ class CandidateStore:
         return np.repeat(np.arange(len(self._spools), dtype=np.uint16), np.diff(self._starts))
 
     def where(self, number: int) -> str:
-        """The place of a candidate: "reports.jsonl:17"."""
+        """File and line of a candidate: "reports.jsonl:17"."""
         source, row = self._locate(number)
         places = self._places_of(source)
         return f"{self._spools[source].file_names[places['file'][row]]}:{places['line'][row]}"

@@ -44,7 +44,7 @@ class Workers:
         self._pool: ProcessPoolExecutor | None = None
 
     def digest(self, source: str, chunks: Iterator[Chunk]) -> Iterator[Digest]:
-        """The digest of every chunk in order; an error of reading comes after the digests of what was read before."""
+        """The digest of every chunk in order; a reading error comes after the digests of the chunks before it."""
         if self._num_proc == 1:
             digester = Digester(self._rules[source])
             return (digester.digest(chunk) for chunk in chunks)
@@ -139,7 +139,7 @@ class Collection:
         return finished
 
     def _describe_share(self, name: str, tally: Tally) -> str:
-        """How much of the quota the rows read so far could fill: `124 usable, 18% of 695 asked`."""
+        """The share of the quota that the rows read so far could fill: `124 usable, 18% of 695 asked`."""
         asked = sum(plan.rows.get(name, 0) for plan in self._preset.plans())
         usable = tally.read - tally.dropped.total() - tally.quarantined.total()
         return f"{usable:,} usable" + (f", {min(1, usable / asked):.0%} of {asked:,} asked" if asked else "")
@@ -170,7 +170,7 @@ def make_rules(
 
 
 def _decisive_facts(source: Source, rules: Rules) -> dict[str, object]:
-    """All that decides what a source's spool holds, beside the source's own data."""
+    """Everything that decides the content of a source's spool, apart from the source's data."""
     own = source.model_dump(mode="json", exclude={"share", "max_rows_per_text"})
     return {
         "source": own,

@@ -64,12 +64,12 @@ class Digest:
     tally: Tally = field(default_factory=Tally)
     rows: bytes = b""  # the candidates as JSON lines, without id and source
     columns: dict[str, array[int]] = field(default_factory=dict)  # by the names of COLUMNS, one entry a candidate
-    files: list[str] = field(default_factory=list)  # what the column `file` counts
+    files: list[str] = field(default_factory=list)  # the column `file` has their indices
     ledger: bytes = b""
     bad_rows: list[BadRow] = field(default_factory=list)  # the first few
     failed: BadRow | None = None  # the bad row that ends the build (on_bad_row "error"); nothing was done after it
     recognised: dict[str, Recognised] = field(default_factory=dict)  # by file
-    signatures: bytes = b""  # of the candidates, if asked for: uint16, NUM_HASHES each
+    signatures: bytes = b""  # of the candidates, if requested: uint16, NUM_HASHES each
 
 
 class Digester:

@@ -1,4 +1,4 @@
-"""The manifest of a dataset: what was asked, read, kept and dropped of every source, and the hash of every file.
+"""The manifest of a dataset: rows asked, read, kept and dropped of every source, and the hash of every file.
 
 It holds nothing that differs between two builds of the same preset, sources and options: no date, no path of a machine.
 A build ends with a summary of it:
@@ -47,7 +47,7 @@ def make_manifest(
     staged: Path,
     options: BuildOptions,
 ) -> Manifest:
-    """The manifest of what lies in `staged`; the caller writes it last."""
+    """The manifest of the folder `staged`; the caller writes it last."""
     return {
         "format": FORMAT,
         "description": preset.description,

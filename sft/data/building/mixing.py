@@ -118,14 +118,14 @@ def mix(
 def _deal_rescaled(
     index: CandidateIndex, alive: np.ndarray, cells: Sequence[Cell], plans: Sequence[SplitPlan], available: list[int]
 ) -> np.ndarray:
-    """Deal out the largest dataset of the asked mixture that all cells can fill."""
+    """Deal the largest dataset of the requested mixture that all cells can fill."""
     while True:
         quotas = divide_over_cells(rescale_plans(plans, cells, available), cells)
         split_of = deal_out(index, alive, quotas)
         filled = _count_cells(index, split_of != NOT_CHOSEN, len(cells))
         if all(filled[number] == asked_of(quotas, number) for number in range(len(cells))):
             return split_of
-        # groups of several rows did not fit the last places of a split; each turn asks for fewer, so this ends
+        # groups of several rows did not fit the rest of a split; each turn requests fewer, so this ends
         short = [number for number in range(len(cells)) if filled[number] < asked_of(quotas, number)]
         available = [filled[number] if number in short else has for number, has in enumerate(available)]
 

@@ -1,4 +1,4 @@
-"""Presets: what a dataset is made of, as recipe data in recipes/data/<name>.yaml (see demo.yaml for every key).
+"""Presets: the recipe of a dataset in recipes/data/<name>.yaml (see demo.yaml for every key).
 
 preset = load_preset("demo")                  # or the path of a YAML file of your own
 preset.splits["train"].total                  # 900
@@ -52,12 +52,12 @@ class SplitSize(BaseModel):
         return self
 
     def count(self, source: str) -> int:
-        """Rows asked of a source."""
+        """Rows requested of a source."""
         asked = (self.rows or {}).get(source, 0)
         return asked if isinstance(asked, int) else sum(asked.values())
 
     def labels(self, source: str) -> dict[str, int]:
-        """Rows asked of a source's labels; {} if only their sum is asked."""
+        """Rows requested per label of a source; {} if only their sum is."""
         asked = (self.rows or {}).get(source, 0)
         return {} if isinstance(asked, int) else asked
 
@@ -78,7 +78,7 @@ class Preset(BaseModel):
 
     @model_validator(mode="after")
     def _add_label_strata(self) -> "Preset":
-        """A source asked for rows of each label is read by label."""
+        """Read a source by label if rows per label are requested."""
         for name, source in self.sources.items():
             asked: Counter[str] = Counter()
             for split in self.splits.values():
@@ -124,7 +124,7 @@ class Preset(BaseModel):
         ]
 
     def plans(self) -> list[SplitPlan]:
-        """What every split asks of every source."""
+        """The rows that every split requests of every source."""
         plans = [self._plan(name, split) for name, split in self.splits.items()]
         return plans if self.total is None else scale_plans(plans, self.total)
 

@@ -3,8 +3,8 @@
 previews = preview_sources(load_preset("demo"), BuildOptions(), 1000)
 previews["reviews"].usable, previews["reviews"].rows_needed        # 19, 61053
 
-Of a local source the sample is drawn from its first 100,000 rows, for files are often sorted; of a remote one it is the
-first 1,000. A duplicate shows only where its twin was sampled too: the yield is the most that can be hoped for.
+The sample of a local source is drawn from its first 100,000 rows, because files are often sorted; of a remote one it is
+the first 1,000. A duplicate shows only where its twin was sampled too: the yield is the most that can be hoped for.
 """
 
 import itertools

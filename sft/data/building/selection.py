@@ -24,7 +24,7 @@ DEALING_ORDER = ("test", "validation", "train")
 def find_duplicates(exact: np.ndarray, seniority: np.ndarray | None = None) -> np.ndarray:
     """For each row the number of the first row it equals, or -1: [7, 8, 7] -> [-1, -1, 0]. (N,) -> (N,) int64.
 
-    Of equal rows the one of lowest `seniority` (N,) is the first, where that is given.
+    Of equal rows the one with the lowest `seniority` (N,) is the first, if that is given.
     """
     if seniority is not None:
         order = np.argsort(seniority, kind="stable")
@@ -82,7 +82,7 @@ def find_surplus(index: CandidateIndex, alive: np.ndarray, source: np.ndarray, l
     """
     numbers = np.flatnonzero(alive & (limit > 0))
     order = numbers[np.lexsort((numbers, source[numbers], index.group[numbers]))]
-    starts = np.ones(len(order), dtype=bool)  # where the next text or source begins
+    starts = np.ones(len(order), dtype=bool)  # the starts of texts or sources
     starts[1:] = (np.diff(index.group[order]) != 0) | (np.diff(source[order]) != 0)
     positions = np.arange(len(order))
     rank = positions - np.maximum.accumulate(np.where(starts, positions, 0))
@@ -94,7 +94,7 @@ def find_surplus(index: CandidateIndex, alive: np.ndarray, source: np.ndarray, l
 def deal_out(index: CandidateIndex, alive: np.ndarray, quotas: Quotas) -> np.ndarray:
     """The split of each row as its position in SPLITS, or NOT_CHOSEN: (N,) bool -> (N,) int8.
 
-    What belongs on one side goes to the first split that has room for all of it, else as much of it as fits to the
+    Rows that belong together go to the first split with room for all of them, else as many as fit to the
     first that has room for any; never to two.
     """
     split_of = np.full(len(index), NOT_CHOSEN, dtype=np.int8)

@@ -1,4 +1,4 @@
-"""The one place that recognises how a row is written and turns it into the canonical row.
+"""The one module that recognises the form of a row and turns it into the canonical row.
 
 id/source/task, any task's row      messages (OpenAI, R0)              conversations (ShareGPT, SlimOrca)
 instruction/input/output (Alpaca)   instruction/context/response (Dolly)   query/response/history (ms-swift)
@@ -6,7 +6,7 @@ question/answer, prompt/response    prompt/completion (TRL)            text: rea
 text/label, and the forms of the label tasks (text_a/label, text_cn/n_labels, ...); text/entities, text/category/output
 
 A row is recognised by its non-empty columns: null, "" and [] count as empty. What a task's rows look like
-is asked of prompts.tasks; a task that is added there is recognised here.
+comes from prompts.tasks; a task that is added there is recognised here.
 
     context = Context(Reading(), Recognised())
     convert_record({"text": "很好", "label": 1}, context)       # {"task": "sentiment", "label": "正面", ...}
@@ -64,7 +64,7 @@ class Context:
         learns_documents = self.task is not None and self.task.kind == "document"
         self.dialects = _document_forms() if learns_documents else _all_dialects(task_names())
         self.plans: dict[tuple[str, ...], Plan] = {}
-        self.labels_read: dict[tuple[object, ...], tuple[str, str | int]] = {}  # what was read of a label before
+        self.labels_read: dict[tuple[object, ...], tuple[str, str | int]] = {}  # labels read before
         if reading.form is not None and reading.form not in (names := [dialect.name for dialect in self.dialects]):
             unusual = {pair.name for pair in PAIRS[len(USUAL) :]}
             shown = ", ".join(name for name in names if name not in unusual)
@@ -78,7 +78,7 @@ class Dialect(NamedTuple):
     required: frozenset[str]
     optional: frozenset[str]
     convert: Callable[[Record, Context], Row]
-    accepts: Callable[[Record], bool] | None = None  # whether the values are what the form needs; None: any are
+    accepts: Callable[[Record], bool] | None = None  # whether the values suit the form; None: all do
     taken: Mapping[str, str] = MappingProxyType({})  # columns that are read as a field of another name
 
     @property
@@ -92,14 +92,14 @@ class Plan(NamedTuple):
 
     dialects: tuple[Dialect, ...]  # that fit the columns; the first that accepts a row's values reads it
     renamed: dict[str, str]  # columns whose names differ in capitals alone: {"Text": "text"}
-    told_of: set[str]  # names of dialects that the reader has told of
+    told_of: set[str]  # dialects that the reader has reported
     has_common: bool  # whether there is a column that any row may have beside its form's
 
 
 def convert_record(record: Record, context: Context, *, is_table: bool = False) -> Row:
-    """The canonical row of a record; raises RowError if it fits no form, or its values are not what the form needs.
+    """The canonical row of a record; raises RowError if it fits no form, or its values do not suit the form.
 
-    is_table: the record is under a header line, which may be what is wrong.
+    is_table: the record is under a header line, which may be wrong.
     """
     if context.reading.columns:
         record = _take_columns(record, context.reading.columns)
@@ -110,7 +110,7 @@ def convert_record(record: Record, context: Context, *, is_table: bool = False) 
     if plan.renamed:
         record = {plan.renamed.get(name, name): value for name, value in record.items()}
     dialect = _choose(plan, record)
-    if dialect is None:  # what is empty may be what the row lacks: "'output' is empty" says more than "no form"
+    if dialect is None:  # an empty field may be the missing one: "'output' is empty" says more than "no form"
         plan = _make_plan(tuple(record), record, context)
         dialect = _choose(plan, record) or next(iter(plan.dialects), None)
         if dialect is None or dialect.name == "text":  # which reads ready ChatML alone
@@ -153,7 +153,7 @@ def _make_plan(names: tuple[str, ...], record: Record, context: Context) -> Plan
     fitting = [dialect for dialect in context.dialects if dialect.required <= given and form in (None, dialect.name)]
     if (
         task is not None and not task.takes_text_and_label and task.kind != "document"
-    ):  # the user's word goes before the columns'
+    ):  # the user's setting takes precedence
         fitting.sort(key=lambda dialect: dialect.name != "/".join(task.required))
     has_common = not given.isdisjoint({*COMMON, context.group})
     return Plan(tuple(fitting), renamed, set(), has_common)
@@ -174,7 +174,7 @@ def _choose(plan: Plan, record: Record) -> Dialect | None:
 
 
 def _tell(plan: Plan, dialect: Dialect, record: Record, names: tuple[str, ...], context: Context) -> None:
-    """Note, once for each set of columns, what was taken for what, and what nothing reads."""
+    """Note, once per set of columns, which column was read as which field, and which were ignored."""
     plan.told_of.add(dialect.name)
     recognised = context.recognised
     read = dialect.columns | COMMON | {context.group}
@@ -223,7 +223,7 @@ def _keep_common(record: Record, row: Row, context: Context) -> None:
 
 
 def _convert_canonical(record: Record, context: Context) -> Row:
-    """A row that names its task: as a dataset folder holds it, or as a user writes it for a task of his own."""
+    """A row that names its task: one of a dataset folder, or of a user's own task."""
     task = known_task(record.get("task"))
     if task is None:
         named = record.get("task")
@@ -247,7 +247,7 @@ def _accept_canonical(record: Record) -> bool:
 
 
 def _read_fields(record: Record, task: Task, context: Context) -> Row:
-    """The fields that a task's rows must have, each as its name and the task's example tell."""
+    """The fields that a task's rows must have, with the types of its example."""
     if "messages" in task.required:
         return _convert_turns("messages", record, context)
     if task.required == ("instruction", "output"):
@@ -264,7 +264,7 @@ def _read_fields(record: Record, task: Task, context: Context) -> Row:
             row[name] = read_list(record, name)
         elif isinstance(task.example.get(name), str):
             row[name] = read_text(record, name)
-        else:  # of a task of the user's own, which checks it itself
+        else:  # a user's own task checks it itself
             row[name] = record.get(name)
     if task.kind == "label" and not task.is_of_one_label:
         try:
@@ -280,7 +280,7 @@ def _read_fields(record: Record, task: Task, context: Context) -> Row:
 
 
 def _convert_labelled(record: Record, context: Context, names: Mapping[str, str], fixed: Task | None) -> Row:
-    """A text and its class: the task is the one named, else the form's own, else what the label's own word says."""
+    """A text and its class: of the named task, else of the form's, else of the one whose label it is."""
     text, label = read_text(record, names["text"]), record.get(names["label"])
     known = None
     if type(label) is str or type(label) is int or type(label) is bool:  # True and 1 are one key of a dict
@@ -448,7 +448,7 @@ def _make_label_form(task: Task | None, names: Mapping[str, str]) -> Dialect:
 
 @cache
 def _all_dialects(task_list: tuple[str, ...]) -> tuple[Dialect, ...]:
-    """Every form. The order decides where a row would fit two: the more telling columns stand first."""
+    """Every form. If a row fits two, the first counts, so forms with more specific columns are first."""
     tasks = [get_task(name) for name in task_list]
     plain = [task for task in tasks if task.takes_text_and_label or task.name in ("chat", "instruct")]
     forms = [

@@ -23,7 +23,7 @@ LABELS, MENTIONS = (
 OTHER_LABELS = f"entities with labels that the question does not name ({INSTRUCTION.strip()})"
 TAG = re.compile(r"([BIEMSLU])[-_](\S+)")  # B-PER, of IOB, IOBES and BMES
 OUTSIDE = ("O", "")
-BEGINS, ENDS_HERE = "BSU", "ESLU"  # letters of tags at which an entity begins, and after which it is over
+BEGINS, ENDS_HERE = "BSU", "ESLU"  # letters of tags that start an entity, and that end it
 SPACED = re.compile(r"[^\u3040-\u30ff\u3400-\u9fff]*")  # a row without Han characters and kana has spaces between words
 
 
@@ -39,7 +39,7 @@ def _in_units(text: str, encoding: str, size: int) -> Callable[[int, int], tuple
 
 
 def _countings(text: str) -> dict[str, Callable[[int, int], tuple[int, int]]]:
-    """Other ways to count a span's offsets, by the note that tells of them."""
+    """Other ways to count a span's offsets, by the note that reports them."""
     return {
         "entities whose end is their last character": lambda start, end: (start, end + 1),
         "entities with offsets in UTF-16 units": _in_units(text, "utf-16-le", 2),

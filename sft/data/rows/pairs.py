@@ -29,7 +29,7 @@ BY_COLUMNS = (
 
 
 class Pair(NamedTuple):
-    """Columns of a question and its answer, and those that hold what the question is about."""
+    """Columns of a question and its answer, and those with the question's context."""
 
     question: str
     answer: str
@@ -152,7 +152,7 @@ def _read_thought(record: Record) -> str | None:
 
 
 def _make_conversation(row: Row, history: list[Json], tools: Json, notes: Notes) -> Row:
-    """An instruct row after what was said before it, with the tools that it may call."""
+    """An instruct row with its earlier turns and the tools that it may call."""
     turns: list[Json] = []
     for exchange in history:
         turns += _read_exchange(exchange)

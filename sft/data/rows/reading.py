@@ -1,4 +1,4 @@
-"""What a user says about rows where their columns do not tell: of which task they are, what the labels mean, ...
+"""A user's information about rows beyond their columns: their task, the meaning of labels, ...
 
 reading = make_reading(labels=("好评", "差评"), columns={"text": "评论", "label": "标签"})
 reading.task          # "好评/差评", a task that is known from here on
@@ -28,13 +28,13 @@ class Reading:
     """How rows are to be read; empty: as their columns say. It pickles, for rows are also read in other processes."""
 
     task: str | None = None  # of rows that do not name one themselves
-    definition: Definition | None = None  # of that task, where it is described in words
-    label_map: tuple[tuple[str, str], ...] = ()  # what is in the label column -> the label: ("1", "好评")
+    definition: Definition | None = None  # of that task, if it is described in YAML
+    label_map: tuple[tuple[str, str], ...] = ()  # value of the label column -> label: ("1", "好评")
     columns: tuple[tuple[str, str], ...] = ()  # a field and the column it is read from: ("text", "评论")
     group_by: str | None = None  # the column whose equal values keep rows on one side of a split
     form: str | None = None  # the form to read where a row fits several
     encoding: str | None = None  # of text files that are not UTF-8: "gb18030"
-    is_told_by_labels: bool = False  # the task is a shipped one that has the labels named; a form's own goes before it
+    is_told_by_labels: bool = False  # the task is a shipped one with these labels; a form's own takes precedence
 
     def flags(self) -> list[str]:
         """The flags that say more than a built dataset leaves open."""
@@ -96,7 +96,7 @@ def with_declared_labels(reading: Reading, names: Sequence[str]) -> Reading:
 
 
 def find_task(named: str) -> Task:
-    """A task by its name, or described in a YAML file. Raises ConfigError if there is none, and for a wrong file.
+    """A task by its name, or described in a YAML file. Raises ConfigError for an unknown task and an invalid file.
 
     find_task("sentiment"), find_task("tickets.yaml"), find_task("urgency") for recipes/tasks/urgency.yaml
     """
@@ -123,7 +123,7 @@ def known_task(name: object) -> Task | None:
 
 
 def load_task(path: Path) -> Task:
-    """The task described in a file, made known by the file's name. Raises ConfigError in one line."""
+    """The task described in a file, added under the file's name. Raises ConfigError in one line."""
     try:
         return add_task(make_label_task(make_definition(path.stem, read_yaml(path))))
     except PromptError as error:
@@ -154,7 +154,7 @@ def _word_tasks(names: tuple[str, ...]) -> tuple[Task, ...]:
         task
         for task in tasks
         if task.takes_text_and_label
-        and task.definition is None  # what a run before this one described says nothing of these rows
+        and task.definition is None  # a description added by an earlier run does not apply to these rows
         and task.find_label(task.labels[0]) == task.labels[0]
     )
 

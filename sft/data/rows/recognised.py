@@ -2,7 +2,7 @@
 
 recognised.describe("a.csv")      # "a.csv: 9 rows, recognised as text/label; labels read (sentiment): 1 as 正面"
 
-explain_unknown says what a record is that fits no form, and which flag helps.
+explain_unknown describes a record that fits no form, and names the flag that helps.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ LABELS_KEPT = 30  # different labels of a file that are named in messages
 
 @dataclass
 class Recognised:
-    """What was recognised in a file: how many rows of each form, how it was read, and what nothing reads."""
+    """What was recognised in a file: rows of each form, how they were read, and what was ignored."""
 
     dialects: Counter[str] = field(default_factory=Counter)  # {"text/label": 9600}
     ignored_columns: set[str] = field(default_factory=set)
@@ -31,7 +31,7 @@ class Recognised:
     fields: set[str] = field(default_factory=set)  # every column in which something was in any row
 
     def add(self, other: "Recognised") -> None:
-        """Take in what was recognised in another part of the file."""
+        """Add what was recognised in another part of the file."""
         self.dialects += other.dialects
         self.ignored_columns |= other.ignored_columns
         self.told |= other.told
@@ -148,7 +148,7 @@ def explain_unknown(record: Record, task: Task | None, *, is_table: bool) -> Row
 
 
 def _explain_shape(record: Record) -> str:
-    """What a file is whose rows are not its rows: they lie in a list of its one object, or are turns, or columns."""
+    """Describe a file whose rows are wrapped: in a list of its one object, as turns, or as columns."""
     held = {name: value for name, value in record.items() if isinstance(value, dict | list)}
     if record.keys() & {"role", "from"} and record.keys() & {"content", "value"}:
         return 'turns, each a row of its own: a conversation is one row, {"messages": [...]}'

@@ -3,7 +3,7 @@
     read_tools('[{"name": "clock", "parameters": {}}]')           # [{"type": "function", "function": {"name": ...}}]
     read_calls("turn 2", [{"function": {"name": "clock", "arguments": "{}"}}])   # [{"name": "clock", "arguments": {}}]
 
-A list may be one or the JSON text of one, and so may what is in it: `datasets` makes one struct of all arguments of a
+A list may be given as its JSON text, and so may its elements: `datasets` makes one struct of all arguments of a
 column, with null for those a call does not have, and a file that keeps JSON text is the way around it.
 """
 
@@ -20,11 +20,11 @@ from sft.errors import ConfigError, one_line
 NOTHING: tuple[Json, ...] = (None, "", [], {}, "[]", "{}", "null", "none", "None")
 TOOL_COLUMNS = ("tools", "functions")
 NAME_KEYS = ("name", "function_name", "tool_name")
-ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # of a call, the first that is there
+ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # of a call; the first one present counts
 
 
 def read_tools(value: Json, where: str = "'tools'") -> list[Tool]:
-    """The functions of a row in OpenAI's form, whichever of the usual ones they were in; raises RowError."""
+    """The functions of a row in OpenAI's form, from any of the usual ones; raises RowError."""
     found = _parse(where, value)
     listed = found if isinstance(found, list) else [found]
     return [_read_tool(f"{where}, tool {number}", tool) for number, tool in enumerate(listed, start=1)]
@@ -152,7 +152,7 @@ def _read_call(where: str, call: Json) -> ToolCall:
 
 
 def _parse(where: str, value: Json) -> Json:
-    """The value, or what its JSON text says: numbers stay as they are written, and no key may come twice."""
+    """The value, or the one in its JSON text: numbers keep their spelling, and duplicate keys are errors."""
     if not isinstance(value, str):
         return value
     try:

@@ -25,7 +25,7 @@ from sft.data.rows.tools import (
     read_tools,
 )
 
-CALLING_ROLES = ("function_call", "tool_call", "tool_calls")  # whose content is the JSON of a call, or of several
+CALLING_ROLES = ("function_call", "tool_call", "tool_calls")  # their content is the JSON of one call or several
 ROLES = {
     **dict.fromkeys(("system", "developer", "系统"), "system"),
     **dict.fromkeys(("user", "human", "prompter", "用户"), "user"),
@@ -46,7 +46,7 @@ RESULT_KEYS = ("tool_call_id", "name", "id")  # of a result, which comes after t
 PLAIN = ({"role", "content"}, {"from", "value"})  # turns of these keys have nothing else to be read
 WEIGHTS = {0: False, 1: True, "0": False, "1": True, "false": False, "true": True}
 
-# What is counted, and how a reader tells it: the count follows.
+# What is counted, and its message, followed by the count.
 UNLEARNED = "answers that are context and not learned (weight 0, train: false, ...)"
 CUT_OFF = "turns left out after the last answer that is learned"
 THOUGHTS = (
@@ -68,9 +68,9 @@ RESULTS = re.compile(rf"{RESULT}\n(.*?)\n{RESULT_END}", re.DOTALL)
 MEDIA_TAG = re.compile(r"<(?:image|video|audio|img)>")
 CHATML_TURN = re.compile(rf"\s*{re.escape(TURN_START)}(\w+)\n(.*?)(?:{re.escape(TURN_END)}|\Z)", re.DOTALL)
 
-# A block that the prompt opened (DeepSeek-R1's, Qwen3.5's): its end is in a line of its own, once.
+# A block that the prompt opened (DeepSeek-R1, Qwen3.5): its end is alone on a line, once.
 UNOPENED_THOUGHT = re.compile(rf"((?:(?!{THINK_END}).)*\n){THINK_END}[ \t]*(?:\n|\Z)(?!.*{THINK_END})", re.DOTALL)
-CALLING_PARTS = ("tool_call", "tool_use", "function_call")  # types of parts that are a call
+CALLING_PARTS = ("tool_call", "tool_use", "function_call")  # types of parts that are calls
 
 Notes = Counter[str]
 
@@ -122,7 +122,8 @@ def read_plain_turns(turns: list[Json]) -> list[Turn] | None:
 
 
 def _find_tools(tools: Json, turns: list[Json], notes: Notes) -> tuple[list[Tool], list[Json]]:
-    """The tools of a row, and its turns: some data have them in the system turn, by key or in a template's words."""
+    """The tools of a row, and its turns: some data have the tools in the system turn, by key or as a template writes
+    them."""
     first = turns[0] if turns else None
     if has_tools(tools) or not isinstance(first, dict):
         return (read_tools(drop_nulls(tools)) if has_tools(tools) else []), turns
@@ -286,13 +287,13 @@ def _find_call(part: Json) -> Json:
 
 
 def count_media(text: str, notes: Notes) -> None:
-    """Note a question that holds the place of a picture or sound, as LLaMA-Factory and ms-swift mark it."""
+    """Note a question with a placeholder of a picture or sound, as LLaMA-Factory and ms-swift mark it."""
     if "<" in text and MEDIA_TAG.search(text):
         notes[MEDIA_TAGS] += 1
 
 
 def _read_words(where: str, content: Json) -> tuple[str, str | None]:
-    """The text of a turn, and a thought that stands among its parts."""
+    """The text of a turn, and a thought among its parts."""
     if isinstance(content, list):
         return join_parts(where, content)
     if not isinstance(content, str):
@@ -353,7 +354,7 @@ def _is_scalar(value: Json) -> bool:
 def join_parts(where: str, parts: list[Json]) -> tuple[str, str | None]:
     """The text of a content that is a list of parts, and its thought: [{"type": "text", "text": "hi"}] -> ("hi", None).
 
-    As OpenAI writes parts (text), and as LLaMA-Factory does (value).
+    Parts as written by OpenAI (text) and by LLaMA-Factory (value).
     """
     texts: list[str] = []
     thoughts: list[str] = []
@@ -371,7 +372,7 @@ def join_parts(where: str, parts: list[Json]) -> tuple[str, str | None]:
 
 
 def split_thought(where: str, answer: str, thought: str | None, notes: Notes) -> tuple[str, str | None]:
-    """An answer without the <think> block at its head, and what was thought, as Qwen3's chat template parses it.
+    """An answer without its leading <think> block, and the thought, as Qwen3's chat template parses it.
 
     "<think>\\nhm\\n</think>\\n\\n42" -> ("42", "hm"). Raises RowError for a block that is never closed.
     """
@@ -422,7 +423,7 @@ def read_chatml(text: str, notes: Notes) -> Row:
 
 
 def _unfold(role: str, content: str) -> list[Json]:
-    """A turn as it was before a template wrote it: what tools returned is in a turn of the user's."""
+    """A turn as it was before a template wrote it, which puts tool results into a user turn."""
     if role == "user" and content.startswith(RESULT) and content.rstrip().endswith(RESULT_END):
         return [{"role": "tool", "content": result} for result in RESULTS.findall(content)]
     return [{"role": role, "content": content}]

@@ -15,8 +15,8 @@ failures:
     part = HubPart("qiaojin/PubMedQA", commit.sha, config="pqa_labeled", split="train")
     for number, record in stream_records(part): ...                      # 1, {"pubid": 21645374, "question": ...}
 
-What the clients do by themselves (up to six tries of one request, waiting 1 to 8 seconds) is told in a line each. A
-connection that then still fails is opened again at the last batch of rows, so no row is lost or read twice. Every
+Retries of the clients themselves (up to six per request, waiting 1 to 8 seconds) are reported in a line each. A
+connection that still fails is opened again at the last batch of rows, so no row is lost or read twice. Every
 failure is one line that says what to do; neither a token nor an address with its query (signed addresses open files)
 is in it.
 """
@@ -44,7 +44,7 @@ from sft.errors import TRANSIENT_STATUS, DataError, nearest_name, one_line
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-BATCH_ROWS = 256  # what is held in memory, and read again after a break
+BATCH_ROWS = 256  # rows in memory, and read again after a break
 WAITS_S = (2.0, 5.0, 10.0)  # before a broken stream is opened again; counted anew after every batch that arrives
 OPENING_WAITS_S = (0.5, 1.0, 2.0)  # nobody should wait long to hear that there is no network
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
@@ -124,7 +124,7 @@ class HubDataset(MappedSource):
 def find_commit(name: str, revision: str | None) -> Commit:
     """The commit that a revision (a branch, tag or commit; default `main`) means now. Raises DataError in one line.
 
-    Asked once in a process, so that all of a build reads one commit whatever is pushed meanwhile.
+    Looked up once per process, so that a whole build reads one commit whatever is pushed meanwhile.
     """
     from huggingface_hub import constants
 
@@ -301,7 +301,7 @@ def _suffix_of(name: str) -> str:
 
 
 class _Teller(logging.Handler):
-    """Turns the client's two warnings a retry (with the address asked for) into one line without it."""
+    """Turns the client's two warnings per retry into one line without the address."""
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.WARNING)
@@ -309,7 +309,7 @@ class _Teller(logging.Handler):
         self._trouble = "no answer"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep what went wrong, tell it when the wait begins."""
+        """Keep the error and report it when the wait starts."""
         text = record.getMessage()
         if text.startswith("Retrying in"):
             say(f"{self._name}: {self._trouble}; {text[0].lower()}{text[1:]}")

@@ -62,7 +62,7 @@ class LocalFile(MappedSource):
         )
 
     def _files(self) -> dict[str, Path]:
-        """The files by the names that messages give them: that of the preset where it is one."""
+        """The files by their names in messages: the preset's name if it is a single file."""
         if not is_several(self.path):
             find_file(self.path)
         files = find_files(self.path, in_project=True)

@@ -22,7 +22,7 @@ class MongoDB(MappedSource):
 
     The server is mongo_uri (without a password), mongo_uri_file, or host and port; the password of `user` comes from
     MONGO_PASSWORD, the URI file or a prompt. Fields are columns (a.b: b within a): those that `columns` and `templates`
-    name are fetched, all where they name none. `query` is a MongoDB filter.
+    name are fetched; all of them if none are named. `query` is a MongoDB filter.
     """
 
     is_remote: ClassVar[bool] = True

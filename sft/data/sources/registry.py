@@ -1,17 +1,17 @@
 """The registry of data sets: names for sources, so that presets and --data need only the name.
 
-    slimorca:                     # datasets.yaml: a name, and under it what a preset would say of the source
+    slimorca:                     # datasets.yaml: a name, and the keys of a preset's source
       kind: hub
       id: Open-Orca/SlimOrca
 
-    sources: {orca: {dataset: slimorca, share: 0.25}}         # a preset: the entry, and what is said here beside it
+    sources: {orca: {dataset: slimorca, share: 0.25}}         # a preset: the entry, with additional keys
 
 Names are looked up in recipes/datasets.yaml, then in the user's own: datasets.yaml, dataset_info.json and
 data/dataset_info.json (LLaMA-Factory's) in the working folder, and the file given by --registry. The later one counts.
 
 Of LLaMA-Factory's dataset_info.json (data/README.md of hiyouga/LLaMA-Factory) these are read: file_name, file_sha1,
 hf_hub_url, subset, split, folder, num_samples, formatting, columns, tags. An entry that cannot be used is refused by
-name when that data set is asked for:
+name when that data set is used:
 
     {"mine": {"file_name": "mine.json", "formatting": "alpaca", "columns": {"response": "answer"}},
      "talks": {"hf_hub_url": "owner/talks", "formatting": "sharegpt", "tags": {"role_tag": "role"}}}
@@ -83,7 +83,7 @@ def insert_named(preset: dict[str, object], given: Path | None, shown: str) -> d
 
 
 def _read_registry(path: Path) -> dict[str, Entry | ConfigError]:
-    """The entries of one file, or why an entry cannot be used: that is only said to who asks for it."""
+    """The entries of one file, or why an entry cannot be used, which is an error only when it is used."""
     if path.suffix == ".json":
         return read_dataset_info(path)
     entries: dict[str, Entry | ConfigError] = {}
@@ -96,14 +96,14 @@ def _read_registry(path: Path) -> dict[str, Entry | ConfigError]:
 
 
 def _place_file(registry: Path, name: object) -> Entry:
-    """A file that lies beside its registry is found from wherever the registry is used."""
+    """Resolve a file relative to its registry, from any working folder."""
     if isinstance(name, str) and (registry.parent / name).is_file():
         return {"path": str(registry.parent / name)}
     return {}
 
 
 def read_dataset_info(path: Path) -> dict[str, Entry | ConfigError]:
-    """The entries of one file; one that cannot be used is its error. Raises ConfigError if the file is none."""
+    """The entries of one file; an unusable one is its error. Raises ConfigError for an invalid file."""
     try:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -8,7 +8,7 @@ from pydantic_settings import CliToggleFlag
 
 from sft.config.conditions import parse_condition
 from sft.config.decoding import Preset
-from sft.config.layers import ResultSettings, read_boolean
+from sft.config.layers import ResultSettings, read_boolean, write_pairs
 from sft.config.tuned import TunedSettings
 
 Turns = Literal["all", "last"]
@@ -33,6 +33,9 @@ class EvaluateSettings(ResultSettings, TunedSettings):
     }  # fmt: skip
 
     data: str | None = Field(None, description="dataset folder or file of rows; default: what the run was trained on")
+    columns: tuple[str, ...] = Field((), description="columns of --data, where the run's own were called otherwise")
+    label_map: tuple[str, ...] = Field((), description="values of its label column and the run's labels they mean")
+    encoding: str | None = Field(None, description="encoding of --data that is not UTF-8: gb18030, cp1252, ...")
     split: Literal["test", "validation"] | None = Field(
         None, description="rows to score; default: test, or validation if the data has no test rows"
     )
@@ -147,6 +150,8 @@ class EvaluateSettings(ResultSettings, TunedSettings):
                 if group[0] in ("generation", "comparison", "yardsticks")
             }
         return groups
+
+    _write_pairs = field_validator("label_map", "columns", mode="before")(write_pairs)
 
     @field_validator("baseline", mode="before")
     @classmethod

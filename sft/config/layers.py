@@ -172,6 +172,16 @@ def read_boolean(value: object) -> bool | None:
     return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
 
 
+def write_pairs(value: object) -> object:
+    """What a setting of pairs holds, in a recipe perhaps as a mapping: {"text": "review"} -> ["text=review"]."""
+    if isinstance(value, dict) and any(isinstance(part, bool) for pair in value.items() for part in pair):
+        raise ValueError("holds true or false, which YAML makes of yes and no, too; write them in quotes")
+    pairs = [f"{key}={meant}" for key, meant in value.items()] if isinstance(value, dict) else value
+    if isinstance(pairs, list | tuple) and (wrong := [str(pair) for pair in pairs if "=" not in str(pair)]):
+        raise ValueError(f"{wrong[0]!r} is no pair; write name=value")
+    return pairs
+
+
 def field_names(cls: type[Settings]) -> dict[str, str]:
     """Every accepted name of every field -> the field's own name: {"lora_r": "lora_r", "lora_rank": "lora_r"}."""
     names = {}

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sft.config.decoding import Decoding, DecodingSettings, Preset
-from sft.config.layers import ResultSettings
+from sft.config.layers import ResultSettings, write_pairs
 from sft.config.tuned import TunedSettings
 
 MAX_SEQ_LENGTH = Field(
@@ -69,12 +69,17 @@ class InferenceSettings(TalkSettings, ResultSettings):
     category: tuple[str, ...] = Field((), description="task news: the labels to choose from, separated by commas")
     tools: Path | None = TOOLS
     max_seq_length: int | None = MAX_SEQ_LENGTH
+    columns: tuple[str, ...] = Field(
+        (), description="columns of --file: text=review; default: as the run's own rows called them"
+    )
     encoding: str | None = Field(None, description="encoding of a --file that is not UTF-8: gb18030, cp1252, ...")
     decoding: Preset = Field(
         "precise",
         description="precise: greedy, as evaluate.py measures; chat: sampled, with penalties; labels are scored either "
         "way",
     )
+
+    _write_pairs = field_validator("columns", mode="before")(write_pairs)
 
     @model_validator(mode="after")
     def _one_question(self) -> "InferenceSettings":
@@ -91,6 +96,8 @@ class InferenceSettings(TalkSettings, ResultSettings):
             raise ValueError(f"--output {self.output} is no regular file; name one")
         if self.file is not None and (self.input is not None or self.category or self.tools):
             raise ValueError("--input, --category and --tools go with one text; write them into the rows of --file")
+        if self.file is None and self.columns:
+            raise ValueError("--columns says what a --file calls its fields; leave it out")
         if self.demo and self.tools:
             raise ValueError("--tools goes with one text; the rows of --demo bring their own")
         return self

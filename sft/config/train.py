@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from prompts import EXPERT_SYSTEM_PROMPT, Rules
 from prompts.layout import Supervise
 from prompts.shorten import ANSWER_ROOM
-from sft.config.layers import ResultSettings, read_boolean
+from sft.config.layers import ResultSettings, read_boolean, write_pairs
 from sft.errors import ConfigError
 
 EVERY_TARGET = ("auto", "all-linear")  # two words for the same: `all-linear` is PEFT's
@@ -291,16 +291,7 @@ class TrainSettings(ResultSettings):
             raise ValueError(f"{value!r} is none; write yarn, yarn:4, yarn:4:32768 or linear:2")
         return value
 
-    @field_validator("label_map", "columns", mode="before")
-    @classmethod
-    def _write_pairs(cls, value: object) -> object:
-        """A recipe may hold them as a mapping: {text: review} is text=review."""
-        if isinstance(value, dict) and any(isinstance(part, bool) for pair in value.items() for part in pair):
-            raise ValueError("holds true or false, which YAML makes of yes and no, too; write them in quotes")
-        pairs = [f"{key}={meant}" for key, meant in value.items()] if isinstance(value, dict) else value
-        if isinstance(pairs, list | tuple) and (wrong := [str(pair) for pair in pairs if "=" not in str(pair)]):
-            raise ValueError(f"{wrong[0]!r} is no pair; write name=value")
-        return pairs
+    _write_pairs = field_validator("label_map", "columns", mode="before")(write_pairs)
 
     @model_validator(mode="after")
     def _targets_are_layers(self) -> "TrainSettings":

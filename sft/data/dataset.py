@@ -341,7 +341,9 @@ def _read_file(path: Path, on_bad_row: OnBadRow, reading: Reading, ids: set[str]
     reading = with_declared_labels(reading, declared_classes(path).get(column, ()))
     reader = RowReader(path, reading=reading)
     name = path.name.removesuffix("".join(path.suffixes[-2:])) if is_packed(path) else path.stem
-    rows = _take_rows(reader, name, str(path), on_bad_row, lambda: reader.recognised, ids)
+    rows = _take_rows(
+        reader, name, str(path), on_bad_row, lambda: reader.recognised, ids, has_task=reading.task is not None
+    )
     say(reader.describe())
     return rows
 
@@ -353,6 +355,8 @@ def _take_rows(
     on_bad_row: OnBadRow,
     recognised: Callable[[], Recognised] = Recognised,
     ids: set[str] | None = None,
+    *,
+    has_task: bool = False,
 ) -> list[Row]:
     """Every row with its id and source; unusable rows are reported or raised.
 
@@ -376,7 +380,7 @@ def _take_rows(
         if on_bad_row == "error":
             if found.reason == "unknown_label":
                 collections.deque(itertools.islice(waiting, READ_ON), maxlen=0)
-                raise _explain_labels(found, recognised())
+                raise _explain_labels(found, recognised(), has_task=has_task)
             raise found.to_error(others_fit=bool(rows))
         bad.append(found)
     check_numbers(shown_as, recognised())
@@ -402,14 +406,14 @@ def _choose_id(row: Row, by_line: str, taken: set[str]) -> str:
     return name
 
 
-def _explain_labels(found: BadRow, recognised: Recognised) -> DataError:
-    """What is in a label column that no task knows, and the flag that says what it is."""
+def _explain_labels(found: BadRow, recognised: Recognised, *, has_task: bool) -> DataError:
+    """What is in a label column that no task knows, or not the one that is given, and the flag that says what it is."""
     unknown = recognised.unknown_labels
     labels = list(unknown)
     shown = ", ".join(f"{label} ({count:,})" for label, count in unknown.most_common(SHOWN_LABELS))
     if len(labels) > SHOWN_LABELS:
         shown += f", and {len(labels) - SHOWN_LABELS} more" + (" at least" if len(labels) == LABELS_KEPT else "")
-    if recognised.dialects or not labels:  # others are known: one label among them, or a class more
+    if recognised.dialects or not labels or has_task:  # others are known: one label among them, or a class more
         others = f"; labels that nothing knows here: {shown}" if len(labels) > 1 else ""
         return DataError(f"{found.file}:{found.line}: {found.message}{others}")
     if all(label.lstrip("+-").isdigit() or label in ("True", "False") for label in labels):

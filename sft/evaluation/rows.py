@@ -136,6 +136,8 @@ def select_rows(run: Run, settings: EvaluateSettings) -> Selection:
     if settings.data is not None and names_files(path) and not _is_own(path, run):
         rows, split, sha256 = _read_new_file(path, settings, seed, run)
         training = None
+    elif given := [f"--{name}" for name in ("columns", "label_map", "encoding") if getattr(settings, name)]:
+        raise ConfigError(f"{', '.join(given)}: for a file of other rows, named by --data; leave it out")
     else:
         rows, split, sha256, training = _read_split(path, run, settings, seed)
     why_untrained = ""
@@ -163,12 +165,16 @@ def _read_new_file(path: Path, settings: EvaluateSettings, seed: int, run: Run) 
     if settings.split is not None:
         raise ConfigError(f"--split {settings.split}: {path} is a single file that has no splits; leave --split out")
     trained = run.train_settings()
+    own = {"columns": (*trained.columns, *settings.columns), "label_map": (*trained.label_map, *settings.label_map)}
+    trained = trained.model_copy(update={**own, "encoding": settings.encoding})
     dataset = open_dataset(
         path,
         eval_ratio=settings.eval_ratio or 0.0,
         seed=seed,
         on_bad_row=settings.on_bad_row or trained.on_bad_row,
-        reading=reading_of(trained) if trained.task or trained.labels or trained.label_map else _reading_of_own(run),
+        reading=reading_of(trained)
+        if trained.task or trained.labels or trained.label_map
+        else _reading_of_own(run, trained),
     )
     if settings.eval_ratio is None:
         return dataset.train, "whole", dataset.sha256
@@ -258,9 +264,9 @@ def _open_like(path: Path, trained: TrainSettings, **how: object) -> Dataset:
     return open_dataset(path, **own | how, max_samples=trained.max_samples)  # type: ignore[arg-type]
 
 
-def _reading_of_own(run: Run) -> Reading:
+def _reading_of_own(run: Run, trained: TrainSettings) -> Reading:
     """The run's reading where no flag named its task: it may know it from a file that declared its classes."""
-    reading = reading_of(run.train_settings())
+    reading = reading_of(trained)
     if len(run.described_tasks) != 1:
         return reading
     (task,) = run.described_tasks

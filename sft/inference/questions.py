@@ -15,13 +15,15 @@ from prompts import PromptError, Tool, conversation_of
 from prompts.messages import ASKING, DOCUMENT
 from prompts.tasks import Row, Task, get_task, task_names, text_of
 from sft.data.files.reader import read_records
-from sft.data.rows.canonical import BadRecord, Json, read_list
+from sft.data.rows.canonical import BadRecord, Json, Record, read_list
+from sft.data.rows.pairs import read_history
 from sft.data.rows.tools import find_tools
 from sft.data.rows.turns import ROLES, make_chat_row
 from sft.errors import ConfigError, DataError
 
 # What else a file may call an instruction; what else it may call other fields, the tasks say.
 OTHER_NAMES = {"instruction": ("prompt", "question", "query", "text")}
+TURNS = ("messages", "conversations", "conversation")
 MEANT_FOR = {"input": "instruct", "category": "news", "tools": "chat"}
 
 
@@ -76,15 +78,26 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
     """
     if isinstance(record.get("task"), str):
         task = get_task(text_of(record, "task"))
-    row = {**record, "task": task.name}
     asked = task.prompt_fields[0]
-    if asked == "messages" and (find_tools(record) or _calls_tools(record.get(asked))):  # type: ignore[arg-type]
-        row |= _read_tool_turns(record)
+    turns = next((name for name in TURNS if isinstance(record.get(name), list | str)), None)
+    if turns is not None and record.get(asked) is None:  # a conversation, whatever other rows ask
+        task, asked, record = get_task("chat"), "messages", {**record, "messages": record[turns]}
+    row: dict[str, object] = {**record, "task": task.name}
+    if asked == "messages" and record.get(asked) is not None:
+        row |= _read_turns(record)  # type: ignore[arg-type]  # of JSON
     if row.get(asked) is None:
         forms = [names for known in (task, *map(get_task, task_names())) for names in known.columns]
         others = [*OTHER_NAMES.get(asked, ()), *(names[asked] for names in forms if asked in names)]
         names = [name for name in others if record.get(name) is not None]
+        if not names and record:
+            shown = ", ".join(sorted(name for name in record if name != "task")[:8])
+            raise PromptError(f"no {asked!r} among its columns ({shown}); --columns {asked}=... names the one to ask")
         row |= {asked: record[names[0]]} if names else {}
+    if task.name == "instruct" and record.get("history"):  # earlier exchanges make a conversation, as in training
+        question = "\n".join(filter(None, (text_of(row, asked), text_of(row, "input"))))
+        turns_before = read_history(record)  # type: ignore[arg-type]  # of JSON
+        asks = {"messages": [*turns_before, {"role": "user", "content": question}], "history": None, "task": "chat"}
+        return row_of_record({**record, **asks}, get_task("chat"))
     messages = conversation_of(row, None, with_answer=False)  # raises for missing fields and wrong types
     last = messages[-1] if messages else None
     if (
@@ -98,19 +111,18 @@ def row_of_record(record: Mapping[str, object], task: Task) -> Row:
     return row
 
 
-def _calls_tools(turns: object) -> bool:
-    """Whether turns hold anything of tools: calls, results, or words of other data sets for them."""
-    said = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    return any(turn.get("tool_calls") or turn.get("role") not in ("system", "user", "assistant") for turn in said)
-
-
-def _read_tool_turns(record: Mapping[str, object]) -> dict[str, object]:
+def _read_turns(record: Record) -> dict[str, object]:
     """Turns and tools, read like training rows, up to the last question or tool result."""
-    turns: list[Json] = read_list(record, "messages")  # type: ignore[arg-type]
-    while turns and isinstance(turns[-1], dict) and ROLES.get(str(turns[-1].get("role")).lower()) == "assistant":
+    turns = read_list(record, "messages")
+    while turns and isinstance(turns[-1], dict) and _speaker(turns[-1]) == "assistant":
         turns = turns[:-1]
-    row = make_chat_row(turns, None, Counter(), find_tools(record), asks=True)  # type: ignore[arg-type]
+    system = record.get("system") or record.get("system_prompt")
+    row = make_chat_row(turns, system, Counter(), find_tools(record), asks=True)
     return {"messages": row["messages"], "tools": row.get("tools", [])}
+
+
+def _speaker(turn: dict[str, Json]) -> str | None:
+    return ROLES.get(str(turn.get("role", turn.get("from"))).strip().lower())
 
 
 def show_question(row: Row) -> dict[str, object]:

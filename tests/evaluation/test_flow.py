@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sft.data import open_dataset
-from sft.errors import DataError
+from sft.errors import ConfigError, DataError
 from sft.evaluation import evaluate_run, write_evaluation
 from sft.generation import batch
 from sft.models.loading import load_base
@@ -161,6 +161,27 @@ def test_a_run_whose_data_lies_relative_to_another_folder_says_so(run):
 
     with pytest.raises(DataError, match=r"nowhere.jsonl: .* not found from here; run this in the folder where it was"):
         evaluate_run(away, settings_of(*LIMITS))
+
+
+def test_other_rows_may_have_columns_and_labels_of_their_own(run, tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_bytes("评论,标签\n房间干净,好\n太吵,坏\n".encode("gb18030"))
+    flags = [
+        "--data",
+        path,
+        "--columns",
+        "text=评论,label=标签",
+        "--label_map",
+        "好=正面,坏=负面",
+        "--encoding",
+        "gb18030",
+    ]
+
+    found = evaluate_run(run, settings_of(*flags, "--no-leak_check", *LIMITS))
+
+    assert [row["reference"] for row in found.predictions] == ["正面", "负面"]
+    with pytest.raises(ConfigError, match="--columns: for a file of other rows"):
+        evaluate_run(run, settings_of("--columns", "text=评论", *LIMITS))
 
 
 def test_training_data_that_is_gone_is_an_error_that_names_the_way_out(run, mixed_file):

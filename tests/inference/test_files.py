@@ -84,7 +84,7 @@ def test_bad_rows_end_the_command_or_get_a_line_that_says_why(predictor, tmp_pat
     summary = answer(predictor, source, tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["problem"] is None for line in lines] == [True, False, False, False, True]
-    assert lines[3]["problem"] == "the row: no 'text'; task sentiment needs text; fix the row"
+    assert lines[3]["problem"] == "no 'text' among its columns (title); --columns text=... names the one to ask"
     assert (summary.rows, summary.problems) == (5, 3)
 
 

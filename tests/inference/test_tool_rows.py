@@ -76,3 +76,38 @@ def test_a_file_of_tools_that_holds_none_is_refused_by_name(tmp_path, text, mess
     with pytest.raises(ConfigError, match="cannot be read"):
         load_tools(tmp_path / "other.json")
     assert load_tools(None) == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [HI]},
+        {"messages": json.dumps([HI])},
+        {"conversations": [{"from": "human", "value": HI["content"]}, {"from": "bing", "value": "Hello"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": HI["content"]}]},
+                {"role": "assistant", "content": "H"},
+            ]
+        },
+    ],
+)
+def test_a_conversation_is_asked_as_one_however_it_is_written_and_whatever_other_rows_ask(record):
+    row = row_of_record(record, get_task("instruct"))
+
+    assert (row["task"], row["messages"]) == ("chat", [HI])
+
+
+def test_a_system_column_and_earlier_exchanges_are_asked_with():
+    system = {"role": "system", "content": "Be brief."}
+    record = {
+        "instruction": "And?",
+        "input": "x",
+        "history": [[HI["content"], "Hello"]],
+        "system": "Be brief.",
+        "output": "y",
+    }
+
+    turns = [{"role": "assistant", "content": "Hello"}, {"role": "user", "content": "And?\nx"}]
+    assert row_of_record(record, get_task("instruct"))["messages"] == [system, HI, *turns]
+    assert row_of_record({"messages": [HI], "system": "Be brief."}, get_task("chat"))["messages"] == [system, HI]

@@ -116,11 +116,11 @@ def _read_pair(record: Record, pair: Pair, notes: Notes) -> Row:
         row["system"] = read_optional_text({"system": system}, "system")
     if thought:
         row["reasoning_content"] = thought
-    history = read_list(record, "history") if record.get("history") not in (None, "", "null") else None
+    history = read_history(record)
     if not history and not tools and CALL not in output:
         return row
     again: Counter[str] = Counter()  # the answer's own thought was counted above
-    conversation = _make_conversation(row, history or [], tools, again)
+    conversation = _make_conversation(row, history, tools, again)
     notes.update({note: again[note] for note in (SPELLED, UNREADABLE)})
     return conversation
 
@@ -153,15 +153,19 @@ def _read_thought(record: Record) -> str | None:
 
 def _make_conversation(row: Row, history: list[Json], tools: Json, notes: Notes) -> Row:
     """An instruct row with its earlier turns and the tools that it may call."""
-    turns: list[Json] = []
-    for exchange in history:
-        turns += _read_exchange(exchange)
+    turns = list(history)
     question = f"{row['instruction']}\n{row['input']}" if row["input"] else row["instruction"]
     answer: dict[str, Json] = {"role": "assistant", "content": row["output"]}
     if "reasoning_content" in row:
         answer["reasoning_content"] = row["reasoning_content"]
     turns += [{"role": "user", "content": question}, answer]
     return make_chat_row(turns, row.get("system"), notes, tools)
+
+
+def read_history(record: Record) -> list[Json]:
+    """The turns of what was said before, in the column `history`; [] if there is none."""
+    history = read_list(record, "history") if record.get("history") not in (None, "", "null") else []
+    return [turn for exchange in history for turn in _read_exchange(exchange)]
 
 
 def _read_exchange(exchange: Json) -> list[Json]:

@@ -484,3 +484,12 @@ def test_texts_with_two_labels_are_told_and_texts_of_two_tasks_are_not(tmp_path,
     read(write(tmp_path, "a.jsonl", *said, *tasks))
 
     assert "a.jsonl: 1 texts have different labels in different rows" in capsys.readouterr().err
+
+
+def test_a_label_that_the_named_task_lacks_is_told_with_the_labels_it_has(tmp_path):
+    path = write(tmp_path, "a.jsonl", {"text": "a", "label": "urgent"}, {"text": "b", "label": "calm"})
+
+    message = refuse(path, labels=("high", "low"))
+
+    assert "label 'urgent' is unknown to high/low; expected one of: high, low; --labels names others" in message
+    assert "urgent (1), calm (1)" in message

@@ -94,15 +94,13 @@ def answer_file(settings: InferenceSettings, run: Run | None, source: Path, targ
 
     started = time.monotonic()
     task = choose_task(settings.task_name, run.tasks if run else [], is_classifier=bool(run and run.is_classifier))
-    columns = run.train_settings().columns_by_field() if run else {}
-    columns |= dict(pair.split("=", 1) for pair in settings.columns)
+    columns = settings.columns_after(run.train_settings().columns if run else ())
     rows = read_rows(source, task, keep_bad=settings.on_bad_row != "error", columns=columns, encoding=settings.encoding)
     with held(lock_of(target), f"{target}: another command is writing it", "wait for it, or name another --output"):
         from sft.inference.files import answer_rows, describe_source  # heavy
 
         predictor = load(settings, run)
-        named = {"columns": list(settings.columns)} if settings.columns else {}
-        made_from = describe_source(source, predictor, settings.decoding_of(settings.decoding).model_dump() | named)
+        made_from = describe_source(source, predictor, settings.made_from)
         summary = answer_rows(predictor, rows, target, made_from)
     say(f"{summary.rows:,} rows answered, {summary.problems:,} of them without a valid answer")
     duration = {"duration_s": round(time.monotonic() - started, 3)}

@@ -102,6 +102,16 @@ class InferenceSettings(TalkSettings, ResultSettings):
             raise ValueError("--tools goes with one text; the rows of --demo bring their own")
         return self
 
+    def columns_after(self, of_run: tuple[str, ...]) -> dict[str, str]:
+        """The column of each field: those that the run's own rows had, and over them --columns."""
+        return dict(pair.split("=", 1) for pair in (*of_run, *self.columns))
+
+    @property
+    def made_from(self) -> dict[str, object]:
+        """What of these settings an answer depends on."""
+        named: dict[str, object] = {"columns": list(self.columns)} if self.columns else {}
+        return self.decoding_of(self.decoding).model_dump() | named
+
     @property
     def task_name(self) -> str | None:
         """The requested task: chat if tools are offered, since no other task has tools."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SHORTEST_PARTED = 200  # characters of a document whose end may be held out
 SHOWN_BAD_ROWS = 5
 SHOWN_LABELS = 8
-READ_ON = 10_000  # rows read on after a label that nothing knows, to name all that stand there
+READ_ON = 10_000  # rows read after an unknown label, to name all unknown ones
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _draw(dataset: Dataset, max_samples: int | None, seed: int) -> Dataset:
 
 
 def _warn_of_repeats(train: list[Row], others: dict[str, list[Row]], seed: int) -> None:
-    """Say how many rows of splits that were given ask what a training row asks."""
+    """Print how many rows of the given splits have the question of a training row."""
     asked = {group_key(asked_of(row), seed) for row in train}
     for split, rows in others.items():
         if count := sum(group_key(asked_of(row), seed) in asked for row in rows):

@@ -46,12 +46,12 @@ from sft.data.rows.canonical import Json, Record, RowError, group_key
 from sft.errors import ConfigError, DataError, nearest_name
 from sft.files import sha256_of
 
-RESERVE_ROWS, RESERVE_SHARE = 64, 50  # drawn beyond the quota: rows that do not fit the last places of a split
+RESERVE_ROWS, RESERVE_SHARE = 64, 50  # drawn beyond the quota, for rows that do not fit into a split any more
 LABEL_COLUMN = "extracted_label"  # R3's name; the row reader knows it
 
 
 def id_key(document: Document, seed: int) -> int:
-    """A 64-bit hash of seed and _id, whatever the type of the _id."""
+    """A 64-bit hash of seed and _id, for an _id of any type."""
     data = bson.encode({"_id": document["_id"]})
     return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=str(seed).encode()).digest(), "little")
 
@@ -81,7 +81,7 @@ class Draw:
         self.left_out: dict[str, Counter[str]] = {label: Counter() for label in quotas}  # label -> reason -> rows
 
     def offer(self, label: str, key: int, record: Record) -> None:
-        """Take a row if its key is among the lowest so far; what is not taken, or pushed out by it, is counted."""
+        """Take a row if its key is among the lowest so far; rejected and displaced rows are counted."""
         heap, keys = self._heaps[label], self._keys[label]
         if self._one_per_text and key in keys:
             self.left_out[label]["same_text"] += 1
@@ -129,7 +129,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class ExtractPlan:
-    """Rows to draw and where they go. shares: parts of each label's rows per split, none for one file."""
+    """Rows to draw and their targets. shares: parts of each label's rows per split; empty for one file."""
 
     quotas: dict[str, int]  # label -> rows
     fields: tuple[str, ...]  # the first is the text: it must be there, and texts that are alike share a split
@@ -180,7 +180,7 @@ class ExtractPlan:
         return [Cell(label, "", Fraction(1)) for label in self.quotas]
 
     def plans(self) -> list[SplitPlan]:
-        """The splits as a mixture asks for them."""
+        """The splits in the form of a mixture."""
         labels = list(self.quotas)
         return [
             SplitPlan(
@@ -367,7 +367,7 @@ def _make_record(document: Document, plan: ExtractPlan, label: str, kind: str) -
 
 
 def _key(document: Document, record: Record, plan: ExtractPlan, count: int) -> int:
-    """What decides whether a row is drawn: its text if there are splits, its _id at random, else its place."""
+    """The key of a row's draw: its text if there are splits, its _id in a random draw, else its position."""
     if plan.shares:
         text = record[plan.fields[0]]
         return group_key(text if isinstance(text, str) else orjson.dumps(text).decode(), plan.seed)
@@ -387,7 +387,8 @@ def _choose(plan: ExtractPlan, draw: Draw, books: _Books) -> Mixture:
 
 
 def _write_files(plan: ExtractPlan, draw: Draw, mixture: Mixture) -> None:
-    """Write all files beside their places, then rename them: nothing old is lost before the new is whole."""
+    """Write all files beside their targets, then rename them, so that nothing old is lost before the new is
+    complete."""
     kind = kind_of(plan.output)
     staged: dict[Path, Path] = {}
     formulas = 0

@@ -3,7 +3,7 @@
 train.jsonl  validation.jsonl  test.jsonl  ledger.jsonl  manifest.json (last; SHA-256 of the others)
 overlaps.jsonl, where sources come split by their publisher
 
-An interrupted build leaves the old dataset as it was: what is unfinished lies in data/.<name>.partial until the next
+An interrupted build leaves the old dataset unchanged: unfinished files are in data/.<name>.partial until the next
 build of that name continues with it (--resume) or clears it away.
 """
 
@@ -64,7 +64,7 @@ class FileEntry(TypedDict):
 
 
 class Manifest(TypedDict):
-    """manifest.json: what was asked, what came of it, and the hash of every other file."""
+    """manifest.json: the request, the result, and the hash of every other file."""
 
     format: int
     description: str

@@ -1,4 +1,4 @@
-"""The ledger: where every row that was read ended; kept + dropped + quarantined is what was read, or the build fails.
+"""The ledger: what happened to every row; kept + dropped + quarantined equals the rows read, or the build fails.
 
 ledger.jsonl holds a line for each row not kept:
     {"source": "own", "where": "own.jsonl:17", "bucket": "dropped", "reason": "duplicate", "detail": "same as own-3"}
@@ -21,7 +21,7 @@ class Example(TypedDict):
 
     where: str  # "own.jsonl:17"
     detail: str  # as in the ledger
-    text: str  # how the row's question begins; "" of a row that could not be read
+    text: str  # the start of the row's question; "" for an unreadable row
 
 
 @dataclass

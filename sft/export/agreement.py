@@ -1,4 +1,4 @@
-"""Does an exported model say what the run says? Logits and greedy answers on the same held-out rows.
+"""Does an exported model answer as the run does? Compares logits and greedy answers on the same held-out rows.
 
 before = probe(loaded, rows, max_new_tokens=24)      # the run: base and adapter
 after = probe(exported, rows, max_new_tokens=24)
@@ -25,7 +25,7 @@ POSITIONS_PER_ROW = 16  # of the reference answer: 50 rows x 16 x 152k logits in
 class Probe:
     """What a model says on some rows: logits (N, V) of each row's answer, fp32 on the CPU, and its greedy answers.
 
-    Of a classification head: those of the row's classes, (1, C), and the likeliest class.
+    For a classification head: those of the row's classes, (1, C), and the most likely class.
     """
 
     logits: list[torch.Tensor]
@@ -40,7 +40,7 @@ class Agreement:
     max_kl: float
     top1: float  # share of positions with the same likeliest token
     same_answers: float  # share of rows with the same greedy answer, to its last token
-    first_tokens: float  # share of rows whose greedy answers begin with the same token
+    first_tokens: float  # share of rows whose greedy answers start with the same token
     num_rows: int
     num_positions: int
 

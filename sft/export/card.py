@@ -139,7 +139,7 @@ def _scaling(run: Run, base: str) -> _Scaling:
 
 
 def _classifier_usage(run: Run, what: What, title: str) -> str:
-    """Stock transformers and peft, asked as it was trained: the task's example in its prompt."""
+    """Code for stock transformers and peft with the prompt of training: the task's example."""
     task = get_task(_tasks(run)[0])
     turns = conversation_of({**task.example, "task": task.name}, run.system_prompt, with_answer=False)
     messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]

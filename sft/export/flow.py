@@ -61,7 +61,7 @@ class Exporter:
     settings: ExportSettings
     loaded: LoadedModel
     rows: list[EvalRow]
-    expected: Probe  # what the run says
+    expected: Probe  # the run's answers
     template: str
 
 
@@ -69,7 +69,7 @@ def export_run(run: Run, settings: ExportSettings, output_dir: Path) -> dict[str
     """Write what settings ask for below output_dir, verified; returns what export.json then holds of it.
 
     Raises RunError if the disk is too small or an export differs from the run by more than LIMITS, and
-    whatever load_run and select_rows raise. After any exception nothing new is left in output_dir.
+    and the errors of load_run and select_rows. After any exception output_dir is unchanged.
     """
     check_portable(run, settings)
     trained = run.train_settings()
@@ -192,7 +192,7 @@ def write_merged(exporter: Exporter, folder: Path, dtype: torch.dtype) -> dict[s
 
 
 def probe_merged(exporter: Exporter, merged: LoadedModel) -> Probe:
-    """What the merged weights say before they are stored. Raises RunError if that is not what the run says."""
+    """Answers of the merged weights before they are stored. Raises RunError if they differ from the run's."""
     if not exporter.loaded.has_adapter:  # trained whole: there was nothing to merge
         return exporter.expected
     found = probe(merged, exporter.rows, max_new_tokens=exporter.settings.max_new_tokens)
@@ -261,7 +261,7 @@ def decide_check_precision(source: ModelSource) -> Precision:
 
 
 def count_parameters(source: ModelSource) -> int:
-    """Weights of a model folder, from the headers of its files; at most, where they are stored two a byte."""
+    """Number of weights of a model folder, from its file headers; an upper bound if two are stored per byte."""
     stored = sum(math.prod(shape) for _, shape in list_shapes(source.folder))
     return stored * 2 if stored_quantisation(source.folder) == FOUR_BIT else stored
 

@@ -229,7 +229,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     special.chat_template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     special.add_to_gguf(writer, quiet=True)
     if "bos" not in special.add_special_token:
-        writer.add_add_bos_token(False)  # ChatML begins with <|im_start|>, nothing is before it
+        writer.add_add_bos_token(False)  # ChatML starts with <|im_start|>, without a BOS token
 
 
 def _kind_of(index: int, names: dict[int, str], added: dict[int, dict[str, object]]) -> gguf.TokenType:

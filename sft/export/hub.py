@@ -1,4 +1,4 @@
-"""A folder to a repository on the hub: only what is needed to use the weights, private by default.
+"""Uploads a folder to a repository on the hub: only the files needed to use the weights, private by default.
 
 push = prepare_push(run, folder, "adapter", "ada/reviews")     # card written, files chosen
 push.describe()                                                # what --dry_run prints
@@ -17,7 +17,7 @@ from sft.errors import RunError
 from sft.export.card import CARD_FILE, What, base_id, build_card
 from sft.runs.run import Run
 
-# What may leave the machine. Checkpoints, optimizer state (*.pt, *.pth, *.bin), logs and run.json are none of these.
+# Files that are uploaded. Checkpoints, optimizer state (*.pt, *.pth, *.bin), logs and run.json are not.
 SENT = ("*.safetensors", "*.safetensors.index.json", "*.gguf", "*.jinja", "merges.txt", "Modelfile", CARD_FILE)
 SENT_JSON = (
     "adapter_config.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",

@@ -27,7 +27,7 @@ SHARD_SIZE = "5GB"
 
 
 def merge_adapter(loaded: LoadedModel) -> LoadedModel:
-    """The same model with the adapter added into its weights; the one given is used up.
+    """The model with the adapter added into its weights; the given model is consumed.
 
     Each layer is added up in fp32 and rounded once, back to the type it is held in. A base in 4 bits would be rounded
     to 4 bits again, which loses most of what was learned (RunError: load it in 16 bits).

@@ -1,1 +1,1 @@
-"""Faster forms of what a model computes, put into a loaded model in place; each is measured against the stock one."""
+"""Faster layers that replace stock ones in a loaded model; each is measured against the stock one."""

@@ -12,7 +12,7 @@ import torch
 
 from sft.errors import ModelError
 
-# Reach an attention function because layers hand all their arguments on; none of them says how attention is computed.
+# Arguments that reach an attention function because layers pass on all of theirs; none changes the result.
 IGNORABLE = {
     "position_ids": "rotated into queries and keys before attention",
     "position_embeddings": "rotated into queries and keys before attention",

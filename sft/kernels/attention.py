@@ -1,7 +1,7 @@
 """Attention over several rows concatenated, without padding and without looking across rows.
 
 Registered with transformers under the name "flat" (AttentionInterface, its public extension point). The model is
-called with one long row (1, T) and `cu_seq_lens_q`, the places where rows begin: [0, 5, 12] for rows of 5 and 7.
+called with one long row (1, T) and `cu_seq_lens_q`, the start of each row: [0, 5, 12] for rows of 5 and 7.
 
     with flat_attention(model):
         model(input_ids=..., position_ids=..., cu_seq_lens_q=torch.tensor([0, 5, 12]), max_length_q=7, use_cache=False)
@@ -77,7 +77,7 @@ def attend_flat(
         )
         return mixed[None], None
     lengths, seen = cu_seq_lens_q.diff().tolist(), cu_seq_lens_k.diff().tolist()
-    places = None if key_places is None else key_places[: sum(seen)]  # without what fills it up
+    places = None if key_places is None else key_places[: sum(seen)]  # without padding
     if places is not None:
         key, value = pick(key, places), pick(value, places)
     is_plain = window is None and not dropout and query.shape[-1] == value.shape[-1]
@@ -99,7 +99,7 @@ class Sdpa(NamedTuple):
     window: int | None
 
     def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Queries, keys and values of as many tokens, (B, H, L, D) each -> (B, H, L, D)."""
+        """Queries, keys and values of equally many tokens, (B, H, L, D) each -> (B, H, L, D)."""
         if self.window is None:
             return scaled_dot_product_attention(query, key, value, None, self.dropout, True, scale=self.scaling)
         place = torch.arange(query.shape[2], device=query.device)
@@ -135,7 +135,7 @@ def _attend_padded(
 
 
 def pick(heads: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Tokens by their places, any number of times: (1, K, T, D), (S,) -> (1, K, S, D).
+    """Tokens by index, any number of times: (1, K, T, D), (S,) -> (1, K, S, D).
 
     At -1 is some token or other, of which nothing is learned.
     """
@@ -159,14 +159,14 @@ class _Pick(torch.autograd.Function):
         (places,) = ctx.saved_tensors
         tokens, *rest = ctx.shape
         total = grad.new_zeros(tokens + 1, *rest, dtype=torch.promote_types(grad.dtype, torch.float32))
-        total.index_add_(0, places.remainder(tokens + 1), grad.to(total.dtype))  # -1: the last one, nobody's
+        total.index_add_(0, places.remainder(tokens + 1), grad.to(total.dtype))  # -1: the last one, which is padding
         return total[:tokens].to(grad.dtype), None
 
 
 def time_attention(
     config: PreTrainedConfig, length: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float]:
-    """Seconds of attention, forward and backward, in one layer of such a model over one row of so many tokens."""
+    """Seconds of attention, forward and backward, in one layer of a model over one row of that many tokens."""
     num_heads = int(getattr(config, "num_attention_heads", 0))
     if not num_heads:
         return 0.0, 0.0
@@ -187,7 +187,7 @@ def time_attention(
 
 
 def _now(device: torch.device) -> float:
-    """Seconds on a clock, when all that was asked of the device is done."""
+    """The clock in seconds, after all queued work of the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.monotonic()
@@ -213,7 +213,7 @@ def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def _find_varlen() -> Any:
-    """PyTorch's kernel, None before torch 2.10. Imported where there is a GPU for it: it brings torch's compiler."""
+    """PyTorch's kernel, None before torch 2.10. Imported only with a GPU, because it imports torch's compiler."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

@@ -34,7 +34,7 @@ class _ChunkedNll(torch.autograd.Function):
                 log_probabilities = part.log_softmax(1, dtype=torch.float32)
                 found = log_probabilities.gather(1, tokens)  # (n, 1)
                 total -= found.sum()
-                if grad_hidden is not None:  # the logits' gradient, in their place
+                if grad_hidden is not None:  # the logits' gradient overwrites them
                     part.copy_(log_probabilities.exp_().scatter_add_(1, tokens, torch.full_like(found, -1.0)))
             if grad_hidden is not None:
                 torch.mm(logits, weight, out=grad_hidden[start : start + size])
@@ -66,7 +66,7 @@ def is_frozen_linear(head: torch.nn.Module | None) -> bool:
 
 @contextmanager
 def head_left_out(model: PreTrainedModel) -> Iterator[None]:
-    """Inside this context the model returns in place of its logits the hidden states that they are made of."""
+    """Inside this context the model returns hidden states instead of logits."""
     head = model.get_output_embeddings()
     model.set_output_embeddings(torch.nn.Identity())
     try:

@@ -6,7 +6,7 @@ other as further queries, and the keys stay where they are. 64 rows of 66 tokens
 1.0 ms per layer, not 5.8.
 
 Registered with transformers under the name "shared_heads" (AttentionInterface, its public extension point);
-sft.models.loading loads every model with it. Whatever is no such case goes to transformers' own function.
+sft.models.loading loads every model with it. All other cases go to transformers' own function.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Experts that lie in one tensor (E, O, I) a layer: packed into 4 bits, and each with a low-rank adapter.
+"""Experts in one tensor (E, O, I) per layer: packed into 4 bits, and each with a low-rank adapter.
 
 bitsandbytes packs linear layers only, and PEFT adapts such tensors by adding the whole product of every adapter to
 them: both would keep a copy of all experts in 16 bits for the backward pass of every layer. Here they are packed as
@@ -63,7 +63,7 @@ def compute_experts(
 ) -> torch.Tensor:
     """The mixture of K experts for each token: (T, D), (T, K), (T, K) -> (T, D), as transformers' grouped_mm has it.
 
-    adapters: by the name of the parameter they belong to. An index of E means that no expert is asked.
+    adapters: by the name of their parameter. An index of E means no expert.
     """
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     num_experts = _shape(getattr(experts, first))[0]
@@ -165,7 +165,7 @@ def _dtype(weight: torch.Tensor) -> torch.dtype:
 class ParamWrapper(PeftParamWrapper):
     """PEFT's adapter of one parameter of a module of experts, computed by compute_experts.
 
-    It has PEFT's name, because PEFT asks for that where it puts a second parameter's wrapper around the first one's.
+    It has PEFT's name, because PEFT looks for that when it wraps a second parameter around the first one.
     """
 
     def _get_in_out_features(self, module: torch.nn.Module) -> tuple[int, int]:
@@ -225,7 +225,7 @@ class Nf4WithExperts(BitsAndBytesConfig):
 
 @register_quantizer(METHOD)
 class Nf4WithExpertsQuantizer(Bnb4BitHfQuantizer):
-    """transformers' way to load a model in 4 bits, with experts among what is packed."""
+    """transformers' quantizer for 4 bits, extended to pack experts."""
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: object) -> bool:
         """Linear layers, and experts in one tensor; biases stay."""

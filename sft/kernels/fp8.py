@@ -1,4 +1,4 @@
-"""Linear layers whose frozen weights lie in FP8 (e4m3), multiplied by the FP8 units of Ada, Hopper and Blackwell GPUs.
+"""Linear layers with frozen weights in FP8 (e4m3), multiplied by the FP8 units of Ada, Hopper and Blackwell GPUs.
 
     use_fp8(decoder_layers(model))               # every linear layer becomes an Fp8Linear; says what stays
     q = quantise(x)                              # (T, I) -> values in e4m3 and a scale for each token
@@ -52,7 +52,7 @@ class Fp8Linear(nn.Linear):
 
     scale: torch.Tensor
     compute_dtype: torch.dtype
-    kept: torch.Tensor | None  # the weight transposed, where it is held
+    kept: torch.Tensor | None  # the transposed weight, if it is held
     salt: int  # of the pattern that its sums are rounded by, below 2**31
     is_exact: bool  # multiplied in compute_dtype, see in_16_bits
 
@@ -75,7 +75,7 @@ class Fp8Linear(nn.Linear):
         return self.kept if self.kept is not None else transpose(self.weight)
 
     def dequantise(self) -> torch.Tensor:
-        """The values (O, I) that the weight stands for, in the type it computes in."""
+        """The dequantised weight (O, I), in the computing type."""
         return (self.weight.float() * self.scale[:, None]).to(self.compute_dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -104,7 +104,7 @@ def use_fp8(layers: Sequence[nn.Module]) -> None:
     """Replace the linear layers inside `layers` (a model's decoder layers) by FP8 ones, in place; says what stays."""
     left: dict[str, int] = {}
     number = 0
-    # Without the linear layers themselves: whoever names them holds all of their weights until the last is replaced.
+    # Names only: references to the layers would keep all their weights alive until the last one is replaced.
     for parent in {module: None for layer in layers for module in layer.modules() if type(module) is not nn.Linear}:
         for name in [name for name, child in parent.named_children() if type(child) is nn.Linear]:
             child = parent.get_submodule(name)
@@ -118,7 +118,7 @@ def use_fp8(layers: Sequence[nn.Module]) -> None:
 
 @contextmanager
 def in_16_bits(model: nn.Module) -> Iterator[None]:
-    """Inside, FP8 layers multiply the values that their weights stand for in 16 bits."""
+    """Inside, FP8 layers multiply their dequantised weights in 16 bits."""
     layers = [module for module in model.modules() if isinstance(module, Fp8Linear)]
     for layer in layers:
         layer.is_exact = True
@@ -142,7 +142,7 @@ def keep_from_broadcast(model: nn.Module) -> None:
 
 
 def check_card() -> None:
-    """Raises ConfigError if there are no FP8 units, or weights lie sharded over several GPUs."""
+    """Raises ConfigError if there are no FP8 units, or weights are sharded over several GPUs."""
     if is_launched_sharded():
         raise ConfigError("base_dtype fp8: weights in FP8 cannot lie in pieces over several GPUs (FSDP, ZeRO-3)")
     if not torch.cuda.is_available():
@@ -235,7 +235,7 @@ def _round(total: torch.Tensor, salt: int) -> torch.Tensor:
 
 
 def draw(index: torch.Tensor) -> torch.Tensor:
-    """Of an index below 2**32 a number of ROUNDING_BITS bits that looks random (a step of lowbias32)."""
+    """A pseudorandom number of ROUNDING_BITS bits from an index below 2**32 (a step of lowbias32)."""
     mixed = index & 0xFFFFFFFF
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         mixed = ((mixed ^ (mixed >> shift)) * factor) & 0xFFFFFFFF

@@ -11,7 +11,7 @@ import triton.language as tl
 
 COLUMNS_AT_ONCE = 2048  # of a row that is quantised
 TILE = 128  # rows and columns of a weight that is transposed
-SUM_ROWS, SUM_COLUMNS, SUM_RANKS = 64, 128, 16  # of a tile of a sum, and of what an adapter adds to it at once
+SUM_ROWS, SUM_COLUMNS, SUM_RANKS = 64, 128, 16  # of a tile of a sum, and of the adapter's part added at once
 MOST_PRODUCTS = 3  # query, key and value read one input
 
 

@@ -31,7 +31,7 @@ MOST_AWAY_IN_16_BITS = 0.1  # SmolLM2-135M: rounding moves the median token by 0
 
 
 def fuse_kernels(model: PreTrainedModel) -> None:
-    """Give a model on a GPU Liger's kernels, where they are installed, and a model on a CPU ours; in place.
+    """Give a model on a GPU Liger's kernels, if installed, and a model on a CPU ours; in place.
 
     Raises ModelError if Liger's fail or compute something else: they are made family by family, and families change.
     """
@@ -54,7 +54,7 @@ def fuse_checked(model: PreTrainedModel, fuse: Callable[[PreTrainedModel], None]
         after = _hidden_states(model)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever another version of transformers, Triton or Liger trips over
+    except Exception as error:  # other versions of transformers, Triton or Liger fail in many ways
         problem = f"Liger's kernels fail ({type(error).__name__}: {one_line(error, 160)})"
         raise ModelError(f"{type(model).__name__}: {problem}; pip uninstall liger-kernel") from error
     away = float(((after - before).norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-12)).median())

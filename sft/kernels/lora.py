@@ -53,7 +53,7 @@ class Adapters(NamedTuple):
 
 
 class Siblings:
-    """LoRA layers that read the same input, in the order they are asked: all are computed when the first one is.
+    """LoRA layers that read the same input, in calling order: all are computed when the first one is called.
 
     What belongs together is told by the input itself: a layer that is asked for another tensor is computed alone. So a
     model whose layers read different inputs is only not faster, and several threads may use one at once.
@@ -66,7 +66,7 @@ class Siblings:
 
     @property
     def cast(self) -> Adapters | None:
-        """The adapters in the type they compute in, where they lie in it."""
+        """The adapters in the computing type, if they were cast together."""
         return next(reversed(self.casts), None)
 
     def compute(self, layer: "_Fused", x: torch.Tensor) -> torch.Tensor:
@@ -179,7 +179,7 @@ class Fp8Weight(FrozenWeight):
 
 
 def frozen_weight(layer: torch.nn.Linear) -> FrozenWeight:
-    """The weight of a layer, by how it is stored."""
+    """The weight of a layer, whatever its storage."""
     if isinstance(layer, fp8.Fp8Linear):
         return Fp8Weight(layer)
     packed = linear_4bit()
@@ -187,7 +187,7 @@ def frozen_weight(layer: torch.nn.Linear) -> FrozenWeight:
 
 
 class _Fused(torch.nn.Module):
-    """What a LoRA layer of PEFT is given in place of its own forward, where that is one adapter and nothing else."""
+    """The forward that replaces that of a PEFT LoRA layer with exactly one adapter."""
 
     @property
     def frozen(self) -> FrozenWeight:
@@ -239,7 +239,7 @@ class _Fused(torch.nn.Module):
 
 def computes_linearly(layer: torch.nn.Module) -> bool:
     """Whether a kind of Linear computes x Wᵀ + b and nothing else: a family may have a forward of its own (grouped,
-    quantised), and hooks may change what goes in or comes out."""
+    quantised), and hooks may change input or output."""
     known = {kind.forward for kind in (torch.nn.Linear, fp8.Fp8Linear, linear_4bit()) if kind is not None}
     is_changed = "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_hooks
     return type(layer).forward in known and not is_changed
@@ -264,7 +264,7 @@ def with_fused_layers(config: "LoraConfig", model: torch.nn.Module | None = None
     """The configuration of an adapter, whose plain linear layers will be the ones above, and the model's experts those
     of sft.kernels.experts."""
     if (packed := linear_4bit()) is not None:
-        config._register_custom_module({packed: fused_linear_4bit()})  # before Linear, of which it is a kind
+        config._register_custom_module({packed: fused_linear_4bit()})  # before Linear, its base class
     config._register_custom_module({fp8.Fp8Linear: FusedLinear, torch.nn.Linear: FusedLinear})
     if model is not None:
         config._register_custom_module(dict.fromkeys(known_experts(model), ParamWrapper))
@@ -305,7 +305,7 @@ def cast_at_once(model: torch.nn.Module) -> Iterator[None]:
     if copies:
         torch._foreach_copy_(copies, sources)
     with _CASTING:
-        for group, cast in groups:  # now, not before: until here they are whatever lay in that memory
+        for group, cast in groups:  # only now, because until here the memory is uninitialised
             group.casts.append(cast)
     try:
         yield
@@ -414,7 +414,7 @@ class _Project(torch.autograd.Function):
 def _project(
     x: torch.Tensor, z: torch.Tensor, projections: Sequence[Projection], adapters: Adapters
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """The outputs, and what the backward pass needs: s · z Aᵀ (T, R) of all layers side by side."""
+    """The outputs, and s · z Aᵀ (T, R) of all layers side by side, which the backward pass needs."""
     ranks = [b.shape[1] for b in adapters.b]
     narrow = z @ adapters.a.t()
     _scale(narrow, projections, ranks)
@@ -433,7 +433,7 @@ def _project(
 
 
 def _scale(narrow: torch.Tensor, projections: Sequence[Projection], ranks: list[int]) -> None:
-    """Each layer's part of (T, R) by its scaling, in place."""
+    """Multiply each layer's part of (T, R) by its scaling, in place."""
     if len({projection.scaling for projection in projections}) == 1:
         narrow.mul_(projections[0].scaling)
         return

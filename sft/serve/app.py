@@ -231,7 +231,7 @@ def _gone() -> ApiError:
 
 
 async def with_time_limit(service: Service, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
-    """The same pieces; ApiError 504 where the last is not there within timeout_s, 503 where the server ends before."""
+    """Pass the pieces on; ApiError 504 if the last one takes longer than timeout_s, 503 if the server ends before."""
     limit_s = service.settings.timeout_s
     ends = asyncio.get_running_loop().time() + limit_s
     async with aclosing(pieces):
@@ -331,7 +331,7 @@ def _find_served(service: Service, name: str) -> Served:
 
 
 def _describe_model(service: Service, served: Served) -> JSON:
-    """A model as OpenAI describes it, and what the page shows: its prompt, and its decoding if a request says none."""
+    """A model as OpenAI describes it, with its prompt and default decoding for the page."""
     task = served.task
     decoding = decide_decoding(
         service.settings, ChatRequest.model_construct(model=served.name, messages=[]), Asked([], task)

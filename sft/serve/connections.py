@@ -105,7 +105,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in OpenAI's shape like every other error."""
+        """Answer invalid HTTP with an error in OpenAI's format, like every other error."""
         self.refuse(ApiError(400, msg))
 
     def refuse(self, error: ApiError) -> None:
@@ -128,7 +128,7 @@ class LimitedProtocol(H11Protocol):
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
     def _follow(self) -> None:
-        """Let the clock run from where a request may begin until it is whole, and again once it has been answered."""
+        """Run the clock while a request may arrive until it is complete, and again after its answer."""
         is_answering = self.cycle is not None and not self.cycle.response_complete and not self._is_receiving
         if is_answering:
             self._stop_sending_clock()

@@ -31,7 +31,7 @@ class QueueFull(Exception):
 
 
 class EngineError(Exception):
-    """The model failed on a request: what deliver gets instead of a token."""
+    """The model failed on a request; deliver gets this instead of a token."""
 
 
 class EngineEnded(Exception):
@@ -130,7 +130,7 @@ class Engine:
         *,
         untuned: bool = False,
     ) -> "Future[list[float]]":
-        """Log-probabilities of the labels (sft.scoring.classes); classes: what they stand for, if it is another word.
+        """Log-probabilities of the labels (sft.scoring.classes); classes: their meaning, if it is another word.
 
         Raises QueueFull and EngineEnded.
         """
@@ -240,7 +240,8 @@ class Engine:
                     _tell(row, EngineError("the model failed on this request"))
 
     def _switch(self, *, untuned: bool) -> None:
-        """Switch the adapter where it is not as asked: that takes milliseconds, so it stays so until others ask."""
+        """Switch the adapter on or off if necessary; it takes milliseconds, so it stays until another batch needs
+        it."""
         if untuned == self._is_untuned:
             return
         if untuned:

@@ -23,8 +23,8 @@ from sft.errors import ConfigError
 from sft.serve.metrics import ServerMetrics
 from sft.serve.protocol import ApiError
 
-OPEN_PATHS = ("/health", "/")  # what a load balancer asks without a key, and the page that asks for the key
-UNLOGGED = (*OPEN_PATHS, "/metrics", "other")  # asked all the time, or for what is not there by whoever likes
+OPEN_PATHS = ("/health", "/")  # for load balancers, without a key, and the page that asks for the key
+UNLOGGED = (*OPEN_PATHS, "/metrics", "other")  # requested all the time, or for unknown paths
 KEY_VARIABLE = "QWEN_SFT_API_KEY"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 UNREAD = (413, 415)  # refused before the body is read, which costs a client nothing and would fill a disk with lines
@@ -71,7 +71,7 @@ class Guard:
             duration_s = time.monotonic() - started
             self.metrics.count_request(path, status, duration_s)
             if status in UNREAD:
-                logger.warning(f"{scope['method']} {path} {status}")  # a kind, so that it is told once a minute
+                logger.warning(f"{scope['method']} {path} {status}")  # a kind, so that it is logged once a minute
             elif path not in UNLOGGED and status != GONE:  # thousands that hang up would fill a disk
                 with suppress(OSError):  # nobody reads the log any more
                     say(f"{datetime.now():%H:%M:%S} {scope['method']} {path} {status} {duration_s:.2f} s")

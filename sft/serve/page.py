@@ -1,4 +1,4 @@
-"""The page at /: page.html, one static file that asks this server as any client does.
+"""The page at /: page.html, one static file that uses this server's API like any client.
 
 Texts of models and users are only ever set as text in it. Should one get into its markup all the same, the policy that
 goes with it lets nothing run but the script it came with, and lets that reach nothing but this server.

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions as data: what a request may hold, what answers and errors look like. Pure.
+"""OpenAI's chat completions as data: fields of requests, shapes of answers and errors. Pure.
 
 read_request(b'{"model": "demo", "messages": [...]}')     # ChatRequest, or ApiError 400 saying which field is wrong
 
@@ -59,7 +59,7 @@ class _Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_nulls(cls, fields: object) -> object:
-        """A field that is null asks for nothing: clients write out every field they know, most of them null."""
+        """Ignore null fields: clients send every field they know, most of them null."""
         return (
             {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
         )
@@ -101,7 +101,7 @@ class Turn(_Strict):
     """A message as clients send it; `developer` is OpenAI's newer word for system.
 
     An answer may come back as it was given, this server's own fields included; its text, calls and thought are read.
-    A tool's message is what the function returned, after the answer that called it.
+    A tool's message is the function's result, after the answer that called it.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -300,7 +300,7 @@ def usage(num_prompt: int, num_written: int) -> JSON:
 
 
 def completion(head: JSON, answered: Message, finish_reason: str, used: JSON, extra: JSON) -> JSON:
-    """A whole answer; head holds id, created and model. extra: what a task read out of it."""
+    """A whole answer; head: id, created and model. extra: the task's reading of it."""
     content: str | None = answered["content"]
     message: JSON = {"role": "assistant", "content": content, "refusal": None}
     if "reasoning_content" in answered:
@@ -318,7 +318,7 @@ def name_calls(calls: Sequence[ToolCall]) -> list[JSON]:
 
 
 def call_deltas(calls: Sequence[ToolCall]) -> list[JSON]:
-    """The pieces of a stream that tell calls: of each its name, then its arguments."""
+    """The pieces of a stream for calls: for each its name, then its arguments."""
     deltas: list[JSON] = []
     for index, call in enumerate(name_calls(calls)):
         function = call["function"]

@@ -1,4 +1,4 @@
-"""A request's answer: prompt, decoding, tokens from the engine, text with its stop words, and what a task reads in it.
+"""A request's answer: prompt, decoding, tokens from the engine, text up to a stop word, and the task's reading of it.
 
 The event loop's side of the engine: everything here is awaited, nothing computes.
 """
@@ -43,7 +43,7 @@ def prepare_answer(
 ) -> Answer:
     """Prompt and limits of a request. Raises ApiError 400 for what does not fit the model or the server's limits.
 
-    The text of a task is shortened as the run's rows were, and it is said; what is said in a chat is never.
+    The text of a task is shortened like the run's rows, and reported; a chat is never shortened.
     """
     limit = request.token_limit
     if limit is not None and limit > settings.max_tokens_limit:
@@ -74,10 +74,10 @@ def _prompt_of(loaded: LoadedModel, asked: Asked, limits: Rules) -> FittedPrompt
 
 
 def decide_decoding(settings: ServeSettings, request: ChatRequest, asked: Asked) -> Decoding:
-    """How an answer is written: what the request asks for, else the server's flags.
+    """The decoding of an answer: the request's values, else the server's flags.
 
     A request that says how to draw gets OpenAI's defaults for the rest: temperature 1, top_p 1, no penalties. One that
-    does not gets --decoding, greedy by default; entities and labels are greedy whatever --decoding says.
+    does not gets --decoding, greedy by default; entities and labels are always greedy.
     """
     fields = ("temperature", "top_p", "seed", "repetition_penalty", "no_repeat_ngram_size")
     wanted = {name: value for name in fields if (value := getattr(request, name)) is not None}
@@ -151,7 +151,7 @@ async def write_answer(engine: Engine, answer: Answer) -> AsyncGenerator[Piece]:
         message = chat.read_answer(token_ids if tools and not text.has_stopped else [], tools)
         if calls := message.get("tool_calls"):
             content = message["content"]
-            if content.startswith(said.passed) and content != said.passed:  # what was written after the calls
+            if content.startswith(said.passed) and content != said.passed:  # text after the calls
                 yield Piece("content", content.removeprefix(said.passed))
             yield Piece("tool_calls", calls=calls)
             answer.finish_reason = "tool_calls"
@@ -165,7 +165,7 @@ class HeldText:
     """Passes text but for what follows a mark, and for newlines at its end as long as nothing follows them."""
 
     def __init__(self, mark: str = "", *, strips_head: bool = False) -> None:
-        self.strips_head = strips_head  # newlines at the beginning are left out
+        self.strips_head = strips_head  # leading newlines are left out
         self._mark, self._text, self._num_passed = mark, "", 0
 
     def feed(self, piece: str) -> str:
@@ -193,7 +193,7 @@ class HeldText:
         return self._text[self._num_passed :]
 
     def _overlap(self) -> int:
-        """Characters at the end that may begin the mark."""
+        """Number of characters at the end that may start the mark."""
         return next((n for n in range(len(self._mark) - 1, 0, -1) if self._text.endswith(self._mark[:n])), 0)
 
 
@@ -237,7 +237,7 @@ def _explain(engine: Engine, error: QueueFull | EngineEnded | EngineError) -> Ap
 
 
 class StopFilter:
-    """Passes text through until a stop word begins; holds back what may be the prefix of one."""
+    """Passes text through until a stop word; holds back a possible prefix of one."""
 
     def __init__(self, stops: list[str]) -> None:
         self._stops = stops
@@ -265,5 +265,5 @@ class StopFilter:
         return passed
 
     def _overlap(self, stop: str) -> int:
-        """Characters at the end of what is held that begin the stop word: "...EN", "END" -> 2."""
+        """Number of characters at the end of the held text that start the stop word: "...EN", "END" -> 2."""
         return next((n for n in range(min(len(stop) - 1, len(self._held)), 0, -1) if self._held.endswith(stop[:n])), 0)

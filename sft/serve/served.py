@@ -46,12 +46,12 @@ class Served:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request comes to: messages for the model and, for a task, the row they were made of."""
+    """A request as messages for the model and, for a task, the row that they are made from."""
 
     messages: list[Message]
     task: Task | None = None
     row: dict[str, object] | None = None
-    head: Head | None = None  # what chooses among the labels, where it is no language model
+    head: Head | None = None  # the classification head that chooses among the labels
     tools: Sequence[Tool] = ()  # that a chat offers
     is_base: bool = False  # whether the untuned model is to answer
 
@@ -94,7 +94,7 @@ def ask(
 ) -> Asked:
     """The conversation the model is to answer, its system prompt the client's, else the run's.
 
-    Raises ApiError 400 where a task is asked anything but one text, and PromptError for roles in a wrong order.
+    Raises ApiError 400 if a task gets anything but one text, and PromptError for roles in a wrong order.
     """
     task = served.task
     if task is None:

@@ -1,4 +1,4 @@
-"""The server's life: load, listen, serve, and on SIGTERM finish the running answers, or tell them, before it ends.
+"""The server's life: load, listen, serve, and on SIGTERM finish the running answers, or notify them, before it ends.
 
 serve(settings, run)      # returns when the server has ended
 """
@@ -25,7 +25,7 @@ from sft.serve.guard import read_api_key
 from sft.serve.log import one_line_per_kind
 from sft.serve.served import list_served
 
-GRACE_S = 5  # after answers were told that the server ends, seconds for clients to read that
+GRACE_S = 5  # seconds for clients to read that the server ends
 
 
 class Server(uvicorn.Server):
@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
         self.service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish, or tell, what is running."""
+        """Finish running answers, or notify them."""
         loop = asyncio.get_running_loop()
         clock = loop.call_later(self.service.settings.shutdown_timeout_s, self.service.cut_off)
         try:
@@ -87,7 +87,7 @@ def serve_model(
     say(f"a page to try it: {address}/")
     say(f"listening on {address}/v1")
     # uvicorn raises the signal again when it is done; SIGTERM is a wish, not a failure: exit code 0, and the same
-    # where it is sent twice, so it stays ignored until the process has ended.
+    # if it is sent twice, so it stays ignored until the process has ended.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with one_line_per_kind():
@@ -103,7 +103,7 @@ def serve_model(
 
 
 def configure(service: Service) -> uvicorn.Config:
-    """The HTTP server around the application, with the limits of connections that hold before it is asked anything."""
+    """The HTTP server around the application, with connection limits that apply before any request."""
     settings = service.settings
     allowed = fit_open_files(settings.max_connections)
     if allowed < settings.max_connections:

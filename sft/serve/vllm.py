@@ -1,4 +1,4 @@
-"""The same run on vLLM: which arguments `vllm serve` needs to ask the model as it was trained.
+"""The run on vLLM: the arguments with which `vllm serve` prompts the model as in training.
 
 command = build_command(run, settings)      # ["vllm", "serve", ".../export/merged", "--served-model-name", "demo", ...]
 

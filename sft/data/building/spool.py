@@ -7,7 +7,7 @@
     signatures   where near duplicates are looked for
     finished.json   last: the books, the origin, SHA-256 of the others; a folder without it is read again
 
-The key is a hash of all that decides what lies in the folder, so a changed preset finds nothing stale.
+The key is a hash of everything that decides the folder's content, so a changed preset finds nothing stale.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Spool:
         return np.fromfile(self.folder / name, dtype=np.dtype(COLUMNS[name]))
 
     def is_of(self, origin: Origin) -> bool:
-        """Whether the source is still what was read."""
+        """Whether the source is unchanged since it was read."""
         return self.origin == origin
 
 
@@ -136,7 +136,7 @@ def make_key(facts: dict[str, object]) -> str:
 
 
 def load_spool(folder: Path) -> Spool | None:
-    """The spool in a folder; None if there is none, where it is unfinished, and where a file was damaged."""
+    """The spool in a folder; None if it is missing, unfinished or damaged."""
     try:
         entry = orjson.loads((folder / FINISHED).read_bytes())
         if entry["format"] != FORMAT or any(sha256_of(folder / name) != sha for name, sha in entry["files"].items()):

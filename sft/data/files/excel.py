@@ -39,7 +39,7 @@ ROW, ALL_ROWS = f"{{{SHEET_MAIN_NS}}}row", f"{{{SHEET_MAIN_NS}}}sheetData"
 OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # .xls, and .xlsx with a password: both lie in a compound file
 EXACT_NUMBERS = 10**15  # Excel keeps 15 digits of a number and makes the rest zeros
 BOMB_BYTES, BOMB_RATIO = 16 << 20, 200  # of one part, unpacked; sheets of texts shrink 3- to 40-fold
-Cells = dict[int, Json]  # column number from 1 -> what stands there; empty cells are left out
+Cells = dict[int, Json]  # column number from 1 -> value; empty cells are left out
 STRING = f"{{{SHEET_MAIN_NS}}}si"
 WORKBOOK, STRICT = "xl/workbook.xml", b"http://purl.oclc.org/ooxml/"  # the namespaces of Excel's other .xlsx
 MEMORY_BYTES = 16 << 20  # a larger table goes to disk
@@ -58,7 +58,7 @@ class SheetRow(NamedTuple):
 def read_xlsx(path: Path) -> Iterator[GoodRecord | BadRecord]:
     """The rows under the header of the first visible sheet; `line` is Excel's row number.
 
-    An empty cell is "", as in CSV. Raises DataError for what is no workbook, is protected by a password, is a zip
+    An empty cell is "", as in CSV. Raises DataError for a file that is no workbook, has a password, is a zip
     bomb or breaks off, with the row before which it does.
     """
     rows = _read_sheet(path)
@@ -227,7 +227,7 @@ def unescape_text(text: str) -> str:
 class SharedStrings:
     """A workbook's table of texts, read once from its XML and kept on disk: 8 bytes of memory a text.
 
-    Used as openpyxl uses its list of strings: by number. The file has no name and goes when this does.
+    openpyxl uses it like its list of strings, by number. The file has no name and is deleted with this object.
     """
 
     def __init__(self, source: IO[bytes] | None) -> None:

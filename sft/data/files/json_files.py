@@ -24,7 +24,7 @@ TURNS = re.compile(r'\[\s*\{\s*"(?:role|from|content|value)"\s*:')
 TURN_KEYS = {"role", "from"}  # of which every turn of a conversation has one
 KEY = re.compile(rb'"\s*:')  # one match for each key; more where a text holds the like
 BLANK_OR_COMMA = " \t\r\n,"
-SEVERAL = re.compile(r'\}[\s,]*\{"')  # objects after each other on a line, where they are not those of a list
+SEVERAL = re.compile(r'\}[\s,]*\{"')  # consecutive objects on a line, outside a list
 # Text at which JSON cannot continue, and the advice for it.
 TELLING_STARTS = {
     ("//", "/*", "#"): "a comment, which JSON does not have",
@@ -38,7 +38,7 @@ SPACE_OR_COMMA = re.compile(r"[\s,]*")
 
 
 def read_json(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
-    """One object per line, or one array of objects: the first character decides, whatever the file is called."""
+    """One object per line, or one array of objects: the first character decides, not the file's name."""
     yield from read_lines(path, encoding) if is_one_row_a_line(path, encoding) else read_array(path, encoding)
 
 
@@ -53,7 +53,9 @@ def is_one_row_a_line(path: Path, encoding: str = UTF8) -> bool:
     if not start:
         raise DataError(f"{path}: the file has no rows, only blank lines")
     if start.startswith("["):
-        return bool(TURNS.match(start)) and start.endswith("]") and following.startswith("[")  # a list of turns a line
+        return (
+            bool(TURNS.match(start)) and start.endswith("]") and following.startswith("[")
+        )  # a list of turns per line
     is_spread = start == "{" and following.startswith(('"', "}"))  # "{" and a key: objects as printers write them
     return not is_spread and "\r" not in start and not _holds_several(start)
 
@@ -198,7 +200,7 @@ def _explain(text: str, start: int, error: json.JSONDecodeError) -> str:
 def read_array(path: Path, encoding: str = UTF8) -> Iterator[GoodRecord | BadRecord]:
     """The objects of one JSON array, or of a file of nothing but objects over any number of lines, one at a time.
 
-    The text of the file is held whole, each row is decoded as it is asked for.
+    The whole text of the file is in memory; each row is decoded when it is needed.
 
     Past a syntax error nothing can be found again, so that is a DataError; a row that is sound JSON but unusable is
     a BadRecord. Bytes that are no UTF-8 are carried along as lone surrogates and found there.

@@ -118,11 +118,11 @@ class Candidate(NamedTuple):
 
     codec: str
     language: str
-    looks_right: Callable[[str], float]  # text -> how much of it beyond ASCII is what the language is made of, 0 to 1
+    looks_right: Callable[[str], float]  # text -> share of its non-ASCII characters that belong to the language, 0 to 1
 
 
 def choose_encoding(path: Path, given: str | None = None) -> str:
-    """Python's name of the encoding to read a file in; says so where that is not UTF-8.
+    """Python's name of the encoding of a file; prints it unless it is UTF-8.
 
     Raises DataError if it is not UTF-8 and not certain, with what it may be; ConfigError for an unknown name.
     """
@@ -180,7 +180,7 @@ def _read_again(text: str) -> str | None:
 
 
 def _read_sample(path: Path) -> bytes:
-    """The file's beginning, or a part in which something beyond ASCII stands, if any does; cut at a line's start."""
+    """The start of the file, or, if that is ASCII only, a later part that is not; cut at a line's start."""
     with open_bytes(path) as file:
         first = block = file.read(BLOCK_BYTES)
         while block:
@@ -198,7 +198,7 @@ def _check_given(path: Path, given: str, sample: bytes) -> str:
     try:
         name = codecs.lookup(given).name
         io.TextIOWrapper(io.BytesIO(b"\xff"), name, errors="surrogateescape").read()  # as open_text does
-    except (LookupError, ValueError):  # a name with a NUL, and codecs such as idna that are none of texts
+    except (LookupError, ValueError):  # a name with a NUL, and codecs such as idna that are not for text
         raise ConfigError(
             f"encoding {given}: there is none of this name; write utf-8, gb18030, cp1252, utf-16, ..."
         ) from None
@@ -210,7 +210,7 @@ def _check_given(path: Path, given: str, sample: bytes) -> str:
 
 
 def _refuse_mixture(path: Path) -> None:
-    """Raise DataError if a line of a GB18030 file is UTF-8: decoded as GB18030 it would be other characters."""
+    """Raise DataError if a line of a GB18030 file is UTF-8, which GB18030 would decode to other characters."""
     with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             if len(line.translate(None, delete=ASCII)) < LEAST_BYTES:
@@ -223,7 +223,7 @@ def _refuse_mixture(path: Path) -> None:
 
 
 def _decode(sample: bytes, codec: str) -> str | None:
-    """The sample as text, or None where it is not of this encoding; the sample may end inside a character."""
+    """The sample as text, or None if it is not in this encoding; the sample may end inside a character."""
     try:
         return codecs.getincrementaldecoder(codec)().decode(sample)
     except UnicodeDecodeError:
@@ -231,7 +231,7 @@ def _decode(sample: bytes, codec: str) -> str | None:
 
 
 def _decode_most_lines(sample: bytes, codec: str) -> str:
-    """The lines that are of this encoding and no UTF-8; "" if fewer than half are. The others are told by row."""
+    """The lines in this encoding that are not UTF-8; "" if fewer than half are. The others are reported by row."""
     lines = [line for line in sample.split(b"\n") if not line.isascii()]
     decoded = [text for line in lines if (text := _decode(line, codec)) and _decode(line, "utf-8") is None]
     return "\n".join(decoded) if 2 * len(decoded) >= len(lines) else ""

@@ -1,4 +1,4 @@
-"""The one reader of rows: any accepted file in any accepted form -> canonical rows, each with its place.
+"""The one reader of rows: any accepted file in any accepted form -> canonical rows, each with file and line.
 
 reader = RowReader(Path("reports.jsonl"))
 for found in reader:                     # FoundRow(file, line, row) or BadRow(file, line, reason, message)
@@ -163,7 +163,7 @@ REMEDIES = {
 def read_records(path: Path, encoding: str | None = None) -> Iterator[GoodRecord | BadRecord]:
     """The records of one file, by what its name ends in; raises DataError where the file as a whole cannot be read.
 
-    encoding: of a text file, where the user names it ("cp1252"); else UTF-8, or what its bytes tell.
+    encoding: of a text file, if the user names it ("cp1252"); else UTF-8, or recognised from its bytes.
     """
     with _explain_errors(path):
         yield from _read_kind(path, _check_file(path), encoding)
@@ -243,7 +243,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: no such file{nearest_file(path)}") from None
     except (EOFError, zlib.error, LZMAError) as error:
         raise DataError(f"{path}: the packed file is cut off or damaged ({error}); copy it again") from None
-    except UnicodeDecodeError as error:  # behind a mark of UTF-16 or UTF-32, which is believed
+    except UnicodeDecodeError as error:  # after a byte order mark of UTF-16 or UTF-32, which is trusted
         raise DataError(f"{path}: is no sound {error.encoding} ({error.reason}); save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None

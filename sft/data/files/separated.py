@@ -23,7 +23,7 @@ CELL_LIMIT = min(sys.maxsize, 2**31 - 1)  # characters; the module's own limit i
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 1 << 20
-LONGEST_CELL = 10_000  # lines of a cell in quotes, where it is asked whether quotes enclose cells at all
+LONGEST_CELL = 10_000  # lines of a quoted cell, while it is unclear whether quotes enclose cells at all
 BLOCK_BYTES = 1 << 20
 BOM_QUOTE = b'\xef\xbb\xbf"'
 SHORT_VALUE = 32  # characters of a value that may be in many rows, as a label does
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
     is_told: bool = False  # by a first line `sep=;`, which is no row
     plain_quotes: bool = False
     quote: str = '"'
-    skips_blanks: bool = False  # behind a delimiter, where cells in quotes come after some
+    skips_blanks: bool = False  # after a delimiter, if quoted cells follow spaces
 
     def reader(self, lines: Iterable[str], *, strict: bool = True) -> Iterator[list[str]]:
         """The cells of each row."""
@@ -58,7 +58,7 @@ class Layout(NamedTuple):
 
 
 def read_separated(path: Path, encoding: str) -> Iterator[GoodRecord | BadRecord]:
-    """Rows under a header line; quoted cells may span lines, and a record's line is where it begins."""
+    """Rows under a header line; quoted cells may span lines, and a record's line is its first one."""
     csv.field_size_limit(CELL_LIMIT)
     sample = _read_sample(path, encoding)
     layout = _find_layout(path, sample)
@@ -151,7 +151,7 @@ def _find_layout(path: Path, sample: list[str]) -> Layout:
 
 
 def _find_quotes(path: Path, sample: list[str], layout: Layout) -> Layout:
-    """The layout with what encloses cells: single quotes where they do, and double ones that come after blanks."""
+    """The layout with its quotes: single ones if they enclose cells, and double ones after spaces."""
     lines = sample[1:]
     with_quotes = [line for line in lines if '"' in line]
     if layout.delimiter != "\t" and with_quotes and all(_quotes_behind_blanks(line, layout) for line in with_quotes):
@@ -186,14 +186,14 @@ def _fit(sample: list[str], layout: Layout, *, strict: bool = False) -> float:
                 rows.append(len(cells))
     except csv.Error as error:
         if strict and "unexpected end of data" not in str(error):
-            return 0.0  # a sample may end within a cell; what was read before it tells enough
+            return 0.0  # a sample may end inside a cell; the rows before it are enough
     if not rows or rows[0] < 2:
         return 0.0
     return sum(count == rows[0] for count in rows) / len(rows)
 
 
 def _may_quote(path: Path, encoding: str) -> bool:
-    """Whether some cell of a file of tabs begins with a quote: most files have none, and are read once."""
+    """Whether some cell of a TSV file starts with a quote; most files have none and are read once."""
     if encoding.startswith("utf-16") or encoding.startswith("utf-32"):
         return True
     before = b"\n"  # the last byte of the block before

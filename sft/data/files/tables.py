@@ -52,7 +52,7 @@ def _read_value(scalar: "Scalar") -> Json:
 
 
 def make_restorer(schema: "Schema") -> Callable[[dict[str, Json]], dict[str, Json]]:
-    """What makes a row of an Arrow table the row that was written into it: JSON decoded, class numbers named.
+    """Turns a row of an Arrow table back into the row that was written: decodes JSON, names class numbers.
 
     `datasets` keeps a column whose values differ in type as JSON texts (its Json type): "\\"6 x 7?\\"" is 6 x 7?
     """
@@ -149,7 +149,7 @@ def declared_classes(path: Path) -> dict[str, list[str]]:
     try:
         return class_names(parquet.read_schema(path).metadata)
     except Exception:
-        return {}  # reading it says what is wrong
+        return {}  # reading it reports what is wrong
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

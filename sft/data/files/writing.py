@@ -22,7 +22,7 @@ WRITABLE = (".jsonl", ".csv", ".xlsx")
 CELL_CHARACTERS = 32_767  # of an Excel cell, counted as UTF-16 code units
 SHEET_ROWS = 1_048_576  # of an Excel sheet, the header included
 EXACT_NUMBERS = 10**15
-# What spreadsheets run (https://owasp.org/www-community/attacks/CSV_Injection), after blanks too; numbers are none.
+# Cells that spreadsheets run (https://owasp.org/www-community/attacks/CSV_Injection), also after spaces; not numbers.
 FORMULA = re.compile(r"[\s]*[=+@\-](?![\d.,\s%]*$)")
 
 
@@ -86,7 +86,7 @@ def open_writer(path: Path, columns: list[str], kind: str | None = None) -> Reco
 
 
 class JsonLinesWriter(RecordWriter):
-    """One JSON object a line, in UTF-8."""
+    """One JSON object per line, in UTF-8."""
 
     def __init__(self, path: Path, columns: list[str]) -> None:
         self._file = path.open("wb")
@@ -124,7 +124,7 @@ class CsvWriter(RecordWriter):
 
 
 class ExcelWriter(RecordWriter):
-    """One sheet, written row by row; text cells hold text whatever it looks like."""
+    """One sheet, written row by row; text stays text even if it looks like a formula or number."""
 
     def __init__(self, path: Path, columns: list[str]) -> None:
         from openpyxl import Workbook  # takes 0.2 s

@@ -24,7 +24,7 @@ import torch
 
 BLOCK = 96  # queries at a time, about: of 48 the products are too small, of 256 more is computed in vain
 KEEP_UP_TO = 1024  # tokens of a row whose probabilities are kept for the backward pass; of longer ones, computed again
-Span = tuple[int, int]  # where something begins, and where the next one does
+Span = tuple[int, int]  # start, and start of the next
 MAX_PADDED_WORK = 1.5  # rows share a batch while padding costs at most this many times more
 
 
@@ -52,15 +52,15 @@ def attend_blocks(
 
 
 class Line(NamedTuple):
-    """Tokens that lie side by side in a line of a batch."""
+    """Consecutive tokens in a row of a batch."""
 
     start: int  # the first of them, among all tokens
     number: int
-    at: int  # its place in the line
+    at: int  # index in the row of the batch
 
 
 class Places:
-    """Which of the tokens' heads (T * H) lie where in the lines of all batches, one after the other."""
+    """Indices of the tokens' heads (T * H) in the rows of all batches, concatenated."""
 
     def __init__(self, batches: Sequence[Sequence[Line]], widths: Sequence[int], num_heads: int) -> None:
         """batches: the lines of each. widths: how long they are filled up to."""
@@ -69,7 +69,7 @@ class Places:
             start, number, at = torch.tensor(lines).T[:, :, None, None]  # (B, 1, 1)
             place = torch.arange(width)
             is_token = (place >= at) & (place < at + number)  # (B, 1, L)
-            tokens = torch.where(is_token, start - at + place, 0)  # nobody looks at what lies beside a row
+            tokens = torch.where(is_token, start - at + place, 0)  # padding is never attended to
             laid.append((tokens * num_heads + heads).flatten())  # (B, H, L)
             filled.append(is_token.expand(-1, num_heads, -1).flatten())
         self.laid, is_filled = torch.cat(laid), torch.cat(filled)
@@ -98,12 +98,12 @@ class RowBatch(NamedTuple):
     """Rows that are computed together, a line each."""
 
     rows: list[int]
-    first: int  # no row has a query at a place before
+    first: int  # no row has a query before this index
     longest: int  # places of a line of keys; of queries, less first
 
 
 class Layout(NamedTuple):
-    """The batches of some rows, and where their queries and keys lie in them."""
+    """The batches of some rows, and the indices of their queries and keys."""
 
     batches: list[RowBatch]
     queries: Places
@@ -232,13 +232,13 @@ def _find_probabilities(queries: torch.Tensor, keys: torch.Tensor, scaling: floa
     wide = _widen(queries).flatten(1, 2)
     scores = torch.baddbmm(wide.new_empty(()), wide, keys.transpose(1, 2), beta=0, alpha=scaling)
     scores.view(batch, groups, num_queries, -1)[..., -num_queries:] += _later(num_queries, scores.dtype)
-    return torch.softmax(scores, -1, out=scores).to(dtype)  # in place: it is all that would not fit the caches
+    return torch.softmax(scores, -1, out=scores).to(dtype)  # in place, so that it fits the caches
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
 def _later(num_queries: int, dtype: torch.dtype) -> torch.Tensor:
-    """(N, N): what keeps queries from the keys after their own places."""
+    """(N, N): the causal mask of queries and keys at the same positions."""
     return torch.full((num_queries, num_queries), float("-inf"), dtype=dtype).triu_(1)
 
 
@@ -248,18 +248,18 @@ def _widen(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """fp32, or what is wider."""
+    """fp32, or a wider type."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _blocks(length: int) -> list[Span]:
-    """Of like sizes, about BLOCK long: 100 -> (0, 100); 300 -> (0, 100), (100, 200), (200, 300)."""
+    """Spans of similar sizes, about BLOCK long: 100 -> (0, 100); 300 -> (0, 100), (100, 200), (200, 300)."""
     number = max(1, round(length / BLOCK))
     return list(pairwise(length * cut // number for cut in range(number + 1)))
 
 
 @lru_cache(maxsize=8)
-@torch.inference_mode(mode=False)  # what is kept here serves training as well
+@torch.inference_mode(mode=False)  # cached tensors are also used in training
 def find_layout(lengths: tuple[int, ...], seen: tuple[int, ...], num_heads: int, num_key_heads: int) -> Layout:
     """lengths: queries of each row. seen: keys of each, whose last ones are at the places of its queries."""
     batches = batch_rows(lengths, seen)
@@ -277,7 +277,7 @@ def find_layout(lengths: tuple[int, ...], seen: tuple[int, ...], num_heads: int,
 
 
 def batch_rows(lengths: Sequence[int], seen: Sequence[int]) -> list[RowBatch]:
-    """Rows of like lengths in one batch: [5, 100, 6] queries that see as many keys -> rows [1], and [2, 0]."""
+    """Rows of similar lengths in one batch: [5, 100, 6] queries that see as many keys -> rows [1], and [2, 0]."""
     batches: list[RowBatch] = []
     work = 0
     for row in sorted(range(len(seen)), key=lambda row: (-seen[row], seen[row] - lengths[row])):

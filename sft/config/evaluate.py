@@ -93,7 +93,8 @@ class EvaluateSettings(ResultSettings, TunedSettings):
         "precise", description="precise: greedy; chat: sampled as in chat.py (temperature 0.8, top_p 0.9, penalties)"
     )
     generator: Literal["transformers", "vllm"] = Field(
-        "transformers", description="what generates the answers; vllm: a separate package, not yet tried on a GPU"
+        "transformers",
+        description="what generates the answers; vllm: a program of its own, which `make vllm` installs; greedy only",
     )
     output_file: Path | None = Field(
         None, description="also write the labels' figures of base and tuned (baseline_comparison.json) to this file"

@@ -28,7 +28,7 @@ from sft.evaluation.other_metrics import OtherMetric, load_metric
 from sft.evaluation.predictions import Prediction, predict_rows
 from sft.evaluation.rows import prepare_rows, select_rows
 from sft.evaluation.yardsticks import YardstickGroup, Yardsticks, apply_yardsticks, summarise_yardsticks
-from sft.generation.batch import check_generator
+from sft.generation.writers import check_generator
 from sft.models.loading import load_run
 from sft.models.source import EMBEDDED, EMBEDDED_ID, HUB_ID
 from sft.robustness.flips import HardAnswer, RobustnessFigures

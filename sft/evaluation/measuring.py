@@ -42,7 +42,8 @@ from sft.evaluation.model_answers import (
 )
 from sft.evaluation.robustness import Robustness, fit_temperatures, measure_robustness
 from sft.evaluation.rows import Context, EvalRow, prepare_rows
-from sft.generation.batch import Room, Writer, open_writer, usual_room
+from sft.generation.batch import Room, usual_room
+from sft.generation.writers import open_writer
 from sft.models.adopted import open_tuned
 from sft.models.head import read_head
 from sft.models.loaded import LoadedModel
@@ -171,7 +172,7 @@ def measure_models(
     """The tuned model first, then what it is compared with; two models are never in memory at once."""
     room = plan_room(run, loaded)
     trained, head = run.train_settings(), choose_classes(run, baseline)
-    writer = None if head else open_writer(settings.generator, loaded, run.adapter_dir, room)
+    writer = None if head else open_writer(settings.generator, loaded, run.weights_dir, room)
     asking = Asking(writer, settings.decoding, seed, room.tokens, journal)
     tuned = _measure(loaded, rows, budgets, "tuned", asking, rouge=settings.rouge)
     probes = probe_model(run, settings, loaded, rows, tuned, seed=seed, max_tokens=room.tokens)
@@ -179,13 +180,11 @@ def measure_models(
         return Measurements(rows, tuned, probes=probes)
     if baseline.kind == "base":
         with loaded.adapter_off() as untuned:  # another model in memory, where the run has no adapter to switch off
-            without: Writer | None = None
             if writer is not None:
-                is_beside = untuned is not loaded
-                without = (
-                    open_writer(settings.generator, untuned, None, room) if is_beside else writer.without_adapter()
-                )
-            asking = replace(asking, writer=without)
+                writer = writer.without_adapter() if untuned is loaded else None
+                asking = replace(asking, writer=None)  # gives the memory of another program back
+                writer = writer or open_writer(settings.generator, untuned, None, room)
+            asking = replace(asking, writer=writer)
             base = _measure(untuned, rows, budgets, "base", asking, rouge=settings.rouge)
             return Measurements(rows, tuned, base, probes=probes)
     num_bytes = [count_supervised_bytes(row, loaded.chat) for row in rows]
@@ -203,8 +202,8 @@ def measure_models(
         say(f"{len(prepared.too_long):,} rows do not fit {baseline.name}: both are measured on the others")
         measured = measured.take([place for place, row in enumerate(rows) if row.row["id"] not in prepared.too_long])
     room = plan_room(run, other)
-    its_adapter = baseline.run.adapter_dir if baseline.run else None
-    writer = None if head else open_writer(settings.generator, other, its_adapter, room)
+    its_weights = baseline.run.weights_dir if baseline.run else None
+    writer = None if head else open_writer(settings.generator, other, its_weights, room)
     asking = Asking(writer, settings.decoding, seed, room.tokens, journal)
     its_budgets = {} if head else plan_budgets(prepared.rows, other, settings.max_new_tokens)
     base = _measure(other, prepared.rows, its_budgets, "base", asking, rouge=settings.rouge)

@@ -28,7 +28,7 @@ from sft.evaluation.journal import Journal, Side
 from sft.evaluation.rows import EvalRow, supervised_ids
 from sft.evaluation.tool_calls import CallOutcome, row_score, score_calls, units_of
 from sft.generation import Generated
-from sft.generation.batch import TransformersWriter, Writer
+from sft.generation.writers import TransformersWriter, Writer
 from sft.metrics.entities import EntityCounts, Span, count_entities, place_mentions
 from sft.metrics.resampling import Sums, Values
 from sft.models.loaded import LoadedModel

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import GenerationConfig
 
 from sft.config.serve import ServeSettings
@@ -27,22 +28,29 @@ def test_an_adapter_is_served_on_its_base_with_the_runs_prompt_as_template(run, 
     template = run.path / "export" / "chat_template.jinja"
     assert command == [
         "vllm", "serve", str(tiny_model_folder), "--enable-lora", "--lora-modules", f"demo={run.adapter_dir}",
-        "--max-lora-rank", "16", "--chat-template", str(template), "--generation-config", str(template.parent),
+        "--max-lora-rank", "16", "--dtype", "float32", "--enforce-eager", "--generation-config", str(template.parent),
+        "--chat-template", str(template),
         "--host", "127.0.0.1", "--port", "9000", "--max-num-seqs", "4",
     ]  # fmt: skip
     assert '"Be brief."' in template.read_text()
-    assert GenerationConfig.from_pretrained(template.parent).eos_token_id == [2, 0]  # <|im_end|>, <|endoftext|>
+    config = GenerationConfig.from_pretrained(template.parent)
+    assert (config.eos_token_id, config.temperature) == ([2, 0], 0.0)  # <|im_end|>, <|endoftext|>; greedy
 
 
-@pytest.mark.parametrize(("name", "value"), [("use_dora", True), ("modules_to_save", ["lm_head"]), ("lora_r", 600)])
-def test_an_adapter_that_vllm_does_not_take_has_to_be_merged_first(run, name, value):
-    run.settings[name] = value
-    with pytest.raises(ConfigError, match=r"^demo: vLLM takes no adapter with DoRA, .* --merge` first"):
+def test_an_adapter_that_vllm_does_not_take_has_to_be_merged_first(run):
+    config = run.adapter_dir / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": True}))
+    with pytest.raises(ConfigError, match=r"^demo: vLLM does not apply an adapter with DoRA .* --merge` first, then"):
         build_command(run, ServeSettings())
 
 
-def test_a_run_on_four_bits_is_served_on_four_bits(run):
+def test_a_run_on_four_bits_is_served_on_four_bits_and_on_a_cpu_merged(run, monkeypatch):
     run.settings["method"] = "qlora"
+    with pytest.raises(
+        ConfigError, match=r"^demo: vLLM has no base in 4 bits on a CPU; run `python export.py .* --merge`"
+    ):
+        build_command(run, ServeSettings())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     command = build_command(run, ServeSettings())
     assert command[command.index("--quantization") + 1] == "bitsandbytes"
 
@@ -53,18 +61,23 @@ def test_weights_that_were_trained_themselves_are_served_from_the_run(full_run, 
     command = build_command(run, ServeSettings())
     template = run.path / "export" / "chat_template.jinja"
     assert command == [
-        "vllm", "serve", str(run.path / "model"), "--served-model-name", "demo", "--chat-template", str(template),
-        "--generation-config", str(template.parent), "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
+        "vllm", "serve", str(run.path / "model"), "--served-model-name", "demo",
+        "--dtype", "float32", "--enforce-eager", "--generation-config", str(template.parent), "--chat-template", str(template),
+        "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
     ]  # fmt: skip
 
 
-def test_merged_weights_of_this_very_run_are_served_instead(run):
+def test_merged_weights_of_this_very_run_are_served_instead(run, tiny_model_folder):
     merged = run.path / "export" / "merged"
-    merged.mkdir(parents=True)
+    shutil.copytree(tiny_model_folder, merged)
     record = {"merged": {"adapter": run.adapter, "fingerprint": run.fingerprint.digest}}
     (run.path / "export" / "export.json").write_text(json.dumps(record))
-    expected = ["vllm", "serve", str(merged), "--served-model-name", "shop", "--host", "127.0.0.1", "--port", "8000"]
-    assert build_command(run, ServeSettings(name="shop"))[:9] == expected
+    (merged / "generation_config.json").write_text('{"eos_token_id": [2], "temperature": 0.7}')
+    assert build_command(run, ServeSettings(name="shop")) == [
+        "vllm", "serve", str(merged), "--served-model-name", "shop", "--dtype", "float32", "--enforce-eager",
+        "--generation-config", str(merged.parent), "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
+    ]  # fmt: skip
+    assert json.loads((merged.parent / "generation_config.json").read_text()) == {"eos_token_id": [2], "temperature": 0}
     record["merged"]["adapter"] = "sha256 of another training"
     (run.path / "export" / "export.json").write_text(json.dumps(record))
     assert "--enable-lora" in build_command(run, ServeSettings())
@@ -74,12 +87,6 @@ def serve_with(path: Path | str, run, **environment: str) -> subprocess.Complete
     command = [sys.executable, "serve.py", "--run", str(run.path), "--backend", "vllm"]
     values = {**os.environ, **environment, "PATH": str(path)}
     return subprocess.run(command, cwd=ROOT, env=values, capture_output=True, text=True, timeout=120)
-
-
-def test_without_vllm_one_line_says_so(run, tmp_path):
-    done = serve_with(tmp_path, run)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: vllm is not installed; run `pip install vllm`")
 
 
 @pytest.mark.slow

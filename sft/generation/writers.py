@@ -208,7 +208,8 @@ class VllmWriter:
         self.server = _Server(
             [
                 program, "serve", str(folder), "--served-model-name", BASE, *flags,
-                *describe_precision(loaded.precision), "--max-model-len", str(loaded.max_context), "--generation-config", "vllm",
+                *describe_precision(loaded.precision), "--max-model-len", str(loaded.max_context),
+                "--generation-config", "vllm",
             ],
             environment,
         )  # fmt: skip

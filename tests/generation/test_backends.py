@@ -93,7 +93,8 @@ def test_vllm_gets_the_same_ids_and_end_tokens_and_answers_greedily(tuned, tiny_
     assert started["command"] == [
         "serve", str(tuned.source.folder), "--served-model-name", "base", "--enable-lora",
         "--lora-modules", f"tuned={tiny_run / 'adapter'}", "--max-lora-rank", "16",
-        "--dtype", "float32", "--enforce-eager", "--max-model-len", str(tuned.max_context), "--generation-config", "vllm",
+        "--dtype", "float32", "--enforce-eager", "--max-model-len", str(tuned.max_context),
+        "--generation-config", "vllm",
         "--host", "127.0.0.1", "--port", started["command"][-1],
     ]  # fmt: skip
     assert [one["model"] for one in asked] == ["tuned", "tuned", "tuned", "base"]

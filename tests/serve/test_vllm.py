@@ -62,8 +62,8 @@ def test_weights_that_were_trained_themselves_are_served_from_the_run(full_run, 
     template = run.path / "export" / "chat_template.jinja"
     assert command == [
         "vllm", "serve", str(run.path / "model"), "--served-model-name", "demo",
-        "--dtype", "float32", "--enforce-eager", "--generation-config", str(template.parent), "--chat-template", str(template),
-        "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
+        "--dtype", "float32", "--enforce-eager", "--generation-config", str(template.parent),
+        "--chat-template", str(template), "--host", "127.0.0.1", "--port", "8000", "--max-num-seqs", "16",
     ]  # fmt: skip
 
 

@@ -66,7 +66,7 @@ class _Started(NamedTuple):
 
 
 class ChatTokenizer(Protocol):
-    """What of a transformers tokenizer is used here."""
+    """The part of a transformers tokenizer that is used here."""
 
     @property
     def backend_tokenizer(self) -> Tokenizer:

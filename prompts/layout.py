@@ -162,7 +162,7 @@ class Encoded:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """What is before the last answer: the ids inference sends to get it; all of a row without an answer."""
+        """The tokens before the last answer, which inference sends; the whole row if it has no answer."""
         if not any(self.loss_mask):
             return self.input_ids
         end = len(self.loss_mask) - self.loss_mask[::-1].index(1)  # one after the last supervised token

@@ -302,7 +302,7 @@ def ask(before: str, document: str, after: str = "") -> list[Message]:
 
 
 def _reasoning_of(row: Row) -> str:
-    """What was thought before the row's last answer: a field of the row, or of the last of its messages."""
+    """The thought before the row's last answer: a field of the row, or of the last of its messages."""
     return text_of(_last_of(row), "reasoning_content")
 
 

@@ -107,7 +107,7 @@ def write_calls(form: ToolForm, calls: Sequence[ToolCall], content: str) -> list
 
 
 def write_results(results: Sequence[str]) -> list[Span]:
-    """What functions returned, as the user's turn that Qwen's templates make of it, without its role."""
+    """Results of functions as the user turn that Qwen's templates make of them, without its role."""
     spans = []
     for number, result in enumerate(results):
         opens_with = "\n" if number else ""
@@ -149,7 +149,7 @@ def _write_value(form: ToolForm, value: object) -> str:
 
 
 def read_call(body: str, tools: Sequence[Tool] = ()) -> ToolCall:
-    """What is between <tool_call> and </tool_call>, in either form; raises BrokenCall.
+    """The content between <tool_call> and </tool_call>, in either form; raises BrokenCall.
 
     tools: whose parameters say of which types the arguments are that XML writes as bare text.
     """

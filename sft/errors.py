@@ -32,13 +32,13 @@ class RunError(UserError):
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """What to say of a mistyped name: "; did you mean 'learning_rate'?" for 'learning_rte', "" if none is near."""
+    """The hint for a mistyped name: "; did you mean 'learning_rate'?" for 'learning_rte', "" if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def nearest_setting(name: str, known: Iterable[str]) -> str:
-    """What to say of a mistyped setting: as nearest_name, but only of a slip of the fingers.
+    """The hint for a mistyped setting: nearest_name, but only for typing errors.
 
     "--learning_rte" is --learning_rate, while --save_steps is not --max_steps: a name that means something else would
     mislead. Words are compared one at a time, and a name may be a beginning of two words or more.
@@ -68,7 +68,7 @@ def _count_slips(typed: str, meant: str) -> int:
 
 
 def one_line(error: BaseException | str, limit: int | None = None) -> str:
-    """What an error says, without line breaks and cut to `limit` characters: "no\\n  room" -> "no room"."""
+    """The text of an error without line breaks, cut to `limit` characters: "no\\n  room" -> "no room"."""
     return " ".join(str(error).split())[:limit]
 
 

@@ -171,7 +171,7 @@ def adopt(parent: Path) -> list[Path]:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a folder that was staged: a file gone, of another length, or of other bytes; None: nothing."""
+    """The damage of a staged folder: a missing file, another length, other bytes; None if it is intact."""
     try:
         entries = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, entry in entries.items():

@@ -248,7 +248,7 @@ def merge_pieces(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
 
 
 def render_legend(colours: bool) -> str:
-    """What the marks of render_view mean."""
+    """The legend of render_view's marks."""
     if colours:
         return f"{LEARNED}learned{RESET}, {CONTROL}control token{RESET}, context"
     return "«learned»; all else is context"

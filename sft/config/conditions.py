@@ -61,7 +61,7 @@ class Condition:
         return _evaluate(self.tree, metrics)
 
     def values(self, metrics: Mapping[str, object]) -> str:
-        """What it looked at: `classification.accuracy is 0.85`."""
+        """The values it compared: `classification.accuracy is 0.85`."""
         paths = dict.fromkeys(self.paths)
         return ", ".join(f"{spell(path)} is {_show(look_up(path, metrics))}" for path in paths)
 

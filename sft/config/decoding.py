@@ -28,7 +28,9 @@ class Decoding(BaseModel):
     temperature: float = Field(0.0, ge=0, le=100, description="0: always the likeliest token; 1: as the model believes")
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens of this total probability")
     repetition_penalty: float = Field(1.0, gt=0, description="above 1: tokens of the answer become less likely again")
-    no_repeat_ngram_size: int = Field(0, ge=0, description="no run of so many tokens twice in an answer; 0: no limit")
+    no_repeat_ngram_size: int = Field(
+        0, ge=0, description="no n-gram of this many tokens repeats in an answer; 0: no limit"
+    )
     seed: int = Field(42, description="of the draws; an answer depends on it and on the prompt, not on the batch")
 
 

@@ -53,7 +53,7 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseSettings):
-    """Base of every script's settings: frozen, flat, nothing unknown accepted."""
+    """Base class of every script's settings: frozen and flat; unknown keys are errors."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -167,7 +167,7 @@ def restore_settings(cls: type[S], values: Mapping[str, object], origin: str) ->
 
 
 def read_boolean(value: object) -> bool | None:
-    """What a flag, a variable or a recipe means: True, "yes", "1" -> True; "off" -> False; "maybe" -> None."""
+    """The truth value of a flag, a variable or a recipe: True, "yes", "1" -> True; "off" -> False; "maybe" -> None."""
     word = str(value).lower()
     return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
 

@@ -108,7 +108,7 @@ class InferenceSettings(TalkSettings, ResultSettings):
 
     @property
     def made_from(self) -> dict[str, object]:
-        """What of these settings an answer depends on."""
+        """The settings that an answer depends on."""
         named: dict[str, object] = {"columns": list(self.columns)} if self.columns else {}
         return self.decoding_of(self.decoding).model_dump() | named
 

@@ -94,7 +94,7 @@ class Renderer:
         return lines
 
     def render_thought(self, source: str) -> list[str]:
-        """What a model thought: dim, indented, no Markdown."""
+        """A model's thought: dim, indented, no Markdown."""
         if not source.strip():
             return []
         lines = wrap_text(Text(source.strip("\n"), style="dim italic"), self.width - 2)

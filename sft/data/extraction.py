@@ -247,7 +247,7 @@ SHOWN_BAD_ROWS = 5
 
 
 class LabelEntry(TypedDict):
-    """What became of one label's documents: read = kept + dropped + quarantined."""
+    """Counts of one label's documents: read = kept + dropped + quarantined."""
 
     asked: dict[str, int]  # split -> rows
     read: int

@@ -28,7 +28,7 @@ FORMAT = 1  # of the manifest; a reader refuses another
 
 
 class SourceEntry(TypedDict):
-    """What became of one source. read = kept + dropped + quarantined; rows written = kept + repeated."""
+    """Counts of one source: read = kept + dropped + quarantined; rows written = kept + repeated."""
 
     kind: str
     id: str

@@ -227,7 +227,7 @@ def redact(text: str, password: str | None) -> str:
 
 
 def _first_words(error: PyMongoError) -> str:
-    """What an error says, without the topology that pymongo appends."""
+    """The text of an error, without the topology that pymongo appends."""
     text = one_line(error)
     for mark in (", Timeout: ", ", full error: ", " (configured timeouts: "):
         text = text.partition(mark)[0]

@@ -124,7 +124,8 @@ def compare_models(
 
 
 def changes_of_rows(headlines: Sequence[Headline], num_rows: int) -> list[dict[str, Change]]:
-    """What the tuned model answers better or worse, row by row: [{"sentiment accuracy": "fixed"}, {}]; losses aside."""
+    """The figures that the tuned model improves or worsens, row by row: [{"sentiment accuracy": "fixed"}, {}]; losses
+    aside."""
     changes: list[dict[str, Change]] = [{} for _ in range(num_rows)]
     for headline in headlines:
         if headline.metric.name in LOSSES:

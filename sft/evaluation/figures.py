@@ -78,7 +78,7 @@ class FittedTemperature:
 
 
 class TemperatureFigures(TypedDict):
-    """What dividing the label scores by a temperature does on these rows; it was fitted on others."""
+    """Effect of dividing the label scores of these rows by a temperature that was fitted on others."""
 
     temperature: float
     fitted_on: str
@@ -390,7 +390,7 @@ def summarise_model(
 
 
 def describe_data(selection: Selection, prepared: EvalRows, max_length: int, turns: Turns) -> DataStats:
-    """What was evaluated on, and what of it was cut or left out."""
+    """The evaluated rows, and how many were shortened or left out."""
     rows = prepared.last_turns
     lengths = [row.num_tokens for row in rows]
     return {

@@ -1,4 +1,4 @@
-"""What a model says to the rows: the loss of the reference, the scores of the labels, a generated answer.
+"""A model's results on the rows: the loss of the reference, the scores of the labels, a generated answer.
 
 Each is asked for once. A label's score is the log-probability of label and end token, so where the reference is one
 of the labels its loss is known from the scores already, and no second pass is made.
@@ -331,7 +331,7 @@ def text_places(rows: Sequence[EvalRow], *, asked: bool = False) -> list[int]:
 
 
 def cluster_of(row: EvalRow) -> str:
-    """What rows must share to count as one in a comparison: the text they ask about, normalised."""
+    """The key of rows that count as one in a comparison: their normalised text."""
     return normalise_text(question_of(row.row))
 
 

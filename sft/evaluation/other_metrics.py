@@ -28,7 +28,7 @@ from sft.evaluation.rows import EvalRow
 
 
 class OtherFigures(TypedDict):
-    """What one metric says. figures: its numbers by name; a list of one number per row is reported as its mean.
+    """The result of one metric. figures: its numbers by name; a list of one number per row is reported as its mean.
 
     left_out: names of results that are no numbers.
     """

@@ -103,7 +103,7 @@ def _figure(figure: str, outcomes: Sequence[CallOutcome]) -> float | None:
 
 
 def units_of(figure: str, outcome: CallOutcome) -> tuple[float, float] | None:
-    """What a row adds to a figure, whose value is the sum of the first over that of the second; None: nothing."""
+    """Numerator and denominator that a row adds to a figure; None: nothing."""
     if (figure == "no_call") == bool(outcome.num_expected):
         return None
     if figure == "no_call":
@@ -115,7 +115,7 @@ def units_of(figure: str, outcome: CallOutcome) -> tuple[float, float] | None:
 
 
 def row_score(figure: str, outcome: CallOutcome) -> float:
-    """What a reader would judge a row by under a figure: its own ratio, 1 for a call that needs no arguments."""
+    """The row's own score for a figure: its ratio, 1 for a call that needs no arguments."""
     right, size = units_of(figure, outcome) or (0.0, 0.0)
     return right / size if size else float(outcome.is_call)
 

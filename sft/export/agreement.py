@@ -23,7 +23,7 @@ POSITIONS_PER_ROW = 16  # of the reference answer: 50 rows x 16 x 152k logits in
 
 @dataclass(frozen=True)
 class Probe:
-    """What a model says on some rows: logits (N, V) of each row's answer, fp32 on the CPU, and its greedy answers.
+    """A model's results on some rows: logits (N, V) of each row's answer, fp32 on the CPU, and its greedy answers.
 
     For a classification head: those of the row's classes, (1, C), and the most likely class.
     """
@@ -57,7 +57,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an export may differ by at most; see LIMITS in sft.export.flow for where the numbers come from."""
+    """The largest allowed differences of an export; see LIMITS in sft.export.flow for where the numbers come from."""
 
     mean_kl: float
     top1: float

@@ -55,7 +55,7 @@ LIMITS: dict[str, Limits] = {
 
 @dataclass
 class Exporter:
-    """What the steps of one export share."""
+    """State shared by the steps of one export."""
 
     run: Run
     settings: ExportSettings
@@ -203,7 +203,7 @@ def probe_merged(exporter: Exporter, merged: LoadedModel) -> Probe:
 
 
 def limits_of(dtype: torch.dtype) -> Limits:
-    """What weights held or stored in a type may differ by."""
+    """The allowed differences of weights in a type."""
     return LIMITS["fp32" if dtype is torch.float32 else "16-bit"]
 
 
@@ -267,7 +267,7 @@ def count_parameters(source: ModelSource) -> int:
 
 
 def estimate_bytes(source: ModelSource, dtype: torch.dtype, settings: ExportSettings) -> int:
-    """What an export needs on disk at its largest: the merged folder, kept or not, and every GGUF file."""
+    """Bytes that an export needs on disk at its largest: the merged folder, kept or not, and every GGUF file."""
     parameters = count_parameters(source)
     kinds: Sequence[GgufType] = settings.gguf
     return parameters * dtype.itemsize + sum(estimate_gguf_bytes(parameters, kind) for kind in kinds)

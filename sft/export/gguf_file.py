@@ -110,7 +110,7 @@ def interleave_rotary(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 def estimate_gguf_bytes(num_parameters: int, kind: GgufType) -> int:
-    """What a file will take at most: 16, 8.5 or about 5 bits a weight (6.56 where rows are too narrow for 4)."""
+    """Largest size of a file: 16, 8.5 or about 5 bits per weight (6.56 if rows are too narrow for 4 bits)."""
     return int(num_parameters * {"f16": 16, "q8_0": 8.5, "q4_k_m": 6.6}[kind] / 8) + 20_000_000  # the vocabulary
 
 

@@ -28,7 +28,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Push:
-    """What would be sent, and where to: files are names below folder with their bytes."""
+    """The files that would be sent (names below folder, with their bytes), and the target."""
 
     repo_id: str
     folder: Path

@@ -83,7 +83,7 @@ def save_merged(loaded: LoadedModel, folder: Path, dtype: torch.dtype, template:
 
 
 def load_merged(folder: Path, like: LoadedModel, *, trust_remote_code: bool) -> LoadedModel:
-    """What was written, read back from disk, computing on the same device in the same precision as `like`."""
+    """The written model, read back from disk, on the same device and in the same precision as `like`."""
     source = ModelSource(like.source.name, folder)
     model = load_weights(source, like.precision, head=like.head, trust_remote_code=trust_remote_code).eval()
     if like.head is not None:

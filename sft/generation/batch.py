@@ -27,7 +27,7 @@ FREE_SHARE = 0.5  # of the memory that is free on a GPU
 
 
 class Room(NamedTuple):
-    """What a batch may take: tokens read in one pass, and bytes for keys and values of prompts and answers."""
+    """Limits of a batch: tokens read in one pass, and bytes for keys and values of prompts and answers."""
 
     tokens: int
     cache_bytes: int

@@ -90,7 +90,8 @@ def read_prompts(
 
 
 def cut_rows(lengths: Sequence[int], max_tokens: int) -> list[slice]:
-    """Neighbouring rows that hold at most max_tokens, padded: [9, 8, 3, 2], 18 -> rows 0 to 2, rows 2 to 4."""
+    """Batches of consecutive rows, at most max_tokens each after padding: [9, 8, 3, 2], 18 -> rows 0 to 2, rows 2 to
+    4."""
     parts: list[slice] = []
     first, longest = 0, 0
     for row, length in enumerate(lengths):

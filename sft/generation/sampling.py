@@ -19,7 +19,7 @@ from sft.config.decoding import DECODING, Decoding
 
 
 class Kind(NamedTuple):
-    """What decides the scores of a row's next token beside its answer so far: rows of one kind are weighed together."""
+    """The decoding values of a row; rows with the same values are processed together."""
 
     temperature: float
     top_p: float

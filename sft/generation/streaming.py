@@ -41,7 +41,7 @@ def stream(
 
 @dataclass
 class _Written:
-    """What has been read of the answer so far; shared by the stream and its source, so that neither holds the other."""
+    """The answer read so far; shared by the stream and its source, so that neither keeps the other alive."""
 
     token_ids: list[int] = field(default_factory=list)
     finished: bool = False
@@ -69,7 +69,7 @@ class TextStream(Iterator[str]):
 
     @property
     def token_ids(self) -> list[int]:
-        """What the model has written so far, the end token left out."""
+        """The text so far, without the end token."""
         return list(self._written.token_ids)
 
     @property
@@ -148,7 +148,7 @@ class AnswerAssembler:
         self._think_ids = {chat.encoder.control_tokens.get(token): token == THINK_START for token in THINK_TOKENS}
 
     def feed(self, token_id: int) -> Iterator[tuple[str, bool]]:
-        """What a token completes."""
+        """The characters that a token completes."""
         if token_id in self._think_ids:
             yield from self.flush()
             self._is_thought = self._think_ids[token_id]

@@ -98,7 +98,8 @@ def append_lines(file: BinaryIO, lines: Sequence[bytes]) -> None:
 
 
 def describe_source(path: Path, predictor: Predictor, settings: Mapping[str, object]) -> dict[str, object]:
-    """What an answer depends on: {"input sha256": "...", "run": "...", "task": "sentiment", "temperature": 0.0}."""
+    """Everything that an answer depends on: {"input sha256": "...", "run": "...", "task": "sentiment", "temperature":
+    0.0}."""
     run = predictor.run
     model = (
         f"{run.fingerprint.digest[:16]}, adapter {run.adapter}"

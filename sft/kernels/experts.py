@@ -195,7 +195,7 @@ class ParamWrapper(PeftParamWrapper):
 
 
 class _Pack(ConversionOps):
-    """What transformers does to a tensor that is to be in 4 bits, when it has read it."""
+    """transformers' hook that packs a tensor into 4 bits after reading it."""
 
     def __init__(self, quantizer: "Nf4WithExpertsQuantizer") -> None:
         self.of_linear = Bnb4BitHfQuantizer.get_quantize_ops(quantizer)
@@ -236,5 +236,5 @@ class Nf4WithExpertsQuantizer(Bnb4BitHfQuantizer):
         return needed
 
     def get_quantize_ops(self) -> ConversionOps:
-        """What packs a tensor."""
+        """The operation that packs a tensor."""
         return _Pack(self)

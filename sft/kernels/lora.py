@@ -108,7 +108,7 @@ class FrozenWeight:
 
     @property
     def spare_bytes(self) -> int:
-        """What `hold` would take now."""
+        """Bytes that `hold` would take now."""
         return 0
 
     @property
@@ -131,7 +131,7 @@ class PackedWeight(FrozenWeight):
 
     @property
     def spare_bytes(self) -> int:
-        """Of the values unpacked."""
+        """Bytes of the unpacked values."""
         return self.layer.weight.quant_state.shape.numel() * self.dtype.itemsize if self.kept is None else 0
 
     @property
@@ -161,7 +161,7 @@ class Fp8Weight(FrozenWeight):
 
     @property
     def spare_bytes(self) -> int:
-        """Of the weight transposed."""
+        """Bytes of the transposed weight."""
         return self.layer.weight.numel() if self.layer.kept is None else 0
 
     @property
@@ -332,7 +332,7 @@ def _fused_layers(model: torch.nn.Module) -> Iterator[_Fused]:
 
 
 class Projection(NamedTuple):
-    """What is not trained of one layer."""
+    """The frozen part of one layer."""
 
     frozen: FrozenWeight
     bias: torch.Tensor | None

@@ -113,7 +113,7 @@ def compare_metrics(
 
 
 def _find(figure: PairedFigures) -> Finding:
-    """What may be said of a difference whose p_holm is known."""
+    """The finding for a difference with a known p_holm."""
     low, high = figure["low"], figure["high"]
     if figure["num_groups"] < FEWEST_UNITS:
         return "too_few"

@@ -108,7 +108,7 @@ class EntityCounts:
 
     @property
     def row_f1(self) -> float:
-        """What a reader would judge the row by: its own F1, 1.0 if there is nothing to find and nothing is named.
+        """The row's own score: its F1, 1.0 if there is nothing to find and nothing is named.
 
         An unreadable answer scores 0.0, the worst, even if there was nothing to find.
         """

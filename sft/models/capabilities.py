@@ -36,7 +36,7 @@ DELTA_RULE = "chunk_gated_delta_rule"  # the function of Gated DeltaNet, which f
 
 
 class Layers(NamedTuple):
-    """What the layers of a model can do."""
+    """The ways in which a model's layers can compute rows."""
 
     flat: bool  # rows concatenated, each computed as if it were alone
     shares: bool  # shared prefixes can be computed once

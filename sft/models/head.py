@@ -75,7 +75,7 @@ def classify(
 
 
 def score_pooled(model: PreTrainedModel, pooled: torch.Tensor) -> torch.Tensor:
-    """What the head says to the vectors that it reads: (R, D) -> logits (R, C), fp32, also within autocast."""
+    """The head's output for its input vectors: (R, D) -> logits (R, C), fp32, also within autocast."""
     pooled = dropout(pooled, model.config.head_dropout, model.training)
     with torch.autocast(pooled.device.type, enabled=False):
         logits: torch.Tensor = model.score(pooled.to(model.score.weight.dtype)).float()

@@ -59,7 +59,7 @@ def check_fingerprint(run: Run, chat: ChatFormat, source: ModelSource, *, allow_
 
 
 def _differences_of_weights(run: Run) -> list[str]:
-    """What is in the folder of the tuned weights and is not as training left it, one line each."""
+    """Files of the tuned weights that changed after training, one line each."""
     folder, lines = run.weights_dir, []
     if (folder / FINGERPRINT_FILE).is_file():
         saved = Fingerprint.from_json(read_json_object(folder / FINGERPRINT_FILE))

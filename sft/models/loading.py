@@ -68,7 +68,7 @@ from sft.runs.run import Run
 
 
 def choose_rope_scaling(config: PreTrainedConfig, wanted: str, longest: int) -> str:
-    """What is wanted, spelled out: "yarn" for rows of 100,000 tokens -> "yarn:4:32768", the tokens of pretraining last.
+    """The RoPE scaling in full: "yarn" for rows of 100,000 tokens -> "yarn:4:32768", the tokens of pretraining last.
 
     Raises ModelError for a model whose positions are not rotated, or are scaled already.
     """

@@ -1,4 +1,4 @@
-"""What is trained: an adapter on frozen weights, the last layers, or everything. One function a method, one report.
+"""What is trained: an adapter on frozen weights, the last layers, or everything. One function per method, one report.
 
 model = apply_method(model, settings)          # method lora, qlora, freeze or full; nothing else is trainable
 describe_trainable(model)                      # "trains 4,884,480 of 139,399,488 weights (3.50 %): ..."

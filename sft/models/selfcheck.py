@@ -66,7 +66,7 @@ def make_rows(tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
 def check_layers(
     model: PreTrainedModel, promised: Layers, rows: Sequence[Encoded], autocast: torch.dtype | None = None
 ) -> Layers:
-    """What of `promised` is proven; where something is not, one line says so.
+    """The proven part of `promised`; one line reports what is not proven.
 
     autocast: the type that weights of several types are computed in. Raises ModelError if even padded rows are not
     computed as if they were alone: such a model looks at later tokens.
@@ -101,7 +101,7 @@ def find_difference(
     changed: AbstractContextManager[None],
     autocast: torch.dtype | None = None,
 ) -> str:
-    """What is wrong with rows concatenated inside `changed`, beside stock attention outside; "" if nothing is."""
+    """The difference of concatenated rows inside `changed` from stock attention outside; "" if there is none."""
     with undisturbed(model, autocast):
         stock = Stock.of(model, rows, autocast)
         with changed:
@@ -124,7 +124,7 @@ class Stock(NamedTuple):
         return cls(hidden, rounding, max(TIMES_ROUNDING * rounding, FLOOR.get(dtype, FLOOR[torch.bfloat16])))
 
     def problem_of(self, compute: Callable[[], Sequence[torch.Tensor]]) -> str:
-        """What is wrong with hidden states of the rows' last tokens; "" if they are those of stock."""
+        """The difference of the rows' last hidden states from stock attention; "" if there is none."""
         try:
             found = _compare(compute(), self.hidden)
         except torch.OutOfMemoryError:

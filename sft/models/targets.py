@@ -192,7 +192,7 @@ def describe_targets(targets: Sequence[Target]) -> str:
 
 
 def list_adapted(model: torch.nn.Module) -> list[Target]:
-    """What has an adapter, in the order of the model; PEFT nests the wrappers of a module's parameters."""
+    """The adapted modules, in the order of the model; PEFT nests the wrappers of a module's parameters."""
     found: list[Target] = []
     for path, module in model.named_modules():
         if isinstance(module, LoraLayer) and len(module.lora_A):

@@ -65,7 +65,7 @@ def describe_sole_answer(answer: str, num_rows: int, split: str) -> str:
 
 
 def describe_head(head: Head, dropout: float) -> HeadFacts:
-    """What run.json says of it."""
+    """Its entry in run.json."""
     names = {str(number): label for number, label in head.id2label.items()}
     return HeadFacts(
         kind="classification", pooling=head.pooling, dropout=dropout, id2label=names, label2id=head.label2id

@@ -172,7 +172,7 @@ def _read_part(number: int, part: object) -> str:
 
 
 class StreamOptions(_Strict):
-    """What a stream holds besides the answer."""
+    """Fields of a stream besides the answer."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None

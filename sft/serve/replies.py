@@ -169,7 +169,7 @@ class HeldText:
         self._mark, self._text, self._num_passed = mark, "", 0
 
     def feed(self, piece: str) -> str:
-        """What may be shown now."""
+        """The text that can be shown now."""
         self._text += piece
         if self.strips_head and not self._num_passed:
             self._text = self._text.lstrip("\n")
@@ -184,12 +184,12 @@ class HeldText:
 
     @property
     def passed(self) -> str:
-        """What was shown."""
+        """The text shown so far."""
         return self._text[: self._num_passed]
 
     @property
     def rest(self) -> str:
-        """What was held back."""
+        """The text held back."""
         return self._text[self._num_passed :]
 
     def _overlap(self) -> int:
@@ -198,7 +198,7 @@ class HeldText:
 
 
 def read_parsed(answer: Answer, text: str) -> JSON:
-    """What a task reads in the answer: {"parsed": "正面"}, entities as objects, None if it is invalid."""
+    """The task's reading of the answer: {"parsed": "正面"}, entities as objects, None if it is invalid."""
     task, row = answer.asked.task, answer.asked.row
     if task is None or row is None:
         return {}
@@ -245,7 +245,7 @@ class StopFilter:
         self.has_stopped = False
 
     def feed(self, text: str) -> str:
-        """What of the text so far is surely no stop word; "" after one."""
+        """The part of the text so far that is certainly no stop word; "" after one."""
         if self.has_stopped:
             return ""
         self._held += text
@@ -260,7 +260,7 @@ class StopFilter:
         return passed
 
     def flush(self) -> str:
-        """What was held back, at the end of the answer."""
+        """The text held back, at the end of the answer."""
         passed, self._held = self._held, ""
         return passed
 

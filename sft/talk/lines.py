@@ -1,4 +1,4 @@
-"""What a typed line is: a question for the model, or a command for the chat itself. Pure.
+"""Parses a typed line: a question for the model, or a command for the chat. Pure.
 
 read_line("What is LoRA?")              # Question("What is LoRA?")
 read_line("/set temperature 0.7")       # Command("set", "temperature 0.7")

@@ -33,7 +33,7 @@ NONE_WORD = "none"
 
 
 class Reader(Protocol):
-    """What the session reads from; sft.console.LineReader is one."""
+    """The source of typed lines; sft.console.LineReader is one."""
 
     is_terminal: bool
 
@@ -42,7 +42,7 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """What shows an answer: AnswerWriter, or MarkdownWriter."""
+    """The display of an answer: AnswerWriter, or MarkdownWriter."""
 
     def write(self, piece: str, *, is_thought: bool = False) -> None:
         """Show one more piece."""

@@ -1,1 +1,1 @@
-"""What is known of text by itself: languages, words, the normalised form, shingles, HTML as plain text."""
+"""Functions of text alone: languages, words, the normalised form, shingles, HTML as plain text."""

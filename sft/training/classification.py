@@ -67,7 +67,7 @@ class Classification:
         return cross_entropy(logits, labels, reduction="sum") / divisor
 
     def score(self, rows: Sequence[Encoded], *, sharded: torch.nn.Module | None = None) -> list[ClassScore]:
-        """What the head says to each row."""
+        """The head's prediction for each row."""
         prompts = [row.input_ids for row in rows]
         if sharded is None:
             table = score_classes(self.loaded, prompts, description="validation", shown=False)

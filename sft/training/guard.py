@@ -96,7 +96,7 @@ class FiniteGuard(TrainerCallback):
 
 
 class _Step(NamedTuple):
-    """What a step came to: the loss (M,) and the rows of each micro-batch, the norm of its gradients."""
+    """Results of a step: the loss (M,) and the rows of each micro-batch, the norm of its gradients."""
 
     losses: torch.Tensor
     places: list[list[int]]

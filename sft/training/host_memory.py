@@ -137,7 +137,7 @@ def _lock_pages(buffer: torch.Tensor, *, lock: bool = True) -> None:
 
 
 def free_host_bytes() -> float:
-    """Main memory that this process may still take: of the machine, and of its control group where that has a limit."""
+    """Bytes of main memory still available to this process, within the machine's and its control group's limit."""
     if sys.platform != "linux":
         return float("inf")
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

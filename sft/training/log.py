@@ -23,7 +23,7 @@ PLOT_FILE = "loss.png"
 
 
 class CountsTokens:
-    """What StepLog needs of the trainer."""
+    """The part of the trainer that StepLog uses."""
 
     num_tokens_seen: int
 

@@ -183,14 +183,14 @@ class MicroBatches:
         return plan_batches(lengths, self.max_tokens, padded=self.padded)
 
     def too_large(self) -> OutOfMemoryError:
-        """What to raise where smaller micro-batches cannot be tried, because other processes wait."""
+        """The error if smaller micro-batches cannot be tried because other processes wait."""
         half = max(1, self.max_tokens // 2)
         return OutOfMemoryError(
             f"out of memory with micro-batches of {self.max_tokens:,} tokens; resume with --micro_batch_tokens {half}"
         )
 
     def no_row_fits(self, length: int) -> OutOfMemoryError:
-        """What to raise where a row cannot be cut any further."""
+        """The error if a single row does not fit."""
         return OutOfMemoryError(
             f"out of memory with one row of {length:,} tokens at a time; {ADVICE}; or is another program on the card "
             "(nvidia-smi)?"

@@ -201,7 +201,7 @@ class _Recorded:
         self.backward = passes.record(self._backward, _do_nothing)
 
     def _compute(self) -> torch.Tensor:
-        """What the layers return, (T, D)."""
+        """The layers' output, (T, D)."""
         loaded, lengths = self.passes.loaded, self.inputs.get("row_lengths")
         of_token = None if lengths is None else length_of_each_token(lengths, self.num_tokens)
         noise = embedding_noise(loaded.causal_lm, self.passes.noise_alpha, of_token)
@@ -218,7 +218,7 @@ class _Recorded:
         return hidden
 
     def _in_autocast(self) -> AbstractContextManager[object]:
-        """As the trainer computes; without its cache, whose casts of weights would outlive the recording."""
+        """Autocast as in the trainer, but without its cache, whose casts of weights would outlive the recording."""
         dtype = self.passes.autocast
         kind = self.passes.loaded.device.type
         return torch.autocast(kind, dtype=dtype, cache_enabled=False) if dtype else contextlib.nullcontext()
@@ -314,7 +314,7 @@ def round_up(num_tokens: int) -> int:
 
 
 def _first(error: BaseException) -> BaseException:
-    """What went wrong in a recording, not that it could not be ended after it."""
+    """The first error in a recording, not the one that ending it raised afterwards."""
     while error.__context__ is not None:
         error = error.__context__
     return error

@@ -28,7 +28,7 @@ class StopRequest:
         self.is_saving = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """What a signal does."""
+        """Handle a signal."""
         self.is_urgent = self.asked
         if self.asked or not self.is_saving:
             raise KeyboardInterrupt

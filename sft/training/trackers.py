@@ -28,7 +28,7 @@ OFFLINE = {  # the remedy if a tracker cannot start
 
 
 def check_trackers(names: Sequence[str]) -> list[str]:
-    """What the trainer reports to: ["wandb"], [] for none. Raises ConfigError for one whose package is not there."""
+    """The trainer's trackers: ["wandb"], [] for none. Raises ConfigError if a package is missing."""
     wanted = [name for name in names if name != NONE]
     for name in wanted:
         if find_spec(name) is None:

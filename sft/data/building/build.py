@@ -142,7 +142,7 @@ ROWS_AT_A_TIME = 65_536
 
 
 class Choice:
-    """What is known of each candidate: whether it may still be chosen, and why not."""
+    """State of each candidate: whether it can still be chosen, and why not."""
 
     mixture: Mixture  # once rows are dealt out
     overlaps: list[Overlap]

@@ -18,7 +18,7 @@ from sft.data.rows.canonical import Row
 
 @dataclass(frozen=True)
 class CandidateIndex:
-    """What choosing needs to know of every candidate; arrays of one length N, in the order they were read."""
+    """Data of every candidate for the selection; arrays of length N, in reading order."""
 
     group: np.ndarray  # (N,) uint64: equal where two rows ask the same
     exact: np.ndarray  # (N,) uint64: equal where two rows are duplicates

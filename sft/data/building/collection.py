@@ -156,7 +156,7 @@ class Collection:
 def make_rules(
     name: str, source: Source, preset: Preset, options: BuildOptions, evaluation: EvaluationTexts | None
 ) -> Rules:
-    """What a build does with the rows of one source."""
+    """The processing of one source's rows in a build."""
     return Rules(
         source=name,
         filters=source.filters,

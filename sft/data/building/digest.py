@@ -45,7 +45,7 @@ COLUMNS: dict[str, Literal["B", "H", "I", "Q"]] = {
 
 @dataclass(frozen=True)
 class Rules:
-    """What is done with the rows of one source; pickled once for each process."""
+    """The processing of one source's rows; pickled once per process."""
 
     source: str
     filters: Filters

@@ -30,7 +30,7 @@ LOCAL_FACTOR = 100  # rows read of a local source for each one sampled: reading 
 
 @dataclass(frozen=True)
 class SourcePreview:
-    """What became of a sample of a source: sampled = usable + what left_out counts, by reason."""
+    """Counts of a source's sample: sampled = usable + the sum of left_out, by reason."""
 
     asked: int
     rows: int  # read of the source

@@ -266,7 +266,7 @@ class _Columns(NamedTuple):
 
     @classmethod
     def of(cls, sample: list[str], delimiter: str, width: int) -> "_Columns":
-        """Of the lines of a sample after its header that have no quote; where all do, of all."""
+        """Records of a sample's lines without quotes, after the header; of all lines if every one has quotes."""
         lines = [cells for line in sample[1:] if len(cells := _split(line, delimiter)) == width]
         lines = [cells for cells in lines if not any('"' in cell for cell in cells)] or lines
         counts = [

@@ -81,7 +81,7 @@ class Row(TypedDict):
     reasoning_content: NotRequired[str]  # instruct: the thought before the output
     group: NotRequired[str]  # any task; rows of one group stay on one side of a split
     own_id: NotRequired[str]  # any task; the id that the row's file gave it, where `id` is another
-    attribution: NotRequired[str]  # any task; who wrote it and where it stands, where a licence asks for that
+    attribution: NotRequired[str]  # any task; author and source, if a licence requires them
 
 
 def refuse_endless(row: Row) -> None:

@@ -146,7 +146,7 @@ def _read_extra(record: Record, pair: Pair) -> str:
 
 
 def _read_thought(record: Record) -> str | None:
-    """What is in the first column of a thought that holds something."""
+    """The first non-empty column of a thought."""
     name = next((name for name in THOUGHTS if record.get(name)), None)
     return read_optional_text(record, name) if name else None
 

@@ -43,7 +43,7 @@ def load_tools(path: Path | None) -> list[Tool]:
 
 
 def find_tools(record: Mapping[str, Json]) -> Json:
-    """What a record holds of functions, under the first of the usual names that has any; None if none has."""
+    """The functions of a record, under the first of the usual names that has any; None if none has."""
     return next((record[name] for name in TOOL_COLUMNS if has_tools(record.get(name))), None)
 
 
@@ -90,7 +90,7 @@ def drop_nulls(schema: Json) -> Json:
 
 
 def read_result(where: str, content: Json) -> str:
-    """What a tool returned, as text: an object or a number as JSON, null as nothing."""
+    """A tool's result as text: an object or a number as JSON, null as nothing."""
     if content is None:
         return ""
     if not isinstance(content, str):

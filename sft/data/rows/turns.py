@@ -223,12 +223,12 @@ def _part_results(said: dict[str, Json]) -> list[dict[str, Json]]:
 
 
 def _content_of(said: dict[str, Json]) -> Json:
-    """What a turn says, under the first of CONTENT_KEYS."""
+    """The content of a turn, under the first of CONTENT_KEYS."""
     return next((said[key] for key in CONTENT_KEYS if key in said), None)
 
 
 def _kind_of(part: Json) -> str:
-    """What a part of a content is: "text", "reasoning", "tool_call"."""
+    """The kind of a part of a content: "text", "reasoning", "tool_call"."""
     return str(part.get("type", "text")) if isinstance(part, dict) else "text"
 
 
@@ -253,7 +253,7 @@ def _read_turn(number: int, said: dict[str, Json], notes: Notes, tools: Sequence
 
 
 def _read_answer(where: str, word: str, said: dict[str, Json], turn: Turn, notes: Notes, tools: Sequence[Tool]) -> None:
-    """What an assistant says, thought before it and calls: put into its turn."""
+    """Put an assistant's text, thought and calls into its turn."""
     content, calls, thought = _content_of(said), said.get("tool_calls"), None
     calls = calls or said.get("function_call")
     if word in CALLING_ROLES and not isinstance(content, str):

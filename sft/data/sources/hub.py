@@ -64,7 +64,7 @@ class Commit(NamedTuple):
 
 
 class HubPart(NamedTuple):
-    """What is read of a repository: one configuration's split, or the files named."""
+    """The part of a repository that is read: one configuration's split, or the named files."""
 
     name: str
     commit: Commit

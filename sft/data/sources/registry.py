@@ -45,7 +45,7 @@ def find_registries(given: Path | None = None) -> list[Path]:
 
 
 def find_entry(name: str, given: Path | None = None) -> Entry:
-    """What the registries say of a name; raises ConfigError with the nearest name if none has it."""
+    """The entry of a name in the registries; raises ConfigError with the nearest name if none has it."""
     known: dict[str, Entry | ConfigError] = {}
     for path in find_registries(given):
         known |= _read_registry(path)

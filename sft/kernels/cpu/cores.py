@@ -18,7 +18,7 @@ Found = TypeVar("Found")
 
 
 def share_of(limit: int, device: torch.device) -> int:
-    """What a batch may have of a limit, so that those computed at the same time have no more than that together."""
+    """A batch's part of a limit, so that all batches computed at the same time stay within it."""
     return max(1, limit // torch.get_num_threads()) if device.type == "cpu" else limit
 
 
@@ -33,7 +33,7 @@ def map_batches(work: Callable[[Batch], Found], batches: Sequence[Batch], device
 
 
 def map_at_once(work: Callable[[Batch], Found], parts: Sequence[Batch]) -> list[Found]:
-    """What work makes of each part, all of them computed at the same time: the cores are shared out among them."""
+    """The results of `work` for all parts, computed at the same time on separate cores."""
     with _workers(len(parts)) as pool:
         return list(pool.map(work, parts))
 

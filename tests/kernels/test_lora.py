@@ -145,6 +145,24 @@ def test_one_of_those_that_differs_is_left_to_itself_with_the_numbers_of_peft(na
     assert_alike(ours, theirs, inputs, outputs)
 
 
+def test_an_active_adapter_that_a_layer_does_not_have_is_not_counted():
+    layer = build_attention(fused=True).base_model.model.q_proj
+    layer._active_adapter = ["default", "of_another_layer"]
+    assert layer.adapter == "default"
+
+
+def test_a_layer_with_a_forward_of_its_own_or_a_hook_computes_something_else():
+    class Doubling(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    plain, hooked, patched = (torch.nn.Linear(2, 2) for _ in range(3))
+    hooked.register_forward_hook(lambda module, given, y: 2 * y)
+    patched.forward = lambda x: x
+    found = [lora.computes_linearly(layer) for layer in (plain, Doubling(2, 2), hooked, patched)]
+    assert found == [True, False, False, False]
+
+
 def test_threads_that_use_one_model_get_each_its_own_outputs():
     model = build_attention(fused=True)
     inputs = [torch.randn(3, 6, dtype=torch.float64) for _ in range(200)]

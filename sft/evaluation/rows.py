@@ -20,6 +20,7 @@ from sft.config.train import TrainSettings
 from sft.console import say
 from sft.data import Dataset, Reading, Row, open_dataset, open_dataset_of
 from sft.data.dataset import SPLIT_RULE, find_parts, reading_of, splits_as_before
+from sft.data.folder import recover_folder
 from sft.data.named_files import hash_files, names_files
 from sft.data.quotas import largest_remainder
 from sft.data.rows.canonical import Turn, question_of
@@ -221,6 +222,7 @@ def _read_training_rows(run: Run, advice: str = "") -> list[Row]:
 
 
 def _check_there(path: Path, advice: str) -> None:
+    recover_folder(path)
     if not path.exists() and not names_files(path) and str(path) not in known_names():
         raise DataError(f"{path}: what the run was trained on is not found from here{advice}")
 

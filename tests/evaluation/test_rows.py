@@ -146,6 +146,8 @@ def test_a_shortened_row_reports_how_much_was_cut(run, loaded):
 
 def test_a_dataset_folder_gives_its_test_rows(run, tmp_path, monkeypatch):
     folder = tmp_path / "built"
+    folder.mkdir()
+    (folder / "manifest.json").touch()
     rows = {"train": ROWS[:2], "validation": ROWS[2:4], "test": ROWS[4:]}
     dataset = SimpleNamespace(**rows, sha256=run.data["sha256"], path=str(folder), split="as built")
     monkeypatch.setattr("sft.evaluation.rows.open_dataset", lambda path, **how: dataset)

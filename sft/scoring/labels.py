@@ -23,8 +23,6 @@ from sft.kernels.cpu import map_batches, share_of
 from sft.models.loaded import LoadedModel, in_eval_mode
 from sft.scoring.loss import nll_of, score_rows
 
-FEW = 3  # labels of a single prompt that take fewer passes one by one than proving the cache does (nine)
-
 
 def score_labels(
     loaded: LoadedModel,
@@ -43,8 +41,6 @@ def score_labels(
     computes as many batches at once as it has threads.
     """
     answers = [[loaded.chat.encode_answer(label) for label in options] for options in labels]
-    if loaded.caching is None and len(prompts) == 1 and len(answers[0]) <= FEW and loaded.backend != UNSLOTH:
-        return [_score_plainly(loaded, prompts[0], answers[0])]
     keeps_all = loaded.backend != UNSLOTH and BatchCache(loaded.causal_lm.config, 0, 0).keeps_all
     if not keeps_all or find_caching(loaded) is not Caching.TOGETHER:
         return _score_apart(loaded, prompts, answers, description=description, shown=shown, max_tokens=max_tokens)
@@ -104,18 +100,6 @@ def _score_batch(
     scores: list[list[float]] = [[] for _ in prompts]
     for (line, _), part in zip(owners, nll.split([length for _, length in owners]), strict=True):
         scores[line].append(-float(part.sum()))
-    return scores
-
-
-def _score_plainly(loaded: LoadedModel, prompt: Sequence[int], labels: Sequence[Sequence[int]]) -> list[float]:
-    """Each label by itself, without padding or a cache: the plain pass, which needs no self-check."""
-    scores = []
-    with in_eval_mode(loaded.model), torch.inference_mode():
-        for label in labels:
-            ids = torch.tensor([[*prompt, *label[:-1]]], device=loaded.device)  # (1, T)
-            hidden = loaded.causal_lm.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]  # (T, D)
-            positions = torch.arange(len(prompt) - 1, ids.shape[1])
-            scores.append(-float(nll_of(loaded, hidden, positions, torch.tensor(label)).double().sum()))
     return scores
 
 

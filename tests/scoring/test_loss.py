@@ -241,13 +241,3 @@ def test_a_runs_figures_are_the_same_whatever_the_batch_and_the_threads(tiny_run
         torch.testing.assert_close(scores, first_scores, atol=1e-4, rtol=0)
         torch.testing.assert_close(nll, first_nll, atol=1e-4, rtol=1e-6)
         assert answers == first_answers
-
-
-def test_the_labels_of_one_prompt_are_scored_without_a_self_check_and_as_with_the_cache(tiny_model_folder: Path):
-    fresh = load_base(str(tiny_model_folder), dtype="fp32")
-    prompt, options = fresh.tokenizer.encode("is this good"), ["positive", "negative"]
-    [alone] = score_labels(fresh, [prompt], [options], shown=False)
-    assert fresh.caching is None
-    cached = score_labels(fresh, [prompt] * 2, [options] * 2, shown=False)
-    assert fresh.caching == "TOGETHER"
-    assert alone == pytest.approx(cached[0], abs=1e-4)

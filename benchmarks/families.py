@@ -34,7 +34,7 @@ from sft.models.capabilities import EAGER, padded, with_attention
 from sft.models.loaded import LoadedModel
 from sft.models.precision import Precision
 from sft.models.source import ModelSource
-from sft.training.language_modelling import LanguageModelling
+from sft.training.objective import LanguageModelling
 
 FAMILIES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 VOCABULARY = 300

@@ -98,12 +98,12 @@ def measure(case, loaded, settings, backend, steps):  # type: ignore[no-untyped-
     from benchmarks.stock import build_on
     from prompts import Encoded
     from sft.backend import UNSLOTH
-    from sft.batches.layout import GIBIBYTE
+    from sft.batches import GIBIBYTE
     from sft.models.methods import decoder_layers
     from sft.training import long_rows
     from sft.training.arguments import build_arguments
     from sft.training.memory import limit_memory
-    from sft.training.order import StepOrder
+    from sft.training.processes import StepOrder
     from sft.training.rehearsal import rehearsing
     from sft.training.trainer import RowTrainer
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from sft.batches.layout import Batch, tensor_of, to_device
+from sft.batches import Batch, tensor_of, to_device
 from sft.errors import one_line
 from sft.kernels.lora import products_as_recorded
 

@@ -1,6 +1,6 @@
 """Speed of scoring: teacher-forced loss against the machine's matrix products, label scoring against a loop.
 
-Loss: tokens/s of sft.scoring.loss over rows of random tokens (about 490 each, 60 % supervised), and their share of the
+Loss: tokens/s of sft.scoring over rows of random tokens (about 490 each, 60 % supervised), and their share of the
 ceiling: 2 floating-point operations for each weight a token passes through (the output layer's where it is supervised),
 at the rate of one large matrix product measured beside it. With --lora through an adapter on all projections.
 
@@ -29,8 +29,7 @@ from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_for_training
-from sft.scoring.labels import score_labels
-from sft.scoring.loss import score_rows
+from sft.scoring import score_labels, score_rows
 from sft.training.log import peak_memory_gb
 
 CHARACTERS = "房间很干净服务态度好早餐不错又脏又吵价格太贵位置方便"

@@ -191,7 +191,7 @@ def measure(path: Way, plan: Plan) -> Measured:
     from sft.training.arguments import build_arguments
     from sft.training.log import peak_memory_gb
     from sft.training.memory import limit_memory
-    from sft.training.order import StepOrder
+    from sft.training.processes import StepOrder
 
     num_rows = plan.steps * plan.rows_per_step  # all paths begin with the same steps
     if path.who != "ours" and plan.stock_steps:

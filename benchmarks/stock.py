@@ -73,7 +73,7 @@ def as_dataset(rows):  # type: ignore[no-untyped-def]
     """Columns input_ids and labels (-100 where not supervised), as TRL reads tokenised rows."""
     from datasets import Dataset
 
-    from sft.batches.layout import IGNORED
+    from sft.batches import IGNORED
 
     labels = [[t if flag else IGNORED for t, flag in zip(row.input_ids, row.loss_mask, strict=True)] for row in rows]
     return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": labels})

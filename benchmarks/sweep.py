@@ -200,7 +200,7 @@ def measure(prepared: Any, settings: Any, *, yardsticks: bool = False) -> dict[s
     from sft.generation.writers import TransformersWriter
     from sft.metrics.classification import summarise_labels
     from sft.metrics.entities import summarise_entities
-    from sft.text.normalise import normalise_text
+    from sft.text import normalise_text
 
     loaded = prepared.loaded
     loaded.model.eval()

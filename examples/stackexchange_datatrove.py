@@ -38,7 +38,7 @@ except ImportError as missing:
     sys.exit(2)
 
 from sft.data.sources.filters import KeywordSet
-from sft.text.words import split_words
+from sft.text import split_words
 
 AI = "neural network,deep learning,transformer,backpropagation,reinforcement learning,llm,pytorch,tensorflow"
 MINHASH = MinhashConfig(num_buckets=14, hashes_per_bucket=8)  # datatrove's own: Jaccard .8 is found with .92

@@ -44,7 +44,7 @@ def read_pins(path: Path) -> list[Pin]:
 
 
 def third_party_imports(modules: Iterable[Module], own: set[str]) -> dict[str, str]:
-    """Distributions the modules import, with one place each: {"torch": "sft/scoring/loss.py:13"}. own: ours."""
+    """Distributions the modules import, with one place each: {"torch": "sft/scoring.py:13"}. own: ours."""
     providers = packages_distributions()  # {"yaml": ["PyYAML"], …} of what is installed here
     places: dict[str, str] = {}
     for module in modules:

@@ -11,7 +11,7 @@ import pytest
 
 from sft.data import open_dataset
 from sft.data.rows.canonical import Row, question_of
-from sft.text.normalise import normalise_text
+from sft.text import normalise_text
 
 ROOT = Path(__file__).resolve().parents[1]
 Finished = subprocess.CompletedProcess[str]

@@ -21,7 +21,7 @@ from sft.serve.protocol import ChatRequest
 from sft.serve.replies import prepare_answer
 from sft.serve.served import ask, list_served
 from sft.talk.session import Session
-from sft.training.language_modelling import LabelMeasure
+from sft.training.objective import LabelMeasure
 
 LONG = "".join(f"sentence {number} of a long text. " for number in range(40))
 NEWS = {"task": "news", "category": ["Sci/Tech", "World", "the day before yesterday"]}

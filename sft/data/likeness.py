@@ -31,8 +31,7 @@ from sft.data.files.reader import BadRow, RowReader
 from sft.data.rows.canonical import Row, answer_of, question_of
 from sft.errors import DataError
 from sft.files import find_file, sha256_of
-from sft.text.normalise import normalise_text
-from sft.text.shingles import hash_ngrams, shingles_of
+from sft.text import hash_ngrams, normalise_text, shingles_of
 
 MARGIN = 0.16  # four standard deviations of a Jaccard of .8 that is estimated by 96 hashes
 SHOWN_FROM = 50_000  # rows; fewer take seconds

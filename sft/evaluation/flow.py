@@ -19,13 +19,13 @@ from sft.errors import ConfigError
 from sft.evaluation.companions import ShortMetrics, describe_main_task, list_companions, write_companions
 from sft.evaluation.compare import Change, Comparison, changes_of_rows, compare_models, headline_metrics
 from sft.evaluation.figures import DataStats, ModelFigures, count_supervised_bytes, describe_data, summarise_model
-from sft.evaluation.forgetting import ForgettingFigures
 from sft.evaluation.journal import PARTIAL_FILE
 from sft.evaluation.leaks import LeakFigures, Overlap, describe_leaks, find_overlaps
 from sft.evaluation.measuring import Baseline, Measurements, choose_classes, find_baseline, measure_models, open_journal
 from sft.evaluation.model_answers import plan_budgets
 from sft.evaluation.other_metrics import OtherMetric, load_metric
 from sft.evaluation.predictions import Prediction, predict_rows
+from sft.evaluation.probes import ForgettingFigures
 from sft.evaluation.rows import prepare_rows, select_rows
 from sft.evaluation.yardsticks import YardstickGroup, Yardsticks, apply_yardsticks, summarise_yardsticks
 from sft.generation.writers import check_generator

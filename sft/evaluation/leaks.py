@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 from sft.data.rows.canonical import Row, asked_of, question_of, system_of
-from sft.text.normalise import normalise_text
+from sft.text import normalise_text
 
 NGRAM = 5  # characters of normalised text
 JACCARD = 0.6

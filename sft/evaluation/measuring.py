@@ -21,7 +21,7 @@ import torch
 from transformers import PretrainedConfig
 
 from prompts import ChatFormat, Head
-from sft.batches.layout import GIBIBYTE
+from sft.batches import GIBIBYTE
 from sft.config.evaluate import BASE, EvaluateSettings
 from sft.config.layers import restore_settings
 from sft.config.train import TrainSettings
@@ -29,7 +29,6 @@ from sft.config.tuned import TunedSettings
 from sft.console import say
 from sft.errors import ConfigError, RunError
 from sft.evaluation.figures import FittedTemperature, count_supervised_bytes
-from sft.evaluation.forgetting import ForgettingFigures, measure_forgetting
 from sft.evaluation.journal import Journal, Side, hash_of
 from sft.evaluation.model_answers import (
     Asking,
@@ -40,7 +39,13 @@ from sft.evaluation.model_answers import (
     take_rows,
     text_places,
 )
-from sft.evaluation.robustness import Robustness, fit_temperatures, measure_robustness
+from sft.evaluation.probes import (
+    ForgettingFigures,
+    Robustness,
+    fit_temperatures,
+    measure_forgetting,
+    measure_robustness,
+)
 from sft.evaluation.rows import Context, EvalRow, prepare_rows
 from sft.generation.batch import Room, usual_room
 from sft.generation.writers import open_writer

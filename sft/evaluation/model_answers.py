@@ -32,9 +32,8 @@ from sft.generation.writers import TransformersWriter, Writer
 from sft.metrics.entities import EntityCounts, Span, count_entities, place_mentions
 from sft.metrics.resampling import Sums, Values
 from sft.models.loaded import LoadedModel
-from sft.scoring.classes import score_choices
-from sft.scoring.loss import score_rows
-from sft.text.normalise import normalise_text
+from sft.scoring import score_choices, score_rows
+from sft.text import normalise_text
 
 MARGIN_TOKENS = 8  # beyond the longest reference, so that a longer answer shows as unfinished or wrong
 MARGIN_SHARE = 0.25

@@ -29,7 +29,7 @@ from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError, UserError
 from sft.models.loaded import LoadedModel
 from sft.runs.run import Run, open_run
-from sft.text.words import detect_language
+from sft.text import detect_language
 
 LENGTH_EDGES = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens of the whole row
 

@@ -28,7 +28,7 @@ from sft.evaluation.rows import EvalRow
 from sft.metrics.comparison import PairedFigures, PairedMetric, compare_metrics
 from sft.metrics.entities import EntityCounts, Span, count_entities
 from sft.metrics.resampling import bounded_interval, sum_by_group
-from sft.text.words import COMMON_WORDS, LATIN_WORD, detect_language
+from sft.text import COMMON_WORDS, LATIN_WORD, detect_language
 
 Kind = Literal["majority", "bag_of_words", "dictionary"]
 MAX_ROWS = 200_000  # above it, or above MAX_CHARACTERS, fitting takes minutes and needs --yardsticks

@@ -16,7 +16,7 @@ from sft.config.decoding import choose_decoding
 from sft.evaluation.rows import EvalRow
 from sft.generation import generate_batch
 from sft.models.loaded import LoadedModel
-from sft.scoring.classes import score_classes
+from sft.scoring import score_classes
 
 POSITIONS_PER_ROW = 16  # of the reference answer: 50 rows x 16 x 152k logits in fp32 are 0.5 GB
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from sft.backend import UNSLOTH
-from sft.batches.layout import GIBIBYTE, TOKENS_PER_BATCH, plan_batches
+from sft.batches import GIBIBYTE, TOKENS_PER_BATCH, plan_batches
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.generation.cache import bytes_per_token

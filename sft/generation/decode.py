@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import pad
 
 from sft.backend import UNSLOTH
-from sft.batches.layout import TOKENS_PER_BATCH
+from sft.batches import TOKENS_PER_BATCH
 from sft.config.decoding import Decoding
 from sft.console import say
 from sft.errors import ModelError

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sft.backend import UNSLOTH
-from sft.batches.prefixes import count_in_common
+from sft.batches import count_in_common
 from sft.generation.cache import BatchCache
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from sft.batches.layout import GIBIBYTE
+from sft.batches import GIBIBYTE
 from sft.config.decoding import Decoding
 from sft.console import progress as show_progress
 from sft.console import say

@@ -24,7 +24,7 @@ from sft.models.adopted import open_tuned
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
 from sft.runs.run import Run
-from sft.scoring.classes import score_choices
+from sft.scoring import score_choices
 
 ROUNDING = 1e-3  # a log-probability of 0 may come out as little above it
 

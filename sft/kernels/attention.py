@@ -46,7 +46,7 @@ def attend_flat(
     """Causal attention within each row: query (1, H, T, D), key and value (1, K, T, D) -> (1, T, H, D).
 
     key_places (S,), cu_seq_lens_k, max_length_k: the tokens that each segment sees, where rows have a beginning in
-    common (sft.batches.layout.flatten_rows). sliding_window: tokens that a token sees at most, itself among them.
+    common (sft.batches.flatten_rows). sliding_window: tokens that a token sees at most, itself among them.
 
     Uses PyTorch's variable-length kernel where it runs (CUDA, 16 bit), else SDPA: once for all rows where their lengths
     are alike, row by row where they are not. Raises UnknownArgument for attention of any other kind.
@@ -57,9 +57,7 @@ def attend_flat(
     if not getattr(module, "is_causal", True):
         raise UnknownArgument("attention to later tokens")
     if cu_seq_lens_q is None or max_length_q is None:
-        raise TypeError(
-            "flat attention needs cu_seq_lens_q and max_length_q: call it through sft.batches.layout.flatten_rows"
-        )
+        raise TypeError("flat attention needs cu_seq_lens_q and max_length_q: call it through sft.batches.flatten_rows")
     if cu_seq_lens_k is None or max_length_k is None:  # as many keys as queries
         cu_seq_lens_k, max_length_k = cu_seq_lens_q, max_length_q
     window = sliding_window if sliding_window is not None and sliding_window < max_length_k else None

@@ -21,7 +21,7 @@ CHOSEN = {
     "rope": True,
     "rms_norm": True,
     "swiglu": True,
-    "cross_entropy": False,  # our loss takes the hidden states (sft.kernels.chunked_loss)
+    "cross_entropy": False,  # our loss takes the hidden states (sft.training.objective)
     "fused_linear_cross_entropy": False,
 }
 

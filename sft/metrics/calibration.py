@@ -1,7 +1,7 @@
 """Does the model know how sure it is? Confidence against accuracy, from the probabilities of the allowed labels.
 
 Label scores become probabilities by `softmax`: a score is the log-probability of a label as the whole answer
-(sft.scoring.labels) or a logit of a classification head. Either way the probabilities of a row's labels add up to 1, so
+(sft.scoring) or a logit of a classification head. Either way the probabilities of a row's labels add up to 1, so
 the probability of other answers is left out.
 
 Confidence is the highest probability of a row, in fp32: that of the answer given, whichever class it is. (P(positive)

@@ -15,7 +15,7 @@ from typing import TypedDict
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from sft.text.words import CHARACTER, WORDS_SIGNATURE, split_words
+from sft.text import CHARACTER, WORDS_SIGNATURE, split_words
 
 VOCABULARY = 30_522  # V of the authors' experiments; one number for every model, so that figures are comparable
 DISTINCT_SIGNATURE = f"distinct:corpus|{WORDS_SIGNATURE}|adjusted:liu2022,V={VOCABULARY}"

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from prompts import ChatFormat, Encoded, Head
 from sft.backend import UNSLOTH, is_launched_sharded
-from sft.batches.layout import Batch, flatten_rows, pad_rows
+from sft.batches import Batch, flatten_rows, pad_rows
 from sft.console import say
 from sft.kernels.attention import flat_attention
 from sft.kernels.lora import cast_at_once
@@ -136,7 +136,7 @@ class LoadedModel:
 
     @contextmanager
     def flat_rows(self) -> Iterator[None]:
-        """Attention row by row over rows concatenated (sft.batches.layout.flatten_rows), inside this context."""
+        """Attention row by row over rows concatenated (sft.batches.flatten_rows), inside this context."""
         if not self.takes_flat_rows:
             yield
             return

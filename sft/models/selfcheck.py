@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from prompts import Encoded
-from sft.batches.layout import Batch, flatten_rows, pad_rows, tensor_of, to_device
+from sft.batches import Batch, flatten_rows, pad_rows, tensor_of, to_device
 from sft.console import say
 from sft.errors import ModelError, one_line
 from sft.kernels.arguments import UnknownArgument

@@ -12,9 +12,8 @@ markdown   report.md
 from pathlib import Path
 
 from sft.evaluation.flow import REPORT_FILE, SUMMARY_FILE, Evaluation
-from sft.report.markdown import render_markdown
+from sft.report.markdown import render_markdown, render_table
 from sft.report.page import render_report
-from sft.report.terminal import render_table
 from sft.report.words import Language
 from sft.runs.run import write_atomically
 

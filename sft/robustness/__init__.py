@@ -6,5 +6,5 @@ perturbations    text -> the same statement, written differently; each one named
 flips            sentences written for this project (negation, sarcasm, mixed feelings, very short, very long, ...), and
                  answers before and after -> accuracy, score, flip rate
 
-Everything here is pure; sft.evaluation.robustness runs the model.
+Everything here is pure; sft.evaluation.probes runs the model.
 """

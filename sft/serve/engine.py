@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from sft.config.decoding import Decoding
 from sft.generation.decode import Row, RunningBatch, can_batch
 from sft.models.loaded import LoadedModel
-from sft.scoring.classes import score_choices
+from sft.scoring import score_choices
 
 logger = logging.getLogger("sft.serve")
 
@@ -130,7 +130,7 @@ class Engine:
         *,
         untuned: bool = False,
     ) -> "Future[list[float]]":
-        """Log-probabilities of the labels (sft.scoring.classes); classes: their meaning, if it is another word.
+        """Log-probabilities of the labels (sft.scoring); classes: their meaning, if it is another word.
 
         Raises QueueFull and EngineEnded.
         """

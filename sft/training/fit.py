@@ -48,28 +48,41 @@ from sft.runs.checkpoints import (
 from sft.runs.labels import choose_head, describe_head, describe_sole_answer, find_sole_answer
 from sft.runs.run import TRAINING, Run, continue_command, git_revision, package_versions
 from sft.runs.system_prompts import SystemPrompts, survey_system_prompts
-from sft.training.arguments import build_arguments
-from sft.training.classification import Classification
-from sft.training.epochs import choose_epochs
+from sft.training.arguments import (
+    EarlyStopping,
+    StopRequest,
+    StopWhenAsked,
+    build_arguments,
+    choose_epochs,
+    is_greater_better,
+    stop_on_signals,
+)
 from sft.training.guard import check_kept
-from sft.training.language_modelling import LabelMeasure, LanguageModelling, TokenAccuracy
-from sft.training.log import LOG_FILE, PLOT_FILE, StepLog, peak_memory_gb, plot_losses
+from sft.training.log import (
+    LOG_FILE,
+    PLOT_FILE,
+    SAMPLES_FILE,
+    SampleLog,
+    StepLog,
+    check_trackers,
+    mend_trackers,
+    peak_memory_gb,
+    plot_losses,
+)
 from sft.training.memory import limit_memory
-from sft.training.objective import Objective
-from sft.training.order import pack_rows
+from sft.training.objective import Classification, LabelMeasure, LanguageModelling, Objective, TokenAccuracy
 from sft.training.processes import (
     check_settings,
     describe_hardware,
     from_first,
     is_first,
     join,
+    pack_rows,
     tell_of_copies,
     world_size,
 )
 from sft.training.rehearsal import Rehearsal, rehearsing
 from sft.training.replay import records_unasked
-from sft.training.stopping import EarlyStopping, StopRequest, StopWhenAsked, is_greater_better, stop_on_signals
-from sft.training.trackers import SAMPLES_FILE, SampleLog, check_trackers, mend_trackers
 from sft.training.trainer import Measure, RowTrainer
 
 SHOWN_OF_REHEARSAL = (

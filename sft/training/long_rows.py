@@ -31,15 +31,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, PreTrainedModel
 
 from sft.backend import UNSLOTH
-from sft.batches.layout import GIBIBYTE
+from sft.batches import GIBIBYTE
 from sft.errors import ModelError
 from sft.kernels import attention
 from sft.kernels.lora import cast_at_once, keep_unpacked
 from sft.models.loaded import LoadedModel
 from sft.models.methods import decoder_layers
 from sft.models.selfcheck import find_difference, make_rows
-from sft.training.host_memory import HostStore, free_host_bytes
-from sft.training.memory import OutOfMemoryError
+from sft.training.memory import HostStore, OutOfMemoryError, free_host_bytes
 
 PIECE = 4096  # tokens; more are hardly faster, and the MLP of 7B takes 0.9 GB of activations for this many
 NAME = "in_pieces"  # name of the attention function that catches queries, keys and values

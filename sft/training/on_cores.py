@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from prompts import Encoded
-from sft.batches.layout import flatten_rows, tensor_of
+from sft.batches import flatten_rows, tensor_of
 from sft.kernels.cpu import map_at_once
 from sft.kernels.lora import cast_at_once
 from sft.models.loaded import LoadedModel
 from sft.training.memory import has_dropout
 from sft.training.objective import Objective
-from sft.training.order import deal_rows
+from sft.training.processes import deal_rows
 
 SLACK = 1.15  # tokens of the largest part / mean; above it the other cores wait too long
 FEWEST_TOKENS = 320  # of a part on average; below it the overhead of each operation exceeds the gain

@@ -24,8 +24,7 @@ import torch
 
 from prompts import Encoded
 from sft.backend import UNSLOTH
-from sft.batches.layout import GIBIBYTE, num_tokens_at_once
-from sft.batches.prefixes import count_tokens
+from sft.batches import GIBIBYTE, count_tokens, num_tokens_at_once
 from sft.console.narration import format_duration
 from sft.errors import ModelError, one_line
 from sft.kernels.attention import time_attention

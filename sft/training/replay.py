@@ -1,7 +1,7 @@
 """Forward and backward passes recorded once as CUDA graphs and replayed: one launch for a pass instead of thousands.
 
 A step of a 7B model launches some 5,000 kernels, and a card like the H100 runs them faster than Python launches them.
-A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STEP tokens (sft.batches.layout.fill_up),
+A graph has fixed shapes: micro-batches are filled up to a multiple of TOKEN_STEP tokens (sft.batches.fill_up),
 and each Size of the run is recorded before its first step. All sizes share one pool of memory, made by the first one,
 the largest. Between the two passes the loss is computed as usual, from the hidden states.
 
@@ -15,23 +15,61 @@ forward pass is launched again without its recording, and a run whose two passes
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import compress
 from typing import NamedTuple
 
 import torch
 from torch import distributed
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
 from prompts import Encoded
-from sft.batches.layout import Batch, fill_up, flatten_rows, tensor_of, to_device
+from sft.batches import Batch, fill_up, flatten_rows, tensor_of, to_device
 from sft.errors import RunError, one_line
 from sft.kernels.lora import cast_at_once, products_as_recorded
 from sft.models.loaded import LoadedModel
 from sft.training.memory import free_bytes
-from sft.training.neftune import embedding_noise, length_of_each_token
 from sft.training.processes import are_joined, world_size
+
+# NEFTune: uniform noise on the input embeddings while training (2310.05914), right for rows concatenated too.
+# The noise of a token is scaled by alpha / sqrt(L * d), L being the length of its own row. (The trainer's built-in hook
+# takes L from the shape of the batch, which is the sum of all rows here and counts padding elsewhere.)
+
+
+def length_of_each_token(row_lengths: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Length of the row that each token of concatenated rows belongs to: [2, 3], 5 -> (1, 5) [2, 2, 3, 3, 3].
+
+    num_tokens: their sum; computing it would make Python wait for the GPU.
+    """
+    return row_lengths.repeat_interleave(row_lengths, output_size=num_tokens)[None]
+
+
+@contextmanager
+def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: torch.Tensor | None) -> Iterator[None]:
+    """Add noise to the output of the input embeddings inside this context, in training mode only.
+
+    row_lengths: the length of the row each token belongs to, broadcastable to the ids: (1, T) or (B, 1). None if
+    tokens belong to several rows, which would need different noise.
+    """
+    if not alpha or not model.training:
+        yield
+        return
+
+    if row_lengths is None:
+        raise ValueError("each row has its own noise on the embeddings, so rows cannot share prefixes")
+
+    def add_noise(module: torch.nn.Module, inputs: object, embedded: torch.Tensor) -> torch.Tensor:
+        scale = alpha / (row_lengths.to(embedded.device) * embedded.shape[-1]).sqrt()
+        return embedded + (torch.rand_like(embedded) * 2 - 1) * scale[..., None].to(embedded.dtype)
+
+    hook = model.get_input_embeddings().register_forward_hook(add_noise)
+    try:
+        yield
+    finally:
+        hook.remove()
+
 
 TOKEN_STEP = 128  # padding costs 64 tokens per micro-batch on average; a recording takes 0.2 s
 FEWEST_STEPS = 200  # of a run that is recorded by default: in a shorter one recording takes longer than it saves

@@ -39,8 +39,7 @@ from trl import SFTConfig
 
 from prompts import Encoded
 from sft.backend import UNSLOTH
-from sft.batches.layout import TOKENS_PER_BATCH, Batch
-from sft.batches.prefixes import Segment, find_segments, whole_rows
+from sft.batches import TOKENS_PER_BATCH, Batch, Segment, find_segments, whole_rows
 from sft.console import say
 from sft.errors import RunError
 from sft.kernels.attention import has_varlen
@@ -48,7 +47,6 @@ from sft.kernels.lora import keep_unpacked
 from sft.models.loaded import LoadedModel
 from sft.runs.checkpoints import STATE_FILE, step_of
 from sft.training.guard import FiniteGuard, StallGuard, check_validation
-from sft.training.language_modelling import LanguageModelling
 from sft.training.long_rows import LongRows
 from sft.training.memory import (
     MemoryPlan,
@@ -58,12 +56,10 @@ from sft.training.memory import (
     recompute_layers,
     trained_layers,
 )
-from sft.training.neftune import embedding_noise, length_of_each_token
-from sft.training.objective import Objective, Score
+from sft.training.objective import LanguageModelling, Objective, Score
 from sft.training.on_cores import can_compute_apart, compute_apart, share_out
-from sft.training.order import StepOrder, step_loader
-from sft.training.processes import gather_parts, largest
-from sft.training.replay import RecordingError, ReplayedPasses, records_weights
+from sft.training.processes import StepOrder, gather_parts, largest, step_loader
+from sft.training.replay import RecordingError, ReplayedPasses, embedding_noise, length_of_each_token, records_weights
 from sft.training.saving import CheckpointedTrainer
 
 BeforeFirstStep = Callable[["RowTrainer", torch.nn.Module, bool], None]  # the wrapped model; whether it resumes
@@ -103,7 +99,7 @@ class RowTrainer(CheckpointedTrainer):
         before_first_step: BeforeFirstStep | None = None,
     ) -> None:
         """objective: None: that of a chat model. packs: indices of training rows that count as one row of a step
-        (sft.training.order.pack_rows); None: each row by itself. micro_batch_tokens: None plans them. recomputes:
+        (sft.training.processes.pack_rows); None: each row by itself. micro_batch_tokens: None plans them. recomputes:
         whether layers are recomputed to save memory; None: as many as necessary. offloads: whether layers are computed
         in pieces with their inputs in main memory; None: only if the longest row does not fit otherwise. replays:
         record passes as CUDA graphs, if possible. measures: further figures of every validation.

@@ -1,12 +1,12 @@
-"""sft.batches.layout: the two layouts, value by value."""
+"""sft.batches: the two layouts, value by value."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prompts import Encoded
-from sft.batches import prefixes
-from sft.batches.layout import flatten_rows, pad_rows, plan_batches
+from sft import batches
+from sft.batches import flatten_rows, pad_rows, plan_batches
 
 FIVE = Encoded([1, 11, 12, 13, 2], [0, 0, 0, 1, 1])
 THREE = Encoded([1, 21, 2], [0, 1, 1])
@@ -30,7 +30,7 @@ def test_a_supervised_first_token_is_not_predicted_from_the_row_before_it():
 
 
 def test_a_shared_prefix_is_stored_once_and_every_row_sees_it(monkeypatch):
-    monkeypatch.setattr(prefixes, "FEWEST_TOKENS", 3)
+    monkeypatch.setattr(batches, "FEWEST_TOKENS", 3)
     rows = [Encoded([1, 2, 3, 4, 5], [0, 0, 0, 0, 1]), Encoded([1, 2, 3, 6, 7, 8, 9], [0, 0, 0, 0, 0, 0, 1])]
     batch = flatten_rows(rows, shares=True)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]

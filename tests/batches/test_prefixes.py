@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompts import Encoded
-from sft.batches import prefixes
-from sft.batches.prefixes import Segment, count_in_common, find_segments
+from sft import batches
+from sft.batches import Segment, count_in_common, find_segments
 
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefixes, "FEWEST_TOKENS", 2)
+    monkeypatch.setattr(batches, "FEWEST_TOKENS", 2)
 
 
 def answered(*ids: int, prompt: int) -> Encoded:
@@ -40,7 +40,7 @@ def test_segments_make_up_every_row_and_what_is_in_common_is_never_supervised(ro
         assert not any(row.loss_mask[: last.start + 1]) or last.start == 0
         assert last.end > last.start
     for place, cut in enumerate(shared):
-        assert cut.end - cut.start >= prefixes.FEWEST_TOKENS
+        assert cut.end - cut.start >= batches.FEWEST_TOKENS
         assert all(above < place for above in cut.above)
         assert sum(place in one.above for one in own) > 1
 
@@ -54,7 +54,7 @@ def test_nothing_is_left_in_common_that_is_long_enough(rows):
                 rows[cut.row].input_ids[cut.start : max(0, [*rows[cut.row].loss_mask, 1].index(1) - 1)]
                 for cut in (one, other)
             ]
-            assert count_in_common(*left) < prefixes.FEWEST_TOKENS
+            assert count_in_common(*left) < batches.FEWEST_TOKENS
 
 
 def test_two_tasks_behind_one_system_prompt_are_a_tree():

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sft.text.shingles import jaccard, shingles_of
+from sft.text import jaccard, shingles_of
 
 HAN = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方民得经"
 ENGLISH_WORDS = (

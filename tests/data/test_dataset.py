@@ -11,7 +11,7 @@ from sft.data.building.manifest import BuildOptions
 from sft.data.building.preset import Preset
 from sft.data.files.reader import read_records
 from sft.errors import ConfigError, DataError
-from sft.text.normalise import normalise_text
+from sft.text import normalise_text
 from tests.data.samples import instruct_rows
 from tests.hub_lookalikes import write_jsonl
 

@@ -21,7 +21,7 @@ from sft.data.folder import Manifest
 from sft.data.rows.canonical import Row
 from sft.errors import DataError
 from sft.files import sha256_of
-from sft.text.normalise import normalise_text
+from sft.text import normalise_text
 from tests.hub_clients import hub_environment
 from tests.hub_lookalikes import add_lookalikes, words_of, write_jsonl
 from tests.hub_server import HubServer

@@ -12,7 +12,7 @@ from sft.generation import batch
 from sft.models.loading import load_base
 from sft.report import render_report, render_table, write_reports
 from sft.runs.run import open_run
-from sft.scoring.loss import score_rows
+from sft.scoring import score_rows
 from tests.evaluation.conftest import LIMITS, ROWS, settings_of, write_jsonl
 
 ON_TOP = {"accuracy", "precision", "recall", "f1", "confusion_matrix"}  # and auc, where rows are of several classes

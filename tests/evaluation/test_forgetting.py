@@ -9,9 +9,9 @@ from sft.config.evaluate import EvaluateSettings
 from sft.config.layers import load_settings
 from sft.errors import ConfigError
 from sft.evaluation.flow import evaluate_run
-from sft.evaluation.forgetting import judge_forgetting, measure_forgetting, read_sample
+from sft.evaluation.probes import judge_forgetting, measure_forgetting, read_sample
 from sft.models.loading import load_run
-from sft.report.terminal import render_table
+from sft.report.markdown import render_table
 from sft.runs.run import open_run
 
 

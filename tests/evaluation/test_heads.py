@@ -16,8 +16,7 @@ from sft.models.loading import load_base, load_run
 from sft.report import render_report, render_table, write_reports
 from sft.report.markdown import render_markdown
 from sft.runs.run import Run, open_run
-from sft.scoring.classes import score_choices, score_classes
-from sft.scoring.labels import score_labels
+from sft.scoring import score_choices, score_classes, score_labels
 from tests.conftest import train_tiny
 from tests.evaluation.conftest import ROWS, settings_of, write_jsonl
 

@@ -12,7 +12,7 @@ from sft.evaluation.leaks import (
     describe_leaks,
     find_overlaps,
 )
-from sft.text.normalise import normalise_text
+from sft.text import normalise_text
 
 
 def review(name: str, text: str) -> dict:

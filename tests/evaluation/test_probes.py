@@ -8,10 +8,10 @@ import pytest
 
 from sft.evaluation import evaluate_run, write_evaluation
 from sft.evaluation.model_answers import class_of
-from sft.evaluation.robustness import fit_temperatures
+from sft.evaluation.probes import fit_temperatures
 from sft.evaluation.rows import Context, prepare_rows
 from sft.robustness.perturbations import PERTURBATIONS, perturb
-from sft.scoring.labels import score_labels
+from sft.scoring import score_labels
 from tests.evaluation.conftest import LIMITS, ROWS, settings_of, write_jsonl
 
 

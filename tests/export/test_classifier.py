@@ -23,7 +23,7 @@ from sft.export.merge import merge_adapter
 from sft.inference import Predictor
 from sft.models.loading import load_run
 from sft.runs.run import open_run
-from sft.scoring.classes import score_classes
+from sft.scoring import score_classes
 from tests.tiny import head_weight
 
 

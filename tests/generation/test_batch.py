@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sft.batches.layout import plan_batches
+from sft.batches import plan_batches
 from sft.config.decoding import DECODING
 from sft.errors import ModelError
 from sft.generation import Generated, generate_batch, stream

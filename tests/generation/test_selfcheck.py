@@ -10,7 +10,7 @@ from sft.errors import ModelError
 from sft.generation import generate_batch
 from sft.generation.decode import can_batch
 from sft.generation.selfcheck import Caching, find_caching
-from sft.scoring.labels import score_labels
+from sft.scoring import score_labels
 
 PRECISE = DECODING["precise"].model_copy(update={"max_new_tokens": 6})
 KINDS = {

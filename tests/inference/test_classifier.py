@@ -12,7 +12,7 @@ from prompts import PromptError
 from sft.errors import ConfigError, RunError
 from sft.inference import Predictor
 from sft.runs.run import open_run
-from sft.scoring.classes import score_classes
+from sft.scoring import score_classes
 from tests.commands import ROOT
 
 TEXTS = ["第1间房很好", "第2间房太差，住了一晚", "很好" * 9, {"task": "sentiment", "text": "太差"}]

@@ -6,7 +6,7 @@ import torch
 from prompts import PromptError, TooLong, conversation_of
 from sft.config.decoding import DECODING
 from sft.inference import Predictor
-from sft.scoring.labels import score_labels
+from sft.scoring import score_labels
 
 SHORT = DECODING["precise"].model_copy(update={"max_new_tokens": 12})
 QUESTIONS = [

@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import MambaConfig, Qwen2Config
 
 from prompts import Encoded
-from sft.batches.layout import flatten_rows
+from sft.batches import flatten_rows
 from sft.kernels import attention
 from sft.kernels.arguments import UnknownArgument
 from sft.kernels.attention import attend_flat, time_attention

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from prompts import Encoded, Head
 from prompts.head import Pooling
-from sft.batches.layout import flatten_rows
+from sft.batches import flatten_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import ModelError, RunError

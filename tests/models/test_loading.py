@@ -18,7 +18,7 @@ from sft.models.loading import load_base, load_for_training, load_run, load_weig
 from sft.models.precision import Precision, decide_precision, precision_for_answers
 from sft.models.source import describe_weights, find_source, hash_files
 from sft.runs.run import RUN_FILE, open_run
-from sft.scoring.loss import score_rows
+from sft.scoring import score_rows
 from tests.tiny import make_tiny_model
 
 ONE_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

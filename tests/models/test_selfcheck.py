@@ -9,14 +9,14 @@ from transformers import Qwen3ForCausalLM
 from benchmarks.families import build, load
 from benchmarks.families import make_rows as make_training_rows
 from benchmarks.random_models import make_random_tokenizer
-from sft.batches.prefixes import find_segments
+from sft.batches import find_segments
 from sft.errors import ModelError
 from sft.kernels import attention
 from sft.models import selfcheck
 from sft.models.capabilities import Layers, padded, read_layers
 from sft.models.loading import load_base
 from sft.models.selfcheck import check_layers, make_rows
-from sft.scoring.loss import score_rows
+from sft.scoring import score_rows
 
 EVERYTHING = Layers(flat=True, shares=True, records=True, why="")
 

@@ -3,7 +3,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.report.examples import (
+from sft.report.figures import (
     answers_of,
     changed_rows,
     histories_of,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sft.report import render_report
-from sft.report.cards import make_cards
+from sft.report.page import make_cards
 from sft.report.words import ZH
 from tests.report.conftest import find_browser, make_prediction, measure_page
 

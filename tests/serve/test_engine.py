@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, MistralConfig
 from sft.config.decoding import choose_decoding
 from sft.generation import generate_batch
 from sft.generation.decode import can_batch
-from sft.scoring.labels import score_labels
+from sft.scoring import score_labels
 from sft.serve.engine import Engine, EngineEnded, EngineError, QueueFull
 from sft.serve.log import one_line_per_kind
 from tests.serve.conftest import wait_until
@@ -144,7 +144,7 @@ def test_a_scoring_that_fails_when_its_client_is_gone_does_not_end_the_engine(lo
 
 
 def test_a_text_that_cannot_be_scored_fails_alone(loaded, engine, monkeypatch):
-    from sft.scoring.classes import score_choices
+    from sft.scoring import score_choices
 
     good, bad = prompts_of(loaded, 2)
     alone = engine.score(good, ("a", "b")).result(30)

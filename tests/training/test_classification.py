@@ -16,12 +16,12 @@ from sft.encoding import encode_rows
 from sft.errors import ConfigError, DataError
 from sft.models.loading import load_for_training, load_run
 from sft.runs.run import open_run, read_run
-from sft.scoring.classes import score_classes
+from sft.scoring import score_classes
 from sft.training import replay
 from sft.training.arguments import build_arguments
-from sft.training.classification import Classification, ClassScore
 from sft.training.fit import TrainResult
 from sft.training.log import read_log
+from sft.training.objective import Classification, ClassScore
 from sft.training.replay import ReplayedPasses, Rerun
 from sft.training.trainer import RowTrainer
 from tests.tiny import head_weight, write_rows

@@ -20,7 +20,7 @@ from sft.inference import Predictor
 from sft.models.loading import load_tokenizer
 from sft.runs.run import open_run
 from sft.training.fit import fit
-from sft.training.order import StepOrder, pack_rows
+from sft.training.processes import StepOrder, pack_rows
 
 LENGTH = 48
 

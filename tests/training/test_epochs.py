@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.runs.run import read_run
-from sft.training.epochs import ENOUGH_STEPS, MOST_EPOCHS, USUAL_EPOCHS, choose_epochs
+from sft.training.arguments import ENOUGH_STEPS, MOST_EPOCHS, USUAL_EPOCHS, choose_epochs
 
 
 @pytest.mark.parametrize(("num_rows", "epochs"), [(54, 20), (60, 19), (300, 4), (1000, 3), (200_000, 3), (1, 20)])

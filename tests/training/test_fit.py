@@ -16,7 +16,7 @@ from sft.encoding import encode_rows
 from sft.errors import DataError
 from sft.models.loading import load_run
 from sft.runs.run import IN_MEMORY, Run, open_run
-from sft.scoring.loss import score_rows, token_weighted_loss
+from sft.scoring import score_rows, token_weighted_loss
 from sft.training.log import read_log
 
 

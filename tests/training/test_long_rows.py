@@ -26,16 +26,15 @@ from transformers import (
 )
 
 from prompts import Encoded
-from sft.batches.layout import flatten_rows
+from sft.batches import flatten_rows
 from sft.errors import ModelError
 from sft.kernels.attention import flat_attention
 from sft.kernels.lora import share_inputs, with_fused_layers
 from sft.models import methods
-from sft.training import host_memory, long_rows, rehearsal
-from sft.training.host_memory import HostStore, free_host_bytes
+from sft.training import long_rows, memory, rehearsal
 from sft.training.log import read_log
 from sft.training.long_rows import LongRows
-from sft.training.memory import MemoryLine, MemoryPlan, OutOfMemoryError, choose_plan
+from sft.training.memory import HostStore, MemoryLine, MemoryPlan, OutOfMemoryError, choose_plan, free_host_bytes
 
 FLAGS = ("--max_steps", "4", "--eval_steps", "2", "--learning_rate", "1e-2", "--warmup_steps", "0")
 COMMON = {
@@ -220,7 +219,7 @@ def test_a_buffer_whose_pages_cannot_be_locked_is_not_kept_to_be_unlocked(monkey
     def refuse(buffer, *, lock=True):
         raise OutOfMemoryError("cannot be locked")
 
-    monkeypatch.setattr(host_memory, "_lock_pages", refuse)
+    monkeypatch.setattr(memory, "_lock_pages", refuse)
     store = HostStore(torch.device("cpu"))
     with pytest.raises(OutOfMemoryError):
         store._buffer(0, torch.ones(1, 4, 8), 4)
@@ -275,7 +274,7 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     limit, used = tmp_path / "max", tmp_path / "current"
     limit.write_text("3000\n")
     used.write_text("1000\n")
-    monkeypatch.setattr(host_memory, "CGROUPS", ((str(limit), str(used)),))
+    monkeypatch.setattr(memory, "CGROUPS", ((str(limit), str(used)),))
     assert free_host_bytes() == 2000
     limit.write_text("max\n")
     assert free_host_bytes() > 1e6

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.batches.layout import num_tokens_at_once
+from sft.batches import num_tokens_at_once
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.models.loading import load_for_training

@@ -89,7 +89,7 @@ def keep_model(monkeypatch: pytest.MonkeyPatch) -> list:
 
 
 def loss_of(loaded) -> float:
-    from sft.scoring.loss import score_rows, token_weighted_loss
+    from sft.scoring import score_rows, token_weighted_loss
 
     conversation = [{"role": "user", "content": "天气"}, {"role": "assistant", "content": "很好，谢谢"}]
     return token_weighted_loss(score_rows(loaded, [loaded.chat.encode(conversation)], shown=False))

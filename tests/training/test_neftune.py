@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from sft.models.loading import load_base
-from sft.training.neftune import embedding_noise
+from sft.training.replay import embedding_noise
 
 ALPHA = 5.0
 

@@ -14,7 +14,7 @@ from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
 from sft.training import on_cores, trainer
 from sft.training.arguments import build_arguments
-from sft.training.classification import Classification
+from sft.training.objective import Classification
 from sft.training.on_cores import FEWEST_TOKENS, SLACK, share_out
 from sft.training.trainer import RowTrainer
 

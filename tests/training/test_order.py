@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.training.order import StepOrder, deal_rows
+from sft.training.processes import StepOrder, deal_rows
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 

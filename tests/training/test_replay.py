@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompts import Encoded
-from sft.batches import prefixes
-from sft.batches.layout import fill_up, flatten_rows
+from sft import batches
+from sft.batches import fill_up, flatten_rows
 from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.errors import RunError
@@ -17,8 +17,8 @@ from sft.kernels.lora import _add_products
 from sft.models.loading import load_for_training
 from sft.training import replay
 from sft.training.arguments import build_arguments
-from sft.training.language_modelling import LanguageModelling
 from sft.training.memory import recompute_layers
+from sft.training.objective import LanguageModelling
 from sft.training.rehearsal import record_ahead
 from sft.training.replay import TOKEN_STEP, ReplayedPasses, Rerun, Size
 from sft.training.trainer import RowTrainer
@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_fit_is_refused():
 
 
 def test_a_padded_batch_with_a_shared_prefix_has_a_fixed_number_of_keys(monkeypatch):
-    monkeypatch.setattr(prefixes, "FEWEST_TOKENS", 2)
+    monkeypatch.setattr(batches, "FEWEST_TOKENS", 2)
     rows = [Encoded([1, 2, 3, 4], [0, 0, 0, 1]), Encoded([1, 2, 5, 6, 7], [0, 0, 0, 0, 1])]
     filled = fill_up(flatten_rows(rows, shares=True), 10, 4, pad_id=9, num_keys=20)
     assert {name: value.tolist() for name, value in filled.items()} == {

@@ -10,8 +10,8 @@ from sft.config.layers import load_settings
 from sft.errors import ConfigError
 from sft.evaluation.flow import evaluate_run
 from sft.runs.run import open_run, read_run
+from sft.training.arguments import StopRequest, count_without_gain, is_greater_better
 from sft.training.log import StepLog, read_log
-from sft.training.stopping import StopRequest, count_without_gain, is_greater_better
 from sft.training.trainer import RowTrainer
 
 

@@ -12,7 +12,7 @@ import pytest
 from transformers import TrainerCallback
 
 from sft.errors import ConfigError
-from sft.training.trackers import check_trackers, mend_trackers
+from sft.training.log import check_trackers, mend_trackers
 from tests.commands import ROOT
 
 TIMEOUT_S = 300
@@ -27,7 +27,7 @@ SECRETS = {
 
 
 def test_none_is_nothing_and_a_missing_package_is_one_line(monkeypatch):
-    monkeypatch.setattr("sft.training.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("sft.training.log.find_spec", lambda name: None)
     assert check_trackers(("none",)) == []
     with pytest.raises(ConfigError) as caught:
         check_trackers(("none", "wandb"))

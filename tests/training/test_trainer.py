@@ -12,7 +12,7 @@ from sft.config.layers import load_settings
 from sft.config.train import TrainSettings
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_for_training
-from sft.scoring.loss import score_rows, token_weighted_loss
+from sft.scoring import score_rows, token_weighted_loss
 from sft.training import trainer as module
 from sft.training.arguments import build_arguments
 from sft.training.processes import score_in_step

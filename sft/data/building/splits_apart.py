@@ -25,8 +25,7 @@ from sft.data.folder import Overlap
 from sft.data.likeness import SHOWN_FROM, IsNear, SignatureFile, find_near_duplicates, sign_texts
 from sft.data.quotas import SPLITS
 from sft.data.rows.canonical import Row, answer_of, question_of, system_of
-from sft.text.normalise import normalise_text
-from sft.text.shingles import jaccard, shingles_of
+from sft.text import jaccard, normalise_text, shingles_of
 
 # Below 17 Han characters or 20 letters a text is near its equal only: there one character is another question.
 MIN_SHINGLES = 16

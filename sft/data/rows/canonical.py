@@ -18,7 +18,7 @@ from prompts.task import BLANK
 from prompts.tasks import get_task
 from prompts.text_encoder import LONGEST_TEXT
 from prompts.tools import spell_answer, to_json
-from sft.text.normalise import normalise_text
+from sft.text import normalise_text
 
 __all__ = [
     "Entity",

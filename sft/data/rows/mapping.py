@@ -25,7 +25,7 @@ from sft.errors import nearest_name
 
 def adapt_stack_exchange(record: Record) -> Record:
     """{"question": "<p>Why?</p>", "answers": [{"text", "pm_score", ...}], "metadata": [...]} -> instruction, output."""
-    from sft.text.html_text import read_html  # a third of a second, which other data sets need not wait for
+    from sft.data.rows.html_text import read_html  # a third of a second, which other data sets need not wait for
 
     question, answers = record.get("question"), record.get("answers")
     if not isinstance(question, str) or not isinstance(answers, list):

@@ -31,7 +31,7 @@ from sft.data.rows.recognised import Recognised
 from sft.data.sources.filters import Filters, KeywordSet, read_terms
 from sft.errors import ConfigError, DataError, UserError
 from sft.files import find_file, package_folder, package_version, sha256_of
-from sft.text.words import detect_language
+from sft.text import detect_language
 
 __all__ = ["BadRow", "FoundRow", "MappedSource", "Origin", "Source", "Strata"]
 

@@ -28,8 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sft.data.rows.canonical import Row, answer_of, question_of
 from sft.errors import DataError, nearest_name
 from sft.files import find_file
-from sft.text.shingles import hash_ngrams
-from sft.text.words import LANGUAGES, UNSPACED, detect_language
+from sft.text import LANGUAGES, UNSPACED, detect_language, hash_ngrams
 
 REPEATED_NGRAM = 10  # characters that stand a second time count as repeated
 

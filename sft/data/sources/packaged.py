@@ -24,7 +24,7 @@ from sft.data.rows.dialects import make_labelled_row, read_instruct
 from sft.data.rows.reading import described_tasks, find_task
 from sft.data.sources.base import BadRow, FoundRow, PackagedSource
 from sft.errors import DataError, one_line
-from sft.text.normalise import normalise_text
+from sft.text import normalise_text
 
 ENTITY_LABELS = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 LONG_SURNAME_LIST = "欧阳 司马 诸葛 上官 令狐 南宫 东方 司徒 皇甫 尉迟 公孙 慕容 夏侯 西门 轩辕 端木 百里 呼延"

@@ -4,7 +4,7 @@ attend_blocks                        attention of rows concatenated, in bf16
 fuse_norms(model)                    norms in few passes over memory
 map_batches, map_at_once, share_of   one batch to a core, not one product to all of them
 
-Who reads how a GPU trains needs nothing of it: sft.training.on_cores, sft.kernels.attention and sft.scoring.labels ask
+Who reads how a GPU trains needs nothing of it: sft.training.on_cores, sft.kernels.attention and sft.scoring ask
 here where tensors lie on a CPU.
 """
 

@@ -16,7 +16,7 @@ from sft.data.extraction import ExtractManifest, ExtractPlan, extract, parse_quo
 from sft.data.files.reader import read_records
 from sft.data.mongo import Retry, behind, stream_documents
 from sft.errors import DataError
-from sft.text.normalise import normalise_text
+from sft.text import normalise_text
 from tests.data.samples import make_documents
 
 SHARES = {"train": Fraction("0.8"), "validation": Fraction("0.1"), "test": Fraction("0.1")}

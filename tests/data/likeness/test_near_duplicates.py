@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sft.data.likeness import NUM_BANDS, NUM_HASHES, SignatureFile, find_near_duplicates, sign_texts
-from sft.text.shingles import hash_ngrams, jaccard, shingles_of
+from sft.text import hash_ngrams, jaccard, shingles_of
 from tests.data.planted import make_near_pairs, make_text
 
 

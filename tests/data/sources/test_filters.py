@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sft.data.rows.canonical import Row
 from sft.data.sources.filters import Filters, KeywordSet, Reason, RowFilter, fold_text, measure_repetition, read_terms
 from sft.errors import DataError
-from sft.text.words import detect_language
+from sft.text import detect_language
 
 
 def row_of(instruction: str, output: str) -> Row:

@@ -5,7 +5,7 @@ import torch
 
 from sft.kernels.cpu.cores import map_batches, share_of
 from sft.models.loading import load_base
-from sft.scoring.labels import score_labels
+from sft.scoring import score_labels
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ padded   one row per line, (B, T), padded on the right: for layers and backends 
 """
 
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 from typing import NamedTuple
 
 import numpy
@@ -13,7 +13,66 @@ import torch
 from torch.nn.functional import pad
 
 from prompts import Encoded
-from sft.batches.prefixes import Segment, find_segments, whole_rows
+
+# Find the prefixes shared by the rows of a batch (system prompt, instruction), so that they are computed once
+
+FEWEST_TOKENS = 8  # of a segment in common: each is one more row for attention, which a few tokens do not pay for
+
+
+class Segment(NamedTuple):
+    """Tokens that are computed together: row.input_ids[start:end], for every row that has them."""
+
+    row: int
+    start: int
+    end: int
+    above: tuple[int, ...]  # the segments, by their places in the list, that make up the tokens before start
+
+
+def whole_rows(rows: Sequence[Encoded]) -> list[Segment]:
+    """A segment for each row, nothing in common."""
+    return [Segment(place, 0, len(row.input_ids), ()) for place, row in enumerate(rows)]
+
+
+def find_segments(rows: Sequence[Encoded]) -> list[Segment]:
+    """Segments in common, and after them one of its own for each row, in the order of the rows.
+
+    A row's own segment begins before the token that predicts its first supervised one: what has a loss, and what
+    predicts it, is never in common and always side by side.
+    """
+    prompts = [row.input_ids[: max(0, _first_supervised(row) - 1)] for row in rows]
+    shared: list[Segment] = []
+    own: dict[int, Segment] = {}
+    # Rows, sorted by their prompts, that agree up to a place; and the segments that reach to it.
+    todo: list[tuple[list[int], int, tuple[int, ...]]] = [(sorted(range(len(rows)), key=prompts.__getitem__), 0, ())]
+    while todo:
+        members, start, above = todo.pop()
+        common = count_in_common(prompts[members[0]], prompts[members[-1]])  # of all: they are sorted
+        if len(members) > 1 and common - start >= FEWEST_TOKENS:
+            shared.append(Segment(members[0], start, common, above))
+            start, above = common, (*above, len(shared) - 1)
+        for following, group in groupby(members, key=lambda row: prompts[row][common : common + 1]):
+            branch = list(group)
+            if following and len(branch) > 1:
+                todo.append((branch, start, above))
+            else:
+                own.update((row, Segment(row, start, len(rows[row].input_ids), above)) for row in branch)
+    return shared + [own[row] for row in range(len(rows))]
+
+
+def count_tokens(segments: Sequence[Segment]) -> int:
+    """Tokens that are computed."""
+    return sum(part.end - part.start for part in segments)
+
+
+def count_in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens with which both begin: [1, 2, 3], [1, 2, 4, 5] -> 2."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _first_supervised(row: Encoded) -> int:
+    return row.loss_mask.index(1) if 1 in row.loss_mask else len(row.input_ids)
+
 
 Batch = dict[str, torch.Tensor | int]
 IGNORED = -100  # label of a token that carries no loss, as everywhere in transformers
@@ -30,7 +89,7 @@ def flatten_rows(rows: Sequence[Encoded], *, shares: bool = False, apart: bool =
     input_ids (1, 12), position_ids (1, 12) [0..4, 0..6], cu_seq_lens_q [0, 5, 12], max_length_q 7,
     logits_to_keep [3, 10] (the positions that predict them), labels (1, 12), row_lengths [5, 7].
 
-    shares: prefixes of several rows (sft.batches.prefixes) stand there once, before the rest of the rows. Were the
+    shares: prefixes of several rows (sft.batches) stand there once, before the rest of the rows. Were the
     first 3 tokens of both the same (and worth it): input_ids (1, 9), position_ids [0, 1, 2, 3, 4, 3, 4, 5, 6],
     cu_seq_lens_q [0, 3, 5, 9]; and the tokens that each sees, key_places [0..2, 0..4, 0..2, 5..8], cu_seq_lens_k
     [0, 3, 8, 15], of which a segment's own are the last. row_lengths stay [5, 7].

@@ -1,4 +1,4 @@
-"""sft.scoring.loss and sft.scoring.labels against independent float64 computations on a real tiny model."""
+"""sft.scoring and sft.scoring against independent float64 computations on a real tiny model."""
 
 import json
 import math
@@ -11,16 +11,14 @@ import pytest
 import torch
 
 from prompts import Encoded
+from sft import scoring
 from sft.config.decoding import choose_decoding
 from sft.generation.batch import Room, generate_batch
 from sft.generation.cache import BatchCache
 from sft.models.loaded import LoadedModel
 from sft.models.loading import load_base, load_run
 from sft.runs.run import RUN_FILE, open_run
-from sft.scoring import labels
-from sft.scoring import loss as scoring
-from sft.scoring.labels import score_labels
-from sft.scoring.loss import RowScore, count_first_choices, score_rows, token_weighted_loss
+from sft.scoring import RowScore, count_first_choices, score_labels, score_rows, token_weighted_loss
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +144,7 @@ def test_labels_score_as_their_rows_do_with_the_prompt_computed_once(loaded, mon
         answers = [loaded.chat.encode_answer(label) for label in allowed]
         rows = [Encoded([*prompt, *ids], [0] * len(prompt) + [1] * len(ids)) for ids in answers]
         expected.append([-score.nll for score in score_rows(loaded, rows, shown=False)])
-    monkeypatch.setattr("sft.scoring.labels.score_rows", lambda *_, **__: pytest.fail("whole rows were computed"))
+    monkeypatch.setattr("sft.scoring.score_rows", lambda *_, **__: pytest.fail("whole rows were computed"))
     found = score_labels(loaded, prompts, options, shown=False)
     assert [len(row) for row in found] == [2, 3, 1]
     for row, reference in zip(found, expected, strict=True):
@@ -156,7 +154,7 @@ def test_labels_score_as_their_rows_do_with_the_prompt_computed_once(loaded, mon
 def test_what_computes_in_its_own_way_scores_labels_by_whole_rows_alone(loaded, monkeypatch):
     prompts = [loaded.chat.encode_prompt([{"role": "user", "content": "text " * n}]) for n in (1, 9)]
     expected = score_labels(loaded, prompts, [("正面", "负面")] * 2, shown=False)
-    monkeypatch.setattr("sft.scoring.labels._score_batch", lambda *_: pytest.fail("our caches were used"))
+    monkeypatch.setattr("sft.scoring._score_batch", lambda *_: pytest.fail("our caches were used"))
     for name, value in (("backend", "unsloth"), ("caching", "ALONE")):
         with monkeypatch.context() as patch:
             patch.setattr(loaded, name, value)
@@ -168,7 +166,7 @@ def test_a_model_that_forgets_old_positions_scores_labels_by_whole_rows(loaded, 
     prompts = [loaded.chat.encode_prompt([{"role": "user", "content": "text"}])]
     expected = score_labels(loaded, prompts, [("正面", "负面")], shown=False)
     monkeypatch.setattr(BatchCache, "keeps_all", property(lambda self: False))
-    monkeypatch.setattr("sft.scoring.labels._score_batch", lambda *_: pytest.fail("our caches were used"))
+    monkeypatch.setattr("sft.scoring._score_batch", lambda *_: pytest.fail("our caches were used"))
     assert [pytest.approx(row, rel=1e-5) for row in expected] == score_labels(
         loaded, prompts, [("正面", "负面")], shown=False
     )
@@ -179,18 +177,18 @@ def test_a_batch_of_labels_holds_no_more_than_the_device_nor_the_caller_allows(l
         loaded.chat.encode_prompt([{"role": "user", "content": word}]) for word in ("a", "b", "c", "d", "e", "f")
     ]
     sizes = []
-    real = labels._score_batch
-    monkeypatch.setattr(labels, "_score_batch", lambda *args: (sizes.append(len(args[2])), real(*args))[1])
+    real = scoring._score_batch
+    monkeypatch.setattr(scoring, "_score_batch", lambda *args: (sizes.append(len(args[2])), real(*args))[1])
 
     def batches(max_tokens):
         sizes.clear()
         score_labels(loaded, prompts, [("x", "yes")] * 6, shown=False, max_tokens=max_tokens)
         return sorted(sizes)
 
-    monkeypatch.setattr(labels, "share_of", lambda limit, device: limit)
+    monkeypatch.setattr(scoring, "share_of", lambda limit, device: limit)
     assert max(batches(99)) > 1  # what all prompts begin with does not count
     assert batches(1) == [1] * 6
-    monkeypatch.setitem(labels.TOKENS_PER_BATCH, "cpu", 1)
+    monkeypatch.setitem(scoring.TOKENS_PER_BATCH, "cpu", 1)
     assert batches(10**6) == [1] * 6
 
 

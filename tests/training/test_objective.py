@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from sft.kernels import chunked_loss
-from sft.kernels.chunked_loss import chunked_nll, is_frozen_linear
+from sft.training import objective
+from sft.training.objective import chunked_nll, is_frozen_linear
 
 
 @settings(max_examples=40, deadline=None)
@@ -18,8 +18,8 @@ def test_loss_and_gradient_are_those_of_cross_entropy(num, chunk, in_fp32, seed)
     head = torch.nn.Linear(6, 11, bias=False).requires_grad_(False)
     targets = torch.randint(0, 11, (num,), generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunked_loss, "CHUNK_BYTES", {"cpu": 4 * 11 * chunk})
-        patch.setattr(chunked_loss, "FP32_BYTES", {"cpu": 4 * 11 * in_fp32})
+        patch.setattr(objective, "CHUNK_BYTES", {"cpu": 4 * 11 * chunk})
+        patch.setattr(objective, "FP32_BYTES", {"cpu": 4 * 11 * in_fp32})
         loss = chunked_nll(hidden, head, targets)
         (gradient,) = torch.autograd.grad(loss / 7, hidden)
     expected = cross_entropy(head(hidden), targets, reduction="sum")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.text.html_text import read_html
+from sft.data.rows.html_text import read_html
 
 
 @pytest.mark.parametrize(

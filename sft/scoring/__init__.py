@@ -1,1 +1,0 @@
-"""Scores of given answers: loss of whole rows, log-probabilities of labels, logits of classes."""

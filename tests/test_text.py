@@ -18,7 +18,7 @@ from sft.data.sources.filters import Filters, RowFilter
 from sft.evaluation.rows import language_of_row
 from sft.text import HAN, HANGUL, KANA, LATIN, detect_language, normalise_text, split_words
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 # Legacy encodings hold the first block alone, and prompts import nothing of sft.
 OWN_RANGES = {"sft/text.py", "sft/data/files/opening.py", "prompts/task.py"}
 

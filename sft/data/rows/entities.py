@@ -13,6 +13,7 @@ from typing import Any
 from prompts.tasks.ner import INSTRUCTION
 from sft.data.rows.canonical import Entity, Json, Record, Row, RowError, name_kind, read_list, read_text
 from sft.data.rows.turns import Notes
+from sft.text import HAN, KANA
 
 # Names of a span's parts; the first is the canonical one.
 STARTS, ENDS = ("start_idx", "start", "start_offset", "begin"), ("end_idx", "end", "end_offset")
@@ -24,7 +25,7 @@ OTHER_LABELS = f"entities with labels that the question does not name ({INSTRUCT
 TAG = re.compile(r"([BIEMSLU])[-_](\S+)")  # B-PER, of IOB, IOBES and BMES
 OUTSIDE = ("O", "")
 BEGINS, ENDS_HERE = "BSU", "ESLU"  # letters of tags that start an entity, and that end it
-SPACED = re.compile(r"[^\u3040-\u30ff\u3400-\u9fff]*")  # a row without Han characters and kana has spaces between words
+SPACED = re.compile(f"[^{HAN}{KANA}]*")  # a row without Han characters and kana has spaces between words
 
 
 def _in_units(text: str, encoding: str, size: int) -> Callable[[int, int], tuple[int, int]]:

@@ -148,6 +148,7 @@ def test_the_yield_of_the_mixture_is_foreseen_without_writing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_another_build_of_the_mixture_gives_the_same_bytes_within_a_minute(chinese, tmp_path):
     started = time.monotonic()
 

@@ -27,6 +27,7 @@ def test_without_a_run_it_says_what_to_do_first(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_through_a_pipe_the_answers_are_plain_text(tiny_run, tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--run", tiny_run, "--max_new_tokens", "30", "--chats_dir", tmp_path],

@@ -126,6 +126,7 @@ sys.meta_path.insert(0, Greeter)
 """
 
 
+@pytest.mark.slow
 def test_what_libraries_print_when_they_are_imported_is_not_mixed_with_the_result(run_script, small, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(GREETER, encoding="utf-8")  # Python imports it before anything else
     done = run_script(*small, "--dry_run", "--json", PYTHONPATH=str(tmp_path))

@@ -179,6 +179,7 @@ def run_script(hub: HubServer, folder: Path, *arguments: str) -> subprocess.Comp
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_builds_from_the_hub_and_says_what_is_missing(lookalike_hub, workplace):
     done = run_script(lookalike_hub, workplace, "--preset", "small", "--name", "small", "--total", "40", "--json")
 

@@ -57,6 +57,7 @@ def _run(project: Path, script: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_a_script_named_evaluate_reaches_the_package_and_so_do_metric_files(project):
     (project / "evaluate.py").write_text(PROBE)
     assert _run(project, "evaluate.py") == "{'same': 0.5}\n"

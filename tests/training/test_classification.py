@@ -227,6 +227,7 @@ def test_sample_predictions_are_classes(train_head, tmp_path):
 # Interrupted
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_losses_and_weights(train_head, interrupt, tmp_path):
     dropped = (*SIX_STEPS, *BY_F1, "--head_dropout", "0.3", "--lora_dropout", "0.1")
     train_head(*dropped, folder="whole")

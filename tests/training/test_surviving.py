@@ -120,6 +120,7 @@ def test_a_run_cut_anywhere_resumes_bit_exactly(name, whole_runs, tiny_model_fol
 # A full disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_with_the_bytes_needed_and_the_old_checkpoint_stays(train, tmp_path):
     """A limit on the size of files stands in for the disk: the system's error comes from the real write."""
     train("--max_steps", "2")

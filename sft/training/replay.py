@@ -33,6 +33,16 @@ from sft.models.loaded import LoadedModel
 from sft.training.memory import free_bytes
 from sft.training.processes import are_joined, world_size
 
+TOKEN_STEP = 128  # padding costs 64 tokens per micro-batch on average; a recording takes 0.2 s
+FEWEST_STEPS = 200  # of a run that is recorded by default: in a shorter one recording takes longer than it saves
+MOST_FOR_COPIES = 0.1  # of the free memory, for copies of gradients
+CHECK_EVERY = 200  # passes; costs one forward pass in 200
+MOST_AWAY = (
+    0.1  # of the norm of a token's hidden states; the same kernels are bit-identical, a wrong tile differs by far more
+)
+
+Run = Callable[[], None]
+
 # NEFTune: uniform noise on the input embeddings while training (2310.05914), right for rows concatenated too.
 # The noise of a token is scaled by alpha / sqrt(L * d), L being the length of its own row. (The trainer's built-in hook
 # takes L from the shape of the batch, which is the sum of all rows here and counts padding elsewhere.)
@@ -69,17 +79,6 @@ def embedding_noise(model: PreTrainedModel, alpha: float | None, row_lengths: to
         yield
     finally:
         hook.remove()
-
-
-TOKEN_STEP = 128  # padding costs 64 tokens per micro-batch on average; a recording takes 0.2 s
-FEWEST_STEPS = 200  # of a run that is recorded by default: in a shorter one recording takes longer than it saves
-MOST_FOR_COPIES = 0.1  # of the free memory, for copies of gradients
-CHECK_EVERY = 200  # passes; costs one forward pass in 200
-MOST_AWAY = (
-    0.1  # of the norm of a token's hidden states; the same kernels are bit-identical, a wrong tile differs by far more
-)
-
-Run = Callable[[], None]
 
 
 def records_unasked(num_steps: int, has_adapter: bool) -> bool:
